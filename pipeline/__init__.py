@@ -1,0 +1,1 @@
+"""MV-MR: train image encoders on images and cached representations of them."""

@@ -1,0 +1,61 @@
+"""Every error that a user can cause or meet, as one tree.
+
+    MvmrError
+    ├── ConfigError        the experiment file is wrong
+    ├── DataError          images, sources or shards
+    ├── StoreError         the feature store
+    │   ├── StaleFeatureError    a stored feature was made from something else
+    │   └── DamagedChunkError    a stored chunk cannot be trusted
+    ├── WeightsError       checkpoints and teachers' weights
+    └── TrainingError      a run cannot go on
+
+A message is one sentence or two: what was expected, what was found, what to do about it.
+The command line prints it without a traceback.
+"""
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class MvmrError(Exception):
+    """Base of all errors raised on purpose by this project."""
+
+
+class ConfigError(MvmrError):
+    """The experiment file asks for something that does not exist or cannot be."""
+
+
+class DataError(MvmrError):
+    """Images, their source or their shards are missing, unreadable or inconsistent."""
+
+
+class StoreError(MvmrError):
+    """The feature store lacks something or contradicts itself."""
+
+
+class StaleFeatureError(StoreError):
+    """A stored feature was computed from other inputs than those now asked for."""
+
+
+class DamagedChunkError(StoreError):
+    """A chunk of the store fails its checksum or is cut short."""
+
+
+class WeightsError(MvmrError):
+    """Weights are missing, unreadable, or belong to another architecture."""
+
+
+class TrainingError(MvmrError):
+    """A training run cannot go on."""
+
+
+def unknown_name(what: str, name: str, valid: "Iterable[str]") -> str:
+    """One sentence for a name that is not in a table, with the nearest valid one first."""
+    names = sorted(valid)
+    near = get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(names) if names else "none"
+    return f"Unknown {what} {name!r}.{hint} Valid: {listed}."

@@ -1,0 +1,1 @@
+"""Fixed maps from an image to a vector; `table` lists them all by name."""

@@ -1,0 +1,1 @@
+"""Frozen networks as representations; `pipeline.representations.table` lists them by name."""
