@@ -19,6 +19,11 @@ from pipeline.config import Options
 from pipeline.errors import DataError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+# Pillow reads more: some by running other programs (EPS), some that are not images of pixels.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ImageOptions(Options):
@@ -27,8 +32,8 @@ class ImageOptions(Options):
     size: Annotated[int, Field(ge=4, le=4096)]
     resize: Annotated[int, Field(ge=4, le=4096)] | None = None
     channels: Literal[1, 3] = 3
-    mean: Annotated[tuple[float, ...], Field(strict=False)]
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)]
+    mean: Annotated[tuple[Finite, ...], Field(strict=False)]
+    std: Annotated[tuple[Annotated[Finite, Field(gt=0)], ...], Field(strict=False)]
 
     @model_validator(mode="after")
     def _consistent(self) -> "ImageOptions":
@@ -54,16 +59,16 @@ class Preparation(Protocol):
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode an image file to mode L or RGB, upright, without alpha.
+    """Decode the first image of a file of `FORMATS` to mode L or RGB, upright, without alpha.
 
     EXIF rotation is applied, transparency is laid over white, palettes, CMYK and 16-bit
-    greys are converted. Raises DataError if the bytes are not a whole image, or if it has
-    more than `MAX_PIXELS` pixels.
+    greys are converted. Raises DataError if the bytes are not a whole image, if it has more
+    than `MAX_PIXELS` pixels, or if its pixels are floating-point numbers.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"An image of {image.width} x {image.height} pixels is above the limit of "
@@ -71,36 +76,39 @@ def decode(data: bytes) -> Image.Image:
                 )
             image.load()
             return _plain(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # decoders meet damage with errors of a dozen kinds
         raise DataError(f"Not a readable image: {error}.") from error
 
 
 def _plain(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        if image.mode != "F" or values.max(initial=0) > 255:
-            values = values / 257  # 16 bits to 8: 65535 -> 255
-        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8), mode=None)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode == "F":
+        # Some run to 1, some to 255: scaling each by its own values would change a data set.
+        raise DataError("Floating-point images have no agreed range; store them with 8 bits.")
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = np.asarray(image, dtype=np.float64) / 257  # 16 bits to 8: 65535 -> 255
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def original_view(image: Image.Image, options: ImageOptions) -> Tensor:
     """Return the original view as (C, size, size), uint8.
 
-    An image of exactly that size is taken as it is; any other has its shorter side resized
-    (bicubic, antialiased) to `options.resize`, or to `size`, and its centre cropped.
+    The shorter side is resized (bicubic, antialiased) to `options.resize`, or to `size`, and the
+    centre is cropped. An image of exactly that size is so taken as it is, unless `resize` is
+    larger.
     """
     image = image.convert("L" if options.channels == 1 else "RGB")
-    if image.size != (options.size, options.size):
-        image = _resize_and_crop(image, options.resize or options.size, options.size)
+    shorter = options.resize or options.size
+    if image.size != (shorter, shorter) or shorter != options.size:
+        image = _resize_and_crop(image, shorter, options.size)
     array = np.array(image)
     if array.ndim == 2:
         array = array[:, :, None]
@@ -111,8 +119,10 @@ def _resize_and_crop(image: Image.Image, shorter: int, size: int) -> Image.Image
     scale = shorter / min(image.size)
     width, height = (max(shorter, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return resized.crop((left, top, left + size, top + size))
+    # Only the crop is computed: the whole of a strip 1 pixel high would not fit into memory.
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 def normalise(images: Tensor, options: ImageOptions) -> Tensor:

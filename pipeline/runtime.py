@@ -1,5 +1,6 @@
-"""What every stage needs from the machine: seeds, devices, cores, atomic writes, digests."""
+"""What every stage needs from the machine: seeds, devices, cores, locks, safe writes, progress."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -8,9 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+
+from pipeline.errors import MvmrError
 
 
 def device_from(name: str) -> torch.device:
@@ -25,11 +28,15 @@ def available_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
-def generator(*seeds: int) -> torch.Generator:
-    """Return a CPU generator seeded by all of `seeds`, so that streams do not overlap."""
+def seed_from(*seeds: int) -> int:
+    """Return one seed made of several; streams of different tuples do not overlap."""
     text = ",".join(str(seed) for seed in seeds).encode()
-    value = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-    return torch.Generator().manual_seed(value)
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def generator(*seeds: int) -> torch.Generator:
+    """Return a CPU generator seeded by `seed_from(*seeds)`."""
+    return torch.Generator().manual_seed(seed_from(*seeds))
 
 
 @contextmanager
@@ -39,6 +46,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)
+    temporary.chmod(0o666 & ~_umask())
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -46,6 +54,27 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def exclusive(path: Path, busy: MvmrError) -> Iterator[None]:
+    """Hold a lock on `path`, or raise `busy` if another process holds it.
+
+    The lock goes with the process, however that ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,3 +94,32 @@ def remove_tree(path: Path) -> None:
     """Remove a directory and what it holds, where it exists."""
     if path.exists():
         shutil.rmtree(path)
+
+
+class Progress(Protocol):
+    """How a long operation tells its caller where it is; a stage draws it."""
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Begin a phase of `total` units; it ends when the next begins."""
+        ...
+
+    def advance(self, count: int) -> None:
+        """Say that `count` more units are done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say one line that stays."""
+        ...
+
+
+class Silent:
+    """A Progress that nobody watches."""
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Do nothing."""
+
+    def advance(self, count: int) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""

@@ -1,0 +1,82 @@
+"""What a teacher costs beside its library: the wrapped forward over the bare one.
+
+    python -m benchmarks.teachers [--model ViT-B-32] [--batch 32] [--rounds 9]
+
+Random weights, prepared tensors, interleaved within one process. Prints the median over rounds of
+(images a second of the teacher) / (images a second of `encode_image`), and what the preparation
+of images takes beside the library's own transform.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+from pipeline.images import ImageOptions
+from pipeline.teachers.open_clip import OpenClipOptions
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the time that one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ratio(theirs: Callable[[], object], ours: Callable[[], object], rounds: int) -> float:
+    """Return the median of theirs / ours, each round timing both, in alternating order."""
+    theirs(), ours()
+    found = []
+    for number in range(rounds):
+        if number % 2:
+            mine, base = seconds(ours), seconds(theirs)
+        else:
+            base, mine = seconds(theirs), seconds(ours)
+        found.append(base / mine)
+    return statistics.median(found)
+
+
+def main() -> None:
+    """Print the two ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.pt"
+        torch.save(open_clip.create_model(arguments.model).state_dict(), weights)
+        options = OpenClipOptions(model=arguments.model, pretrained=str(weights))
+        teacher = options.build(ImageOptions(size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
+        bare, _, transform = open_clip.create_model_and_transforms(
+            arguments.model, pretrained=str(weights)
+        )
+    bare.eval()
+    noise = np.random.default_rng(0).integers(0, 256, (256, 320, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    images = transform(image).expand(arguments.batch, -1, -1, -1).contiguous()
+
+    @torch.no_grad()
+    def plain() -> object:
+        return bare.encode_image(images)
+
+    forward = ratio(plain, lambda: teacher(images), arguments.rounds)
+    print(f"{arguments.model}: teacher / bare forward {forward:.3f}")
+    prepared = ratio(
+        lambda: [transform(image) for _ in range(20)],
+        lambda: [teacher.preparation(image) for _ in range(20)],
+        arguments.rounds,
+    )
+    print(f"{arguments.model}: preparation / the library's transform {prepared:.3f}")
+
+
+if __name__ == "__main__":
+    main()

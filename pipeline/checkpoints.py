@@ -1,0 +1,101 @@
+"""A trained encoder in a file: its weights, its online probe, and what they belong to.
+
+The file is a dictionary in the layout of the released MV-MR weights (`encoder`,
+`online_finetuner`), with one more entry, `about`, of plain values. It holds no code and no
+teacher, and is read with `weights_only=True`.
+"""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.encoders import Encoder, StudentOptions, build_encoder, load_weights
+from pipeline.errors import WeightsError
+from pipeline.images import ImageOptions
+from pipeline.runtime import atomic_path
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds. `about` tells the epoch, the selection rule and its score, and more."""
+
+    student: StudentOptions
+    image: ImageOptions
+    encoder: Mapping[str, Tensor]
+    probe: Mapping[str, Tensor] | None
+    about: Mapping[str, Any]
+
+    def build(self) -> Encoder:
+        """Return the encoder with these weights, in evaluation mode."""
+        encoder = build_encoder(
+            self.student, channels=self.image.channels, size=self.image.size, seed=0
+        )
+        load_weights(encoder, self.encoder)
+        return encoder.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically."""
+    content = {
+        "format": FORMAT,
+        "encoder": dict(checkpoint.encoder),
+        "about": {
+            **checkpoint.about,
+            "student": checkpoint.student.model_dump(mode="json"),
+            "image": checkpoint.image.model_dump(mode="json"),
+        },
+    }
+    if checkpoint.probe is not None:
+        content["online_finetuner"] = dict(checkpoint.probe)
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path, *, expected: StudentOptions | None = None) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises WeightsError if there is none, if it is damaged, or if it holds another student than
+    `expected` (starting weights apart).
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"There is no checkpoint {str(path)!r}: run `mvmr train`.") from None
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}). "
+            "Remove it and run `mvmr train`."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path} is not a checkpoint of this program (format {FORMAT}): name a file that "
+            "`mvmr train` wrote."
+        )
+    about = dict(content["about"])
+    checkpoint = Checkpoint(
+        student=StudentOptions.model_validate(about.pop("student")),
+        image=ImageOptions.model_validate(about.pop("image")),
+        encoder=content["encoder"],
+        probe=content.get("online_finetuner"),
+        about=about,
+    )
+    if expected is not None:
+        _check_student(path, checkpoint.student, expected)
+    return checkpoint
+
+
+def _check_student(path: Path, found: StudentOptions, expected: StudentOptions) -> None:
+    wanted, had = (o.model_dump(exclude={"weights"}, mode="json") for o in (expected, found))
+    differing = [f"{k} is {had[k]} in the file" for k in wanted if wanted[k] != had[k]]
+    if differing:
+        raise WeightsError(
+            f"{path} holds another student than the experiment names: {'; '.join(differing)}. "
+            "Change `student` to that, or train again."
+        )

@@ -1,0 +1,72 @@
+"""`student`: which network is trained, and what an experiment may say about it."""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.config import Options
+from pipeline.encoders.cifar_resnet import CIFAR_RESNETS
+from pipeline.errors import unknown_name
+
+TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50")
+TIMM_PREFIX = "timm:"
+
+
+class Stem(NamedTuple):
+    """The first convolution: its kernel and stride, in pixels."""
+
+    kernel: int
+    stride: int
+
+
+STEMS = {"7x7": Stem(7, 2), "3x3": Stem(3, 1), "3x3/2": Stem(3, 2)}
+
+
+class StudentOptions(Options):
+    """The student: a torchvision ResNet, a CIFAR ResNet, or `timm:NAME` for any timm backbone.
+
+    `stem`, `maxpool` and `zero_init_residual` left out are the architecture's own: a 7x7
+    stem with max-pool for a torchvision ResNet, 3x3 without for a CIFAR ResNet, and residual
+    branches that start at zero for both. A 3x3 stem keeps the resolution; 3x3/2 halves it, for
+    a quarter of the work. A timm backbone is taken as it is.
+    """
+
+    architecture: str
+    stem: Literal["7x7", "3x3", "3x3/2"] | None = None
+    maxpool: bool | None = None
+    zero_init_residual: bool | None = None
+    # Widths of the projector's layers; empty: the objective sees the features themselves.
+    projector: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
+    # A file, or the name of a run, to start from.
+    weights: str | None = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name.startswith(TIMM_PREFIX):
+            _check_timm_name(name)
+        elif name not in (*TORCHVISION_RESNETS, *CIFAR_RESNETS):
+            valid = (*TORCHVISION_RESNETS, *CIFAR_RESNETS, f"{TIMM_PREFIX}NAME")
+            raise ValueError(unknown_name("architecture", name, valid))
+        return name
+
+    @model_validator(mode="after")
+    def _possible(self) -> "StudentOptions":
+        if self.architecture.startswith(TIMM_PREFIX):
+            for key in ("stem", "maxpool", "zero_init_residual"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} cannot be chosen for a timm backbone; leave it out")
+        elif self.architecture in CIFAR_RESNETS and (self.stem == "7x7" or self.maxpool):
+            raise ValueError("a CIFAR ResNet has a stem of 3x3 or 3x3/2, and no max-pool")
+        return self
+
+
+def _check_timm_name(architecture: str) -> None:
+    import timm
+
+    name = architecture.removeprefix(TIMM_PREFIX)
+    if not timm.is_model(name):
+        near = unknown_name("timm backbone", name, timm.list_models())
+        # timm lists over a thousand names; its own command is a better list than ours.
+        hint = near.partition(" Valid:")[0]
+        raise ValueError(f"{hint} timm.list_models() lists the valid ones")

@@ -1,0 +1,127 @@
+"""Weighted nearest-neighbour classification: what features are worth without any training.
+
+Neighbours by cosine vote for their class with weight exp(cosine / temperature), as in Wu et
+al. (arXiv 1805.01978). Their number and the temperature are chosen on validation images.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.config import Options
+from pipeline.errors import DataError
+from pipeline.evaluation.features import (
+    LabelledFeatures,
+    class_indices,
+    classes_of,
+)
+from pipeline.evaluation.metrics import top_k_accuracy
+from pipeline.evaluation.neighbours import Neighbours, nearest
+
+Temperature = Annotated[float, Field(gt=0)] | Literal["uniform"]
+
+
+class KnnOptions(Options):
+    """`evaluate.<name>` of kind knn: every pair of `ks` and `temperatures` is tried.
+
+    The temperature "uniform" gives each neighbour one vote.
+    """
+
+    kind: Literal["knn"] = "knn"
+    ks: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)] = (
+        10,
+        20,
+        100,
+        200,
+    )
+    temperatures: Annotated[tuple[Temperature, ...], Field(strict=False, min_length=1)] = (
+        0.02,
+        0.07,
+        0.2,
+        "uniform",
+    )
+
+
+@dataclass(frozen=True)
+class KnnResult:
+    """A nearest-neighbour probe's outcome, on the CPU.
+
+    `validation_accuracies` holds every (k, temperature) that was tried; of equal ones the
+    first is chosen. Columns of `test_scores` (N, K), shares of the votes, follow `classes`.
+    """
+
+    k: int
+    temperature: Temperature
+    validation_accuracies: dict[tuple[int, Temperature], float]
+    classes: Tensor
+    test_scores: Tensor
+    test_predictions: Tensor
+
+
+def knn_probe(
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    test: LabelledFeatures,
+    *,
+    options: KnnOptions,
+    device: torch.device,
+) -> KnnResult:
+    """Classify by the neighbours in `train`: choose on `validation`, score `test`.
+
+    Raises DataError if a k exceeds the training images, there are fewer than two classes, or
+    one has no training image.
+    """
+    most = max(options.ks)
+    if len(train) < most:
+        raise DataError(
+            f"k = {most} neighbours need as many training images; found {len(train)}. "
+            "Make ks smaller."
+        )
+    classes = classes_of(train, validation, test)
+    targets = class_indices(validation.labels, classes)
+    bank = class_indices(train.labels, classes)
+    found = nearest(validation.features, train.features, k=most, device=device)
+    accuracies = {
+        (k, temperature): top_k_accuracy(
+            vote(found, bank, classes=len(classes), k=k, temperature=temperature), targets
+        )
+        for k in options.ks
+        for temperature in options.temperatures
+    }
+    k, temperature = max(accuracies, key=lambda pair: accuracies[pair])
+    found = nearest(test.features, train.features, k=k, device=device)
+    scores = vote(found, bank, classes=len(classes), k=k, temperature=temperature)
+    return KnnResult(
+        k=k,
+        temperature=temperature,
+        validation_accuracies=accuracies,
+        classes=classes,
+        test_scores=scores,
+        test_predictions=classes[scores.argmax(dim=1)],
+    )
+
+
+def vote(
+    neighbours: Neighbours,
+    bank_classes: Tensor,
+    *,
+    classes: int,
+    k: int,
+    temperature: Temperature,
+) -> Tensor:
+    """Return each class's share of the votes (Q, classes) of the k nearest neighbours.
+
+    `bank_classes` (N,) are the class indices of the rows that `neighbours` points to.
+    """
+    scores = torch.zeros(len(neighbours.indices), classes)
+    similarities, indices = neighbours.similarities[:, :k], neighbours.indices[:, :k]
+    if temperature == "uniform":
+        weights = torch.ones_like(similarities)
+    else:
+        # Relative to the nearest one: exp(1 / 0.01) is too large for float32.
+        weights = ((similarities - similarities[:, :1]) / temperature).exp()
+    scores.scatter_add_(1, bank_classes.cpu()[indices], weights)
+    return scores / scores.sum(dim=1, keepdim=True)

@@ -1,0 +1,418 @@
+"""Every representation of every image, computed once: shards x features -> store, on Dask.
+
+One task is one shard. A worker decodes an image once for all features wanted, computes batch by
+batch, and writes whole chunks; its memory is bounded by the networks and a few batches. A marker
+per shard, written after its chunks, lets a killed run resume where it stopped.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from distributed import Client, LocalCluster, as_completed
+from distributed.scheduler import KilledWorker
+from torch import Tensor
+
+from pipeline.config import digest
+from pipeline.datasets.base import Split
+from pipeline.errors import ConfigError, StoreError
+from pipeline.images import ImageOptions, Preparation, decode
+from pipeline.reduction import Reduction, fit_reduction, measure_fidelity
+from pipeline.representations.base import Representation, RepresentationOptions
+from pipeline.runtime import Progress, available_cores, device_from, exclusive
+from pipeline.shards import Manifest, read_manifest, read_manifests, read_shard
+from pipeline.store import (
+    FORMAT,
+    Array,
+    FeatureStore,
+    FeatureWriter,
+    Fingerprint,
+    StoredFeature,
+)
+
+BATCH_IMAGES = 64
+Result = TypeVar("Result")
+# Images that a reduction is fitted on, and others that its fidelity is measured on.
+FIT_IMAGES = 5120
+FIDELITY_IMAGES = 1024
+FIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class FeatureTask:
+    """What a worker needs to know about one feature."""
+
+    name: str
+    options: RepresentationOptions
+    work: Path
+    fingerprint: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One unit of work: a shard (its first `rows` rows only, where a sample is wanted)."""
+
+    directory: Path
+    number: int
+    image: ImageOptions
+    features: tuple[FeatureTask, ...]
+    threads: int | None
+    device: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where tasks run: `workers` local processes, or the scheduler at an address."""
+
+    workers: int | None = None
+    scheduler: str | None = None
+
+
+def fingerprint_of(
+    options: RepresentationOptions,
+    representation: Representation,
+    manifests: Mapping[Split, Manifest],
+) -> Fingerprint:
+    """Return everything that a stored feature depends on, as a JSON value."""
+    reduce = options.reduce.model_dump(exclude_none=True)
+    return {
+        "format": FORMAT,
+        "representation": representation.identity(),
+        "reduce": {**reduce, "fit_images": FIT_IMAGES, "fit_seed": FIT_SEED} if reduce else None,
+        "dtype": options.dtype,
+        "shards": {split: manifest.digest for split, manifest in manifests.items()},
+    }
+
+
+def extract(
+    features: Mapping[str, RepresentationOptions],
+    *,
+    image: ImageOptions,
+    shards: Path,
+    store: FeatureStore,
+    work: Path,
+    cluster: ClusterOptions,
+    progress: Progress,
+    force: bool = False,
+) -> dict[str, StoredFeature]:
+    """Compute and publish the features that the store lacks, and return all that were asked for.
+
+    A complete feature with the same fingerprint is left alone. One with another fingerprint
+    raises StaleFeatureError, unless `force` is set. Unfinished work below `work` is continued.
+    """
+    manifests = read_manifests(shards)
+    tasks = []
+    busy = StoreError(f"Another extraction is writing to {store.path}: wait until it has ended.")
+    with exclusive(work / "lock", busy):
+        for name, options in features.items():
+            task = _feature_task(name, options, image, manifests, work)
+            if name in store and not force:
+                store.check(name, task.fingerprint)
+            else:
+                tasks.append(task)
+        if tasks:
+            _extract(tasks, manifests, image, shards, store, cluster, progress)
+    return {name: store[name] for name in features}
+
+
+def check_features(
+    features: Mapping[str, RepresentationOptions],
+    *,
+    image: ImageOptions,
+    shards: Path,
+    store: FeatureStore,
+) -> dict[str, StoredFeature]:
+    """Return stored features that were made from exactly these options and shards.
+
+    Raises StoreError for one that is missing, StaleFeatureError for one that was made from
+    something else.
+    """
+    manifests = read_manifests(shards)
+    return {
+        name: store.check(name, fingerprint_of(options, options.build(image), manifests))
+        for name, options in features.items()
+    }
+
+
+def _feature_task(
+    name: str,
+    options: RepresentationOptions,
+    image: ImageOptions,
+    manifests: Mapping[Split, Manifest],
+    work: Path,
+) -> FeatureTask:
+    if not options.storable:
+        raise ConfigError(
+            f"features.{name}: {options.kind!r} is random, so it cannot be stored; "
+            "name it in the objective instead, where it is computed for every batch."
+        )
+    fingerprint = fingerprint_of(options, options.build(image), manifests)
+    return FeatureTask(name, options, work / f"{name}-{digest(fingerprint)[:16]}", fingerprint)
+
+
+def _extract(
+    features: Sequence[FeatureTask],
+    manifests: Mapping[Split, Manifest],
+    image: ImageOptions,
+    shards: Path,
+    store: FeatureStore,
+    cluster: ClusterOptions,
+    progress: Progress,
+) -> None:
+    total = sum(len(manifest.shards) for manifest in manifests.values())
+    device = str(device_from("auto"))
+    with _client(cluster, total) as (client, threads):
+
+        def shard_task(
+            split: Split, number: int, wanted: Iterable[FeatureTask], rows: int | None = None
+        ) -> ShardTask:
+            directory, chosen = shards / split, tuple(wanted)
+            return ShardTask(directory, number, image, chosen, threads, device, rows)
+
+        for feature in features:
+            if not FeatureWriter(feature.work, feature.fingerprint).has_reduction():
+                sample = [
+                    shard_task("train", number, [feature], rows)
+                    for number, rows in _sample_rows(manifests["train"])
+                ]
+                progress.start(f"sample {feature.name}", sum(t.rows or 0 for t in sample), "images")
+                raw = _run(client, sample_shard, sample, progress)
+                _prepare(feature, np.concatenate(raw), manifests)
+        pending = [
+            shard_task(split, number, missing)
+            for split, manifest in manifests.items()
+            for number in range(len(manifest.shards))
+            if (missing := [f for f in features if not _marker(f, split, number).exists()])
+        ]
+        names = ", ".join(feature.name for feature in features)
+        images = sum(_samples(task) for task in pending)
+        progress.start(f"extract {names}", images, "images")
+        _run(client, extract_shard, pending, progress)
+    for feature in features:
+        writer = FeatureWriter(feature.work, feature.fingerprint)
+        report = _read_report(writer)
+        writer.publish(store, feature.name, {"options": feature.options.model_dump(), **report})
+
+
+def _samples(task: ShardTask) -> int:
+    samples = read_manifest(task.directory).shards[task.number].samples
+    return samples if task.rows is None else task.rows
+
+
+def _sample_rows(train: Manifest) -> Iterator[tuple[int, int]]:
+    """Yield (shard, rows) of the first training images: every shard is a random sample."""
+    wanted = FIT_IMAGES + FIDELITY_IMAGES
+    for number, shard in enumerate(train.shards):
+        if wanted <= 0:
+            return
+        yield number, min(shard.samples, wanted)
+        wanted -= shard.samples
+
+
+def _prepare(feature: FeatureTask, raw: Array, manifests: Mapping[Split, Manifest]) -> None:
+    """Fit the reduction, measure its fidelity on images it has not seen, lay out the arrays."""
+    held_out = min(FIDELITY_IMAGES, max(len(raw) // 5, 1))
+    sample, unseen = torch.from_numpy(raw[:-held_out]), torch.from_numpy(raw[-held_out:])
+    reduction = fit_reduction(sample, feature.options.reduce, seed=FIT_SEED)
+    reduced = reduction.apply(unseen)
+    stored = reduced.to(getattr(torch, feature.options.dtype))
+    fidelity = measure_fidelity(unseen, stored, seed=FIT_SEED)
+    writer = FeatureWriter(feature.work, feature.fingerprint)
+    for split, manifest in manifests.items():
+        writer.create_split(
+            split,
+            samples=manifest.samples,
+            width=reduced.shape[1],
+            dtype=feature.options.dtype,
+            samples_per_shard=manifest.samples_per_shard,
+        )
+    writer.write_reduction(
+        reduction.arrays(),
+        {
+            **reduction.attributes(),
+            "report": {
+                "original_width": int(raw.shape[1]),
+                "fit_images": len(sample),
+                "fidelity": {"images": len(unseen), **asdict(fidelity)},
+            },
+        },
+    )
+
+
+def _read_report(writer: FeatureWriter) -> dict[str, Any]:
+    report: dict[str, Any] = writer.reduction()[1]["report"]
+    return report
+
+
+@contextmanager
+def _client(options: ClusterOptions, shards: int) -> Iterator[tuple[Client, int | None]]:
+    """Yield a Dask client and the torch threads of a worker (None: as the cluster has it)."""
+    if options.scheduler is not None:
+        try:
+            client = Client(options.scheduler, timeout=10)
+        except OSError as error:
+            raise StoreError(
+                f"No Dask scheduler answers at {options.scheduler}: start one with "
+                "`dask scheduler`, or leave --scheduler out for a local cluster."
+            ) from error
+        with client:
+            yield client, None
+        return
+    cores = available_cores()
+    workers = min(options.workers or cores, shards)
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=workers > 1,
+            dashboard_address=None,
+            memory_limit=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client, max(1, cores // workers)
+
+
+def _run(
+    client: Client,
+    function: Callable[[ShardTask], Result],
+    tasks: Sequence[ShardTask],
+    progress: Progress,
+) -> list[Result]:
+    """Run one task a shard; results come in the order of `tasks`.
+
+    A shard on which workers die again and again is named in the error, after the others have
+    finished; any other failure stops the run at once.
+    """
+    futures = client.map(function, tasks, pure=False, retries=0)
+    number = {future.key: i for i, future in enumerate(futures)}
+    results: dict[int, Result] = {}
+    deadly = []
+    for future in as_completed(futures):
+        task = tasks[number[future.key]]
+        try:
+            results[number[future.key]] = future.result()
+        except KilledWorker:
+            deadly.append(f"{task.directory.name}/{task.number:06d}.tar")
+        except BaseException:
+            client.cancel(futures)
+            raise
+        progress.advance(_samples(task))
+    if deadly:
+        raise StoreError(
+            f"Workers died again and again on {', '.join(sorted(deadly))} (out of memory?); all "
+            "other shards are done. Try again with fewer workers."
+        )
+    return [results[i] for i in range(len(tasks))]
+
+
+# What runs on a worker.
+
+
+def sample_shard(task: ShardTask) -> Array:
+    """Return the unreduced representation of the first rows of a shard, (valid rows, D) float32."""
+    (feature,) = task.features
+    with _threads(task.threads):
+        pieces = [vectors[feature.name] for _, vectors in _represented(task)]
+    return torch.cat(pieces).numpy()
+
+
+def extract_shard(task: ShardTask) -> int:
+    """Write all wanted features of one shard and return its number of samples."""
+    manifest = read_manifest(task.directory)
+    samples = manifest.shards[task.number].samples
+    sinks = [_Sink(feature, manifest, task.number) for feature in task.features]
+    with _threads(task.threads):
+        for valid, vectors in _represented(task):
+            for sink in sinks:
+                sink.add(valid, vectors[sink.name])
+    for sink in sinks:
+        sink.close()
+    return samples
+
+
+def _represented(task: ShardTask) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Yield, batch by batch, which rows are valid (B,) and the vectors of those, (valid, D)."""
+    manifest = read_manifest(task.directory)
+    records = read_shard(task.directory, manifest, task.number, last=task.rows)
+    networks = {
+        feature.name: _built(feature.options, task.image, task.device) for feature in task.features
+    }
+    while batch := list(islice(records, BATCH_IMAGES)):
+        images = [decode(record.data) for record in batch if record.valid]
+        valid = torch.tensor([record.valid for record in batch])
+        prepared: dict[Preparation, Tensor] = {}
+        vectors = {}
+        for name, network in networks.items():
+            how = network.preparation
+            if how not in prepared:
+                prepared[how] = torch.stack([how(image) for image in images]).to(task.device)
+            with torch.inference_mode():
+                vectors[name] = network(prepared[how]).float().cpu()
+        yield valid, vectors
+
+
+@lru_cache(maxsize=16)
+def _built(options: RepresentationOptions, image: ImageOptions, device: str) -> Representation:
+    """Load a network once a worker process."""
+    return options.build(image).to(device).eval()
+
+
+class _Sink:
+    """Reduces the vectors of one feature of one shard and writes them in whole chunks."""
+
+    def __init__(self, feature: FeatureTask, manifest: Manifest, number: int) -> None:
+        self.name = feature.name
+        self._writer = FeatureWriter(feature.work, feature.fingerprint)
+        self._reduction = Reduction.load(*self._writer.reduction())
+        self._split = manifest.split
+        self._chunk = self._writer.chunk_rows(manifest.split)
+        self._next = manifest.first_index(number)
+        self._marker = _marker(feature, manifest.split, number)
+        self._held: list[Array] = []
+
+    def add(self, valid: Tensor, vectors: Tensor) -> None:
+        """Take the vectors of a batch's valid rows; the others are stored as zeros."""
+        reduced = self._reduction.apply(vectors)
+        rows = reduced.new_zeros((len(valid), reduced.shape[1]))
+        rows[valid] = reduced
+        self._held.append(rows.numpy())
+        while sum(map(len, self._held)) >= self._chunk:
+            self._flush(self._chunk)
+
+    def close(self) -> None:
+        """Write what is left and mark the shard as done."""
+        self._flush(self._chunk)
+        self._marker.parent.mkdir(exist_ok=True)
+        self._marker.touch()
+
+    def _flush(self, rows: int) -> None:
+        if not self._held:
+            return
+        held = np.concatenate(self._held)
+        self._writer.write_rows(self._split, self._next, held[:rows])
+        self._next += len(held[:rows])
+        self._held = [held[rows:]] if len(held) > rows else []
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _marker(feature: FeatureTask, split: str, number: int) -> Path:
+    return feature.work / "done" / f"{split}-{number:06d}"

@@ -1,0 +1,67 @@
+"""The original view under a random augmentation: a representation that is never stored.
+
+It is drawn anew each time, one draw for each image, from the original view returned to [0, 1]:
+an augmentation of colours would clamp a normalised image.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.images import ImageOptions, OriginalView, denormalise, normalise
+from pipeline.representations.base import JsonValue, Representation, RepresentationOptions
+from pipeline.representations.handcrafted import image_identity, in_working_precision
+from pipeline.views import AugmentationOptions, build_augmentation
+
+
+class AugmentedOptions(RepresentationOptions):
+    """`kind: augmented`: one random augmentation of the original view, (C, H, W) flattened."""
+
+    storable: ClassVar[bool] = False
+
+    kind: Literal["augmented"] = "augmented"
+    augmentation: AugmentationOptions = Field(
+        default_factory=lambda: AugmentationOptions(policy="custom")
+    )
+
+    def build(self, image: ImageOptions) -> "Augmented":
+        """Construct the representation; raises ConfigError as the augmentation does."""
+        parameters = self.augmentation.model_dump(mode="json")
+        return Augmented(build_augmentation(self.augmentation, image), image, parameters)
+
+
+class Augmented(Representation):
+    """A random augmentation of normalised images.
+
+    `augmentation` maps images (B, C, H, W) in [0, 1] to images in [0, 1], with a draw for each;
+    `parameters` describe it in JSON values.
+    """
+
+    def __init__(
+        self, augmentation: nn.Module, image: ImageOptions, parameters: Mapping[str, JsonValue]
+    ) -> None:
+        super().__init__()
+        self.preparation = OriginalView(image)
+        self._augmentation = augmentation
+        self._image = image
+        self._policy = dict(parameters)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised original views (B, C, H, W) to (B, D), a new draw at each call."""
+        # Rounding can leave [0, 1] by a unit in the last place, which an augmentation may refuse.
+        plain = denormalise(in_working_precision(images), self._image).clamp(0, 1)
+        views = self._augmentation(plain).to(plain.dtype)
+        return normalise(views, self._image).flatten(1)
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return the policy and how its images are prepared; two draws differ all the same."""
+        return {
+            "kind": "augmented",
+            "augmentation": self._policy,
+            "implementation": 1,
+            "image": image_identity(self._image),
+        }

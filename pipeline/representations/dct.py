@@ -1,0 +1,44 @@
+"""The two-dimensional discrete cosine transform of each channel.
+
+It is DCT-II without normalisation, as SciPy's `dctn(type=2, norm=None)`. An orthonormal one
+would be an isometry: its distances, hence its distance correlation, would be those of the
+pixels. Without normalisation the constant rows and columns weigh the square root of two more.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.images import ImageOptions
+from pipeline.representations.base import RepresentationOptions
+from pipeline.representations.handcrafted import HandCrafted
+
+
+class DctOptions(RepresentationOptions):
+    """`kind: dct`: the unnormalised DCT-II of each channel, (C, H, W) flattened."""
+
+    kind: Literal["dct"] = "dct"
+
+    def build(self, image: ImageOptions) -> HandCrafted:
+        """Construct the representation; it fits every image."""
+        return HandCrafted(dct_2d, image, {"kind": self.kind, "implementation": 1})
+
+
+def dct_2d(images: Tensor) -> Tensor:
+    """Return the coefficients of images (..., H, W), float32 or float64, in the same shape.
+
+    y[k, l] = 4 sum_mn x[m, n] cos(pi k (2m + 1) / 2H) cos(pi l (2n + 1) / 2W)
+    """
+    H, W = images.shape[-2:]
+    return _cosines(H, images) @ images @ _cosines(W, images).T
+
+
+def _cosines(side: int, like: Tensor) -> Tensor:
+    """Return 2 cos(pi k (2n + 1) / 2N) as (k, n)."""
+    k = torch.arange(side)[:, None]
+    n = torch.arange(side)[None, :]
+    # The cosine's period is 4N steps: reduced as integers, large angles lose no digits.
+    steps = k * (2 * n + 1) % (4 * side)
+    return (2 * torch.cos(steps.double() * (math.pi / (2 * side)))).to(like)

@@ -1,0 +1,49 @@
+"""What hand-crafted representations share: a pure transform of the normalised original view."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.images import ImageOptions, OriginalView
+from pipeline.representations.base import JsonValue, Representation
+
+
+class HandCrafted(Representation):
+    """A transform of images (B, C, H, W) of float32 or float64, flattened to vectors (B, D).
+
+    `parameters` is everything but the images that the values depend on: the kind, the
+    transform's own numbers and its `implementation`.
+    """
+
+    def __init__(
+        self,
+        transform: Callable[[Tensor], Tensor],
+        image: ImageOptions,
+        parameters: Mapping[str, JsonValue],
+    ) -> None:
+        super().__init__()
+        self.preparation = OriginalView(image)
+        self._transform = transform
+        self._image = image
+        self._values = dict(parameters)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, C, H, W) to (B, D), in float32 unless they are float64."""
+        return self._transform(in_working_precision(images.detach())).flatten(1)
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return the transform's parameters and how its images are prepared."""
+        return {**self._values, "image": image_identity(self._image)}
+
+
+def in_working_precision(images: Tensor) -> Tensor:
+    """Return float64 images as they are and all others as float32."""
+    return images if images.dtype == torch.float64 else images.float()
+
+
+def image_identity(image: ImageOptions) -> dict[str, JsonValue]:
+    """Return what the original view depends on, as JSON values."""
+    values: dict[str, JsonValue] = image.model_dump(mode="json")
+    return values

@@ -1,0 +1,173 @@
+"""Optimisers by name, and the learning rate as a pure function of the optimiser step.
+
+A step is one update of the parameters, however many micro-batches it gathers. Epochs may be
+fractions: they are turned into whole steps once, here.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from pipeline.config import Options
+from pipeline.errors import ConfigError
+
+Betas = Annotated[
+    tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
+    Field(strict=False),
+]
+Epochs = Annotated[float, Field(ge=0)]
+
+
+class OptimizerOptions(Options):
+    """`train.optimizer`.
+
+    `weight_decay` is added to the gradient (an L2 penalty) by adam, sgd and lars, and taken
+    from the weight itself by adamw. Vectors, that is biases and the scales and shifts of
+    norms, are spared unless `decay_norms_and_biases` says otherwise.
+    """
+
+    name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay_norms_and_biases: bool = False
+    # Left out: 0.9 for sgd and lars, (0.9, 0.999) for adam and adamw.
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    betas: Betas | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> "OptimizerOptions":
+        adaptive = self.name in ("adam", "adamw")
+        if adaptive and self.momentum is not None:
+            raise ValueError(f"{self.name} has betas, no momentum; leave momentum out")
+        if not adaptive and self.betas is not None:
+            raise ValueError(f"{self.name} has momentum, no betas; leave betas out")
+        if self.name == "lars" and self.decay_norms_and_biases:
+            raise ValueError("lars spares norms and biases; leave decay_norms_and_biases out")
+        return self
+
+
+class ScheduleOptions(Options):
+    """`train.schedule`: a linear warm-up, then one of three shapes.
+
+    - constant: the base rate;
+    - cosine: the base rate for `hold_epochs`, then half a cosine down to `final_lr`;
+    - multistep: the base rate, times `gamma` after each of `milestones` (in epochs).
+    """
+
+    kind: Literal["constant", "cosine", "multistep"] = "cosine"
+    warmup_epochs: Epochs = 0.0
+    hold_epochs: Epochs = 0.0
+    final_lr: Annotated[float, Field(ge=0)] = 0.0
+    milestones: Annotated[tuple[Epochs, ...], Field(strict=False)] = ()
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ScheduleOptions":
+        if self.kind != "cosine" and (self.hold_epochs or self.final_lr):
+            raise ValueError(f"hold_epochs and final_lr belong to cosine, not to {self.kind}")
+        if (self.kind == "multistep") != bool(self.milestones):
+            raise ValueError("multistep needs milestones, and no other kind has them")
+        if any(late <= early for early, late in pairwise(self.milestones)):
+            raise ValueError(f"milestones must increase; found {list(self.milestones)}")
+        return self
+
+
+def learning_rate(
+    step: int,
+    *,
+    total_steps: int,
+    steps_per_epoch: int,
+    base_lr: float,
+    options: ScheduleOptions,
+) -> float:
+    """Return the rate of optimiser step `step`, counted from 0.
+
+    With W steps of warm-up the rates are base_lr * 1/(W+1), ..., W/(W+1) and then base_lr at
+    step W: no step is lost at a rate of 0. A cosine reaches `final_lr` exactly at the last
+    step, total_steps - 1, and stays there. Raises ConfigError if warm-up, hold or milestones
+    reach beyond the end of the run.
+    """
+    warmup = round(options.warmup_epochs * steps_per_epoch)
+    hold_end = warmup + round(options.hold_epochs * steps_per_epoch)
+    milestones = [round(epoch * steps_per_epoch) for epoch in options.milestones]
+    if max(hold_end, *milestones, 0) > total_steps:
+        raise ConfigError(
+            f"The schedule's warm-up, hold or milestones need {max(hold_end, *milestones, 0)} "
+            f"steps of {total_steps}. Train for more epochs or shorten them."
+        )
+    if step < warmup:
+        return base_lr * (step + 1) / (warmup + 1)
+    if options.kind == "multistep":
+        return base_lr * options.gamma ** sum(step >= milestone for milestone in milestones)
+    if options.kind == "constant" or step < hold_end:
+        return base_lr
+    progress = min(1.0, (step - hold_end) / max(1, total_steps - 1 - hold_end))
+    return options.final_lr + (base_lr - options.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_optimizer(
+    parameters: Iterable[tuple[str, Tensor]], options: OptimizerOptions, *, lr: float
+) -> Optimizer:
+    """Return the optimiser of `options` for named parameters, such as `named_parameters()`.
+
+    The first group holds the matrices and kernels, the second the vectors: biases and norms.
+    A parameter that needs no gradient is left out. Names end up in the optimiser's state.
+    Raises ConfigError if nothing is left to learn.
+    """
+    learnable = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
+    if not learnable:
+        raise ConfigError("There is nothing to optimise: no parameter needs a gradient.")
+    weights = [pair for pair in learnable if pair[1].ndim > 1]
+    vectors = [pair for pair in learnable if pair[1].ndim <= 1]
+    decay = options.weight_decay
+    groups = [
+        {"params": weights, "weight_decay": decay},
+        {"params": vectors, "weight_decay": decay if options.decay_norms_and_biases else 0.0},
+    ]
+    return OPTIMIZERS[options.name]([group for group in groups if group["params"]], lr, options)
+
+
+Groups = list[dict[str, Any]]
+
+
+def _adam(groups: Groups, lr: float, options: OptimizerOptions) -> Optimizer:
+    return Adam(groups, lr=lr, betas=options.betas or (0.9, 0.999))
+
+
+def _adamw(groups: Groups, lr: float, options: OptimizerOptions) -> Optimizer:
+    return AdamW(groups, lr=lr, betas=options.betas or (0.9, 0.999))
+
+
+def _sgd(groups: Groups, lr: float, options: OptimizerOptions) -> Optimizer:
+    return SGD(groups, lr=lr, momentum=_momentum(options))
+
+
+def _lars(groups: Groups, lr: float, options: OptimizerOptions) -> Optimizer:
+    """LARS (arXiv 1708.03888) with the coefficient of Barlow Twins and VICReg, 0.001.
+
+    Vectors take plain momentum steps. timm would skip the adaptation of weights as well where
+    their decay is 0, so it is asked for.
+    """
+    from timm.optim import Lars
+
+    adapted = [
+        {**group, "always_adapt": any(p.ndim > 1 for _, p in group["params"])} for group in groups
+    ]
+    optimizer: Optimizer = Lars(adapted, lr=lr, momentum=_momentum(options), trust_coeff=0.001)
+    return optimizer
+
+
+def _momentum(options: OptimizerOptions) -> float:
+    return 0.9 if options.momentum is None else options.momentum
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, float, OptimizerOptions], Optimizer]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+    "sgd": _sgd,
+    "lars": _lars,
+}

@@ -1,0 +1,287 @@
+"""Images as WebDataset tars, with a manifest that is the only source of what is in them.
+
+    shards/<split>/000000.tar ...   members KEY.jpg|png|webp, and KEY.cls where labelled
+    shards/<split>/samples.jsonl    one line a sample: key, label, name in the source
+    shards/<split>/manifest.json    written last: a split without it is unfinished
+
+A key is `{shard:06d}_{row:06d}`. Samples were shuffled before, so every tar is a random sample
+of its split. The same items, options and files give byte-identical tars.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from webdataset import tariterators
+
+from pipeline.config import Options, digest
+from pipeline.datasets.base import SPLITS, Encoded, Item, Source, Split
+from pipeline.errors import DataError
+from pipeline.images import decode
+from pipeline.runtime import Progress, atomic_path, remove_tree, sha256_of, write_json
+
+FORMAT = 1
+# Stands in a tar for an image that could not be decoded, so that rows keep their numbers.
+INVALID_EXTENSION = "invalid"
+IMAGE_EXTENSIONS = ("jpg", "png", "webp")
+
+
+class ShardOptions(Options):
+    """`dataset.shards`: how many samples a tar holds, and what a bad image does."""
+
+    samples: Annotated[int, Field(ge=1)] = 1000
+    on_bad_image: Literal["fail", "skip"] = "fail"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar. `invalid` lists the rows whose image could not be decoded."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    invalid: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in one split. Row i of a stored feature is sample i here."""
+
+    dataset: str
+    split: Split
+    classes: tuple[str, ...] | None
+    samples: int
+    labelled: int
+    samples_per_shard: int
+    source: str
+    options: Mapping[str, Any]
+    shards: tuple[Shard, ...]
+    format: int = FORMAT
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of the above."""
+        return digest(asdict(self))
+
+    @property
+    def invalid(self) -> frozenset[int]:
+        """Indices, within the split, of samples that must not be used."""
+        return frozenset(
+            self.first_index(number) + row
+            for number, shard in enumerate(self.shards)
+            for row in shard.invalid
+        )
+
+    def first_index(self, number: int) -> int:
+        """Index, within the split, of the first sample of shard `number`."""
+        return number * self.samples_per_shard
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample as it is read back: its row in the shard, the file's bytes, the label."""
+
+    row: int
+    data: bytes
+    label: int | None
+    valid: bool
+
+
+def write_split(
+    source: Source,
+    items: Sequence[Item],
+    directory: Path,
+    *,
+    dataset: str,
+    split: Split,
+    options: ShardOptions,
+    provenance: Mapping[str, Any],
+    progress: Progress,
+) -> Manifest:
+    """Write one split and return its manifest; what was there before is removed first.
+
+    `provenance` is recorded and compared by whoever asks whether the shards are up to date.
+    Raises DataError with the file's
+    name for an image that cannot be decoded, unless `options.on_bad_image` is "skip".
+    """
+    remove_tree(directory)
+    directory.mkdir(parents=True)
+    progress.start(f"shard {split}", len(items), "images")
+    shards = []
+    with (directory / "samples.jsonl").open("w", encoding="utf-8") as listing:
+        for start in range(0, len(items), options.samples):
+            chosen = items[start : start + options.samples]
+            number = start // options.samples
+            shards.append(_write_shard(source, chosen, directory, number, options))
+            for row, item in enumerate(chosen):
+                line = {"key": sample_key(number, row), "label": item.label, "name": item.name}
+                listing.write(json.dumps(line, ensure_ascii=False) + "\n")
+            progress.advance(len(chosen))
+    manifest = Manifest(
+        dataset=dataset,
+        split=split,
+        classes=None if source.classes is None else tuple(source.classes),
+        samples=len(items),
+        labelled=sum(item.label is not None for item in items),
+        samples_per_shard=options.samples,
+        source=source.listing_digest(),
+        options=dict(provenance),
+        shards=tuple(shards),
+    )
+    if len(manifest.invalid) == manifest.samples:
+        raise DataError(f"None of the {manifest.samples} {split} images can be decoded.")
+    write_json(directory / "manifest.json", asdict(manifest))
+    return manifest
+
+
+def sample_key(shard: int, row: int) -> str:
+    """Return the key of a sample: `{shard:06d}_{row:06d}`."""
+    return f"{shard:06d}_{row:06d}"
+
+
+def _write_shard(
+    source: Source, items: Sequence[Item], directory: Path, number: int, options: ShardOptions
+) -> Shard:
+    def checked(item: Item) -> Encoded | DataError:
+        try:
+            encoded = source.read(item)
+            decode(encoded.data)
+        except DataError as error:
+            return error
+        return encoded
+
+    path = directory / f"{number:06d}.tar"
+    invalid = []
+    with (
+        ThreadPoolExecutor() as pool,
+        atomic_path(path) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for row, (item, encoded) in enumerate(zip(items, pool.map(checked, items), strict=True)):
+            key = sample_key(number, row)
+            if isinstance(encoded, DataError):
+                if options.on_bad_image == "fail":
+                    raise DataError(
+                        f"{item.name}: {encoded} Mend or remove the file, or set "
+                        "dataset.shards.on_bad_image to skip."
+                    ) from encoded
+                invalid.append(row)
+                encoded = Encoded(b"", INVALID_EXTENSION)
+            _add(tar, f"{key}.{encoded.extension}", encoded.data)
+            if item.label is not None:
+                _add(tar, f"{key}.cls", str(item.label).encode())
+    return Shard(path.name, len(items), path.stat().st_size, sha256_of(path), tuple(invalid))
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # owner, group and time are zero: same input, same bytes
+    member.size = len(data)
+    member.mode = 0o644
+    tar.addfile(member, io.BytesIO(data))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of one split directory, or raise DataError."""
+    path = directory / "manifest.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise DataError(
+                f"{path} has format {data['format']}, this version reads {FORMAT}: "
+                "run `mvmr shard --force`."
+            )
+        shards = tuple(Shard(**{**s, "invalid": tuple(s["invalid"])}) for s in data["shards"])
+        classes = None if data["classes"] is None else tuple(data["classes"])
+        return Manifest(**{**data, "shards": shards, "classes": classes})
+    except FileNotFoundError:
+        raise DataError(f"There are no finished shards in {directory}: run `mvmr shard`.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): run `mvmr shard --force`.") from error
+
+
+def read_manifests(directory: Path) -> dict[Split, Manifest]:
+    """Read the manifests of all splits below a `shards` directory; train is always among them."""
+    present = [split for split in SPLITS if split == "train" or (directory / split).exists()]
+    return {split: read_manifest(directory / split) for split in present}
+
+
+def read_shard(
+    directory: Path, manifest: Manifest, number: int, *, first: int = 0, last: int | None = None
+) -> Iterator[Record]:
+    """Yield rows `first` to `last` (excluded) of one tar, in order.
+
+    Raises DataError if the tar is missing, cut short, or holds other keys than the manifest says.
+    """
+    shard = manifest.shards[number]
+    last = shard.samples if last is None else last
+    path = directory / shard.name
+    row = 0
+    try:
+        for sample in _members(path):
+            if row >= last:
+                return
+            if sample["__key__"] != sample_key(number, row):
+                raise DataError(
+                    f"{path}: expected sample {sample_key(number, row)}, found "
+                    f"{sample['__key__']}. {_mend_tar(path)}"
+                )
+            if row >= first:
+                yield _record(sample, row, path)
+            row += 1
+    except (OSError, tarfile.TarError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). {_mend_tar(path)}") from error
+    if row < last:
+        raise DataError(
+            f"{path} holds {row} samples, its manifest says {shard.samples}. {_mend_tar(path)}"
+        )
+
+
+def _members(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as stream:
+        files = tariterators.tar_file_expander([{"url": path.name, "stream": stream}])
+        yield from tariterators.group_by_keys(files)
+
+
+def _record(sample: Mapping[str, Any], row: int, path: Path) -> Record:
+    label = int(sample["cls"]) if "cls" in sample else None
+    if INVALID_EXTENSION in sample:
+        return Record(row, b"", label, valid=False)
+    for extension in IMAGE_EXTENSIONS:
+        if extension in sample:
+            return Record(row, sample[extension], label, valid=True)
+    raise DataError(f"{path}: sample {sample['__key__']} has no image. {_mend_tar(path)}")
+
+
+def _mend_tar(path: Path) -> str:
+    return f"The tar is damaged: remove {path.parent} and run `mvmr shard`."
+
+
+def read_labels(directory: Path, manifest: Manifest) -> list[int | None]:
+    """Return the label of every sample of a split, in order, without reading the tars."""
+    return [line["label"] for line in _listing(directory, manifest)]
+
+
+def read_names(directory: Path, manifest: Manifest) -> list[str]:
+    """Return the source's name of every sample of a split, in order."""
+    return [line["name"] for line in _listing(directory, manifest)]
+
+
+def _listing(directory: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    path = directory / "samples.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): run `mvmr shard --force`.") from error
+    if len(lines) != manifest.samples:
+        raise DataError(
+            f"{path} lists {len(lines)} samples, the manifest {manifest.samples}: "
+            "run `mvmr shard --force`."
+        )
+    return lines

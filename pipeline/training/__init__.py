@@ -1,0 +1,1 @@
+"""Training a student on images and cached targets: self-supervision, distillation, or both."""

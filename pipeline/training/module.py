@@ -1,0 +1,151 @@
+"""The LightningModule: wiring of encoder, objective and views, and logging. No formula is here.
+
+Every random draw of a step depends on the seed and the step's number alone, so an interrupted
+run that continues follows the trajectory of one that was not interrupted.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from pipeline.encoders import Encoder
+from pipeline.errors import TrainingError
+from pipeline.images import ImageOptions, normalise
+from pipeline.loading import Batch
+from pipeline.objective import Activations, Objective, ObjectiveValue
+from pipeline.representations.base import Representation
+from pipeline.runtime import seed_from
+from pipeline.schedules import build_optimizer, learning_rate
+from pipeline.training.options import TrainOptions
+from pipeline.views import build_augmentation
+
+TRAINING, VALIDATION = 0, 1  # streams of random draws
+
+
+class StudentModule(lightning.LightningModule):
+    """An encoder learning an objective.
+
+    `live` are the representations that are computed for every batch rather than read from the
+    store. Each step hands h of the original view (of the augmented one, where the objective
+    does not encode the original) and the labels to callbacks, detached.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        *,
+        live: Mapping[str, Representation],
+        image: ImageOptions,
+        options: TrainOptions,
+        steps_per_epoch: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+        self._live = dict(live)
+        self._augment = build_augmentation(options.augmentation, image)
+        self._image = image
+        self._options = options
+        self._steps_per_epoch = steps_per_epoch
+        self._seed = seed
+
+    def setup(self, stage: str) -> None:
+        """Move what is not part of the student's state to its device."""
+        del stage
+        for representation in self._live.values():
+            representation.to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the objective of a batch, with detached features for the online probe."""
+        value, h = self._evaluate(batch, TRAINING, self.trainer.fit_loop.total_batch_idx)
+        self._require_finite(value, batch_idx)
+        self._log("train", value, len(batch["images"]))
+        return {"loss": value.total, "h": h.detach(), "labels": batch["labels"]}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Log the objective of a validation batch; the encoder is in evaluation mode."""
+        value, h = self._evaluate(batch, VALIDATION, batch_idx)
+        if "original" not in self.objective.views:
+            h = self.encoder.features(self._normalised(batch))
+        self._log("validation", value, len(batch["images"]))
+        return {"h": h, "labels": batch["labels"]}
+
+    def _evaluate(self, batch: Batch, stream: int, number: int) -> tuple[ObjectiveValue, Tensor]:
+        torch.manual_seed(seed_from(self._seed, stream, number, self.global_rank))
+        original = self._normalised(batch)
+        with torch.no_grad():
+            views = {"original": original}
+            if "augmented" in self.objective.views:
+                augmented = self._augment(batch["images"].float() / 255)
+                views["augmented"] = self._laid_out(normalise(augmented, self._image))
+            live = {name: network(original) for name, network in self._live.items()}
+        activations = self._activations(views)
+        value = self.objective(activations, {**batch["targets"], **live})
+        h = activations.h.get("original")
+        return value, activations.h["augmented"] if h is None else h
+
+    def _activations(self, views: Mapping[Any, Tensor]) -> Activations:
+        wanted = [view for view in views if view in self.objective.views]
+        if not self.objective.needs_projector:
+            return Activations({v: self.encoder.features(views[v]) for v in wanted}, {})
+        encoded = {view: self.encoder(views[view]) for view in wanted}
+        return Activations(
+            {v: h for v, (h, _) in encoded.items()}, {v: z for v, (_, z) in encoded.items()}
+        )
+
+    def _normalised(self, batch: Batch) -> Tensor:
+        return self._laid_out(normalise(batch["images"], self._image))
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        if self._options.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _log(self, split: str, value: ObjectiveValue, batch_size: int) -> None:
+        values = {"objective": value.total, **{f"term/{n}": t for n, t in value.terms.items()}}
+        for name, number in values.items():
+            self.log(
+                f"{split}/{name}",
+                number.detach(),
+                on_step=False,
+                on_epoch=True,
+                batch_size=batch_size,
+                sync_dist=True,
+            )
+
+    def _require_finite(self, value: ObjectiveValue, batch_idx: int) -> None:
+        if torch.isfinite(value.total):
+            return
+        terms = [name for name, term in value.terms.items() if not torch.isfinite(term)]
+        raise TrainingError(
+            f"The objective is not finite at step {self.global_step} (epoch {self.current_epoch}, "
+            f"batch {batch_idx}), in {', '.join(terms) or 'the sum'}. The weights of the last "
+            "finished epoch are kept; lower train.lr, set train.clip_norm, or use precision 32."
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimiser, and its schedule counted in optimiser steps."""
+        options = self._options
+        named = [*self.encoder.named_parameters(), *self.objective.named_parameters()]
+        optimizer = build_optimizer(named, options.optimizer, lr=options.lr)
+
+        def factor(step: int) -> float:
+            rate = learning_rate(
+                step,
+                base_lr=options.lr,
+                total_steps=options.epochs * self._steps_per_epoch,
+                steps_per_epoch=self._steps_per_epoch,
+                options=options.schedule,
+            )
+            return rate / options.lr
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

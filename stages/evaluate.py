@@ -1,0 +1,169 @@
+"""`mvmr evaluate`: score the student by each protocol, beside controls obtained the same way."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.table import Table
+
+from pipeline.checkpoints import Checkpoint, load_checkpoint
+from pipeline.datasets.base import Split
+from pipeline.encoders import build_encoder
+from pipeline.errors import ConfigError, unknown_name
+from pipeline.evaluation.subjects import (
+    Images,
+    Subject,
+    encoder_subject,
+    pixel_subject,
+    stored_subject,
+)
+from pipeline.evaluation.table import AnyProtocol, Setting, Values, needed_splits, score
+from pipeline.extraction import check_features
+from pipeline.loading import EvaluationLoader, SplitData
+from pipeline.runtime import Progress, device_from, sha256_of, write_json
+from pipeline.shards import read_manifests
+from pipeline.store import FeatureStore
+from pipeline.training.fit import BEST
+from stages.console import ConsoleProgress, table
+from stages.experiment import Experiment, load
+from stages.layout import cached_embeddings, dataset_layout, run_layout
+from stages.options import console, experiment_options
+
+EMBEDDING_BATCH = 256
+
+
+@click.command("evaluate")
+@experiment_options
+@click.option("--only", multiple=True, metavar="NAME", help="Run this protocol; repeatable.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Score this file instead of the run's best checkpoint.",
+)
+def command(
+    config: Path,
+    assignments: tuple[str, ...],
+    quiet: bool,
+    only: tuple[str, ...],
+    checkpoint: Path | None,
+) -> None:
+    """Score the trained student, the untrained one, pixels and every stored feature alike."""
+    experiment = load(config, assignments)
+    layout, screen = run_layout(experiment.name), console(quiet=quiet)
+    for name in only:
+        if name not in experiment.evaluate:
+            raise ConfigError(unknown_name("protocol", name, experiment.evaluate))
+    protocols = {n: p for n, p in experiment.evaluate.items() if not only or n in only}
+    path = checkpoint or layout.checkpoints / BEST
+    trained = load_checkpoint(path, expected=experiment.student)
+    with ConsoleProgress(screen) as progress:
+        setting, subjects = _material(experiment, trained, progress)
+        for name, options in protocols.items():
+            values = _scores(name, options, subjects, setting, progress)
+            record = {
+                **values.pop("student"),
+                "controls": values,
+                **_provenance(experiment, options, trained, path, setting),
+            }
+            write_json(layout.metrics / f"{name}.json", record)
+            screen.print(_result_table(f"{experiment.name}: {name}", record))
+
+
+def _scores(
+    name: str,
+    options: AnyProtocol,
+    subjects: list[Subject],
+    setting: Setting,
+    progress: Progress,
+) -> dict[str, Values]:
+    for subject in subjects:
+        for split in needed_splits(options, setting.images):
+            if split in setting.images.loaders:
+                subject.of(split)
+    progress.start(name, len(subjects), "subjects")
+    values = {}
+    for subject in subjects:
+        values[subject.name] = score(options, subject, setting)
+        progress.advance(1)
+    return values
+
+
+def _material(
+    experiment: Experiment, trained: Checkpoint, progress: Progress
+) -> tuple[Setting, list[Subject]]:
+    """Return what the protocols need, and who is scored: the student first, then the controls."""
+    layout, image = dataset_layout(experiment.dataset.name), experiment.dataset.image
+    device = device_from("auto")
+    images = Images(dict(_loaders(layout.shards, experiment, progress)))
+    features = check_features(
+        experiment.features,
+        image=image,
+        shards=layout.shards,
+        store=FeatureStore(layout.features),
+    )
+    untrained = build_encoder(
+        experiment.student, channels=image.channels, size=image.size, seed=experiment.seed
+    )
+    cache = cached_embeddings(experiment.name)
+    references = {name: stored_subject(f, images) for name, f in features.items()}
+    pixels = [] if "pixels" in references else [pixel_subject(images, image)]
+    encoders = {"student": trained.build(), "untrained": untrained}
+    subjects = [
+        encoder_subject(name, encoder, images, image, device=device, cache=cache, progress=progress)
+        for name, encoder in encoders.items()
+    ]
+    setting = Setting(images, references, device, experiment.seed)
+    return setting, [*subjects, *pixels, *references.values()]
+
+
+def _loaders(
+    shards: Path, experiment: Experiment, progress: Progress
+) -> Iterator[tuple[Split, EvaluationLoader]]:
+    for split, manifest in read_manifests(shards).items():
+        data = SplitData(shards / split, manifest, {}, experiment.dataset.image)
+        yield split, EvaluationLoader(data, EMBEDDING_BATCH, progress=progress)
+
+
+def _provenance(
+    experiment: Experiment,
+    options: AnyProtocol,
+    trained: Checkpoint,
+    path: Path,
+    setting: Setting,
+) -> dict[str, Any]:
+    """Say what a reader needs in order to believe the values."""
+    splits = needed_splits(options, setting.images)
+    return {
+        "protocol": options.model_dump(mode="json"),
+        "split": splits[-1],
+        "images": {split: len(setting.images.labels(split)) for split in splits},
+        "checkpoint": {
+            "file": path.name,
+            "sha256": sha256_of(path),
+            "selection": trained.about.get("selection"),
+        },
+        "seed": experiment.seed,
+        "experiment": {"name": experiment.name, "digest": experiment.digest()},
+        "versions": {"torch": str(torch.__version__)},
+    }
+
+
+def _result_table(title: str, record: Values) -> Table:
+    """Return one column a subject, one row a number."""
+    subjects = {"student": record, **record["controls"]}
+    flat = {name: dict(_numbers(values)) for name, values in subjects.items()}
+    names = list(dict.fromkeys(number for numbers in flat.values() for number in numbers))
+    rows = [[n, *(flat[subject].get(n, "") for subject in flat)] for n in names]
+    return table(title, ["", *flat], rows)
+
+
+def _numbers(values: Values) -> Iterator[tuple[str, str]]:
+    """Yield the numbers of a subject, those beside a reference under `with_<reference>`."""
+    for name, value in values.items():
+        if isinstance(value, float):
+            yield name.replace("_", " "), f"{value:.4g}"
+        elif name.startswith("with_"):
+            for inner, number in value.items():
+                yield f"{inner} {name}".replace("_", " "), f"{number:.3g}"

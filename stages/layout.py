@@ -1,0 +1,93 @@
+"""Where things lie: what a data set shares, and what belongs to one experiment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DatasetLayout:
+    """`data/<dataset>/`: computed once, shared by every experiment of the data set."""
+
+    root: Path
+
+    @property
+    def shards(self) -> Path:
+        """Tars and manifests, one directory a split."""
+        return self.root / "shards"
+
+    @property
+    def features(self) -> Path:
+        """The feature store."""
+        return self.root / "features.zarr"
+
+    @property
+    def fidelity(self) -> Path:
+        """What compression costs, one JSON file a feature."""
+        return self.root / "fidelity"
+
+    @property
+    def work(self) -> Path:
+        """Unfinished extractions; not an output of any stage."""
+        return self.root / "work"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """`runs/<name>/`: the results of one experiment."""
+
+    root: Path
+
+    @property
+    def targets(self) -> Path:
+        """Fingerprints of the features that the objective names."""
+        return self.root / "targets.json"
+
+    @property
+    def features(self) -> Path:
+        """Fingerprints of all features of the experiment."""
+        return self.root / "features.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`best.pt` and `last.pt`."""
+        return self.root / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard's files."""
+        return self.root / "logs"
+
+    @property
+    def curves(self) -> Path:
+        """One row an epoch."""
+        return self.root / "curves.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON file a protocol."""
+        return self.root / "metrics"
+
+    @property
+    def report(self) -> Path:
+        """The page that tells it all."""
+        return self.root / "report.html"
+
+
+def dataset_layout(name: str) -> DatasetLayout:
+    """Return the places of a data set, relative to the working directory."""
+    return DatasetLayout(Path("data") / name)
+
+
+def run_layout(name: str) -> RunLayout:
+    """Return the places of an experiment, relative to the working directory."""
+    return RunLayout(Path("runs") / name)
+
+
+def unfinished_run(digest: str) -> Path:
+    """Return where a training run lives until it has ended, known by its experiment's digest."""
+    return Path("runs") / ".unfinished" / digest[:16]
+
+
+def cached_embeddings(name: str) -> Path:
+    """Return where embeddings of an experiment's checkpoints are kept between protocols."""
+    return Path("runs") / ".embeddings" / name

@@ -1,0 +1,95 @@
+"""`mvmr train`: train the student on images and cached targets."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import torch
+
+from pipeline.checkpoints import load_checkpoint
+from pipeline.datasets.base import Split
+from pipeline.errors import DataError
+from pipeline.extraction import check_features
+from pipeline.loading import SplitData
+from pipeline.runtime import remove_tree, write_json
+from pipeline.shards import read_manifests
+from pipeline.store import FeatureStore, StoredFeature
+from pipeline.training.fit import BEST, CURVES, LAST, TENSORBOARD, Run, fit
+from stages.console import ConsoleProgress
+from stages.experiment import Experiment, load
+from stages.layout import RunLayout, dataset_layout, run_layout, unfinished_run
+from stages.options import console, experiment_options
+
+
+@click.command("train")
+@experiment_options
+def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
+    """Train the student; an interrupted run of the same experiment is continued."""
+    experiment = load(config, assignments)
+    layout, screen = run_layout(experiment.name), console(quiet=quiet)
+    features = _targets(experiment)
+    run = Run(
+        train=_split(experiment, "train", features),
+        validation=_split(experiment, "validation", features),
+        student=experiment.student,
+        objective=experiment.objective,
+        live={n: o.build(experiment.dataset.image) for n, o in experiment.live().items()},
+        options=experiment.train,
+        seed=experiment.seed,
+        about={
+            "experiment": experiment.name,
+            "digest": experiment.training_digest(),
+            "seed": experiment.seed,
+            "targets": {name: feature.digest for name, feature in features.items()},
+            "torch": str(torch.__version__),
+        },
+    )
+    work = unfinished_run(experiment.training_digest())
+    with ConsoleProgress(screen) as progress:
+        if (work / "resume.ckpt").exists():
+            progress.note(f"Continuing the interrupted run in {work}.")
+        fit(run, work=work, progress=progress)
+    _publish(work, layout)
+    chosen = load_checkpoint(layout.checkpoints / BEST).about["selection"]
+    write_json(layout.metrics / "training.json", chosen)
+    screen.print(
+        f"{layout.checkpoints / BEST}: epoch {chosen['epoch']}, {chosen['rule']} "
+        f"{chosen['score']:.4g}. Next: mvmr evaluate"
+    )
+
+
+def _targets(experiment: Experiment) -> dict[str, StoredFeature]:
+    layout = dataset_layout(experiment.dataset.name)
+    return check_features(
+        experiment.targets(),
+        image=experiment.dataset.image,
+        shards=layout.shards,
+        store=FeatureStore(layout.features),
+    )
+
+
+def _split(
+    experiment: Experiment, split: Split, features: Mapping[str, StoredFeature]
+) -> SplitData:
+    shards = dataset_layout(experiment.dataset.name).shards
+    manifests = read_manifests(shards)
+    if split not in manifests:
+        raise DataError(
+            f"There are no {split} images; training needs some to choose the best checkpoint by. "
+            "Set dataset.split.validation to a share, such as 0.1, and run `mvmr shard --force`."
+        )
+    return SplitData(shards / split, manifests[split], features, experiment.dataset.image)
+
+
+def _publish(work: Path, layout: RunLayout) -> None:
+    """Move the results of a finished run to where the experiment keeps them."""
+    for target in (layout.checkpoints, layout.logs):
+        remove_tree(target)
+        target.mkdir(parents=True)
+    for name in (BEST, LAST):
+        shutil.move(work / name, layout.checkpoints / name)
+    shutil.move(work / CURVES, layout.curves)
+    for file in sorted((work / TENSORBOARD).iterdir()):
+        shutil.move(file, layout.logs / file.name)
+    remove_tree(work)

@@ -1,0 +1,54 @@
+"""`mvmr use`: check a config and make it the active experiment."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.errors import ConfigError, unknown_name
+from pipeline.runtime import atomic_path
+from stages.console import table
+from stages.options import console
+
+CONFIGS = Path("configs")
+ACTIVE = Path("params.yaml")
+
+
+@click.command("use")
+@click.argument("name", required=False)
+@click.option("--list", "listing", is_flag=True, help="Show the configs there are.")
+@click.option("--force", is_flag=True, help="Overwrite an edited params.yaml.")
+def command(name: str | None, listing: bool, force: bool) -> None:
+    """Check configs/NAME.yaml (or a file) and copy it to params.yaml."""
+    screen = console()
+    if listing or name is None:
+        rows = [[path.stem, _first_line(path)] for path in sorted(CONFIGS.glob("*.yaml"))]
+        screen.print(table("Experiments", ["name", "what it does"], rows))
+        return
+    path = _config_path(name)
+    from stages.experiment import load
+
+    experiment = load(path)
+    if ACTIVE.exists() and not force and not _is_a_config(ACTIVE):
+        raise ConfigError(
+            f"{ACTIVE} has edits that no file in {CONFIGS} holds. Save it as "
+            f"{CONFIGS}/YOUR_NAME.yaml, or overwrite it with --force."
+        )
+    with atomic_path(ACTIVE) as temporary:
+        temporary.write_bytes(path.read_bytes())
+    screen.print(f"{experiment.name} is the active experiment. Run it with: dvc repro")
+
+
+def _config_path(name: str) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    if not path.exists():
+        raise ConfigError(unknown_name("config", name, [p.stem for p in CONFIGS.glob("*.yaml")]))
+    return path
+
+
+def _is_a_config(path: Path) -> bool:
+    content = path.read_bytes()
+    return any(other.read_bytes() == content for other in CONFIGS.glob("*.yaml"))
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").rstrip(".")
