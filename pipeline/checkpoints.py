@@ -70,7 +70,7 @@ def load_checkpoint(path: Path, *, expected: StudentOptions | None = None) -> Ch
         raise WeightsError(f"There is no checkpoint {str(path)!r}: run `mvmr train`.") from None
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}). "
+            f"{path} is not a readable checkpoint ({type(error).__name__}). "
             "Remove it and run `mvmr train`."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -199,7 +199,7 @@ def _extract(
     for feature in features:
         writer = FeatureWriter(feature.work, feature.fingerprint)
         report = _read_report(writer)
-        writer.publish(store, feature.name, {"options": feature.options.model_dump(), **report})
+        writer.publish(store, feature.name, {"options": feature.options.model_dump(mode="json"), **report})
 
 
 def _samples(task: ShardTask) -> int:
@@ -273,7 +273,7 @@ def _client(options: ClusterOptions, shards: int) -> Iterator[tuple[Client, int 
             n_workers=workers,
             threads_per_worker=1,
             processes=workers > 1,
-            dashboard_address=None,
+            dashboard_address=":0",
             memory_limit=None,
             silence_logs=logging.CRITICAL,
         ) as cluster,

@@ -20,6 +20,8 @@ from pipeline.dependence import (
 )
 from pipeline.errors import TrainingError
 
+torch.set_num_threads(1)  # importing dcor, and with it numba, sets all cores
+
 STATISTICS: tuple[Statistic, ...] = ("dcor", "dcor_squared", "dcor_squared_unbiased")
 REFERENCES: dict[Statistic, Callable[..., float]] = {
     "dcor": dcor.distance_correlation,
@@ -196,6 +198,27 @@ def test_gradients_are_finite_at_the_edges(
     if batch == "constant side":
         assert not x.grad.any()
         assert not y.grad.any()
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_exactly_independent_rows_give_zero_and_a_finite_gradient(statistic: Statistic) -> None:
+    x = torch.tensor([[0.0], [0.0], [1.0], [1.0]]).repeat(3, 1).requires_grad_()
+    y = torch.tensor([[0.0], [1.0], [0.0], [1.0]]).repeat(3, 1)
+    found = distance_correlation(x, y, statistic=statistic)
+    (gradient,) = torch.autograd.grad(found, x)
+    expected = REFERENCES[statistic](x.detach().double().numpy(), y.double().numpy())
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+    assert torch.isfinite(gradient).all()
+
+
+def test_distances_that_are_all_rounding_are_zero_and_do_not_pull() -> None:
+    x = normal(32, 64).float()
+    twins = torch.cat([x, x * (1 + 1e-5)]).requires_grad_()
+    distances = pairwise_distances(twins)
+    between_twins = distances.diagonal(32)
+    assert not between_twins.any()
+    assert (distances > 0).sum() == 64 * 62
+    assert not torch.autograd.grad(between_twins.sum(), twins)[0].any()
 
 
 def test_equidistant_rows_leave_the_unbiased_statistic_zero_not_noise() -> None:

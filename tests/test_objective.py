@@ -28,6 +28,8 @@ from pipeline.objective import (
     representations_of,
 )
 
+torch.set_num_threads(1)  # importing dcor, and with it numba, sets all cores
+
 Array = npt.NDArray[np.float64]
 TERMS: TypeAdapter[dict[str, AnyTerm]] = TypeAdapter(ObjectiveOptions)
 WIDTHS = {"scattering": 11, "hog": 4, "pixels": 30, "clip": 6, "local_std": 9}

@@ -36,7 +36,8 @@ def images(N: int, D: int, seed: int = 0) -> Tensor:
 
 def distances(x: Tensor) -> Tensor:
     wide = x.double()
-    return torch.linalg.vector_norm(wide[:, None] - wide, dim=2)
+    lengths: Tensor = (wide[:, None] - wide).norm(dim=2)
+    return lengths
 
 
 def reconstruction_error(x: Tensor, reduced: Reduction) -> float:

@@ -169,21 +169,22 @@ class _Problem:
         """Return the objective at `weight` (D + 1, K), its last row the intercept, and its slope.
 
         Sums run over blocks of rows: logits of all images at once could exceed the memory.
+        Logits lie as (K, rows), which makes both products several times faster on a CPU.
         """
-        w, bias = weight[:-1], weight[-1]
-        gradient = torch.zeros_like(weight)
+        w, bias = weight[:-1].T.contiguous(), weight[-1]
+        gradient, intercept = torch.zeros_like(w), torch.zeros_like(bias)
         loss = 0.0
         blocks = (torch.split(whole, _ROWS_AT_ONCE) for whole in (self.features, self.targets))
         for x, y in zip(*blocks, strict=True):
-            log_p = torch.addmm(bias, x, w).log_softmax(dim=1)
+            log_p = torch.addmm(bias[:, None], w, x.T).log_softmax(dim=0)  # (K, rows)
             # Near the optimum the line search compares losses that differ in the eighth digit.
-            loss -= log_p.gather(1, y[:, None]).double().sum().item()
-            error = log_p.exp_() - F.one_hot(y, self.classes)
-            gradient[:-1].addmm_(x.T, error)
-            gradient[-1] += error.sum(dim=0)
-        gradient /= len(self.features)
-        gradient[:-1] += l2 * w
-        return loss / len(self.features) + l2 / 2 * w.double().square().sum().item(), gradient
+            loss -= log_p.gather(0, y[None]).double().sum().item()
+            error = log_p.exp_() - F.one_hot(y, self.classes).T
+            gradient.addmm_(error, x)
+            intercept += error.sum(dim=1)
+        count = len(self.features)
+        slope = torch.cat([gradient.T / count + l2 * weight[:-1], intercept[None] / count])
+        return loss / count + l2 / 2 * w.double().square().sum().item(), slope
 
     def curvature_root(self, l2: float) -> Tensor | None:
         """Return lower-triangular R (D, D) with R R^T near the Hessian of each class's weights.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from pipeline.loading import Loader
 from pipeline.runtime import Progress, atomic_path
 from pipeline.training.probe import METRIC as PROBE_METRIC
 
@@ -125,3 +126,18 @@ class Selection(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self._best = state_dict["best"]
+
+
+class Position(Callback):
+    """Keeps in a checkpoint how far the loader is, so that a run goes on with unseen samples."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the loader's position."""
+        return dict(self._loader.state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Set the loader to where it was."""
+        self._loader.load_state_dict(state_dict)

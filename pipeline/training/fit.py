@@ -21,7 +21,7 @@ from pipeline.loading import EvaluationLoader, SplitData, training_loader
 from pipeline.objective import AnyTerm, Objective
 from pipeline.representations.base import Representation
 from pipeline.runtime import Progress
-from pipeline.training.callbacks import Curves, Selection
+from pipeline.training.callbacks import Curves, Position, Selection
 from pipeline.training.module import StudentModule
 from pipeline.training.options import TrainOptions
 from pipeline.training.probe import OnlineProbe
@@ -94,6 +94,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
     validation.preload()  # so that the progress of training is not interrupted
     resume = work / RESUME
     callbacks = [
+        Position(loader),
         *([probe] if probe else []),
         Selection(_selection_rule(run), lambda chosen: save(BEST, chosen)),
         Curves(work / CURVES, progress),

@@ -1,0 +1,232 @@
+"""The command line, run as a user runs it, on digits in an empty folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from stages.cli import COMMANDS, run
+
+ROOT = Path(__file__).parents[1]
+QUICK = [
+    *("-s", "train.epochs=2"),
+    *("-s", "student={architecture: resnet8, projector: [32, 32]}"),
+    *("-s", "train.schedule={kind: cosine}"),
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which the digits experiment has been run, command by command."""
+    root = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "configs", root / "configs")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        assert run(["use", "digits"]) == 0
+        for command in (["shard"], ["extract-features", "--workers", "1"], ["store", "select"]):
+            assert run([*command, *QUICK]) == 0
+        for command in (["train"], ["evaluate"], ["report"], ["export"]):
+            assert run([*command, *QUICK]) == 0
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(project)
+    return project
+
+
+def metrics(project: Path, protocol: str) -> dict[str, object]:
+    result: dict[str, object] = json.loads(
+        (project / "runs" / "digits" / "metrics" / f"{protocol}.json").read_text()
+    )
+    return result
+
+
+def test_probes_stand_beside_the_same_probe_of_every_control(project: Path) -> None:
+    for protocol in ("linear", "knn"):
+        record = metrics(project, protocol)
+        controls = record["controls"]
+        assert isinstance(controls, dict)
+        assert set(controls) == {"untrained", "pixels", "scattering", "hog", "local_std"}
+        for values in (record, *controls.values()):
+            assert 0 <= values["top1_low"] <= values["top1"] <= values["top1_high"] <= 100
+        assert controls["pixels"]["top1"] > 90
+        assert record["split"] == "test"
+        assert record["images"] == {"train": 1259, "validation": 179, "test": 359}
+        assert {"checkpoint", "seed", "versions", "experiment"} <= record.keys()
+
+
+def test_retrieval_tells_agreement_dependence_and_rank(project: Path) -> None:
+    record = metrics(project, "retrieval")
+    assert {"effective_rank", "recall_at_1", "with_scattering", "with_hog"} <= record.keys()
+    beside = record["with_scattering"]
+    assert isinstance(beside, dict)
+    assert set(beside) == {"agreement_at_1", "agreement_at_10", "agreement_at_50", "dcor"}
+
+
+def test_select_records_the_fingerprints_between_store_and_run(project: Path) -> None:
+    targets = json.loads((project / "runs/digits/targets.json").read_text())
+    assert sorted(targets) == ["hog", "local_std", "scattering"]
+    assert all(len(value) == 64 for value in targets.values())
+
+
+def test_the_report_is_one_file_that_needs_nothing(project: Path) -> None:
+    page = (project / "runs/digits/report.html").read_text()
+    assert "<script" not in page
+    assert "<link" not in page
+    assert page.count("<svg") == 6
+    for word in ("linear", "untrained", "local_std", "Objective", "resnet8x2"):
+        assert word in page
+    assert len(page) < 10e6
+
+
+def test_the_export_is_the_backbone_with_a_card(project: Path) -> None:
+    weights = load_file(project / "runs/digits/digits.safetensors")
+    card = json.loads((project / "runs/digits/digits.safetensors.json").read_text())
+    assert card["student"]["architecture"] == "resnet8"
+    assert card["preprocessing"]["size"] == 8
+    assert "conv1.weight" in weights
+    checkpoint = torch.load(project / "runs/digits/checkpoints/best.pt", weights_only=True)
+    assert torch.equal(weights["conv1.weight"], checkpoint["encoder"]["backbone.conv1.weight"])
+
+
+def test_a_second_run_of_a_stage_says_so(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["shard"]) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert run(["store", "verify"]) == 0
+    assert run(["store", "info"]) == 0
+    assert "scattering" in capsys.readouterr().out
+
+
+def test_verify_fails_on_damage(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chunk = inside / "data/digits/features.zarr/hog/train/c/0/0"
+    sound = chunk.read_bytes()
+    try:
+        chunk.write_bytes(sound[:100] + bytes([sound[100] ^ 1]) + sound[101:])
+        assert run(["store", "verify"]) == 1
+        assert "train/c/0/0" in capsys.readouterr().out
+        assert run(["train", *QUICK, "-s", "train.lr=1e-3", "-s", "seed=7"]) == 1
+        assert "cannot be trusted" in capsys.readouterr().err
+    finally:
+        chunk.write_bytes(sound)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["trian"], 2, "Did you mean 'train'"),
+        (["train", "--epochs", "3"], 2, "No such option"),
+        (["train", "-s", "train.epoch=3"], 2, "Did you mean 'epochs'"),
+        (["train", "-c", "nowhere.yaml"], 2, "mvmr use"),
+        (["use", "digit"], 2, "Did you mean 'digits'"),
+        (["extract-features", "--only", "hogg"], 2, "Did you mean 'hog'"),
+        (["evaluate", "--only", "lin"], 2, "Valid: knn, linear, retrieval"),
+        (["evaluate", "--checkpoint", "nowhere.pt"], 1, "no checkpoint"),
+        (["evaluate"], 1, "architecture is resnet8 in the file"),
+        (["store", "verify", "nowhere"], 1, "no feature store"),
+        (["shard", "-s", "dataset.split.seed=9"], 1, "split.seed is now 9, was 0"),
+        (["extract-features", "-s", "features.hog.bins=12"], 1, "bins is now 12, was 24"),
+        (["train", "-s", "dataset.image.mean=[0.5]"], 1, "made from something else"),
+        (["train", "-s", "train.batch_size=5000"], 1, "lower train.batch_size"),
+        (
+            ["train", "-s", "features.dct={kind: dct}", "-s", "objective.dct={kind: dependence}"],
+            1,
+            "no feature 'dct'",
+        ),
+        (
+            ["shard", "-s", "dataset.source={kind: image_folder, root: nowhere}"],
+            1,
+            "'nowhere' does not exist",
+        ),
+        (["export", "--format", "torchvision", *QUICK], 2, "export it as safetensors"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(
+    inside: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    assert run(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_use_lists_and_protects_edits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    assert run(["use", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(path.stem in listed for path in (tmp_path / "configs").glob("*.yaml"))
+    assert run(["use", "cifar10_clip"]) == 0
+    assert run(["use", "digits"]) == 0
+    params = tmp_path / "params.yaml"
+    assert params.read_bytes() == (tmp_path / "configs/digits.yaml").read_bytes()
+    params.write_text(params.read_text().replace("epochs:", "epochs:  "))
+    assert run(["use", "cifar10_clip"]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert run(["use", "cifar10_clip", "--force"]) == 0
+
+
+def test_unlabelled_images_go_the_whole_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos" / "2024").mkdir(parents=True)
+    for i in range(130):
+        pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / "2024" / f"{i}.jpg")
+    text = (ROOT / "configs/folder_clip.yaml").read_text()
+    text = text.replace("root: data/raw/images", "root: photos")
+    text = text.replace(
+        "  clip: {kind: open_clip, model: ViT-B-16, pretrained: laion400m_e32}",
+        "  clip: {kind: hog, cell: 4}",
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    small = [
+        *("-c", "mine.yaml", "-s", "train.epochs=2", "-s", "train.batch_size=20"),
+        *("-s", "dataset.image.size=16", "-s", "dataset.image.resize=18"),
+        *("-s", "student.architecture=resnet8", "-s", "train.schedule={kind: cosine}"),
+        *("-s", "dataset.split.validation=0.4"),
+    ]
+    for command in ("shard", "extract-features", "train", "evaluate", "report"):
+        assert run([command, *small]) == 0, command
+    record = json.loads((tmp_path / "runs/folder_clip/metrics/retrieval.json").read_text())
+    assert record["split"] == "validation"
+    assert record["checkpoint"]["selection"]["rule"] == "validation/objective"
+    assert "agreement_at_10" in record["with_clip"]
+    assert "recall_at_1" not in record
+    assert run(["evaluate", *small, "-s", "evaluate.linear={}"]) == 1
+
+
+def test_help_answers_at_once_and_lists_no_stub(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from stages.cli import run; code = run(['--help'])\n"
+        "assert code == 0 and 'torch' not in sys.modules, code\n"
+        "print(time.perf_counter() - start)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in COMMANDS:
+        assert name in answer
+        assert run([name, "--help"]) == 0
+    assert float(answer.splitlines()[-1]) < 0.5
