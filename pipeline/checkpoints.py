@@ -20,6 +20,7 @@ from pipeline.images import ImageOptions
 from pipeline.runtime import atomic_path
 
 FORMAT = 1
+BEST, LAST = "best.pt", "last.pt"
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from dask import config as dask_config
 from distributed import Client, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
+from PIL import Image
 from torch import Tensor
 
 from pipeline.config import digest
 from pipeline.datasets.base import Split
 from pipeline.errors import ConfigError, StoreError
 from pipeline.images import ImageOptions, Preparation, decode
-from pipeline.reduction import Reduction, fit_reduction, measure_fidelity
+from pipeline.reduction import ReduceOptions, Reduction, fit_reduction, measure_fidelity
 from pipeline.representations.base import Representation, RepresentationOptions
 from pipeline.runtime import Progress, available_cores, device_from, exclusive
 from pipeline.shards import Manifest, read_manifest, read_manifests, read_shard
@@ -39,10 +41,19 @@ from pipeline.store import (
 
 BATCH_IMAGES = 64
 Result = TypeVar("Result")
-# Images that a reduction is fitted on, and others that its fidelity is measured on.
+# Images that a reduction is fitted on, and others that its fidelity is measured on; fewer where
+# their unreduced vectors would take more memory than this.
 FIT_IMAGES = 5120
 FIDELITY_IMAGES = 1024
+SAMPLE_BYTES = 4 * 2**30
 FIT_SEED = 0
+# What a worker's C library keeps for itself: returning every block to the system at once, as Dask
+# asks for by default, costs a third of the time of wavelet scattering in page faults.
+WORKER_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,16 @@ class FeatureTask:
 
     name: str
     options: RepresentationOptions
+    width: int
     work: Path
     fingerprint: Mapping[str, Any]
+
+    @property
+    def sample(self) -> int:
+        """Number of images to sample, for fit and fidelity."""
+        reduced = self.options.reduce != ReduceOptions()
+        wanted = FIDELITY_IMAGES + (FIT_IMAGES if reduced else 0)
+        return min(wanted, max(2, SAMPLE_BYTES // (4 * self.width)))
 
 
 @dataclass(frozen=True)
@@ -154,8 +173,12 @@ def _feature_task(
             f"features.{name}: {options.kind!r} is random, so it cannot be stored; "
             "name it in the objective instead, where it is computed for every batch."
         )
-    fingerprint = fingerprint_of(options, options.build(image), manifests)
-    return FeatureTask(name, options, work / f"{name}-{digest(fingerprint)[:16]}", fingerprint)
+    representation = options.build(image)
+    fingerprint = fingerprint_of(options, representation, manifests)
+    blank = representation.preparation(Image.new("RGB", (image.size, image.size)))
+    width = representation(blank[None]).shape[1]
+    directory = work / f"{name}-{digest(fingerprint)[:16]}"
+    return FeatureTask(name, options, width, directory, fingerprint)
 
 
 def _extract(
@@ -181,7 +204,7 @@ def _extract(
             if not FeatureWriter(feature.work, feature.fingerprint).has_reduction():
                 sample = [
                     shard_task("train", number, [feature], rows)
-                    for number, rows in _sample_rows(manifests["train"])
+                    for number, rows in _sample_rows(manifests["train"], feature.sample)
                 ]
                 progress.start(f"sample {feature.name}", sum(t.rows or 0 for t in sample), "images")
                 raw = _run(client, sample_shard, sample, progress)
@@ -199,7 +222,9 @@ def _extract(
     for feature in features:
         writer = FeatureWriter(feature.work, feature.fingerprint)
         report = _read_report(writer)
-        writer.publish(store, feature.name, {"options": feature.options.model_dump(mode="json"), **report})
+        writer.publish(
+            store, feature.name, {"options": feature.options.model_dump(mode="json"), **report}
+        )
 
 
 def _samples(task: ShardTask) -> int:
@@ -207,9 +232,8 @@ def _samples(task: ShardTask) -> int:
     return samples if task.rows is None else task.rows
 
 
-def _sample_rows(train: Manifest) -> Iterator[tuple[int, int]]:
+def _sample_rows(train: Manifest, wanted: int) -> Iterator[tuple[int, int]]:
     """Yield (shard, rows) of the first training images: every shard is a random sample."""
-    wanted = FIT_IMAGES + FIDELITY_IMAGES
     for number, shard in enumerate(train.shards):
         if wanted <= 0:
             return
@@ -219,9 +243,10 @@ def _sample_rows(train: Manifest) -> Iterator[tuple[int, int]]:
 
 def _prepare(feature: FeatureTask, raw: Array, manifests: Mapping[Split, Manifest]) -> None:
     """Fit the reduction, measure its fidelity on images it has not seen, lay out the arrays."""
-    held_out = min(FIDELITY_IMAGES, max(len(raw) // 5, 1))
-    sample, unseen = torch.from_numpy(raw[:-held_out]), torch.from_numpy(raw[-held_out:])
-    reduction = fit_reduction(sample, feature.options.reduce, seed=FIT_SEED)
+    reduce = feature.options.reduce
+    fitted = 0 if reduce == ReduceOptions() else max(len(raw) - FIDELITY_IMAGES, 4 * len(raw) // 5)
+    sample, unseen = torch.from_numpy(raw[:fitted]), torch.from_numpy(raw[fitted:])
+    reduction = fit_reduction(sample, reduce, seed=FIT_SEED)
     reduced = reduction.apply(unseen)
     stored = reduced.to(getattr(torch, feature.options.dtype))
     fidelity = measure_fidelity(unseen, stored, seed=FIT_SEED)
@@ -269,6 +294,7 @@ def _client(options: ClusterOptions, shards: int) -> Iterator[tuple[Client, int 
     cores = available_cores()
     workers = min(options.workers or cores, shards)
     with (
+        dask_config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

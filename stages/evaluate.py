@@ -8,7 +8,7 @@ import click
 import torch
 from rich.table import Table
 
-from pipeline.checkpoints import Checkpoint, load_checkpoint
+from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
 from pipeline.datasets.base import Split
 from pipeline.encoders import build_encoder
 from pipeline.errors import ConfigError, unknown_name
@@ -25,7 +25,6 @@ from pipeline.loading import EvaluationLoader, SplitData
 from pipeline.runtime import Progress, device_from, sha256_of, write_json
 from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore
-from pipeline.training.fit import BEST
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
 from stages.layout import cached_embeddings, dataset_layout, run_layout

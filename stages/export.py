@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.checkpoints import load_checkpoint
+from pipeline.checkpoints import BEST, load_checkpoint
 from pipeline.exporting import FORMATS, export
-from pipeline.training.fit import BEST
 from stages.experiment import load
 from stages.layout import run_layout
 from stages.options import console, experiment_options

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import torch
 
-from pipeline.checkpoints import load_checkpoint
+from pipeline.checkpoints import BEST, LAST, load_checkpoint
 from pipeline.datasets.base import Split
 from pipeline.errors import DataError
 from pipeline.extraction import check_features
@@ -15,7 +15,7 @@ from pipeline.loading import SplitData
 from pipeline.runtime import remove_tree, write_json
 from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore, StoredFeature
-from pipeline.training.fit import BEST, CURVES, LAST, TENSORBOARD, Run, fit
+from pipeline.training.fit import CURVES, RESUME, TENSORBOARD, Run, fit
 from stages.console import ConsoleProgress
 from stages.experiment import Experiment, load
 from stages.layout import RunLayout, dataset_layout, run_layout, unfinished_run
@@ -47,7 +47,7 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
     )
     work = unfinished_run(experiment.training_digest())
     with ConsoleProgress(screen) as progress:
-        if (work / "resume.ckpt").exists():
+        if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
         fit(run, work=work, progress=progress)
     _publish(work, layout)

@@ -50,6 +50,7 @@ class Project:
             YAML().dump({**data, **QUICK, **changes}, file)
 
     def call(self, *command: str) -> str:
+        """Run a command in the project and return what it prints."""
         paths = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             command,
@@ -62,6 +63,7 @@ class Project:
         return done.stdout
 
     def commit(self) -> None:
+        """Commit whatever is there."""
         who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
         self.call("git", "add", "--all")
         self.call("git", *who, "commit", "--quiet", "--allow-empty", "-m", "state")

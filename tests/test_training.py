@@ -15,7 +15,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from pipeline.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.datasets.base import Split
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
@@ -30,7 +30,7 @@ from pipeline.representations.pixels import PixelsOptions
 from pipeline.runtime import Silent
 from pipeline.shards import ShardOptions, read_manifests, write_split
 from pipeline.store import FeatureStore
-from pipeline.training.fit import BEST, CURVES, LAST, RESUME, Run, fit
+from pipeline.training.fit import CURVES, RESUME, Run, fit
 from pipeline.training.options import TrainOptions
 
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
@@ -191,11 +191,11 @@ def test_distillation_by_regression(data: Path, tmp_path: Path, view: str) -> No
 
 def test_without_labels_the_objective_chooses(data: Path, tmp_path: Path) -> None:
     run = make_run(data)
-    unlabelled = {
-        name: replace(split, manifest=replace(split.manifest, labelled=0, classes=None))
-        for name, split in (("train", run.train), ("validation", run.validation))
-    }
-    run = replace(run, **unlabelled)
+    train, validation = (
+        replace(split, manifest=replace(split.manifest, labelled=0, classes=None))
+        for split in (run.train, run.validation)
+    )
+    run = replace(run, train=train, validation=validation)
     fit(run, work=tmp_path, progress=Silent())
     best = load_checkpoint(tmp_path / BEST)
     lowest = min(float(row["validation/objective"]) for row in curves(tmp_path))

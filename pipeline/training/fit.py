@@ -13,7 +13,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from pipeline.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.encoders import Encoder, StudentOptions, build_encoder, load_weights
 from pipeline.errors import ConfigError
 from pipeline.images import ImageOptions
@@ -28,7 +28,6 @@ from pipeline.training.probe import OnlineProbe
 
 RESUME = "resume.ckpt"
 CURVES = "epochs.csv"
-BEST, LAST = "best.pt", "last.pt"
 TENSORBOARD = "tensorboard"
 
 
