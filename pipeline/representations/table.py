@@ -1,9 +1,9 @@
 """Every kind of representation, by the name that an experiment file gives it.
 
-To add one: write its file and add its row here, to `KINDS` and to the union below it.
+To add one: write its file and add its row here.
 """
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -19,19 +19,6 @@ from pipeline.teachers.exported import ExportedOptions
 from pipeline.teachers.open_clip import OpenClipOptions
 from pipeline.teachers.timm import TimmOptions
 
-KINDS: dict[str, type[RepresentationOptions]] = {
-    "pixels": PixelsOptions,
-    "scattering": ScatteringOptions,
-    "hog": HogOptions,
-    "local_std": LocalStdOptions,
-    "dct": DctOptions,
-    "patch_scattering": PatchScatteringOptions,
-    "augmented": AugmentedOptions,
-    "open_clip": OpenClipOptions,
-    "timm": TimmOptions,
-    "exported": ExportedOptions,
-}
-
 AnyRepresentation = Annotated[
     PixelsOptions
     | ScatteringOptions
@@ -45,3 +32,9 @@ AnyRepresentation = Annotated[
     | ExportedOptions,
     Field(discriminator="kind"),
 ]
+
+# The same by name, for those who look one up.
+KINDS: dict[str, type[RepresentationOptions]] = {
+    options.model_fields["kind"].default: options
+    for options in get_args(get_args(AnyRepresentation)[0])
+}
