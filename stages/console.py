@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-PLAIN_SECONDS = 10.0  # between two lines of progress where the output is not a terminal
+PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
 
 
 class ConsoleProgress:
@@ -86,11 +86,15 @@ class ConsoleProgress:
         return f"{rate:.3g} {self._unit}/s" if rate < 100 else f"{rate:.0f} {self._unit}/s"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table whose first column is text and whose others are numbers."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
+) -> Table:
+    """Return a table whose first columns are text and whose others are numbers."""
     result = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
-        result.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        result.add_column(
+            column, justify="left" if number < text_columns else "right", overflow="fold"
+        )
     for row in rows:
         result.add_row(*row)
     return result

@@ -97,7 +97,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Experiment:
         experiment = Experiment.model_validate(data)
     except ValidationError as error:
         raise _error(path, [*problems(error, Experiment), *_misnamed(data)]) from None
-    wrong = list(_misnamed(data))
+    wrong = [*_misnamed(data), *_unstorable(experiment)]
     if wrong:
         raise _error(path, wrong)
     return experiment
@@ -107,6 +107,15 @@ def _error(path: Path, lines: Sequence[str]) -> ConfigError:
     if len(lines) == 1:
         return ConfigError(f"{path}: {lines[0]}")
     return ConfigError("\n  ".join([f"{path} has {len(lines)} problems:", *lines]))
+
+
+def _unstorable(experiment: Experiment) -> Iterator[str]:
+    for name, options in experiment.features.items():
+        if not options.storable:
+            yield (
+                f"features.{name}: {options.kind!r} is random and cannot be stored; name it in the "
+                "objective alone, where it is computed for every batch."
+            )
 
 
 def _misnamed(data: Mapping[str, Any]) -> Iterator[str]:

@@ -22,7 +22,7 @@ def command(name: str | None, listing: bool, force: bool) -> None:
     screen = console()
     if listing or name is None:
         rows = [[path.stem, _first_line(path)] for path in sorted(CONFIGS.glob("*.yaml"))]
-        screen.print(table("Experiments", ["name", "what it does"], rows))
+        screen.print(table("Experiments", ["name", "what it does"], rows, text_columns=2))
         return
     path = _config_path(name)
     from stages.experiment import load

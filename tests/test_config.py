@@ -80,6 +80,7 @@ def test_bad_overrides_are_refused(assignment: str) -> None:
         ("features.scattering.JJ=2", "features.scattering.JJ: Unknown key"),
         ("student.architecture=resnet19", "Did you mean 'resnet1"),
         ("objective.scatterin={kind: dependence}", "Did you mean 'scattering'"),
+        ("features.augmented={}", "features.augmented: 'augmented' is random"),
         ("evaluate.linear.kind=linea", "Did you mean 'linear'"),
         ("dataset.image.mean=[1, 2]", "mean and std need one number per channel"),
         ("name=a/b", "name: "),

@@ -57,8 +57,8 @@ class Run:
 def fit(run: Run, *, work: Path, progress: Progress) -> None:
     """Train, leaving `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files in `work`.
 
-    What an interrupted call left in `work` is continued. Raises TrainingError if the objective
-    is not finite.
+    What an interrupted call left in `work` is continued from its last finished epoch. Raises
+    TrainingError if the objective is not finite.
     """
     options = run.options
     encoder = _initial_encoder(run)
@@ -121,13 +121,16 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(
-            module,
-            loader,
-            validation,
-            ckpt_path=resume if resume.exists() else None,
-            weights_only=True,
-        )
+        try:
+            trainer.fit(
+                module,
+                loader,
+                validation,
+                ckpt_path=resume if resume.exists() else None,
+                weights_only=True,
+            )
+        except SystemExit:  # how Lightning answers Ctrl-C
+            raise KeyboardInterrupt from None
     save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})
 
 
