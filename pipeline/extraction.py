@@ -47,6 +47,8 @@ FIT_IMAGES = 5120
 FIDELITY_IMAGES = 1024
 SAMPLE_BYTES = 4 * 2**30
 FIT_SEED = 0
+# A worker process takes seconds to start; below this it is not worth it.
+SHARDS_PER_WORKER = 4
 # What a worker's C library keeps for itself: returning every block to the system at once, as Dask
 # asks for by default, costs a third of the time of wavelet scattering in page faults.
 WORKER_ENVIRONMENT = {
@@ -292,7 +294,7 @@ def _client(options: ClusterOptions, shards: int) -> Iterator[tuple[Client, int 
             yield client, None
         return
     cores = available_cores()
-    workers = min(options.workers or cores, shards)
+    workers = min(options.workers or max(1, min(cores, shards // SHARDS_PER_WORKER)), shards)
     with (
         dask_config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
         LocalCluster(

@@ -9,10 +9,10 @@ import torch
 
 from pipeline.checkpoints import BEST, LAST, load_checkpoint
 from pipeline.datasets.base import Split
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TrainingError
 from pipeline.extraction import check_features
 from pipeline.loading import SplitData
-from pipeline.runtime import remove_tree, write_json
+from pipeline.runtime import exclusive, remove_tree, write_json
 from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.training.fit import CURVES, RESUME, TENSORBOARD, Run, fit
@@ -46,11 +46,12 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
         },
     )
     work = unfinished_run(experiment.training_digest())
-    with ConsoleProgress(screen) as progress:
+    busy = TrainingError(f"Another process trains this experiment in {work}: wait for it.")
+    with exclusive(work.with_suffix(".lock"), busy), ConsoleProgress(screen) as progress:
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
         fit(run, work=work, progress=progress)
-    _publish(work, layout)
+        _publish(work, layout)
     chosen = load_checkpoint(layout.checkpoints / BEST).about["selection"]
     write_json(layout.metrics / "training.json", chosen)
     screen.print(
