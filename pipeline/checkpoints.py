@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.config import Options
 from pipeline.encoders import Encoder, StudentOptions, build_encoder, load_weights
 from pipeline.errors import WeightsError
 from pipeline.images import ImageOptions
@@ -59,11 +60,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         torch.save(content, temporary)
 
 
-def load_checkpoint(path: Path, *, expected: StudentOptions | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: Path, *, student: StudentOptions | None = None, image: ImageOptions | None = None
+) -> Checkpoint:
     """Read a checkpoint.
 
     Raises WeightsError if there is none, if it is damaged, or if it holds another student than
-    `expected` (starting weights apart).
+    `student` (starting weights apart) or one that sees images otherwise than `image`.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -87,16 +90,18 @@ def load_checkpoint(path: Path, *, expected: StudentOptions | None = None) -> Ch
         probe=content.get("online_finetuner"),
         about=about,
     )
-    if expected is not None:
-        _check_student(path, checkpoint.student, expected)
+    if student is not None:
+        _check("student", path, checkpoint.student, student)
+    if image is not None:
+        _check("dataset.image", path, checkpoint.image, image)
     return checkpoint
 
 
-def _check_student(path: Path, found: StudentOptions, expected: StudentOptions) -> None:
+def _check(section: str, path: Path, found: Options, expected: Options) -> None:
     wanted, had = (o.model_dump(exclude={"weights"}, mode="json") for o in (expected, found))
     differing = [f"{k} is {had[k]} in the file" for k in wanted if wanted[k] != had[k]]
     if differing:
         raise WeightsError(
-            f"{path} holds another student than the experiment names: {'; '.join(differing)}. "
-            "Change `student` to that, or train again."
+            f"{path} was trained with another {section} than the experiment names: "
+            f"{'; '.join(differing)}. Change `{section}` to that, or train again."
         )

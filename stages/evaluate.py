@@ -56,7 +56,7 @@ def command(
             raise ConfigError(unknown_name("protocol", name, experiment.evaluate))
     protocols = {n: p for n, p in experiment.evaluate.items() if not only or n in only}
     path = checkpoint or layout.checkpoints / BEST
-    trained = load_checkpoint(path, expected=experiment.student)
+    trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
     with ConsoleProgress(screen) as progress:
         setting, subjects = _material(experiment, trained, progress)
         for name, options in protocols.items():

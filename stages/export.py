@@ -40,7 +40,7 @@ def command(
     """Write the backbone's weights, and a JSON card with architecture and preprocessing."""
     experiment = load(config, assignments)
     layout = run_layout(experiment.name)
-    trained = load_checkpoint(checkpoint or layout.checkpoints / BEST, expected=experiment.student)
+    trained = load_checkpoint(checkpoint or layout.checkpoints / BEST, student=experiment.student)
     path = output or layout.root / f"{experiment.name}.{ENDINGS[form]}"
     card = export(trained, path, form=form)
     console(quiet=quiet).print(f"{path} and its card {card}")

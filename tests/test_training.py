@@ -126,7 +126,7 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> No
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert float(rows[-1]["train/objective"]) < float(rows[0]["train/objective"])
     assert {f"train/term/{name}" for name in SELF_SUPERVISED} <= rows[0].keys()
-    best = load_checkpoint(tmp_path / BEST, expected=STUDENT)
+    best = load_checkpoint(tmp_path / BEST, student=STUDENT)
     scores = [float(row["validation/probe_top1"]) for row in rows]
     assert best.about["selection"]["rule"] == "validation/probe_top1"
     assert best.about["selection"]["score"] == pytest.approx(max(scores), rel=1e-4)
@@ -238,7 +238,9 @@ def test_a_checkpoint_of_another_student_names_the_difference(tmp_path: Path) ->
     path = tmp_path / "x.pt"
     save_checkpoint(path, Checkpoint(STUDENT, IMAGE, encoder.state_dict(), None, {}))
     with pytest.raises(WeightsError, match="architecture is resnet8 in the file"):
-        load_checkpoint(path, expected=StudentOptions(architecture="resnet14"))
+        load_checkpoint(path, student=StudentOptions(architecture="resnet14"))
+    with pytest.raises(WeightsError, match=r"dataset\.image.*mean is \[0.3\] in the file"):
+        load_checkpoint(path, image=IMAGE.model_copy(update={"mean": (0.9,)}))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "missing", "foreign"])
