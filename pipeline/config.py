@@ -8,6 +8,7 @@ what they share: the base model, the reader, the digest, and errors with dotted 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from types import UnionType
@@ -50,7 +51,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Return `data` with each `dotted.key=value` applied; the value is read as YAML."""
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result = deepcopy(data)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:

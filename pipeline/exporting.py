@@ -46,7 +46,11 @@ def _torchvision(checkpoint: Checkpoint, weights: Weights, path: Path) -> None:
             f"torchvision has no {student.architecture!r}, only {', '.join(TORCHVISION_RESNETS)}: "
             "export it as safetensors."
         )
-    if student.stem == "3x3" or student.maxpool is False or checkpoint.image.channels != 3:
+    if (
+        student.stem not in (None, "7x7")
+        or student.maxpool is False
+        or checkpoint.image.channels != 3
+    ):
         raise ConfigError(
             "torchvision's networks have a 7x7 stem with a max-pool, for 3 channels; this student "
             "has another: export it as safetensors."

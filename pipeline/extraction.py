@@ -28,7 +28,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.images import ImageOptions, Preparation, decode
 from pipeline.reduction import ReduceOptions, Reduction, fit_reduction, measure_fidelity
 from pipeline.representations.base import Representation, RepresentationOptions
-from pipeline.runtime import Progress, available_cores, device_from, exclusive
+from pipeline.runtime import Progress, available_cores, device_from, exclusive, remove_tree
 from pipeline.shards import Manifest, read_manifest, read_manifests, read_shard
 from pipeline.store import (
     FORMAT,
@@ -129,6 +129,7 @@ def extract(
     A complete feature with the same fingerprint is left alone. One with another fingerprint
     raises StaleFeatureError, unless `force` is set. Unfinished work below `work` is continued.
     """
+    shards, work = shards.resolve(), work.resolve()  # workers may run in another directory
     manifests = read_manifests(shards)
     tasks = []
     busy = StoreError(f"Another extraction is writing to {store.path}: wait until it has ended.")
@@ -208,6 +209,7 @@ def _extract(
                     shard_task("train", number, [feature], rows)
                     for number, rows in _sample_rows(manifests["train"], feature.sample)
                 ]
+                remove_tree(feature.work / "done")
                 progress.start(f"sample {feature.name}", sum(t.rows or 0 for t in sample), "images")
                 raw = _run(client, sample_shard, sample, progress)
                 _prepare(feature, np.concatenate(raw), manifests)
@@ -293,7 +295,8 @@ def _client(options: ClusterOptions, shards: int) -> Iterator[tuple[Client, int 
         with client:
             yield client, None
         return
-    cores = available_cores()
+    # Workers on one GPU would only share it.
+    cores = 1 if device_from("auto").type == "cuda" else available_cores()
     workers = min(options.workers or max(1, min(cores, shards // SHARDS_PER_WORKER)), shards)
     with (
         dask_config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
@@ -373,14 +376,19 @@ def _represented(task: ShardTask) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     manifest = read_manifest(task.directory)
     records = read_shard(task.directory, manifest, task.number, last=task.rows)
     networks = {
-        feature.name: _built(feature.options, task.image, task.device) for feature in task.features
+        feature.name: _built(feature.options, task.image, task.device, digest(feature.fingerprint))
+        for feature in task.features
     }
+    widths = {feature.name: feature.width for feature in task.features}
     while batch := list(islice(records, BATCH_IMAGES)):
         images = [decode(record.data) for record in batch if record.valid]
         valid = torch.tensor([record.valid for record in batch])
         prepared: dict[Preparation, Tensor] = {}
         vectors = {}
         for name, network in networks.items():
+            if not images:
+                vectors[name] = torch.empty((0, widths[name]))
+                continue
             how = network.preparation
             if how not in prepared:
                 prepared[how] = torch.stack([how(image) for image in images]).to(task.device)
@@ -390,8 +398,11 @@ def _represented(task: ShardTask) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
 
 
 @lru_cache(maxsize=16)
-def _built(options: RepresentationOptions, image: ImageOptions, device: str) -> Representation:
-    """Load a network once a worker process."""
+def _built(
+    options: RepresentationOptions, image: ImageOptions, device: str, fingerprint: str
+) -> Representation:
+    """Load a network once a worker process; another `fingerprint` means other weights."""
+    del fingerprint
     return options.build(image).to(device).eval()
 
 

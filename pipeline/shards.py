@@ -260,7 +260,7 @@ def _record(sample: Mapping[str, Any], row: int, path: Path) -> Record:
 
 
 def _mend_tar(path: Path) -> str:
-    return f"The tar is damaged: remove {path.parent} and run `mvmr shard`."
+    return f"The tar is damaged: make the shards in {path.parents[1]} anew by `mvmr shard --force`."
 
 
 def read_labels(directory: Path, manifest: Manifest) -> list[int | None]:

@@ -39,7 +39,7 @@ EMBEDDING_BATCH = 256
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Score this file instead of the run's best checkpoint.",
+    help="Score this file instead of the run's best checkpoint, and only print the scores.",
 )
 def command(
     config: Path,
@@ -66,7 +66,8 @@ def command(
                 "controls": values,
                 **_provenance(experiment, options, trained, path, setting),
             }
-            write_json(layout.metrics / f"{name}.json", record)
+            if checkpoint is None:
+                write_json(layout.metrics / f"{name}.json", record)
             screen.print(_result_table(f"{experiment.name}: {name}", record))
 
 

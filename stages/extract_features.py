@@ -21,7 +21,7 @@ from stages.store import feature_table
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Local worker processes.  [default: one a core]",
+    help="Local worker processes.  [default: one a core, fewer for few images]",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, tcp://...")
 @click.option("--force", is_flag=True, help="Recompute features that were made otherwise.")

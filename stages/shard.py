@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from pipeline.datasets.base import SPLITS, Source
+from pipeline.datasets.base import SPLITS, Source, Split
 from pipeline.datasets.split import cut
 from pipeline.errors import DataError
 from pipeline.runtime import remove_tree
-from pipeline.shards import Manifest, read_manifests, write_split
+from pipeline.shards import Manifest, read_manifest, write_split
 from pipeline.store import FeatureStore, differing
 from stages.console import ConsoleProgress, table
 from stages.experiment import DatasetOptions, load
@@ -27,10 +27,10 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool, force: bool
     source = dataset.source.open()
     options = _provenance(dataset)
     FeatureStore(layout.features).create()
-    if not force and _up_to_date(layout.shards, source, options):
+    splits = cut(source, dataset.split)
+    if not force and _up_to_date(layout.shards, set(splits), source, options):
         screen.print(f"{layout.shards} is up to date.")
         return
-    splits = cut(source, dataset.split)
     with ConsoleProgress(screen) as progress:
         for name in SPLITS:
             remove_tree(layout.shards / name)
@@ -55,11 +55,14 @@ def _provenance(dataset: DatasetOptions) -> dict[str, Any]:
     return {name: getattr(dataset, name).model_dump(mode="json") for name in sections}
 
 
-def _up_to_date(shards: Path, source: Source, options: dict[str, Any]) -> bool:
-    """Whether finished shards hold these images; other ones are an error, not overwritten."""
-    if not any((shards / split / "manifest.json").exists() for split in SPLITS):
-        return False
-    for manifest in read_manifests(shards).values():
+def _up_to_date(shards: Path, splits: set[Split], source: Source, options: dict[str, Any]) -> bool:
+    """Whether every split is finished and holds these images.
+
+    Finished ones that hold other images are an error: they are not overwritten.
+    """
+    finished = {split for split in SPLITS if (shards / split / "manifest.json").exists()}
+    for split in finished:
+        manifest = read_manifest(shards / split)
         differences = list(differing(options, manifest.options))
         if manifest.source != source.listing_digest():
             differences.append("files of the source were added, removed or changed")
@@ -68,7 +71,7 @@ def _up_to_date(shards: Path, source: Source, options: dict[str, Any]) -> bool:
                 f"{shards} was made from something else: {'; '.join(differences)}. Pack it again "
                 "with `mvmr shard --force`, or give dataset.name another name."
             )
-    return True
+    return finished == splits
 
 
 def _summary(manifests: list[Manifest]) -> tuple[list[str], list[list[str]]]:

@@ -8,11 +8,12 @@ import click
 import torch
 
 from pipeline.checkpoints import BEST, LAST, load_checkpoint
+from pipeline.config import digest
 from pipeline.datasets.base import Split
 from pipeline.errors import DataError, TrainingError
 from pipeline.extraction import check_features
 from pipeline.loading import SplitData
-from pipeline.runtime import exclusive, remove_tree, write_json
+from pipeline.runtime import exclusive, remove_tree, sha256_of, write_json
 from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.training.fit import CURVES, RESUME, TENSORBOARD, Run, fit
@@ -29,9 +30,11 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
     experiment = load(config, assignments)
     layout, screen = run_layout(experiment.name), console(quiet=quiet)
     features = _targets(experiment)
+    train, validation = (_split(experiment, s, features) for s in ("train", "validation"))
+    key = _digest(experiment, train, validation)
     run = Run(
-        train=_split(experiment, "train", features),
-        validation=_split(experiment, "validation", features),
+        train=train,
+        validation=validation,
         student=experiment.student,
         objective=experiment.objective,
         live={n: o.build(experiment.dataset.image) for n, o in experiment.live().items()},
@@ -39,13 +42,13 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
         seed=experiment.seed,
         about={
             "experiment": experiment.name,
-            "digest": experiment.training_digest(),
+            "digest": key,
             "seed": experiment.seed,
             "targets": {name: feature.digest for name, feature in features.items()},
             "torch": str(torch.__version__),
         },
     )
-    work = unfinished_run(experiment.training_digest())
+    work = unfinished_run(key)
     busy = TrainingError(f"Another process trains this experiment in {work}: wait for it.")
     with exclusive(work.with_suffix(".lock"), busy), ConsoleProgress(screen) as progress:
         if (work / RESUME).exists():
@@ -57,6 +60,19 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
     screen.print(
         f"{layout.checkpoints / BEST}: epoch {chosen['epoch']}, {chosen['rule']} "
         f"{chosen['score']:.4g}. Next: mvmr evaluate"
+    )
+
+
+def _digest(experiment: Experiment, *splits: SplitData) -> str:
+    """Return the SHA-256 of all that determines the run: sections, images, targets, weights."""
+    weights = experiment.student.weights
+    return digest(
+        {
+            "sections": experiment.training_sections(),
+            "shards": [split.manifest.digest for split in splits],
+            "targets": {name: f.digest for name, f in splits[0].features.items()},
+            "weights": sha256_of(Path(weights)) if weights and Path(weights).exists() else None,
+        }
     )
 
 
@@ -84,13 +100,13 @@ def _split(
 
 
 def _publish(work: Path, layout: RunLayout) -> None:
-    """Move the results of a finished run to where the experiment keeps them."""
+    """Put the results of a finished run where the experiment keeps them."""
     for target in (layout.checkpoints, layout.logs):
         remove_tree(target)
         target.mkdir(parents=True)
     for name in (BEST, LAST):
-        shutil.move(work / name, layout.checkpoints / name)
-    shutil.move(work / CURVES, layout.curves)
+        shutil.copy2(work / name, layout.checkpoints / name)
+    shutil.copy2(work / CURVES, layout.curves)
     for file in sorted((work / TENSORBOARD).iterdir()):
-        shutil.move(file, layout.logs / file.name)
-    remove_tree(work)
+        shutil.copy2(file, layout.logs / file.name)
+    remove_tree(work)  # last: until here a killed process loses nothing

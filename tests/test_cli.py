@@ -110,6 +110,31 @@ def test_a_second_run_of_a_stage_says_so(inside: Path, capsys: pytest.CaptureFix
     assert "scattering" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("lost", ["test/manifest.json", "test"])
+def test_interrupted_sharding_is_made_whole(
+    inside: Path, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    shards = inside / "data/digits/shards"
+    before = {path: path.read_bytes() for path in shards.rglob("*") if path.is_file()}
+    if lost == "test":
+        shutil.rmtree(shards / lost)
+    else:
+        (shards / lost).unlink()
+    assert run(["shard"]) == 0
+    assert "up to date" not in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in shards.rglob("*") if path.is_file()} == before
+
+
+def test_another_checkpoint_is_scored_without_touching_the_runs_metrics(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (inside / "runs/digits/metrics/knn.json").read_bytes()
+    last = ["--checkpoint", "runs/digits/checkpoints/last.pt"]
+    assert run(["evaluate", "--only", "knn", *last, *QUICK]) == 0
+    assert "top1" in capsys.readouterr().out
+    assert (inside / "runs/digits/metrics/knn.json").read_bytes() == before
+
+
 def test_verify_fails_on_damage(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chunk = inside / "data/digits/features.zarr/hog/train/c/0/0"
     sound = chunk.read_bytes()
@@ -213,6 +238,15 @@ def test_unlabelled_images_go_the_whole_way(
     assert record["checkpoint"]["selection"]["rule"] == "validation/objective"
     assert "agreement_at_10" in record["with_clip"]
     assert "recall_at_1" not in record
+    assert set(record["with_clip"]) == {
+        "agreement_at_1",
+        "agreement_at_10",
+        "agreement_at_50",
+        "dcor",
+    }
+    assert run(["evaluate", *small, "-s", "evaluate.retrieval.agreement_ks=[1, 500]"]) == 0
+    record = json.loads((tmp_path / "runs/folder_clip/metrics/retrieval.json").read_text())
+    assert set(record["with_clip"]) == {"agreement_at_1", "dcor"}
     assert run(["evaluate", *small, "-s", "evaluate.linear={}"]) == 1
 
 

@@ -84,6 +84,9 @@ def test_bad_overrides_are_refused(assignment: str) -> None:
         ("evaluate.linear.kind=linea", "Did you mean 'linear'"),
         ("dataset.image.mean=[1, 2]", "mean and std need one number per channel"),
         ("name=a/b", "name: "),
+        ("name=2024-05-01", "name: "),
+        ("train.epochs=0", "train.epochs: "),
+        ("train.schedule.warmup_epochs=50", "the schedule needs 50 epochs"),
     ],
 )
 def test_a_mistake_is_named_with_its_path_and_remedy(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.datasets.digits import DigitsOptions
+from pipeline.datasets.base import Encoded, Item
+from pipeline.datasets.digits import Digits, DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
 from pipeline.errors import ConfigError, StaleFeatureError, StoreError
 from pipeline.extraction import ClusterOptions, check_features, extract
@@ -158,6 +159,32 @@ def test_other_shards_make_a_feature_stale(shards: Path, tmp_path: Path) -> None
     )
     with pytest.raises(StaleFeatureError, match=r"shards\.train"):
         run({"hog": HOG}, other, tmp_path)
+
+
+def test_invalid_rows_are_zero_even_where_a_batch_has_no_other(tmp_path: Path) -> None:
+    source = BrokenDigits()
+    write_split(
+        source,
+        source.splits["train"][:129],
+        tmp_path / "shards" / "train",
+        dataset="digits",
+        split="train",
+        options=ShardOptions(samples=129, on_bad_image="skip"),
+        provenance={},
+        progress=Silent(),
+    )
+    rows = run({"hog": HOG}, tmp_path / "shards", tmp_path)["hog"].read("train")
+    assert np.flatnonzero(~rows.any(axis=1)).tolist() == [3, 128]
+
+
+class BrokenDigits(Digits):
+    """Digits of which two cannot be decoded: one among others, and one alone in its batch."""
+
+    def read(self, item: Item) -> Encoded:
+        """Return a digit, or half of its file."""
+        encoded = super().read(item)
+        broken = int(item.name) in (3, 128)
+        return Encoded(encoded.data[:40], encoded.extension) if broken else encoded
 
 
 def test_a_random_representation_cannot_be_stored(shards: Path, tmp_path: Path) -> None:

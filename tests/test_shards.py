@@ -190,7 +190,9 @@ def test_links_are_followed_and_a_circle_ends(folder: Path) -> None:
     assert len(source.splits["train"]) == 36
 
 
-@pytest.mark.parametrize("problem", ["missing", "no image", "empty class", "mixed", "extra class"])
+@pytest.mark.parametrize(
+    "problem", ["missing", "no image", "empty class", "mixed", "extra class", "odd folder"]
+)
 def test_folders_that_cannot_be_meant(folder: Path, problem: str) -> None:
     if problem == "missing":
         folder = folder / "nowhere"
@@ -201,12 +203,21 @@ def test_folders_that_cannot_be_meant(folder: Path, problem: str) -> None:
         (folder / "void").mkdir()
     elif problem == "mixed":
         picture(folder / "loose.png", 1)
+    elif problem == "odd folder":
+        folder = folder.rename(folder.parent / "train").parent
+        picture(folder / "test" / "zebra" / "x.png", 1)
+        picture(folder / "unlabeled" / "x.png", 1)
     else:
         folder = folder.rename(folder.parent / "train").parent
         picture(folder / "test" / "unicorn" / "x.png", 1)
     with pytest.raises(DataError) as caught:
         ImageFolder(folder)
-    culprit = {"empty class": "void", "extra class": "unicorn", "mixed": "1 images"}
+    culprit = {
+        "empty class": "void",
+        "extra class": "unicorn",
+        "mixed": "1 images",
+        "odd folder": "unlabeled",
+    }
     assert culprit.get(problem, str(folder)) in str(caught.value)
 
 
@@ -223,6 +234,11 @@ def test_splits_are_stratified_disjoint_and_fixed_by_the_seed() -> None:
     assert counts.max() < 40
     assert cut(source, options) == splits
     assert cut(source, SplitOptions(seed=4, validation=0.1, test=0.2)) != splits
+
+
+def test_a_share_that_leaves_nothing_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"raise dataset\.split\.validation"):
+        cut(ImageFolder(folder), SplitOptions(validation=0.01))
 
 
 def test_cutting_a_split_that_the_source_brings_is_refused(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def _split_folders(root: Path) -> dict[Split, Path] | None:
     """Return the split folders if all visible folders of `root` are such, and one is train."""
     folders = [entry for entry in _visible(root) if entry.is_dir()]
     splits = {SPLIT_FOLDERS.get(folder.name.lower()): folder for folder in folders}
+    odd = [folder.name for folder in folders if folder.name.lower() not in SPLIT_FOLDERS]
+    if "train" in splits and len(splits.keys() - {None}) > 1 and odd:
+        raise DataError(
+            f"{root} has split folders and beside them {odd[0]!r}, which is none "
+            f"({', '.join(SPLIT_FOLDERS)}). Move it elsewhere, or choose another root."
+        )
     if not folders or None in splits or "train" not in splits:
         return None
     if len(splits) < len(folders):

@@ -21,7 +21,7 @@ class SplitOptions(Options):
     brings a split of its own, asking for a share of it is an error.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     validation: Share = 0.1
     test: Share = 0.0
 
@@ -46,6 +46,11 @@ def cut(source: Source, options: SplitOptions) -> dict[Split, list[Item]]:
         if share:
             remaining = share * counts / len(splits["train"])
             splits["train"], splits[name] = _stratified(splits["train"], remaining, rng)
+            if not splits[name]:
+                raise DataError(
+                    f"A share of {share} leaves no {name} image, as every class is rounded on its "
+                    f"own: raise dataset.split.{name}."
+                )
     if not splits["train"]:
         raise DataError(f"No image is left for training after cutting {dict(shares)}.")
     return {name: _shuffled(splits[name], rng) for name in SPLITS if splits.get(name)}

@@ -73,13 +73,13 @@ def encoder_subject(
 ) -> Subject:
     """Return the features h of an encoder, in evaluation mode, of the original view.
 
-    They are kept in the directory `cache`, by the digest of weights and images.
+    They are kept in the directory `cache`, by the digest of encoder and images.
     """
-    weights = weights_digest(encoder)
+    identity = encoder_digest(encoder)
 
     def of(split: Split) -> Tensor:
         loader = images.loaders[split]
-        key = digest([weights, loader.digest, image.model_dump(mode="json")])
+        key = digest([identity, loader.digest, image.model_dump(mode="json")])
         path = cache / f"{name}-{split}-{key[:16]}.safetensors"
         if not path.exists():
             for older in cache.glob(f"{name}-{split}-*.safetensors"):
@@ -93,9 +93,10 @@ def encoder_subject(
     return Subject(name, of)
 
 
-def weights_digest(encoder: Encoder) -> str:
-    """Return the SHA-256 (hex) of all weights and statistics of an encoder."""
-    return hashlib.sha256(save(encoder.state_dict())).hexdigest()
+def encoder_digest(encoder: Encoder) -> str:
+    """Return the SHA-256 (hex) of an encoder's layers, weights and statistics."""
+    layers = repr(encoder.backbone).encode()  # strides and pooling have no weights
+    return hashlib.sha256(layers + save(encoder.state_dict())).hexdigest()
 
 
 def _embed(

@@ -122,9 +122,10 @@ def _retrieval(options: RetrievalOptions, subject: Subject, setting: Setting) ->
         raise DataError("Retrieval needs test or validation images, and there are none.")
     embeddings, labels = subject.of(split), setting.images.labels(split)
     known = labels != NO_LABEL
+    possible = _possible(options, len(embeddings))
     described = retrieval(
         embeddings,
-        options=options,
+        options=possible,
         device=setting.device,
         labels=labels if known.all() else None,
     )
@@ -136,13 +137,30 @@ def _retrieval(options: RetrievalOptions, subject: Subject, setting: Setting) ->
             continue
         other = reference.of(split)
         agreement = neighbour_agreement(
-            embeddings, other, ks=options.agreement_ks, device=setting.device
+            embeddings, other, ks=possible.agreement_ks, device=setting.device
         )
         values[f"with_{name}"] = {
             **{f"agreement_at_{k}": 100 * share for k, share in agreement.items()},
             "dcor": _dependence(embeddings, other, setting.seed),
         }
     return values
+
+
+def _possible(options: RetrievalOptions, images: int) -> RetrievalOptions:
+    """Leave out every k that so few images cannot have as neighbours.
+
+    Raises DataError if none is left.
+    """
+    left = {
+        name: tuple(k for k in getattr(options, name) if k < images)
+        for name in ("recall_ks", "agreement_ks")
+    }
+    if not all(left.values()):
+        raise DataError(
+            f"Retrieval among {images} images cannot have {options.agreement_ks} neighbours: "
+            "give it more images by a larger dataset.split.validation or test, or smaller ks."
+        )
+    return options.model_copy(update=left)
 
 
 def _dependence(x: Tensor, y: Tensor, seed: int) -> float:

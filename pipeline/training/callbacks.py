@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from pipeline.errors import TrainingError
 from pipeline.loading import Loader
 from pipeline.runtime import Progress, atomic_path
 from pipeline.training.probe import METRIC as PROBE_METRIC
@@ -114,6 +115,11 @@ class Selection(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save, if this is the best."""
         score = self._sign * float(trainer.callback_metrics[self._metric])
+        if not math.isfinite(score):
+            raise TrainingError(
+                f"{self._metric} is not finite after epoch {trainer.current_epoch + 1}: lower "
+                "train.lr, set train.clip_norm, or use precision 32."
+            )
         if score > self._best and trainer.is_global_zero:
             self._best = score
             epoch = trainer.current_epoch + 1

@@ -54,9 +54,8 @@ class StudentModule(lightning.LightningModule):
         self._steps_per_epoch = steps_per_epoch
         self._seed = seed
 
-    def setup(self, stage: str) -> None:
+    def on_fit_start(self) -> None:
         """Move what is not part of the student's state to its device."""
-        del stage
         for representation in self._live.values():
             representation.to(self.device)
 

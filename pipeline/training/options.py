@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config import Options
 from pipeline.loading import LoadingOptions
@@ -39,3 +39,11 @@ class TrainOptions(Options):
     loading: LoadingOptions = LoadingOptions()
     probe: ProbeOptions = ProbeOptions()
     select: Literal["auto", "probe", "objective"] = "auto"
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "TrainOptions":
+        schedule = self.schedule
+        needed = max(schedule.warmup_epochs + schedule.hold_epochs, *schedule.milestones, 0)
+        if needed > self.epochs:
+            raise ValueError(f"the schedule needs {needed:g} epochs, but epochs is {self.epochs}")
+        return self

@@ -25,11 +25,14 @@ class OnlineProbe(Callback):
             torch.default_generator.manual_seed(seed)
             self.classifier = nn.Linear(width, classes)
         self._optimizer = torch.optim.Adam(self.classifier.parameters(), lr=lr)
+        self._restored: dict[str, Any] | None = None
         self._correct = self._seen = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the encoder to its device."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the encoder to its device; only then can the optimiser's state follow."""
         self.classifier.to(pl_module.device)
+        if self._restored is not None:
+            self._optimizer.load_state_dict(self._restored)
 
     def on_train_batch_end(
         self,
@@ -90,4 +93,4 @@ class OnlineProbe(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.classifier.load_state_dict(state_dict["classifier"])
-        self._optimizer.load_state_dict(state_dict["optimizer"])
+        self._restored = state_dict["optimizer"]
