@@ -162,7 +162,7 @@ def _result_table(title: str, record: Values) -> Table:
 def _numbers(values: Values) -> Iterator[tuple[str, str]]:
     """Yield the numbers of a subject, those beside a reference under `with_<reference>`."""
     for name, value in values.items():
-        if isinstance(value, float):
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed":
             yield name.replace("_", " "), f"{value:.4g}"
         elif name.startswith("with_"):
             for inner, number in value.items():
