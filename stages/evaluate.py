@@ -20,8 +20,9 @@ from pipeline.evaluation.subjects import (
     stored_subject,
 )
 from pipeline.evaluation.table import AnyProtocol, Setting, Values, needed_splits, score
-from pipeline.extraction import check_features
-from pipeline.loading import EvaluationLoader, SplitData
+from pipeline.extraction.fingerprint import check_features
+from pipeline.loading.batch import SplitData
+from pipeline.loading.resident import EvaluationLoader
 from pipeline.runtime import Progress, device_from, sha256_of, write_json
 from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.errors import ConfigError, unknown_name
-from pipeline.extraction import ClusterOptions, extract
+from pipeline.extraction.run import ClusterOptions, extract
 from pipeline.runtime import write_json
 from pipeline.store import FeatureStore
 from stages.console import ConsoleProgress

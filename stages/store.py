@@ -7,7 +7,7 @@ import click
 from rich.table import Table
 
 from pipeline.errors import StoreError
-from pipeline.extraction import check_features
+from pipeline.extraction.fingerprint import check_features
 from pipeline.runtime import write_json
 from pipeline.store import FeatureStore, StoredFeature
 from stages.console import table

@@ -11,8 +11,8 @@ from pipeline.checkpoints import BEST, LAST, load_checkpoint
 from pipeline.config import digest
 from pipeline.datasets.base import Split
 from pipeline.errors import DataError, TrainingError
-from pipeline.extraction import check_features
-from pipeline.loading import SplitData
+from pipeline.extraction.fingerprint import check_features
+from pipeline.loading.batch import SplitData
 from pipeline.runtime import exclusive, remove_tree, sha256_of, write_json
 from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore, StoredFeature

@@ -14,7 +14,8 @@ from pipeline.datasets.base import Encoded, Item
 from pipeline.datasets.digits import Digits, DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
 from pipeline.errors import ConfigError, StaleFeatureError, StoreError
-from pipeline.extraction import ClusterOptions, check_features, extract
+from pipeline.extraction.fingerprint import check_features
+from pipeline.extraction.run import ClusterOptions, extract
 from pipeline.images import ImageOptions, decode
 from pipeline.reduction import Reduction
 from pipeline.representations.augmented import AugmentedOptions
@@ -237,13 +238,13 @@ def test_no_scheduler_is_one_sentence(shards: Path, tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":  # a process to be killed: extraction slowed down a little
-    from pipeline import extraction
+    from pipeline.extraction import worker
 
-    original = extraction._represented
+    original = worker._represented
 
-    def slowed(task: extraction.ShardTask) -> object:
+    def slowed(task: worker.ShardTask) -> object:
         time.sleep(0.3)
         return original(task)
 
-    extraction._represented = slowed  # type: ignore[assignment]
+    worker._represented = slowed  # type: ignore[assignment]
     run({"hog": HOG}, Path(sys.argv[1]), Path(sys.argv[2]))

@@ -17,15 +17,10 @@ from PIL import Image
 from pipeline.datasets.base import Encoded, Item, Source
 from pipeline.errors import DataError
 from pipeline.images import ImageOptions
-from pipeline.loading import (
-    Batch,
-    EvaluationLoader,
-    Loader,
-    LoadingOptions,
-    SplitData,
-    plan_epoch,
-    training_loader,
-)
+from pipeline.loading.batch import Batch, Loader, SplitData
+from pipeline.loading.plan import plan_epoch
+from pipeline.loading.resident import EvaluationLoader
+from pipeline.loading.training import LoadingOptions, training_loader
 from pipeline.runtime import Silent
 from pipeline.shards import ShardOptions, write_split
 from pipeline.store import FeatureStore, FeatureWriter

@@ -21,9 +21,9 @@ from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
 from pipeline.encoders import StudentOptions, build_encoder
 from pipeline.errors import ConfigError, TrainingError, WeightsError
-from pipeline.extraction import ClusterOptions, extract
+from pipeline.extraction.run import ClusterOptions, extract
 from pipeline.images import ImageOptions
-from pipeline.loading import SplitData
+from pipeline.loading.batch import SplitData
 from pipeline.objective import ObjectiveOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.pixels import PixelsOptions

@@ -15,7 +15,8 @@ from pipeline.encoders import Encoder
 from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures
 from pipeline.images import ImageOptions, normalise
-from pipeline.loading import NO_LABEL, EvaluationLoader
+from pipeline.loading.batch import NO_LABEL
+from pipeline.loading.resident import EvaluationLoader
 from pipeline.runtime import Progress, Silent, atomic_path
 from pipeline.store import StoredFeature
 

@@ -20,7 +20,7 @@ from pipeline.evaluation.linear import LinearOptions, linear_probe
 from pipeline.evaluation.metrics import bootstrap_interval, top_k_accuracy
 from pipeline.evaluation.retrieval import RetrievalOptions, neighbour_agreement, retrieval
 from pipeline.evaluation.subjects import Images, Subject
-from pipeline.loading import NO_LABEL
+from pipeline.loading.batch import NO_LABEL
 
 AnyProtocol = Annotated[
     LinearOptions  #

@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from pipeline.errors import TrainingError
-from pipeline.loading import Loader
+from pipeline.loading.batch import Loader
 from pipeline.runtime import Progress, atomic_path
 from pipeline.training.probe import METRIC as PROBE_METRIC
 

@@ -17,7 +17,9 @@ from pipeline.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, save_c
 from pipeline.encoders import Encoder, StudentOptions, build_encoder, load_weights
 from pipeline.errors import ConfigError
 from pipeline.images import ImageOptions
-from pipeline.loading import EvaluationLoader, SplitData, training_loader
+from pipeline.loading.batch import SplitData
+from pipeline.loading.resident import EvaluationLoader
+from pipeline.loading.training import training_loader
 from pipeline.objective import AnyTerm, Objective
 from pipeline.representations.base import Representation
 from pipeline.runtime import Progress

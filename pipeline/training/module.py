@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.encoders import Encoder
 from pipeline.errors import TrainingError
 from pipeline.images import ImageOptions, normalise
-from pipeline.loading import Batch
+from pipeline.loading.batch import Batch
 from pipeline.objective import Activations, Objective, ObjectiveValue
 from pipeline.representations.base import Representation
 from pipeline.runtime import seed_from

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config import Options
-from pipeline.loading import LoadingOptions
+from pipeline.loading.training import LoadingOptions
 from pipeline.schedules import OptimizerOptions, ScheduleOptions
 from pipeline.views import AugmentationOptions
 

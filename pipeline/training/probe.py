@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from pipeline.loading import NO_LABEL
+from pipeline.loading.batch import NO_LABEL
 
 METRIC = "validation/probe_top1"
 

@@ -1,16 +1,12 @@
-"""Every representation of every image, computed once: shards x features -> store, on Dask.
+"""Driving an extraction: what is missing, who computes it, and its publication.
 
-One task is one shard. A worker decodes an image once for all features wanted, computes batch by
-batch, and writes whole chunks; its memory is bounded by the networks and a few batches. A marker
-per shard, written after its chunks, lets a killed run resume where it stopped.
+A marker per shard, written after its chunks, lets a killed run resume where it stopped.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,33 +16,27 @@ from dask import config as dask_config
 from distributed import Client, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
 from PIL import Image
-from torch import Tensor
 
 from pipeline.config import digest
 from pipeline.datasets.base import Split
 from pipeline.errors import ConfigError, StoreError
-from pipeline.images import ImageOptions, Preparation, decode
-from pipeline.reduction import ReduceOptions, Reduction, fit_reduction, measure_fidelity
-from pipeline.representations.base import Representation, RepresentationOptions
-from pipeline.runtime import Progress, available_cores, device_from, exclusive, remove_tree
-from pipeline.shards import Manifest, read_manifest, read_manifests, read_shard
-from pipeline.store import (
-    FORMAT,
-    Array,
-    FeatureStore,
-    FeatureWriter,
-    Fingerprint,
-    StoredFeature,
+from pipeline.extraction.fingerprint import FIT_SEED, fingerprint_of
+from pipeline.extraction.worker import (
+    FIDELITY_IMAGES,
+    FeatureTask,
+    ShardTask,
+    extract_shard,
+    marker,
+    sample_shard,
 )
+from pipeline.images import ImageOptions
+from pipeline.reduction import ReduceOptions, fit_reduction, measure_fidelity
+from pipeline.representations.base import RepresentationOptions
+from pipeline.runtime import Progress, available_cores, device_from, exclusive, remove_tree
+from pipeline.shards import Manifest, read_manifest, read_manifests
+from pipeline.store import Array, FeatureStore, FeatureWriter, StoredFeature
 
-BATCH_IMAGES = 64
 Result = TypeVar("Result")
-# Images that a reduction is fitted on, and others that its fidelity is measured on; fewer where
-# their unreduced vectors would take more memory than this.
-FIT_IMAGES = 5120
-FIDELITY_IMAGES = 1024
-SAMPLE_BYTES = 4 * 2**30
-FIT_SEED = 0
 # A worker process takes seconds to start; below this it is not worth it.
 SHARDS_PER_WORKER = 4
 # What a worker's C library keeps for itself: returning every block to the system at once, as Dask
@@ -59,58 +49,11 @@ WORKER_ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class FeatureTask:
-    """What a worker needs to know about one feature."""
-
-    name: str
-    options: RepresentationOptions
-    width: int
-    work: Path
-    fingerprint: Mapping[str, Any]
-
-    @property
-    def sample(self) -> int:
-        """Number of images to sample, for fit and fidelity."""
-        reduced = self.options.reduce != ReduceOptions()
-        wanted = FIDELITY_IMAGES + (FIT_IMAGES if reduced else 0)
-        return min(wanted, max(2, SAMPLE_BYTES // (4 * self.width)))
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One unit of work: a shard (its first `rows` rows only, where a sample is wanted)."""
-
-    directory: Path
-    number: int
-    image: ImageOptions
-    features: tuple[FeatureTask, ...]
-    threads: int | None
-    device: str
-    rows: int | None = None
-
-
-@dataclass(frozen=True)
 class ClusterOptions:
     """Where tasks run: `workers` local processes, or the scheduler at an address."""
 
     workers: int | None = None
     scheduler: str | None = None
-
-
-def fingerprint_of(
-    options: RepresentationOptions,
-    representation: Representation,
-    manifests: Mapping[Split, Manifest],
-) -> Fingerprint:
-    """Return everything that a stored feature depends on, as a JSON value."""
-    reduce = options.reduce.model_dump(exclude_none=True)
-    return {
-        "format": FORMAT,
-        "representation": representation.identity(),
-        "reduce": {**reduce, "fit_images": FIT_IMAGES, "fit_seed": FIT_SEED} if reduce else None,
-        "dtype": options.dtype,
-        "shards": {split: manifest.digest for split, manifest in manifests.items()},
-    }
 
 
 def extract(
@@ -143,25 +86,6 @@ def extract(
         if tasks:
             _extract(tasks, manifests, image, shards, store, cluster, progress)
     return {name: store[name] for name in features}
-
-
-def check_features(
-    features: Mapping[str, RepresentationOptions],
-    *,
-    image: ImageOptions,
-    shards: Path,
-    store: FeatureStore,
-) -> dict[str, StoredFeature]:
-    """Return stored features that were made from exactly these options and shards.
-
-    Raises StoreError for one that is missing, StaleFeatureError for one that was made from
-    something else.
-    """
-    manifests = read_manifests(shards)
-    return {
-        name: store.check(name, fingerprint_of(options, options.build(image), manifests))
-        for name, options in features.items()
-    }
 
 
 def _feature_task(
@@ -217,7 +141,7 @@ def _extract(
             shard_task(split, number, missing)
             for split, manifest in manifests.items()
             for number in range(len(manifest.shards))
-            if (missing := [f for f in features if not _marker(f, split, number).exists()])
+            if (missing := [f for f in features if not marker(f, split, number).exists()])
         ]
         names = ", ".join(feature.name for feature in features)
         images = sum(_samples(task) for task in pending)
@@ -344,114 +268,3 @@ def _run(
             "other shards are done. Try again with fewer workers."
         )
     return [results[i] for i in range(len(tasks))]
-
-
-# What runs on a worker.
-
-
-def sample_shard(task: ShardTask) -> Array:
-    """Return the unreduced representation of the first rows of a shard, (valid rows, D) float32."""
-    (feature,) = task.features
-    with _threads(task.threads):
-        pieces = [vectors[feature.name] for _, vectors in _represented(task)]
-    return torch.cat(pieces).numpy()
-
-
-def extract_shard(task: ShardTask) -> int:
-    """Write all wanted features of one shard and return its number of samples."""
-    manifest = read_manifest(task.directory)
-    samples = manifest.shards[task.number].samples
-    sinks = [_Sink(feature, manifest, task.number) for feature in task.features]
-    with _threads(task.threads):
-        for valid, vectors in _represented(task):
-            for sink in sinks:
-                sink.add(valid, vectors[sink.name])
-    for sink in sinks:
-        sink.close()
-    return samples
-
-
-def _represented(task: ShardTask) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Yield, batch by batch, which rows are valid (B,) and the vectors of those, (valid, D)."""
-    manifest = read_manifest(task.directory)
-    records = read_shard(task.directory, manifest, task.number, last=task.rows)
-    networks = {
-        feature.name: _built(feature.options, task.image, task.device, digest(feature.fingerprint))
-        for feature in task.features
-    }
-    widths = {feature.name: feature.width for feature in task.features}
-    while batch := list(islice(records, BATCH_IMAGES)):
-        images = [decode(record.data) for record in batch if record.valid]
-        valid = torch.tensor([record.valid for record in batch])
-        prepared: dict[Preparation, Tensor] = {}
-        vectors = {}
-        for name, network in networks.items():
-            if not images:
-                vectors[name] = torch.empty((0, widths[name]))
-                continue
-            how = network.preparation
-            if how not in prepared:
-                prepared[how] = torch.stack([how(image) for image in images]).to(task.device)
-            with torch.inference_mode():
-                vectors[name] = network(prepared[how]).float().cpu()
-        yield valid, vectors
-
-
-@lru_cache(maxsize=16)
-def _built(
-    options: RepresentationOptions, image: ImageOptions, device: str, fingerprint: str
-) -> Representation:
-    """Load a network once a worker process; another `fingerprint` means other weights."""
-    del fingerprint
-    return options.build(image).to(device).eval()
-
-
-class _Sink:
-    """Reduces the vectors of one feature of one shard and writes them in whole chunks."""
-
-    def __init__(self, feature: FeatureTask, manifest: Manifest, number: int) -> None:
-        self.name = feature.name
-        self._writer = FeatureWriter(feature.work, feature.fingerprint)
-        self._reduction = Reduction.load(*self._writer.reduction())
-        self._split = manifest.split
-        self._chunk = self._writer.chunk_rows(manifest.split)
-        self._next = manifest.first_index(number)
-        self._marker = _marker(feature, manifest.split, number)
-        self._held: list[Array] = []
-
-    def add(self, valid: Tensor, vectors: Tensor) -> None:
-        """Take the vectors of a batch's valid rows; the others are stored as zeros."""
-        reduced = self._reduction.apply(vectors)
-        rows = reduced.new_zeros((len(valid), reduced.shape[1]))
-        rows[valid] = reduced
-        self._held.append(rows.numpy())
-        while sum(map(len, self._held)) >= self._chunk:
-            self._flush(self._chunk)
-
-    def close(self) -> None:
-        """Write what is left and mark the shard as done."""
-        self._flush(self._chunk)
-        self._marker.parent.mkdir(exist_ok=True)
-        self._marker.touch()
-
-    def _flush(self, rows: int) -> None:
-        if not self._held:
-            return
-        held = np.concatenate(self._held)
-        self._writer.write_rows(self._split, self._next, held[:rows])
-        self._next += len(held[:rows])
-        self._held = [held[rows:]] if len(held) > rows else []
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _marker(feature: FeatureTask, split: str, number: int) -> Path:
-    return feature.work / "done" / f"{split}-{number:06d}"

@@ -1,0 +1,1 @@
+"""Every representation of every image, computed once: shards x features -> store, on Dask."""

@@ -1,0 +1,1 @@
+"""Images and cached targets together, aligned by construction."""

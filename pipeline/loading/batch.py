@@ -1,0 +1,91 @@
+"""What loaders read and give: a split with its features, and batches whose rows belong together."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.errors import DataError
+from pipeline.images import ImageOptions
+from pipeline.shards import Manifest
+from pipeline.store import StoredFeature
+
+NO_LABEL = -1
+
+
+class Batch(TypedDict):
+    """Samples of one split; row i of every member belongs to the same image."""
+
+    images: Tensor  # (B, C, H, W) uint8, the original view
+    labels: Tensor  # (B,) int64, NO_LABEL where there is none
+    index: Tensor  # (B,) int64, the sample's index in its split
+    targets: dict[str, Tensor]  # name -> (B, width), as stored
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """What a loader reads: one split's shards and the features that go with them."""
+
+    directory: Path
+    manifest: Manifest
+    features: Mapping[str, StoredFeature]
+    image: ImageOptions
+
+    def __post_init__(self) -> None:
+        for name, feature in self.features.items():
+            found = feature.splits.get(self.manifest.split)
+            if found != self.manifest.samples:
+                raise DataError(
+                    f"Feature {name!r} has {found} rows for {self.manifest.split}, the shards "
+                    f"{self.manifest.samples} samples: run `mvmr extract-features`."
+                )
+
+    @property
+    def valid_samples(self) -> int:
+        """Number of samples that may be used."""
+        return self.manifest.samples - len(self.manifest.invalid)
+
+    def resident_bytes(self) -> int:
+        """Memory that the whole split takes, decoded, with its targets."""
+        pixels = self.image.channels * self.image.size**2
+        rows = sum(f.width * np.dtype(f.dtype).itemsize for f in self.features.values())
+        return self.manifest.samples * (pixels + rows + 16)
+
+
+class Loader(ABC):
+    """Training batches, epoch after epoch: every `iter()` is the next one.
+
+    `state_dict` says how far it is, and a loader that loads it goes on with the next unseen
+    sample. Raises DataError if the split is smaller than one batch on every rank.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self.epoch = 0
+        self._delivered = 0
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._delivered >= self._batches:  # a consumer that knows the length stops there
+            self.epoch, self._delivered = self.epoch + 1, 0
+        for batch in self._epoch_batches(self.epoch, self._delivered):
+            self._delivered += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position: epoch and number of its batches delivered."""
+        return {"epoch": self.epoch, "delivered": self._delivered}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue from a position that `state_dict` returned."""
+        self.epoch, self._delivered = state["epoch"], state["delivered"]
+
+    @abstractmethod
+    def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch after the first `skip`."""

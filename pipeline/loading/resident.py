@@ -1,0 +1,122 @@
+"""A split that fits in memory: decoded once and kept, with a full permutation every epoch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.images import decode, original_view
+from pipeline.loading.batch import NO_LABEL, Batch, Loader, SplitData
+from pipeline.runtime import Progress, Silent, generator
+from pipeline.shards import read_shard
+
+
+@dataclass(frozen=True)
+class ResidentSplit:
+    """A decoded split in memory: the valid samples, in order."""
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    targets: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(self, chosen: Tensor | slice) -> Batch:
+        """Return the samples at the positions `chosen`."""
+        return Batch(
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            index=self.index[chosen],
+            targets={name: values[chosen] for name, values in self.targets.items()},
+        )
+
+
+def load_resident(data: SplitData, *, progress: Progress | None = None) -> ResidentSplit:
+    """Decode a whole split into memory."""
+    progress = progress or Silent()
+    progress.start(f"load {data.manifest.split}", data.manifest.samples, "images")
+    image, count = data.image, data.valid_samples
+    images = torch.empty((count, image.channels, image.size, image.size), dtype=torch.uint8)
+    labels = torch.empty(count, dtype=torch.int64)
+    index = torch.empty(count, dtype=torch.int64)
+    position = 0
+    for number, shard in enumerate(data.manifest.shards):
+        for record in read_shard(data.directory, data.manifest, number):
+            if record.valid:
+                images[position] = original_view(decode(record.data), image)
+                labels[position] = NO_LABEL if record.label is None else record.label
+                index[position] = data.manifest.first_index(number) + record.row
+                position += 1
+        progress.advance(shard.samples)
+    split = data.manifest.split
+    targets = {n: torch.from_numpy(f.read(split))[index] for n, f in data.features.items()}
+    return ResidentSplit(images, labels, index, targets)
+
+
+class EvaluationLoader:
+    """Every valid sample of a split once, in order, as often as asked.
+
+    Batches have nearly equal sizes, at most `batch_size`, so that a statistic of a batch is
+    not dominated by a short last one. The split is decoded at the first use and kept.
+    """
+
+    def __init__(
+        self, data: SplitData, batch_size: int, *, progress: Progress | None = None
+    ) -> None:
+        self._data = data
+        self._progress = progress
+        count = max(1, -(-data.valid_samples // batch_size))
+        borders = np.linspace(0, data.valid_samples, count + 1).round().astype(int).tolist()
+        self._slices = [slice(*pair) for pair in pairwise(borders)]
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for rows in self._slices:
+            yield self.resident.rows(rows)
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+        return self._data.manifest.split
+
+    @property
+    def digest(self) -> str:
+        """Digest of the split's manifest."""
+        return self._data.manifest.digest
+
+    def preload(self) -> None:
+        """Decode the split now rather than at the first use."""
+        len(self.resident)
+
+    @cached_property
+    def resident(self) -> ResidentSplit:
+        """The whole split, decoded."""
+        return load_resident(self._data, progress=self._progress)
+
+
+class ResidentLoader(Loader):
+    """Batches from memory, in a full permutation every epoch."""
+
+    def __init__(
+        self, split: ResidentSplit, batch_size: int, *, seed: int, rank: int, world_size: int
+    ) -> None:
+        super().__init__(len(split) // (batch_size * world_size))
+        self._split = split
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+
+    def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        order = torch.randperm(len(self._split), generator=generator(self._seed, epoch))
+        for number in range(skip, len(self)):
+            start = (number * self._world_size + self._rank) * self._batch_size
+            yield self._split.rows(order[start : start + self._batch_size])

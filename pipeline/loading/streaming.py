@@ -1,0 +1,168 @@
+"""A split read from its tars in every epoch, by worker processes that stay alive.
+
+A worker reads a segment of a tar and the same rows of each feature, checks keys against rows,
+and shuffles within a buffer.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from pipeline.errors import DataError
+from pipeline.images import decode, original_view
+from pipeline.loading.batch import NO_LABEL, Batch, Loader, SplitData
+from pipeline.loading.plan import Segment, plan_epoch
+from pipeline.shards import Record, read_shard
+from pipeline.store import StoredFeature
+
+_EPOCH, _SKIP = 0, 1  # places in the state that the loader shares with its workers
+
+
+class StreamingLoader(Loader):
+    """Batches from tars and store by worker processes that stay alive between epochs."""
+
+    def __init__(
+        self,
+        data: SplitData,
+        *,
+        workers: int,
+        buffer: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        super().__init__(data.valid_samples // (batch_size * world_size))
+        stream = _Stream(data, buffer, batch_size, seed, rank, world_size)
+        self._state = stream.state
+        self._loader: DataLoader[Batch] = DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            multiprocessing_context="forkserver" if workers else None,
+        )
+
+    def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        self._state[_EPOCH], self._state[_SKIP] = epoch, skip
+        # A worker cannot skip a fraction of the round: the DataLoader asks worker 0 first.
+        workers = max(1, self._loader.num_workers)
+        surplus = skip % workers
+        for number, batch in enumerate(self._loader):
+            if number >= surplus:
+                yield batch
+
+
+class _Stream(IterableDataset[Batch]):
+    """One rank's batches of the epoch that the shared state names, cut over the workers."""
+
+    def __init__(
+        self,
+        data: SplitData,
+        buffer: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.state = torch.zeros(2, dtype=torch.int64)
+        self.state.share_memory_()  # type: ignore[no-untyped-call]
+        self._directory, self._manifest, self._image = data.directory, data.manifest, data.image
+        self._paths = {name: feature.path for name, feature in data.features.items()}
+        self._opened: dict[str, StoredFeature] = {}
+        self._buffer, self._batch_size, self._seed = buffer, batch_size, seed
+        self._rank, self._world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        epoch, skip = (int(value) for value in self.state)
+        plan = plan_epoch(
+            [shard.samples - len(shard.invalid) for shard in self._manifest.shards],
+            seed=self._seed,
+            epoch=epoch,
+            batch_size=self._batch_size,
+            world_size=self._world_size,
+            workers=workers,
+        )
+        samples = self._shuffled(plan[self._rank][worker], epoch, worker)
+        for number, batch in enumerate(_chunks(samples, self._batch_size)):
+            if number >= skip // workers:
+                yield self._collate(batch)
+
+    def _shuffled(
+        self, segments: Sequence[Segment], epoch: int, worker: int
+    ) -> Iterator["_Encoded"]:
+        rng = random.Random(f"{self._seed},{epoch},{self._rank},{worker}")
+        held: list[_Encoded] = []
+        for segment in segments:
+            for sample in self._read(segment):
+                if len(held) < self._buffer:
+                    held.append(sample)
+                    continue
+                place = rng.randrange(len(held))
+                yield held[place]
+                held[place] = sample
+        rng.shuffle(held)
+        yield from held
+
+    def _read(self, segment: Segment) -> Iterator["_Encoded"]:
+        manifest, number = self._manifest, segment.shard
+        shard = manifest.shards[number]
+        invalid = set(shard.invalid)
+        valid = [row for row in range(shard.samples) if row not in invalid]
+        rows = valid[segment.first : segment.last]
+        base = manifest.first_index(number)
+        low, high = rows[0], rows[-1] + 1
+        targets = {
+            name: self._feature(name).read(manifest.split, base + low, base + high)
+            for name in self._paths
+        }
+        for record in read_shard(self._directory, manifest, number, first=low, last=high):
+            if record.valid != (record.row not in invalid):
+                raise DataError(
+                    f"{self._directory / shard.name}: sample {record.row} is valid in only one of "
+                    "tar and manifest: run `mvmr shard --force`."
+                )
+            if record.valid:
+                own = {name: values[record.row - low] for name, values in targets.items()}
+                yield _Encoded(record, base + record.row, own)
+
+    def _feature(self, name: str) -> StoredFeature:
+        if name not in self._opened:
+            self._opened[name] = StoredFeature(self._paths[name])
+        return self._opened[name]
+
+    def _collate(self, samples: Sequence["_Encoded"]) -> Batch:
+        views = [original_view(decode(sample.record.data), self._image) for sample in samples]
+        labels = [NO_LABEL if s.record.label is None else s.record.label for s in samples]
+        return Batch(
+            images=torch.stack(views),
+            labels=torch.tensor(labels),
+            index=torch.tensor([sample.index for sample in samples]),
+            targets={
+                name: torch.from_numpy(np.stack([sample.targets[name] for sample in samples]))
+                for name in self._paths
+            },
+        )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    record: Record
+    index: int
+    targets: dict[str, "np.ndarray[Any, Any]"]
+
+
+def _chunks(samples: Iterator[_Encoded], size: int) -> Iterator[list[_Encoded]]:
+    batch: list[_Encoded] = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
