@@ -71,11 +71,13 @@ def load_checkpoint(
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(f"There is no checkpoint {str(path)!r}: run `mvmr train`.") from None
+        raise WeightsError(
+            f"There is no checkpoint {str(path)!r}: name another file, or run `mvmr train`."
+        ) from None
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"{path} is not a readable checkpoint ({type(error).__name__}). "
-            "Remove it and run `mvmr train`."
+            "Name another file, or make the run's own anew by `mvmr train`."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise WeightsError(

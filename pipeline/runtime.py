@@ -46,9 +46,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)
-    temporary.chmod(0o666 & ~_umask())
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # last: a library may have made the file anew
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(target)

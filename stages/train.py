@@ -13,7 +13,7 @@ from pipeline.datasets.base import Split
 from pipeline.errors import DataError, TrainingError
 from pipeline.extraction.fingerprint import check_features
 from pipeline.loading.batch import SplitData
-from pipeline.runtime import exclusive, remove_tree, sha256_of, write_json
+from pipeline.runtime import atomic_path, exclusive, remove_tree, sha256_of, write_json
 from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.training.fit import CURVES, RESUME, TENSORBOARD, Run, fit
@@ -106,7 +106,9 @@ def _publish(work: Path, layout: RunLayout) -> None:
         target.mkdir(parents=True)
     for name in (BEST, LAST):
         shutil.copy2(work / name, layout.checkpoints / name)
-    shutil.copy2(work / CURVES, layout.curves)
+    # By renaming: the older file may be a link into DVC's cache, which must not be written through.
+    with atomic_path(layout.curves) as temporary:
+        shutil.copyfile(work / CURVES, temporary)
     for file in sorted((work / TENSORBOARD).iterdir()):
         shutil.copy2(file, layout.logs / file.name)
     remove_tree(work)  # last: until here a killed process loses nothing

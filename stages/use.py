@@ -20,6 +20,10 @@ ACTIVE = Path("params.yaml")
 def command(name: str | None, listing: bool, force: bool) -> None:
     """Check configs/NAME.yaml (or a file) and copy it to params.yaml."""
     screen = console()
+    if not CONFIGS.is_dir():
+        raise ConfigError(
+            f"There is no folder {CONFIGS}/ here ({Path.cwd()}): change to the root of the project."
+        )
     if listing or name is None:
         rows = [[path.stem, _first_line(path)] for path in sorted(CONFIGS.glob("*.yaml"))]
         screen.print(table("Experiments", ["name", "what it does"], rows, text_columns=2))

@@ -135,6 +135,29 @@ def test_another_checkpoint_is_scored_without_touching_the_runs_metrics(
     assert (inside / "runs/digits/metrics/knn.json").read_bytes() == before
 
 
+def test_training_again_does_not_write_through_links_into_a_cache(inside: Path) -> None:
+    outputs = [p for p in (inside / "runs/digits").rglob("*") if p.is_file()]
+    (inside / "cache").mkdir()
+    kept = {}
+    for number, path in enumerate(outputs):
+        link = inside / "cache" / str(number)
+        path.chmod(0o444)
+        os.link(path, link)
+        kept[link] = link.read_bytes()
+    for command in ("train", "evaluate", "report", "export"):
+        assert run([command, *QUICK, "-s", "train.lr=2e-3"]) == 0
+    assert {link: link.read_bytes() for link in kept} == kept
+    curves = inside / "runs/digits/curves.csv"
+    assert curves.read_bytes() not in kept.values()
+
+
+def test_written_files_have_the_modes_that_the_user_asked_for(project: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    for name in ("digits.safetensors", "checkpoints/best.pt", "report.html", "curves.csv"):
+        assert (project / "runs/digits" / name).stat().st_mode & 0o777 == 0o666 & ~mask, name
+
+
 def test_verify_fails_on_damage(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chunk = inside / "data/digits/features.zarr/hog/train/c/0/0"
     sound = chunk.read_bytes()
@@ -248,6 +271,14 @@ def test_unlabelled_images_go_the_whole_way(
     record = json.loads((tmp_path / "runs/folder_clip/metrics/retrieval.json").read_text())
     assert set(record["with_clip"]) == {"agreement_at_1", "dcor"}
     assert run(["evaluate", *small, "-s", "evaluate.linear={}"]) == 1
+
+
+def test_another_folder_is_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["use", "digits"]) == 2
+    assert "root of the project" in capsys.readouterr().err
 
 
 def test_help_answers_at_once_and_lists_no_stub(tmp_path: Path) -> None:
