@@ -20,7 +20,7 @@ from pipeline.training.fit import CURVES, RESUME, TENSORBOARD, Run, fit
 from stages.console import ConsoleProgress
 from stages.experiment import Experiment, load
 from stages.layout import RunLayout, dataset_layout, run_layout, unfinished_run
-from stages.material import checked_features
+from stages.material import check_source, checked_features
 from stages.options import console, data_option, experiment_options
 
 
@@ -32,6 +32,7 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool, data: str) 
     experiment = load(config, assignments)
     layout, screen = run_layout(experiment.name), console(quiet=quiet)
     stored, progress = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
+    check_source(experiment, stored, progress)
     features = checked_features(experiment, experiment.targets(), stored, progress)
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
