@@ -1,6 +1,7 @@
 """Images as WebDataset tars, with a manifest that is the only source of what is in them.
 
-    shards/<split>/000000.tar ...   members KEY.jpg|png|webp, and KEY.cls where labelled
+    shards/<split>/000000.tar ...   members KEY.jpg|png|webp; KEY.cls (one class), or
+                                    KEY.json (several), where labelled
     shards/<split>/samples.jsonl    one line a sample: key, label, name in the source
     shards/<split>/manifest.json    written last: a split without it is unfinished
 
@@ -21,7 +22,17 @@ from pydantic import Field
 from webdataset import tariterators
 
 from pipeline.config import Options, digest
-from pipeline.datasets.base import SPLITS, Encoded, Item, Source, Split
+from pipeline.datasets.base import (
+    SPLITS,
+    Encoded,
+    Item,
+    Label,
+    MultiLabel,
+    Source,
+    Split,
+    label_from_json,
+    label_to_json,
+)
 from pipeline.errors import DataError
 from pipeline.images import decode
 from pipeline.runtime import Progress, atomic_path, remove_tree, sha256_of, write_json
@@ -52,7 +63,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in one split. Row i of a stored feature is sample i here."""
+    """What is in one split. Row i of a stored feature is sample i here.
+
+    With `multi_label` an image may have several of the classes, else it has one or no label.
+    """
 
     dataset: str
     split: Split
@@ -63,6 +77,7 @@ class Manifest:
     source: str
     options: Mapping[str, Any]
     shards: tuple[Shard, ...]
+    multi_label: bool = False
     format: int = FORMAT
 
     @property
@@ -90,7 +105,7 @@ class Record:
 
     row: int
     data: bytes
-    label: int | None
+    label: Label | None
     valid: bool
 
 
@@ -108,9 +123,11 @@ def write_split(
     """Write one split and return its manifest; what was there before is removed first.
 
     `provenance` is recorded and compared by whoever asks whether the shards are up to date.
-    Raises DataError with the file's
-    name for an image that cannot be decoded, unless `options.on_bad_image` is "skip".
+    Raises DataError with the file's name for an image that cannot be decoded, unless
+    `options.on_bad_image` is "skip", and for images of which some have one class and others
+    several.
     """
+    multi_label = _has_several(items, source.classes)
     remove_tree(directory)
     directory.mkdir(parents=True)
     progress.start(f"shard {split}", len(items), "images")
@@ -121,7 +138,11 @@ def write_split(
             number = start // options.samples
             shards.append(_write_shard(source, chosen, directory, number, options))
             for row, item in enumerate(chosen):
-                line = {"key": sample_key(number, row), "label": item.label, "name": item.name}
+                line = {
+                    "key": sample_key(number, row),
+                    "label": label_to_json(item.label),
+                    "name": item.name,
+                }
                 listing.write(json.dumps(line, ensure_ascii=False) + "\n")
             progress.advance(len(chosen))
     manifest = Manifest(
@@ -134,11 +155,21 @@ def write_split(
         source=source.listing_digest(),
         options=dict(provenance),
         shards=tuple(shards),
+        multi_label=multi_label,
     )
     if len(manifest.invalid) == manifest.samples:
         raise DataError(f"None of the {manifest.samples} {split} images can be decoded.")
     write_json(directory / "manifest.json", asdict(manifest))
     return manifest
+
+
+def _has_several(items: Sequence[Item], classes: Sequence[str] | None) -> bool:
+    several = {isinstance(item.label, MultiLabel) for item in items if item.label is not None}
+    if len(several) > 1:
+        raise DataError("Some images have one class and others a list of classes; use one form.")
+    if True in several and classes is None:
+        raise DataError("Images with lists of classes need the names of all classes.")
+    return True in several
 
 
 def sample_key(shard: int, row: int) -> str:
@@ -175,7 +206,9 @@ def _write_shard(
                 invalid.append(row)
                 encoded = Encoded(b"", INVALID_EXTENSION)
             _add(tar, f"{key}.{encoded.extension}", encoded.data)
-            if item.label is not None:
+            if isinstance(item.label, MultiLabel):
+                _add(tar, f"{key}.json", json.dumps(label_to_json(item.label)).encode())
+            elif item.label is not None:
                 _add(tar, f"{key}.cls", str(item.label).encode())
     return Shard(path.name, len(items), path.stat().st_size, sha256_of(path), tuple(invalid))
 
@@ -235,7 +268,7 @@ def read_shard(
             if row >= first:
                 yield _record(sample, row, path)
             row += 1
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error}). {_mend_tar(path)}") from error
     if row < last:
         raise DataError(
@@ -250,7 +283,11 @@ def _members(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _record(sample: Mapping[str, Any], row: int, path: Path) -> Record:
-    label = int(sample["cls"]) if "cls" in sample else None
+    label: Label | None = None
+    if "cls" in sample:
+        label = int(sample["cls"])
+    elif "json" in sample:
+        label = label_from_json(json.loads(sample["json"]))
     if INVALID_EXTENSION in sample:
         return Record(row, b"", label, valid=False)
     for extension in IMAGE_EXTENSIONS:
@@ -263,9 +300,9 @@ def _mend_tar(path: Path) -> str:
     return f"The tar is damaged: make the shards in {path.parents[1]} anew by `mvmr shard --force`."
 
 
-def read_labels(directory: Path, manifest: Manifest) -> list[int | None]:
+def read_labels(directory: Path, manifest: Manifest) -> list[Label | None]:
     """Return the label of every sample of a split, in order, without reading the tars."""
-    return [line["label"] for line in _listing(directory, manifest)]
+    return [label_from_json(line["label"]) for line in _listing(directory, manifest)]
 
 
 def read_names(directory: Path, manifest: Manifest) -> list[str]:

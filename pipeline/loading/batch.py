@@ -1,14 +1,16 @@
 """What loaders read and give: a split with its features, and batches whose rows belong together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from pipeline.datasets.base import Label, MultiLabel
 from pipeline.errors import DataError
 from pipeline.images import ImageOptions
 from pipeline.shards import Manifest
@@ -18,7 +20,11 @@ NO_LABEL = -1
 
 
 class Batch(TypedDict):
-    """Samples of one split; row i of every member belongs to the same image."""
+    """Samples of one split; row i of every member belongs to the same image.
+
+    Where images may have several of K classes, labels are (B, K) int8: 1 present, 0 absent,
+    NO_LABEL ignored; the row of an image without a label is NO_LABEL throughout.
+    """
 
     images: Tensor  # (B, C, H, W) uint8, the original view
     labels: Tensor  # (B,) int64, NO_LABEL where there is none
@@ -54,6 +60,20 @@ class SplitData:
         pixels = self.image.channels * self.image.size**2
         rows = sum(f.width * np.dtype(f.dtype).itemsize for f in self.features.values())
         return self.manifest.samples * (pixels + rows + 16)
+
+
+def label_tensor(labels: Sequence[Label | None], manifest: Manifest) -> Tensor:
+    """Return the labels of some samples of a split as a batch has them."""
+    if not manifest.multi_label:
+        known = [label if isinstance(label, int) else NO_LABEL for label in labels]
+        return torch.tensor(known, dtype=torch.int64)
+    rows = torch.full((len(labels), len(manifest.classes or ())), NO_LABEL, dtype=torch.int8)
+    for row, label in zip(rows, labels, strict=True):
+        if isinstance(label, MultiLabel):
+            row.zero_()
+            row[list(label.present)] = 1
+            row[list(label.ignored)] = NO_LABEL
+    return rows
 
 
 class Loader(ABC):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.images import decode, original_view
-from pipeline.loading.batch import NO_LABEL, Batch, Loader, SplitData
+from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.runtime import Progress, Silent, generator
 from pipeline.shards import read_shard
 
@@ -43,20 +43,20 @@ def load_resident(data: SplitData, *, progress: Progress | None = None) -> Resid
     progress.start(f"load {data.manifest.split}", data.manifest.samples, "images")
     image, count = data.image, data.valid_samples
     images = torch.empty((count, image.channels, image.size, image.size), dtype=torch.uint8)
-    labels = torch.empty(count, dtype=torch.int64)
+    labels = []
     index = torch.empty(count, dtype=torch.int64)
     position = 0
     for number, shard in enumerate(data.manifest.shards):
         for record in read_shard(data.directory, data.manifest, number):
             if record.valid:
                 images[position] = original_view(decode(record.data), image)
-                labels[position] = NO_LABEL if record.label is None else record.label
+                labels.append(record.label)
                 index[position] = data.manifest.first_index(number) + record.row
                 position += 1
         progress.advance(shard.samples)
     split = data.manifest.split
     targets = {n: torch.from_numpy(f.read(split))[index] for n, f in data.features.items()}
-    return ResidentSplit(images, labels, index, targets)
+    return ResidentSplit(images, label_tensor(labels, data.manifest), index, targets)
 
 
 class EvaluationLoader:

@@ -81,7 +81,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
         module.encoder.to(memory_format=torch.channels_last)
     classes = run.train.manifest.classes
     probe = None
-    if classes is not None:
+    if classes is not None and not run.train.manifest.multi_label:
         probe = OnlineProbe(encoder.h_width, len(classes), lr=options.probe.lr, seed=run.seed)
 
     def save(name: str, chosen: Mapping[str, Any]) -> None:
@@ -161,10 +161,11 @@ def _objective(run: Run, encoder: Encoder) -> Objective:
 
 
 def _selection_rule(run: Run) -> Any:
-    labelled = run.validation.manifest.labelled > 0
+    manifest = run.validation.manifest
+    labelled = manifest.labelled > 0 and not manifest.multi_label
     if run.options.select == "probe" and not labelled:
         raise ConfigError(
-            "train.select is probe, but the validation images have no labels: "
+            "train.select is probe, but the validation images do not have one label each: "
             "set it to objective or auto."
         )
     if run.options.select == "auto":
