@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.checkpoints import BEST
+
 
 @dataclass(frozen=True)
 class DatasetLayout:
@@ -81,6 +83,12 @@ def dataset_layout(name: str) -> DatasetLayout:
 def run_layout(name: str) -> RunLayout:
     """Return the places of an experiment, relative to the working directory."""
     return RunLayout(Path("runs") / name)
+
+
+def starting_weights(weights: str) -> Path:
+    """Return the checkpoint that `student.weights` means: a file, or a run's best one."""
+    best = run_layout(weights).checkpoints / BEST
+    return best if best.exists() and not Path(weights).is_file() else Path(weights)
 
 
 def unfinished_run(digest: str) -> Path:

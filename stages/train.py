@@ -6,20 +6,28 @@ from pathlib import Path
 
 import click
 import torch
+from rich.console import Console
 
-from pipeline.checkpoints import BEST, LAST, load_checkpoint
+from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.config import digest
 from pipeline.datasets.base import Split
-from pipeline.errors import DataError, TrainingError
+from pipeline.errors import ConfigError, DataError, TrainingError
 from pipeline.extraction.fingerprint import check_features
 from pipeline.loading.batch import SplitData
 from pipeline.runtime import atomic_path, exclusive, remove_tree, sha256_of, write_json
 from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.training.fit import CURVES, RESUME, TENSORBOARD, Run, fit
+from pipeline.training.start import given_checkpoint
 from stages.console import ConsoleProgress
 from stages.experiment import Experiment, load
-from stages.layout import RunLayout, dataset_layout, run_layout, unfinished_run
+from stages.layout import (
+    RunLayout,
+    dataset_layout,
+    run_layout,
+    starting_weights,
+    unfinished_run,
+)
 from stages.options import console, experiment_options
 
 
@@ -28,7 +36,11 @@ from stages.options import console, experiment_options
 def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
     """Train the student; an interrupted run of the same experiment is continued."""
     experiment = load(config, assignments)
-    layout, screen = run_layout(experiment.name), console(quiet=quiet)
+    screen = console(quiet=quiet)
+    if experiment.train is None or experiment.objective is None:
+        _take_over(experiment, screen)
+        return
+    layout = run_layout(experiment.name)
     features = _targets(experiment)
     train, validation = (_split(experiment, s, features) for s in ("train", "validation"))
     key = _digest(experiment, train, validation)
@@ -40,6 +52,7 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
         live={n: o.build(experiment.dataset.image) for n, o in experiment.live().items()},
         options=experiment.train,
         seed=experiment.seed,
+        weights=_weights(experiment),
         about={
             "experiment": experiment.name,
             "digest": key,
@@ -65,15 +78,38 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
 
 def _digest(experiment: Experiment, *splits: SplitData) -> str:
     """Return the SHA-256 of all that determines the run: sections, images, targets, weights."""
-    weights = experiment.student.weights
+    weights = _weights(experiment)
     return digest(
         {
             "sections": experiment.training_sections(),
             "shards": [split.manifest.digest for split in splits],
             "targets": {name: f.digest for name, f in splits[0].features.items()},
-            "weights": sha256_of(Path(weights)) if weights and Path(weights).exists() else None,
+            "weights": sha256_of(weights) if weights and weights.exists() else None,
         }
     )
+
+
+def _take_over(experiment: Experiment, screen: Console) -> None:
+    """Leave the given weights where a finished run would leave its own, and no curves."""
+    layout, weights = run_layout(experiment.name), _weights(experiment)
+    if weights is None:
+        raise ConfigError("train is none, so student.weights must name a checkpoint or a run.")
+    with ConsoleProgress(screen) as progress:
+        image = experiment.dataset.image
+        checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
+    for target in (layout.checkpoints, layout.logs):
+        remove_tree(target)
+        target.mkdir(parents=True)
+    save_checkpoint(layout.checkpoints / BEST, checkpoint)
+    with atomic_path(layout.curves) as temporary:
+        temporary.write_text("epoch\n", encoding="utf-8")
+    write_json(layout.metrics / "training.json", checkpoint.about["selection"])
+    screen.print(f"{layout.checkpoints / BEST}: the weights of {weights}. Next: mvmr evaluate")
+
+
+def _weights(experiment: Experiment) -> Path | None:
+    name = experiment.student.weights
+    return starting_weights(name) if name is not None else None
 
 
 def _targets(experiment: Experiment) -> dict[str, StoredFeature]:

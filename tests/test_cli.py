@@ -214,6 +214,27 @@ def test_bad_input_ends_in_one_sentence(
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize("weights", ["digits", "runs/digits/checkpoints/best.pt"])
+def test_given_weights_are_evaluated_without_training(inside: Path, weights: str) -> None:
+    given = ["-s", "train=none", "-s", "objective=none", "-s", "name=given"]
+    given += [*QUICK[2:4], "-s", f"student.weights={weights}", "-s", "evaluate={knn: {}}"]
+    for command in ("train", "evaluate", "report"):
+        assert run([command, *given]) == 0, command
+    given_metrics, own = (
+        json.loads((inside / f"runs/{name}/metrics/knn.json").read_text())
+        for name in ("given", "digits")
+    )
+    assert given_metrics["top1"] == own["top1"]
+    assert given_metrics["checkpoint"]["selection"]["rule"] == "given"
+
+
+def test_no_training_needs_weights(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "-s", "train=none"]) == 2
+    assert "student.weights: train is none" in capsys.readouterr().err
+    assert run(["train", "-s", "objective=none"]) == 2
+    assert "objective: training needs one" in capsys.readouterr().err
+
+
 def test_use_lists_and_protects_edits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

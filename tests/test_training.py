@@ -32,6 +32,7 @@ from pipeline.shards import ShardOptions, read_manifests, write_split
 from pipeline.store import FeatureStore
 from pipeline.training.fit import CURVES, RESUME, Run, fit
 from pipeline.training.options import TrainOptions
+from pipeline.training.start import initial_encoder
 
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
 STUDENT = StudentOptions(architecture="resnet8", projector=(16, 16))
@@ -225,12 +226,26 @@ def test_starting_weights_are_loaded(data: Path, tmp_path: Path) -> None:
     encoder = build_encoder(STUDENT, channels=1, size=8, seed=99)
     path = tmp_path / "start.pt"
     save_checkpoint(path, Checkpoint(STUDENT, IMAGE, encoder.state_dict(), None, {}))
-    student = STUDENT.model_copy(update={"weights": str(path)})
-    run = replace(make_run(data, epochs=1, lr=1e-12), student=student)
+    run = replace(make_run(data, epochs=1, lr=1e-12), weights=path)
     fit(run, work=tmp_path / "run", progress=Silent())
     trained = load_checkpoint(tmp_path / "run" / LAST).encoder
     for name, value in encoder.named_parameters():
         assert torch.allclose(trained[name], value, atol=1e-6), name
+
+
+def test_starting_weights_with_another_projector_keep_the_backbone(tmp_path: Path) -> None:
+    encoder = build_encoder(STUDENT, channels=1, size=8, seed=99)
+    path = tmp_path / "start.pt"
+    save_checkpoint(path, Checkpoint(STUDENT, IMAGE, encoder.state_dict(), None, {}))
+    other = STUDENT.model_copy(update={"projector": (24, 8)})
+    fresh = build_encoder(other, channels=1, size=8, seed=5)
+    started = initial_encoder(other, IMAGE, path, seed=5, progress=Silent())
+    expected = {**fresh.state_dict(), **encoder.backbone.state_dict(prefix="backbone.")}
+    for name, value in started.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    wide = StudentOptions(architecture="resnet8x2")
+    with pytest.raises(WeightsError, match="do not fit"):
+        initial_encoder(wide, IMAGE, path, seed=5, progress=Silent())
 
 
 def test_a_checkpoint_of_another_student_names_the_difference(tmp_path: Path) -> None:

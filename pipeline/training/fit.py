@@ -13,8 +13,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from pipeline.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
-from pipeline.encoders import Encoder, StudentOptions, build_encoder, load_weights
+from pipeline.checkpoints import BEST, LAST, Checkpoint, save_checkpoint
+from pipeline.encoders import Encoder, StudentOptions
 from pipeline.errors import ConfigError
 from pipeline.images import ImageOptions
 from pipeline.loading.batch import SplitData
@@ -27,6 +27,7 @@ from pipeline.training.callbacks import Curves, Position, Selection
 from pipeline.training.module import StudentModule
 from pipeline.training.options import TrainOptions
 from pipeline.training.probe import OnlineProbe
+from pipeline.training.start import initial_encoder
 
 RESUME = "resume.ckpt"
 CURVES = "epochs.csv"
@@ -38,7 +39,7 @@ class Run:
     """Everything that determines a training run.
 
     `live` are the representations that the objective names and the store does not hold.
-    `about` goes into the checkpoints as it is.
+    `about` goes into the checkpoints as it is. `weights` is a checkpoint to start from.
     """
 
     train: SplitData
@@ -49,6 +50,7 @@ class Run:
     options: TrainOptions
     seed: int
     about: Mapping[str, Any]
+    weights: Path | None = None
 
     @property
     def image(self) -> ImageOptions:
@@ -63,7 +65,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
     TrainingError if the objective is not finite.
     """
     options = run.options
-    encoder = _initial_encoder(run)
+    encoder = initial_encoder(run.student, run.image, run.weights, seed=run.seed, progress=progress)
     loader = training_loader(
         run.train, options.loading, batch_size=options.batch_size, seed=run.seed, progress=progress
     )
@@ -134,15 +136,6 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
         except SystemExit:  # how Lightning answers Ctrl-C
             raise KeyboardInterrupt from None
     save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})
-
-
-def _initial_encoder(run: Run) -> Encoder:
-    image = run.image
-    encoder = build_encoder(run.student, channels=image.channels, size=image.size, seed=run.seed)
-    if run.student.weights is not None:
-        checkpoint = load_checkpoint(Path(run.student.weights))
-        load_weights(encoder, checkpoint.encoder)
-    return encoder
 
 
 def _objective(run: Run, encoder: Encoder) -> Objective:
