@@ -64,7 +64,7 @@ def _summary(path: Path) -> list[str]:
     teachers = [feature["model"] for feature in data["features"].values() if "model" in feature]
     student = data["student"]["architecture"]
     if data["student"].get("weights"):
-        student += " (given)"
+        student += " given"
     cost = re.search(r"^# Cost: (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return [
         path.stem,

@@ -188,7 +188,7 @@ def test_the_cost_in_the_file_is_that_of_the_arithmetic(name: str) -> None:
     text = (CONFIGS / f"{name}.yaml").read_text()
     match = re.search(r"^# Cost: (.+)$", text, re.MULTILINE)
     assert match, "a line `# Cost: ...` tells readers of `mvmr use --list`"
-    estimate = re.match(r"at least ([\d.]+) GPU (hours|minutes).* \(estimate\)", match[1])
+    estimate = re.match(r"from ([\d.]+) GPU (hours|minutes).* \(estimate\)", match[1])
     if estimate is None:
         assert match[1].endswith("(measured)")
         return
