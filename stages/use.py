@@ -65,11 +65,13 @@ def _summary(path: Path) -> list[str]:
     student = data["student"]["architecture"]
     if data["student"].get("weights"):
         student += " given"
-    cost = re.search(r"^# Cost: (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    cost = re.search(
+        r"^# Cost: (.+) \((?:estimate|measured)\)$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
     return [
         path.stem,
         f"{source} {size} px",
         ", ".join(teachers) or "none",
         student,
-        cost[1].removesuffix(" (estimate)") if cost else "unknown: mvmr plan",
+        cost[1].replace("minutes", "min") if cost else "unknown: mvmr plan",
     ]

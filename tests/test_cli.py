@@ -244,7 +244,7 @@ def test_use_lists_and_protects_edits(
     listed = capsys.readouterr().out
     assert all(path.stem in listed for path in (tmp_path / "configs").glob("*.yaml"))
     (line,) = [line for line in listed.splitlines() if "cifar10_clip" in line]
-    for part in ("image_folder 32 px", "tiny-clip-rn64", "resnet8x4", "two cores (measured)"):
+    for part in ("image_folder 32 px", "tiny-clip-rn64", "resnet8x4", "20 min on two cores"):
         assert part in line
     assert run(["use", "cifar10_clip"]) == 0
     assert run(["use", "digits"]) == 0
