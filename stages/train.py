@@ -12,11 +12,11 @@ from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.config import digest
 from pipeline.datasets.base import Split
 from pipeline.errors import ConfigError, DataError, TrainingError
-from pipeline.extraction.fingerprint import check_features
 from pipeline.loading.batch import SplitData
-from pipeline.runtime import atomic_path, exclusive, remove_tree, sha256_of, write_json
+from pipeline.runtime import atomic_path, exclusive, sha256_of, write_json
 from pipeline.shards import read_manifests
-from pipeline.store import FeatureStore, StoredFeature
+from pipeline.storage import Location, remove_tree
+from pipeline.store import StoredFeature
 from pipeline.training.fit import CURVES, RESUME, TENSORBOARD, Run, fit
 from pipeline.training.start import given_checkpoint
 from stages.console import ConsoleProgress
@@ -28,12 +28,14 @@ from stages.layout import (
     starting_weights,
     unfinished_run,
 )
-from stages.options import console, experiment_options
+from stages.material import checked_features
+from stages.options import console, data_option, experiment_options
 
 
 @click.command("train")
 @experiment_options
-def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
+@data_option
+def command(config: Path, assignments: tuple[str, ...], quiet: bool, data: str) -> None:
     """Train the student; an interrupted run of the same experiment is continued."""
     experiment = load(config, assignments)
     screen = console(quiet=quiet)
@@ -41,8 +43,11 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
         _take_over(experiment, screen)
         return
     layout = run_layout(experiment.name)
-    features = _targets(experiment)
-    train, validation = (_split(experiment, s, features) for s in ("train", "validation"))
+    stored, progress = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
+    features = checked_features(experiment, experiment.targets(), stored, progress)
+    train, validation = (
+        _split(experiment, s, features, stored.shards) for s in ("train", "validation")
+    )
     key = _digest(experiment, train, validation)
     run = Run(
         train=train,
@@ -63,7 +68,7 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
     )
     work = unfinished_run(key)
     busy = TrainingError(f"Another process trains this experiment in {work}: wait for it.")
-    with exclusive(work.with_suffix(".lock"), busy), ConsoleProgress(screen) as progress:
+    with exclusive(work.with_suffix(".lock"), busy), progress:
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
         fit(run, work=work, progress=progress)
@@ -112,20 +117,12 @@ def _weights(experiment: Experiment) -> Path | None:
     return starting_weights(name) if name is not None else None
 
 
-def _targets(experiment: Experiment) -> dict[str, StoredFeature]:
-    layout = dataset_layout(experiment.dataset.name)
-    return check_features(
-        experiment.targets(),
-        image=experiment.dataset.image,
-        shards=layout.shards,
-        store=FeatureStore(layout.features),
-    )
-
-
 def _split(
-    experiment: Experiment, split: Split, features: Mapping[str, StoredFeature]
+    experiment: Experiment,
+    split: Split,
+    features: Mapping[str, StoredFeature],
+    shards: Location,
 ) -> SplitData:
-    shards = dataset_layout(experiment.dataset.name).shards
     manifests = read_manifests(shards)
     if split not in manifests:
         raise DataError(

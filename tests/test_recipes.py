@@ -180,7 +180,8 @@ def gpu_hours(experiment: Experiment) -> float:
         images = IMAGENET_50_IMAGES
     share = 1 - experiment.dataset.split.validation
     operations = 3 * counter.get_total_flops() / 2 * views * images * share
-    return experiment.train.epochs * operations / SUSTAINED / 3600
+    epochs = experiment.train.epochs
+    return float(epochs * operations / SUSTAINED / 3600)
 
 
 @pytest.mark.parametrize("name", TRAINED)

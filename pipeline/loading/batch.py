@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -14,6 +13,7 @@ from pipeline.datasets.base import Label, MultiLabel
 from pipeline.errors import DataError
 from pipeline.images import ImageOptions
 from pipeline.shards import Manifest
+from pipeline.storage import Location
 from pipeline.store import StoredFeature
 
 NO_LABEL = -1
@@ -36,7 +36,7 @@ class Batch(TypedDict):
 class SplitData:
     """What a loader reads: one split's shards and the features that go with them."""
 
-    directory: Path
+    directory: Location
     manifest: Manifest
     features: Mapping[str, StoredFeature]
     image: ImageOptions
