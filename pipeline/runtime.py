@@ -103,8 +103,8 @@ class Progress(Protocol):
         """Begin a phase of `total` units; it ends when the next begins."""
         ...
 
-    def advance(self, count: int) -> None:
-        """Say that `count` more units are done."""
+    def advance(self, count: int, status: str = "") -> None:
+        """Say that `count` more units are done; a `status` stands until the next one."""
         ...
 
     def note(self, text: str) -> None:
@@ -118,7 +118,7 @@ class Silent:
     def start(self, what: str, total: int, unit: str) -> None:
         """Do nothing."""
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, status: str = "") -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:

@@ -10,6 +10,7 @@ from pipeline.errors import StoreError
 from pipeline.extraction.fingerprint import check_features
 from pipeline.runtime import write_json
 from pipeline.store import FeatureStore, StoredFeature
+from stages import clean
 from stages.console import table
 from stages.experiment import load
 from stages.layout import dataset_layout, run_layout
@@ -18,7 +19,10 @@ from stages.options import console, experiment_options
 
 @click.group("store")
 def command() -> None:
-    """Look at the feature store, or check it."""
+    """Look at the feature store, check it, or clean up after abandoned runs."""
+
+
+command.add_command(clean.command)
 
 
 def _store_path(path: Path | None, config: Path, assignments: tuple[str, ...]) -> Path:
