@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from pipeline.errors import TrainingError
-from pipeline.runtime import exclusive, remove_tree
+from pipeline.runtime import exclusive
+from pipeline.storage import remove_tree
 from stages.console import table
 from stages.layout import unfinished_runs
 from stages.options import console

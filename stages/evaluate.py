@@ -20,16 +20,16 @@ from pipeline.evaluation.subjects import (
     stored_subject,
 )
 from pipeline.evaluation.table import AnyProtocol, Setting, Values, needed_splits, score
-from pipeline.extraction.fingerprint import check_features
 from pipeline.loading.batch import SplitData
 from pipeline.loading.resident import EvaluationLoader
 from pipeline.runtime import Progress, device_from, sha256_of, write_json
 from pipeline.shards import read_manifests
-from pipeline.store import FeatureStore
+from pipeline.storage import Location
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
-from stages.layout import cached_embeddings, dataset_layout, run_layout
-from stages.options import console, experiment_options
+from stages.layout import DatasetLayout, cached_embeddings, dataset_layout, run_layout
+from stages.material import checked_features
+from stages.options import console, data_option, experiment_options
 
 EMBEDDING_BATCH = 256
 
@@ -42,10 +42,12 @@ EMBEDDING_BATCH = 256
     type=click.Path(path_type=Path, dir_okay=False),
     help="Score this file instead of the run's best checkpoint, and only print the scores.",
 )
+@data_option
 def command(
     config: Path,
     assignments: tuple[str, ...],
     quiet: bool,
+    data: str,
     only: tuple[str, ...],
     checkpoint: Path | None,
 ) -> None:
@@ -59,7 +61,9 @@ def command(
     path = checkpoint or layout.checkpoints / BEST
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
     with ConsoleProgress(screen) as progress:
-        setting, subjects = _material(experiment, trained, progress)
+        setting, subjects = _material(
+            experiment, trained, dataset_layout(experiment.dataset.name, data), progress
+        )
         for name, options in protocols.items():
             values = _scores(name, options, subjects, setting, progress)
             record = {
@@ -92,18 +96,13 @@ def _scores(
 
 
 def _material(
-    experiment: Experiment, trained: Checkpoint, progress: Progress
+    experiment: Experiment, trained: Checkpoint, layout: DatasetLayout, progress: Progress
 ) -> tuple[Setting, list[Subject]]:
     """Return what the protocols need, and who is scored: the student first, then the controls."""
-    layout, image = dataset_layout(experiment.dataset.name), experiment.dataset.image
+    image = experiment.dataset.image
     device = device_from("auto")
     images = Images(dict(_loaders(layout.shards, experiment, progress)))
-    features = check_features(
-        experiment.features,
-        image=image,
-        shards=layout.shards,
-        store=FeatureStore(layout.features),
-    )
+    features = checked_features(experiment, experiment.features, layout, progress)
     untrained = build_encoder(
         experiment.student, channels=image.channels, size=image.size, seed=experiment.seed
     )
@@ -120,7 +119,7 @@ def _material(
 
 
 def _loaders(
-    shards: Path, experiment: Experiment, progress: Progress
+    shards: Location, experiment: Experiment, progress: Progress
 ) -> Iterator[tuple[Split, EvaluationLoader]]:
     for split, manifest in read_manifests(shards).items():
         data = SplitData(shards / split, manifest, {}, experiment.dataset.image)

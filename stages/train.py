@@ -15,18 +15,17 @@ from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.config import digest
 from pipeline.datasets.base import Split
 from pipeline.errors import ConfigError, DataError, TrainingError
-from pipeline.extraction.fingerprint import check_features
 from pipeline.loading.batch import SplitData
 from pipeline.runtime import (
     Progress,
     atomic_path,
     exclusive,
-    remove_tree,
     sha256_of,
     write_json,
 )
 from pipeline.shards import read_manifests
-from pipeline.store import FeatureStore, StoredFeature
+from pipeline.storage import Location, remove_tree
+from pipeline.store import StoredFeature
 from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.processes import is_first_process
 from pipeline.training.saving import RESUME
@@ -41,7 +40,8 @@ from stages.layout import (
     starting_weights,
     unfinished_run,
 )
-from stages.options import console, experiment_options
+from stages.material import checked_features
+from stages.options import console, data_option, experiment_options
 
 TUNED = "tuned.json"
 
@@ -51,10 +51,12 @@ TUNED = "tuned.json"
 @click.option("--auto-lr", is_flag=True, help="Find train.lr by trying, instead of the given one.")
 @click.option("--auto-batch-size", is_flag=True, help="Find train.batch_size, likewise.")
 @click.option("--force", is_flag=True, help="Train again, although nothing has changed.")
+@data_option
 def command(
     config: Path,
     assignments: tuple[str, ...],
     quiet: bool,
+    data: str,
     auto_lr: bool,
     auto_batch_size: bool,
     force: bool,
@@ -66,8 +68,11 @@ def command(
         _take_over(experiment, screen)
         return
     layout = run_layout(experiment.name)
-    features = _targets(experiment)
-    train, validation = (_split(experiment, s, features) for s in ("train", "validation"))
+    stored, progress = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
+    features = checked_features(experiment, experiment.targets(), stored, progress)
+    train, validation = (
+        _split(experiment, s, features, stored.shards) for s in ("train", "validation")
+    )
     wanted = {"lr": auto_lr, "batch_size": auto_batch_size}
     key = _digest(experiment, wanted, train, validation)
     if not force and is_first_process() and _is_finished(layout, key):
@@ -91,7 +96,7 @@ def command(
         },
     )
     work = unfinished_run(key)
-    with _alone(work), ConsoleProgress(screen) as progress:
+    with _alone(work), progress:
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
         if any(wanted.values()):
@@ -175,20 +180,12 @@ def _weights(experiment: Experiment) -> Path | None:
     return starting_weights(name) if name is not None else None
 
 
-def _targets(experiment: Experiment) -> dict[str, StoredFeature]:
-    layout = dataset_layout(experiment.dataset.name)
-    return check_features(
-        experiment.targets(),
-        image=experiment.dataset.image,
-        shards=layout.shards,
-        store=FeatureStore(layout.features),
-    )
-
-
 def _split(
-    experiment: Experiment, split: Split, features: Mapping[str, StoredFeature]
+    experiment: Experiment,
+    split: Split,
+    features: Mapping[str, StoredFeature],
+    shards: Location,
 ) -> SplitData:
-    shards = dataset_layout(experiment.dataset.name).shards
     manifests = read_manifests(shards)
     if split not in manifests:
         raise DataError(

@@ -10,7 +10,8 @@ from pipeline.datasets.base import Split
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
 from pipeline.encoders import StudentOptions
-from pipeline.extraction.run import ClusterOptions, extract
+from pipeline.extraction.cluster import ClusterOptions
+from pipeline.extraction.run import extract
 from pipeline.images import ImageOptions
 from pipeline.loading.batch import SplitData
 from pipeline.objective import ObjectiveOptions
@@ -70,7 +71,7 @@ def make_data(root: Path) -> None:
         shards=root / "shards",
         store=FeatureStore(root / "features.zarr"),
         work=root / "work",
-        cluster=ClusterOptions(workers=1),
+        options=ClusterOptions(workers=1),
         progress=Silent(),
     )
 

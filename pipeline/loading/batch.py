@@ -4,7 +4,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from pipeline.errors import DataError
 from pipeline.images import ImageOptions
 from pipeline.shards import Manifest
+from pipeline.storage import Location
 from pipeline.store import StoredFeature
 
 NO_LABEL = -1
@@ -31,7 +31,7 @@ class Batch(TypedDict):
 class SplitData:
     """What a loader reads: one split's shards and the features that go with them."""
 
-    directory: Path
+    directory: Location
     manifest: Manifest
     features: Mapping[str, StoredFeature]
     image: ImageOptions
