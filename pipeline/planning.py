@@ -31,6 +31,7 @@ from pipeline.runtime import available_cores
 from pipeline.shards import Manifest, ShardOptions, write_split
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.training.fit import Run, fit
+from pipeline.training.options import ParallelOptions
 
 TAR_BLOCK, TAR_RECORD = 512, 10_240
 SHARDS_PER_CORE = 8
@@ -234,7 +235,7 @@ def _size_below(path: object) -> int:
 
 
 def training_cost(run: Run, sample: Sample, *, memory_share: float, work: Path) -> TrainingCost:
-    """Train on the sample for some epochs; `run` has its shards and features.
+    """Train on the sample for some epochs, on one device; `run` has its shards and features.
 
     The batch is as large as the sample allows, and what a step takes is counted by its images.
     """
@@ -249,6 +250,7 @@ def training_cost(run: Run, sample: Sample, *, memory_share: float, work: Path) 
                 | {"milestones": (), "final_lr": 0.0}
             ),
             "loading": run.options.loading.model_copy(update={"mode": "resident"}),
+            "parallel": ParallelOptions(accelerator=run.options.parallel.accelerator),
         }
     )
     watch = Stopwatch()

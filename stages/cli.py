@@ -16,7 +16,7 @@ COMMANDS = {
     "evaluate": ("stages.evaluate", "Score the student beside its controls."),
     "report": ("stages.report", "Write one HTML page about a run."),
     "export": ("stages.export", "Write the trained backbone for other programs."),
-    "store": ("stages.store", "Look at the feature store, or check it."),
+    "store": ("stages.store", "Look at the feature store, check it, or clean up."),
 }
 
 

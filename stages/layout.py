@@ -71,6 +71,11 @@ class RunLayout:
         return self.root / "metrics"
 
     @property
+    def training_metrics(self) -> Path:
+        """Which checkpoint is the best, and by what."""
+        return self.metrics / "training.json"
+
+    @property
     def report(self) -> Path:
         """The page that tells it all."""
         return self.root / "report.html"
@@ -94,7 +99,12 @@ def starting_weights(weights: str) -> Path:
 
 def unfinished_run(digest: str) -> Path:
     """Return where a training run lives until it has ended, known by its experiment's digest."""
-    return Path("runs") / ".unfinished" / digest[:16]
+    return unfinished_runs() / digest[:16]
+
+
+def unfinished_runs() -> Path:
+    """Return the directory of all unfinished training runs."""
+    return Path("runs") / ".unfinished"
 
 
 def cached_embeddings(name: str) -> Path:
