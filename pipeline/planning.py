@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from pipeline.datasets.base import Item, Source, Split
+from pipeline.encoding import Encoding
 from pipeline.errors import DataError
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.fingerprint import FIT_IMAGES
@@ -29,7 +30,7 @@ from pipeline.reduction import MOST_COMPONENTS
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import available_cores
 from pipeline.shards import Manifest, ShardOptions, write_split
-from pipeline.store import FeatureStore, StoredFeature
+from pipeline.store import FeatureStore, StoredFeature, chunk_rows
 from pipeline.training.fit import Run, fit
 from pipeline.training.options import ParallelOptions
 
@@ -107,12 +108,13 @@ class TrainingCost:
 class Sample:
     """Some of an experiment's training images as shards: two thirds to train on, one to validate.
 
-    `images` is how many each split of the whole has.
+    `images` is how many each split of the whole has, `samples_per_shard` how many a tar of it.
     """
 
     root: Path
     manifests: Mapping[Split, Manifest]
     images: Mapping[Split, int]
+    samples_per_shard: int
     cost: ShardCost
 
 
@@ -156,7 +158,8 @@ def sample_of(
     content = sum(_content_bytes(tar) for tar in sorted((root / "shards").glob("*/*.tar")))
     scale = sum(images.values()) / len(chosen)
     size = sum(_tar_bytes(n, options.samples, content / len(chosen)) for n in images.values())
-    return Sample(root, manifests, images, ShardCost(size, scale * seconds))
+    cost = ShardCost(size, scale * seconds)
+    return Sample(root, manifests, images, options.samples, cost)
 
 
 def _content_bytes(path: Path) -> int:
@@ -202,10 +205,8 @@ def extraction_cost(
     total = sum(sample.images.values())
     before = min(total, FIDELITY_IMAGES + (FIT_IMAGES if options.reduce.by_components else 0))
     width = _asked_width(options, stored.width)
-    rows = total * width * _row_bytes(stored)
-    basis = _size_below(stored.path / "reduction") * width / stored.width
-    cost = FeatureCost(width, int(rows + basis), rate, overhead + (total + before) / rate)
-    return cost, stored
+    size = _stored_bytes(stored, width, Encoding(options.dtype).itemsize, sample)
+    return FeatureCost(width, size, rate, overhead + (total + before) / rate), stored
 
 
 def _affordable(options: RepresentationOptions, sample: Sample) -> RepresentationOptions:
@@ -223,11 +224,14 @@ def _asked_width(options: RepresentationOptions, found: int) -> int:
     return options.reduce.pca or found
 
 
-def _row_bytes(stored: StoredFeature) -> float:
-    """Return the bytes that one stored number takes."""
-    images = sum(stored.splits.values())
-    rows = sum(_size_below(stored.path / split) for split in stored.splits)
-    return rows / (images * stored.width)
+def _stored_bytes(stored: StoredFeature, width: int, itemsize: int, sample: Sample) -> int:
+    """Return the bytes of whole chunks, for which the last one is filled up, and of the basis."""
+    rows = 0
+    for images in sample.images.values():
+        chunk = chunk_rows(min(sample.samples_per_shard, images), width, itemsize)
+        rows += chunk * math.ceil(images / chunk)
+    basis = _size_below(stored.path / "reduction") * width / stored.width
+    return rows * width * itemsize + int(basis)
 
 
 def _size_below(path: object) -> int:

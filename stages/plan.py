@@ -48,11 +48,11 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool, images: int
         }
         costs = {name: cost for name, (cost, _) in measured.items()}
         stored = {name: feature for name, (_, feature) in measured.items()}
+        counts = ", ".join(f"{count} {split}" for split, count in sample.images.items())
+        screen.print(f"{experiment.name}: {counts} images; measured on {images} at most.")
+        rows = _stored_rows(sample, costs)
+        screen.print(table("On disk", ["", "numbers", "MB", "images/s", "time"], rows))
         training = _training(experiment, sample, stored)
-    counts = ", ".join(f"{count} {split}" for split, count in sample.images.items())
-    screen.print(f"{experiment.name}: {counts} images; measured on {images} at most.")
-    rows = _stored_rows(sample, costs)
-    screen.print(table("On disk", ["", "numbers", "MB", "images/s", "time"], rows))
     if training is not None and experiment.train is not None:
         epochs = experiment.train.epochs
         before = sample.cost.seconds + sum(cost.seconds for cost in costs.values())
