@@ -1,6 +1,7 @@
 """Images as WebDataset tars, with a manifest that is the only source of what is in them.
 
-    shards/<split>/000000.tar ...   members KEY.jpg|png|webp, and KEY.cls where labelled
+    shards/<split>/000000.tar ...   members KEY.jpg|png|webp; KEY.cls (one class), or
+                                    KEY.json (several), where labelled
     shards/<split>/samples.jsonl    one line a sample: key, label, name and stamp in the source
     shards/<split>/manifest.json    written last: a split without it is unfinished
 
@@ -21,7 +22,17 @@ from pydantic import Field
 from webdataset import tariterators
 
 from pipeline.config import Options, digest
-from pipeline.datasets.base import SPLITS, Encoded, Item, Source, Split
+from pipeline.datasets.base import (
+    SPLITS,
+    Encoded,
+    Item,
+    Label,
+    MultiLabel,
+    Source,
+    Split,
+    label_from_json,
+    label_to_json,
+)
 from pipeline.errors import DataError
 from pipeline.images import decode
 from pipeline.runtime import Progress, atomic_path, sha256_of, write_json
@@ -56,7 +67,8 @@ class Shard:
 class Manifest:
     """What is in one split. Row i of a stored feature is sample i here.
 
-    `source` is the digest of the source's listing, `listing` the SHA-256 of samples.jsonl.
+    `source` is the digest of the source's listing, `listing` the SHA-256 of samples.jsonl. With
+    `multi_label` an image may have several of the classes, else it has one or no label.
     """
 
     dataset: str
@@ -69,6 +81,7 @@ class Manifest:
     listing: str
     options: Mapping[str, Any]
     shards: tuple[Shard, ...]
+    multi_label: bool = False
     format: int = FORMAT
 
     @property
@@ -101,7 +114,7 @@ class Record:
 
     row: int
     data: bytes
-    label: int | None
+    label: Label | None
     valid: bool
 
 
@@ -119,9 +132,11 @@ def write_split(
     """Write one split and return its manifest; what was there before is removed first.
 
     `provenance` is recorded and compared by whoever asks whether the shards are up to date.
-    Raises DataError with the file's
-    name for an image that cannot be decoded, unless `options.on_bad_image` is "skip".
+    Raises DataError with the file's name for an image that cannot be decoded, unless
+    `options.on_bad_image` is "skip", and for images of which some have one class and others
+    several.
     """
+    multi_label = _has_several(items, source.classes)
     remove_tree(directory)
     progress.start(f"shard {split}", len(items), "images")
     shards = []
@@ -141,6 +156,7 @@ def write_split(
         listing=sha256_of(directory / LISTING),
         options=dict(provenance),
         shards=tuple(shards),
+        multi_label=multi_label,
     )
     if len(manifest.invalid) == manifest.samples:
         raise DataError(f"None of the {manifest.samples} {split} images can be decoded.")
@@ -148,11 +164,24 @@ def write_split(
     return manifest
 
 
+def _has_several(items: Sequence[Item], classes: Sequence[str] | None) -> bool:
+    several = {isinstance(item.label, MultiLabel) for item in items if item.label is not None}
+    if len(several) > 1:
+        raise DataError("Some images have one class and others a list of classes; use one form.")
+    if True in several and classes is None:
+        raise DataError("Images with lists of classes need the names of all classes.")
+    return True in several
+
+
 def _write_listing(items: Sequence[Item], directory: Location, samples_per_shard: int) -> None:
     with atomic_path(directory / LISTING) as path, path.open("w", encoding="utf-8") as listing:
         for index, item in enumerate(items):
-            key = sample_key(*divmod(index, samples_per_shard))
-            line = {"key": key, "label": item.label, "name": item.name, "stamp": item.stamp}
+            line = {
+                "key": sample_key(*divmod(index, samples_per_shard)),
+                "label": label_to_json(item.label),
+                "name": item.name,
+                "stamp": item.stamp,
+            }
             listing.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -200,7 +229,9 @@ def _write_tar(
                 invalid.append(row)
                 encoded = Encoded(b"", INVALID_EXTENSION)
             _add(tar, f"{key}.{encoded.extension}", encoded.data)
-            if item.label is not None:
+            if isinstance(item.label, MultiLabel):
+                _add(tar, f"{key}.json", json.dumps(label_to_json(item.label)).encode())
+            elif item.label is not None:
                 _add(tar, f"{key}.cls", str(item.label).encode())
     return tuple(invalid)
 
@@ -264,7 +295,7 @@ def read_shard(
             if row >= first:
                 yield _record(sample, row, path)
             row += 1
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error}). {_mend_tar(path)}") from error
     if row < last:
         raise DataError(
@@ -279,7 +310,11 @@ def _members(path: Location) -> Iterator[dict[str, Any]]:
 
 
 def _record(sample: Mapping[str, Any], row: int, path: Location) -> Record:
-    label = int(sample["cls"]) if "cls" in sample else None
+    label: Label | None = None
+    if "cls" in sample:
+        label = int(sample["cls"])
+    elif "json" in sample:
+        label = label_from_json(json.loads(sample["json"]))
     if INVALID_EXTENSION in sample:
         return Record(row, b"", label, valid=False)
     for extension in IMAGE_EXTENSIONS:
@@ -342,9 +377,9 @@ def repair_split(
         )
 
 
-def read_labels(directory: Location, manifest: Manifest) -> list[int | None]:
+def read_labels(directory: Location, manifest: Manifest) -> list[Label | None]:
     """Return the label of every sample of a split, in order, without reading the tars."""
-    return [line["label"] for line in _listing(directory, manifest)]
+    return [label_from_json(line["label"]) for line in _listing(directory, manifest)]
 
 
 def read_stamps(directory: Location, manifest: Manifest) -> dict[str, str]:

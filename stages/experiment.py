@@ -39,6 +39,13 @@ def _kind_from_name(section: Any) -> Any:
     }
 
 
+def _none(section: Any) -> Any:
+    """Read `none`; an empty section is more likely a slip than a wish."""
+    if section is None:
+        raise ValueError("the section is empty; write none to do without it")
+    return None if section == "none" else section
+
+
 class DatasetOptions(Options):
     """`dataset`: which images, how they are cut and sharded, how the student sees them."""
 
@@ -50,15 +57,18 @@ class DatasetOptions(Options):
 
 
 class Experiment(Options):
-    """A whole file."""
+    """A whole file.
+
+    `train: none` takes `student.weights` as they are, for evaluation; it needs no objective.
+    """
 
     name: Name
     seed: Annotated[int, Field(ge=0)]
     dataset: DatasetOptions
     features: Annotated[dict[Name, AnyRepresentation], BeforeValidator(_kind_from_name)]
     student: StudentOptions
-    objective: ObjectiveOptions
-    train: TrainOptions
+    objective: Annotated[ObjectiveOptions | None, BeforeValidator(_none)]
+    train: Annotated[TrainOptions | None, BeforeValidator(_none)]
     evaluate: Annotated[dict[Name, AnyProtocol], BeforeValidator(_kind_from_name)]
 
     def digest(self) -> str:
@@ -73,16 +83,19 @@ class Experiment(Options):
 
     def targets(self) -> dict[str, RepresentationOptions]:
         """Return the stored features that the objective names."""
-        named = representations_of(self.objective)
+        named = self._representations()
         return {name: self.features[name] for name in named if name in self.features}
 
     def live(self) -> dict[str, RepresentationOptions]:
         """Return the representations that the objective names and the store does not hold."""
-        named = representations_of(self.objective)
+        named = self._representations()
         return {name: self._live(name) for name in named if name not in self.features}
 
+    def _representations(self) -> tuple[str, ...]:
+        return representations_of(self.objective) if self.objective and self.train else ()
+
     def _live(self, name: str) -> RepresentationOptions:
-        if name == "augmented":  # drawn by the same policy as the views
+        if name == "augmented" and self.train:  # drawn by the same policy as the views
             return KINDS[name].model_validate(
                 {"kind": name, "augmentation": self.train.augmentation.model_dump()}
             )
@@ -99,7 +112,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Experiment:
         experiment = Experiment.model_validate(data)
     except ValidationError as error:
         raise _error(path, [*problems(error, Experiment), *_misnamed(data)]) from None
-    wrong = [*_misnamed(data), *_unstorable(experiment)]
+    wrong = [*_misnamed(data), *_unstorable(experiment), *_idle(experiment)]
     if wrong:
         raise _error(path, wrong)
     return experiment
@@ -109,6 +122,13 @@ def _error(path: Path, lines: Sequence[str]) -> ConfigError:
     if len(lines) == 1:
         return ConfigError(f"{path}: {lines[0]}")
     return ConfigError("\n  ".join([f"{path} has {len(lines)} problems:", *lines]))
+
+
+def _idle(experiment: Experiment) -> Iterator[str]:
+    if experiment.train is None and experiment.student.weights is None:
+        yield "student.weights: train is none, so this must name a checkpoint file or a run."
+    if experiment.train is not None and experiment.objective is None:
+        yield "objective: training needs one; only with train: none may it be none."
 
 
 def _unstorable(experiment: Experiment) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.checkpoints import BEST
 from pipeline.storage import Location, location
 
 
@@ -70,6 +71,11 @@ class RunLayout:
         return self.root / "metrics"
 
     @property
+    def training_metrics(self) -> Path:
+        """Which checkpoint is the best, and by what."""
+        return self.metrics / "training.json"
+
+    @property
     def report(self) -> Path:
         """The page that tells it all."""
         return self.root / "report.html"
@@ -85,9 +91,20 @@ def run_layout(name: str) -> RunLayout:
     return RunLayout(Path("runs") / name)
 
 
+def starting_weights(weights: str) -> Path:
+    """Return the checkpoint that `student.weights` means: a file, or a run's best one."""
+    best = run_layout(weights).checkpoints / BEST
+    return best if best.exists() and not Path(weights).is_file() else Path(weights)
+
+
 def unfinished_run(digest: str) -> Path:
     """Return where a training run lives until it has ended, known by its experiment's digest."""
-    return Path("runs") / ".unfinished" / digest[:16]
+    return unfinished_runs() / digest[:16]
+
+
+def unfinished_runs() -> Path:
+    """Return the directory of all unfinished training runs."""
+    return Path("runs") / ".unfinished"
 
 
 def cached_embeddings(name: str) -> Path:

@@ -18,6 +18,7 @@ from pipeline.shards import MANIFEST, DamagedFile, find_damage, read_manifest, r
 from pipeline.storage import Location, location
 from pipeline.store import Damage, FeatureStore, StoredFeature
 from pipeline.store.integrity import METADATA
+from stages import clean
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, dataset_layout, run_layout
@@ -27,7 +28,10 @@ from stages.options import console, data_option, experiment_options
 
 @click.group("store")
 def command() -> None:
-    """Look at the feature store, check it, or mend it."""
+    """Look at the feature store, check it, mend it, or clean up after abandoned runs."""
+
+
+command.add_command(clean.command)
 
 
 def _layout(

@@ -36,6 +36,7 @@ LAYERS = {
     "pipeline.loading": 2,
     "pipeline.training": 3,
     "pipeline.evaluation": 3,
+    "pipeline.planning": 3,
     "pipeline.reporting": 3,
     "stages": 4,
 }

@@ -11,7 +11,8 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures
-from pipeline.evaluation.linear import LinearOptions, fit_logistic, linear_probe
+from pipeline.evaluation.linear import LinearOptions, linear_probe
+from pipeline.evaluation.logistic import fit_logistic
 
 CPU = torch.device("cpu")
 

@@ -158,6 +158,23 @@ def test_evaluation_sees_every_valid_sample_in_order(data: SplitData) -> None:
         assert list(chain.from_iterable(batches)) == [i for i in range(SAMPLES) if i not in BAD]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_ranks_share_evaluation_out(data: SplitData, world_size: int) -> None:
+    ranks = [EvaluationLoader(data, 10, rank=r, world_size=world_size) for r in range(world_size)]
+    batches = [[check(batch) for batch in rank] for rank in ranks]
+    assert {len(rank) for rank in batches} == {len(ranks[0])}
+    sizes = {len(batch) for rank in batches for batch in rank}
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= 10
+    seen = [index for rank in batches for batch in rank for index in batch]
+    assert sorted(seen) == [i for i in range(SAMPLES) if i not in BAD]
+
+
+def test_more_ranks_than_images_are_refused(data: SplitData) -> None:
+    with pytest.raises(DataError, match="too few for 200 processes"):
+        EvaluationLoader(data, 10, rank=0, world_size=200)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     samples=st.lists(st.integers(0, 30), min_size=1, max_size=12),

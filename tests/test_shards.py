@@ -4,19 +4,25 @@ import gc
 import io
 import json
 import tarfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import webdataset
 from PIL import Image
 
-from pipeline.datasets.base import SPLITS
+from pipeline.datasets.base import SPLITS, Encoded, Item, MultiLabel, Source
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.image_folder import ImageFolder
 from pipeline.datasets.split import SplitOptions, cut
 from pipeline.errors import DataError
+from pipeline.images import ImageOptions
+from pipeline.loading.batch import SplitData
+from pipeline.loading.training import LoadingOptions, training_loader
 from pipeline.runtime import Silent, sha256_of
 from pipeline.shards import (
     Manifest,
@@ -229,7 +235,8 @@ def test_splits_are_stratified_disjoint_and_fixed_by_the_seed() -> None:
     assert sum(map(len, names.values())) == len(set().union(*names.values())) == 1797
     assert abs(len(names["test"]) - 0.2 * 1797) < 6
     assert abs(len(names["validation"]) - 0.1 * 1797) < 6
-    counts = np.bincount([item.label or 0 for item in splits["test"]])
+    counts = np.array(list(Counter(item.label for item in splits["test"]).values()))
+    assert len(counts) == 10
     assert counts.min() > 30
     assert counts.max() < 40
     assert cut(source, options) == splits
@@ -266,3 +273,70 @@ def test_samples_jsonl_that_disagrees_is_an_error(folder: Path, tmp_path: Path) 
     path.write_text("\n".join(lines[:-1]))
     with pytest.raises(DataError, match="lists 23 samples"):
         read_labels(tmp_path / "train", manifest)
+
+
+class Street(Source):
+    """Grey images with several classes each, one of them unlabelled."""
+
+    classes = ("bus", "car", "dog")
+    labels = (MultiLabel((0, 2)), MultiLabel((), ignored=(1,)), None, MultiLabel((1,), (2,)))
+
+    def __init__(self) -> None:
+        self.splits = {"train": [Item(str(i), label) for i, label in enumerate(self.labels)]}
+
+    def read(self, item: Item) -> Encoded:
+        """Return one image."""
+        buffer = io.BytesIO()
+        Image.new("L", (8, 8), int(item.name)).save(buffer, format="png")
+        return Encoded(buffer.getvalue(), "png")
+
+
+def write_street(out: Path, items: Sequence[Item], *, classes: tuple[str, ...] | None) -> Manifest:
+    source = Street()
+    source.classes = classes  # type: ignore[assignment]
+    return write_split(
+        source,
+        items,
+        out,
+        dataset="street",
+        split="train",
+        options=ShardOptions(samples=3),
+        provenance={},
+        progress=Silent(),
+    )
+
+
+def test_lists_of_classes_come_back_from_tars_and_listing(tmp_path: Path) -> None:
+    items = Street().splits["train"]
+    manifest = write_street(tmp_path / "train", items, classes=Street.classes)
+    assert manifest.multi_label
+    assert manifest.labelled == 3
+    assert read_manifest(tmp_path / "train") == manifest
+    assert tuple(read_labels(tmp_path / "train", manifest)) == Street.labels
+    records = [r for n in range(2) for r in read_shard(tmp_path / "train", manifest, n)]
+    assert tuple(record.label for record in records) == Street.labels
+    with tarfile.open(tmp_path / "train" / "000000.tar") as tar:
+        member = tar.extractfile("000000_000001.json")
+        assert member is not None
+        assert json.load(member) == {"present": [], "ignored": [1]}
+        assert "000000_000002.json" not in tar.getnames()
+
+
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
+def test_batches_say_present_absent_and_ignored(tmp_path: Path, mode: str) -> None:
+    manifest = write_street(tmp_path / "train", Street().splits["train"], classes=Street.classes)
+    image = ImageOptions(size=8, channels=1, mean=(0.0,), std=(1.0,))
+    options = LoadingOptions.model_validate({"mode": mode, "workers": 0})
+    data = SplitData(tmp_path / "train", manifest, {}, image)
+    (batch,) = training_loader(data, options, batch_size=4, seed=0)
+    assert batch["labels"].dtype == torch.int8
+    rows = dict(zip(batch["index"].tolist(), batch["labels"].tolist(), strict=True))
+    assert rows == {0: [1, 0, 1], 1: [0, -1, 0], 2: [-1, -1, -1], 3: [0, 1, -1]}
+
+
+def test_one_class_and_several_do_not_mix(tmp_path: Path) -> None:
+    items = [Item("0", 1), Item("1", MultiLabel((0, 1)))]
+    with pytest.raises(DataError, match="use one form"):
+        write_street(tmp_path / "a", items, classes=Street.classes)
+    with pytest.raises(DataError, match="names of all classes"):
+        write_street(tmp_path / "b", items[1:], classes=None)

@@ -11,8 +11,24 @@ from typing import Literal, get_args
 
 from pipeline.config import Options, digest
 
+JsonLabel = int | dict[str, list[int]] | None
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class MultiLabel:
+    """The classes of an image that may show several, each sorted.
+
+    `present` are in it; `ignored` only in a form that counts neither as present nor as absent
+    (the objects that VOC marks as difficult).
+    """
+
+    present: tuple[int, ...]
+    ignored: tuple[int, ...] = ()
+
+
+Label = int | MultiLabel
 
 
 @dataclass(frozen=True)
@@ -24,7 +40,7 @@ class Item:
     """
 
     name: str
-    label: int | None = None
+    label: Label | None = None
     stamp: str = ""
 
 
@@ -52,11 +68,26 @@ class Source(ABC):
             {
                 "classes": None if self.classes is None else list(self.classes),
                 "splits": {
-                    split: [[item.name, item.label, item.stamp] for item in items]
+                    split: [[item.name, label_to_json(item.label), item.stamp] for item in items]
                     for split, items in self.splits.items()
                 },
             }
         )
+
+
+def label_to_json(label: Label | None) -> JsonLabel:
+    """Return a label as a JSON value."""
+    if isinstance(label, MultiLabel):
+        return {"present": list(label.present), "ignored": list(label.ignored)}
+    return label
+
+
+def label_from_json(value: JsonLabel) -> Label | None:
+    """Return the label of `label_to_json`; KeyError, TypeError or ValueError for another value."""
+    if value is None or isinstance(value, int):
+        return value
+    present, ignored = (tuple(map(int, value[key])) for key in ("present", "ignored"))
+    return MultiLabel(present, ignored)
 
 
 class SourceOptions(Options, ABC):

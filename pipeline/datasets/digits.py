@@ -3,13 +3,12 @@
 Source: UCI "Optical Recognition of Handwritten Digits", test set.
 """
 
-import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from pipeline.datasets.base import Encoded, Item, Source, SourceOptions
+from pipeline.datasets.files import png_of
 
 
 class DigitsOptions(SourceOptions):
@@ -36,6 +35,4 @@ class Digits(Source):
 
     def read(self, item: Item) -> Encoded:
         """Return one scan as a PNG."""
-        buffer = io.BytesIO()
-        Image.fromarray(self._scans[int(item.name)]).save(buffer, format="png")
-        return Encoded(buffer.getvalue(), "png")
+        return png_of(self._scans[int(item.name)])

@@ -13,6 +13,7 @@ from typing import Literal
 from PIL import Image
 
 from pipeline.datasets.base import SPLITS, Encoded, Item, Source, SourceOptions, Split
+from pipeline.datasets.files import read_bytes, read_class_list, stamp_of
 from pipeline.errors import DataError
 
 # These pass through byte for byte; any other format is stored losslessly as PNG.
@@ -28,35 +29,52 @@ SPLIT_FOLDERS: dict[str, Split] = {
 }
 
 
+Labels = Literal["auto", "folders", "none"]
+
+
 class ImageFolderOptions(SourceOptions):
     """`dataset.source: {kind: image_folder, root: DIR}`.
 
     `labels: folders` takes the first folder's name below the root (or the split) as the class,
     `none` takes every image as unlabelled, and `auto` decides by what is there: folders are
-    classes, images lying directly in the root are unlabelled.
+    classes, images lying directly in the root are unlabelled. `classes` is a file that lists the
+    class folders to take, one at the start of each line; left out: all.
     """
 
     kind: Literal["image_folder"] = "image_folder"
     root: str
-    labels: Literal["auto", "folders", "none"] = "auto"
+    labels: Labels = "auto"
+    classes: str | None = None
 
     def open(self) -> "ImageFolder":
         """List the folder."""
-        return ImageFolder(Path(self.root), labels=self.labels)
+        chosen = read_class_list(Path(self.classes)) if self.classes else None
+        return ImageFolder(Path(self.root), labels=self.labels, chosen=chosen)
 
 
 class ImageFolder(Source):
-    """The images below a folder, found once, at construction."""
+    """The images below a folder, found once, at construction.
 
-    def __init__(self, root: Path, *, labels: Literal["auto", "folders", "none"] = "auto") -> None:
+    `parts` are the folders of the splits, found by their names where not given; `chosen` the
+    class folders to take. Items are named by their path below `root`, and `read` reads any such.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        labels: Labels = "auto",
+        chosen: Sequence[str] | None = None,
+        parts: Mapping[Split, Path] | None = None,
+    ) -> None:
         if not root.is_dir():
             raise DataError(
                 f"The image folder {str(root)!r} does not exist. "
                 "Set dataset.source.root to the folder that holds your images."
             )
         self._root = root
-        parts = _split_folders(root) or {"train": root}
-        found = {split: _images_by_folder(folder) for split, folder in parts.items()}
+        parts = parts or _split_folders(root) or {"train": root}
+        found = {split: _images_by_folder(folder, chosen) for split, folder in parts.items()}
         labelled = {split: _is_labelled(parts[split], found[split], labels) for split in parts}
         self.classes = None
         if any(labelled.values()):
@@ -75,7 +93,7 @@ class ImageFolder(Source):
     ) -> list[Item]:
         index = {name: i for i, name in enumerate(classes or ())}
         return [
-            Item(path.relative_to(self._root).as_posix(), index.get(folder), _stamp(path))
+            Item(path.relative_to(self._root).as_posix(), index.get(folder), stamp_of(path))
             for folder in sorted(by_folder)
             for path in by_folder[folder]
         ]
@@ -83,10 +101,7 @@ class ImageFolder(Source):
     def read(self, item: Item) -> Encoded:
         """Return one file as it is, or converted to PNG where its format is not passed through."""
         path = self._root / item.name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        data = read_bytes(path)
         extension = PASSED_THROUGH.get(path.suffix.lower())
         return Encoded(data, extension) if extension else _as_png(data, path)
 
@@ -109,10 +124,18 @@ def _split_folders(root: Path) -> dict[Split, Path] | None:
     return {split: folder for split, folder in splits.items() if split is not None}
 
 
-def _images_by_folder(root: Path) -> dict[str, list[Path]]:
-    """Return the images below each folder of `root`, sorted; "" stands for `root` itself."""
+def _images_by_folder(root: Path, chosen: Sequence[str] | None) -> dict[str, list[Path]]:
+    """Return the images below each folder of `root`, sorted; "" stands for `root` itself.
+
+    With `chosen` only below these folders; DataError if one is missing.
+    """
+    for name in chosen or ():
+        if not (root / name).is_dir():
+            raise DataError(
+                f"There is no class folder {str(root / name)!r}, which the list of classes names."
+            )
     result: dict[str, list[Path]] = {}
-    for entry in _visible(root):
+    for entry in _visible(root) if chosen is None else [root / name for name in sorted(chosen)]:
         if entry.is_dir():
             result[entry.name] = sorted(_walk(entry))
         elif _is_image(entry):
@@ -120,9 +143,7 @@ def _images_by_folder(root: Path) -> dict[str, list[Path]]:
     return result
 
 
-def _is_labelled(
-    root: Path, by_folder: Mapping[str, Sequence[Path]], labels: Literal["auto", "folders", "none"]
-) -> bool:
+def _is_labelled(root: Path, by_folder: Mapping[str, Sequence[Path]], labels: Labels) -> bool:
     if labels == "none":
         return False
     folders = sorted(by_folder.keys() - {""})
@@ -176,11 +197,6 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in PASSED_THROUGH.keys() | CONVERTED and path.is_file()
-
-
-def _stamp(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def _as_png(data: bytes, path: Path) -> Encoded:

@@ -29,7 +29,8 @@ class SplitOptions(Options):
 def cut(source: Source, options: SplitOptions) -> dict[Split, list[Item]]:
     """Return the items of each split that is not empty, in an order shuffled by the seed.
 
-    Labelled images are cut class by class, so each split keeps the shares of the classes.
+    Images of one class each are cut class by class, so each split keeps the shares of the
+    classes.
     Raises DataError if the source brings a split that is also to be cut, or if nothing is
     left to train on.
     """
@@ -59,12 +60,15 @@ def cut(source: Source, options: SplitOptions) -> dict[Split, list[Item]]:
 def _stratified(
     items: Sequence[Item], share: float, rng: np.random.Generator
 ) -> tuple[list[Item], list[Item]]:
-    """Return (kept, cut): of each class `share`, rounded, in a random choice."""
-    by_label: dict[int | None, list[Item]] = defaultdict(list)
+    """Return (kept, cut): of each class `share`, rounded, in a random choice.
+
+    Images without a class, or with several, are one group.
+    """
+    by_label: dict[int, list[Item]] = defaultdict(list)
     for item in items:
-        by_label[item.label].append(item)
+        by_label[item.label if isinstance(item.label, int) else -1].append(item)
     kept, taken = [], []
-    for label in sorted(by_label, key=lambda value: -1 if value is None else value):
+    for label in sorted(by_label):
         group = _shuffled(by_label[label], rng)
         count = round(share * len(group))
         taken += group[:count]

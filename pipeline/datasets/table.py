@@ -5,12 +5,25 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.datasets.base import SourceOptions
+from pipeline.datasets.cifar import Cifar10Options, Cifar20Options, Cifar100Options
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.image_folder import ImageFolderOptions
+from pipeline.datasets.imagenet import ImageNetOptions, TinyImageNetOptions
+from pipeline.datasets.stl10 import Stl10Options
+from pipeline.datasets.voc07 import Voc07Options
+from pipeline.datasets.webdataset import WebDatasetOptions
 
 AnySource = Annotated[
-    DigitsOptions  #
-    | ImageFolderOptions,
+    Cifar10Options
+    | Cifar20Options
+    | Cifar100Options
+    | DigitsOptions
+    | ImageFolderOptions
+    | ImageNetOptions
+    | Stl10Options
+    | TinyImageNetOptions
+    | Voc07Options
+    | WebDatasetOptions,
     Field(discriminator="kind"),
 ]
 

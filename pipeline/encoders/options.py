@@ -37,7 +37,7 @@ class StudentOptions(Options):
     zero_init_residual: bool | None = None
     # Widths of the projector's layers; empty: the objective sees the features themselves.
     projector: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
-    # A checkpoint file to start from.
+    # Weights to start from: a checkpoint file, or the name of a finished run.
     weights: str | None = None
 
     @field_validator("architecture")

@@ -18,13 +18,21 @@ from pipeline.evaluation.features import LabelledFeatures
 from pipeline.evaluation.knn import KnnOptions, knn_probe
 from pipeline.evaluation.linear import LinearOptions, linear_probe
 from pipeline.evaluation.metrics import bootstrap_interval, top_k_accuracy
+from pipeline.evaluation.online import OnlineOptions
 from pipeline.evaluation.retrieval import RetrievalOptions, neighbour_agreement, retrieval
+from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
 from pipeline.evaluation.subjects import Images, Subject
+from pipeline.evaluation.voc07 import Voc07Options
+from pipeline.evaluation.zero_shot import ZeroShotOptions
 from pipeline.loading.batch import NO_LABEL
 
 AnyProtocol = Annotated[
-    LinearOptions  #
+    LinearOptions
+    | OnlineOptions
     | KnnOptions
+    | SemiSupervisedOptions
+    | Voc07Options
+    | ZeroShotOptions
     | RetrievalOptions,
     Field(discriminator="kind"),
 ]

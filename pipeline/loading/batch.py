@@ -1,13 +1,16 @@
 """What loaders read and give: a split with its features, and batches whose rows belong together."""
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from pipeline.datasets.base import Label, MultiLabel
 from pipeline.errors import DataError
 from pipeline.images import ImageOptions
 from pipeline.shards import Manifest
@@ -18,7 +21,11 @@ NO_LABEL = -1
 
 
 class Batch(TypedDict):
-    """Samples of one split; row i of every member belongs to the same image."""
+    """Samples of one split; row i of every member belongs to the same image.
+
+    Where images may have several of K classes, labels are (B, K) int8: 1 present, 0 absent,
+    NO_LABEL ignored; the row of an image without a label is NO_LABEL throughout.
+    """
 
     images: Tensor  # (B, C, H, W) uint8, the original view
     labels: Tensor  # (B,) int64, NO_LABEL where there is none
@@ -56,35 +63,57 @@ class SplitData:
         return self.manifest.samples * (pixels + rows + 16)
 
 
+def label_tensor(labels: Sequence[Label | None], manifest: Manifest) -> Tensor:
+    """Return the labels of some samples of a split as a batch has them."""
+    if not manifest.multi_label:
+        known = [label if isinstance(label, int) else NO_LABEL for label in labels]
+        return torch.tensor(known, dtype=torch.int64)
+    rows = torch.full((len(labels), len(manifest.classes or ())), NO_LABEL, dtype=torch.int8)
+    for row, label in zip(rows, labels, strict=True):
+        if isinstance(label, MultiLabel):
+            row.zero_()
+            row[list(label.present)] = 1
+            row[list(label.ignored)] = NO_LABEL
+    return rows
+
+
 class Loader(ABC):
     """Training batches, epoch after epoch: every `iter()` is the next one.
 
     `state_dict` says how far it is, and a loader that loads it goes on with the next unseen
-    sample. Raises DataError if the split is smaller than one batch on every rank.
+    sample. `waited_seconds` is the time that it has kept its consumer waiting. Raises DataError
+    if the split is smaller than one batch on every rank.
     """
 
     def __init__(self, batches: int) -> None:
         self.epoch = 0
-        self._delivered = 0
+        self.delivered = 0
+        self.waited_seconds = 0.0
         self._batches = batches
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._delivered >= self._batches:  # a consumer that knows the length stops there
-            self.epoch, self._delivered = self.epoch + 1, 0
-        for batch in self._epoch_batches(self.epoch, self._delivered):
-            self._delivered += 1
+        if self.delivered >= self._batches:  # a consumer that knows the length stops there
+            self.epoch, self.delivered = self.epoch + 1, 0
+        batches = self._epoch_batches(self.epoch, self.delivered)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_seconds += time.perf_counter() - asked
+            if batch is None:
+                return
+            self.delivered += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the position: epoch and number of its batches delivered."""
-        return {"epoch": self.epoch, "delivered": self._delivered}
+        return {"epoch": self.epoch, "delivered": self.delivered}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from a position that `state_dict` returned."""
-        self.epoch, self._delivered = state["epoch"], state["delivered"]
+        self.epoch, self.delivered = state["epoch"], state["delivered"]
 
     @abstractmethod
     def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.errors import DataError
 from pipeline.images import decode, original_view
-from pipeline.loading.batch import NO_LABEL, Batch, Loader, SplitData
+from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.plan import Segment, plan_epoch
 from pipeline.shards import Record, read_shard
 from pipeline.store import StoredFeature
@@ -140,10 +140,9 @@ class _Stream(IterableDataset[Batch]):
 
     def _collate(self, samples: Sequence["_Encoded"]) -> Batch:
         views = [original_view(decode(sample.record.data), self._image) for sample in samples]
-        labels = [NO_LABEL if s.record.label is None else s.record.label for s in samples]
         return Batch(
             images=torch.stack(views),
-            labels=torch.tensor(labels),
+            labels=label_tensor([s.record.label for s in samples], self._manifest),
             index=torch.tensor([sample.index for sample in samples]),
             targets={
                 name: torch.from_numpy(np.stack([sample.targets[name] for sample in samples]))

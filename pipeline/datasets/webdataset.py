@@ -1,0 +1,219 @@
+"""Existing WebDataset tars, of this or any other tool, local or behind any fsspec URL.
+
+A sample is the members with one name up to the first dot of its last part: an image, and where
+labelled a member `cls` or `txt`, which holds a class's number or name, or `json`, a mapping that
+holds it under `json_key`. Tars are listed once, header by header; images are then read by place.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from pipeline.datasets.base import SPLITS, Encoded, Item, Source, SourceOptions, Split
+from pipeline.datasets.files import read_lines
+from pipeline.datasets.image_folder import PASSED_THROUGH
+from pipeline.errors import DataError, unknown_name
+
+LabelMember = Literal["cls", "txt", "json", "none"]
+Written = int | str  # a label as it stands in a tar: a class's number or name
+
+
+class WebDatasetOptions(SourceOptions):
+    """`dataset.source: {kind: webdataset, train: "URL/train-{000..099}.tar", labels: cls}`.
+
+    `validation` and `test` are further URLs. `classes` is a file of all class names, one a line,
+    in the order of their numbers; without it numbers name themselves, and names are sorted.
+    """
+
+    kind: Literal["webdataset"] = "webdataset"
+    train: str
+    validation: str | None = None
+    test: str | None = None
+    labels: LabelMember = "cls"
+    json_key: str = "label"
+    classes: str | None = None
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _reads_only(cls, url: str | None) -> str | None:
+        if url is not None and url.startswith("pipe:"):
+            raise ValueError("a pipe: URL runs a command; give the URL of the tars themselves")
+        return url
+
+    def open(self) -> "WebDatasetTars":
+        """List the tars."""
+        given: dict[Split, str | None] = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return WebDatasetTars(
+            {split: url for split, url in given.items() if url is not None},
+            labels=self.labels,
+            json_key=self.json_key,
+            classes=read_lines(Path(self.classes), "list of classes") if self.classes else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Image:
+    """Where the bytes of an image are: first and last (excluded) byte of a tar."""
+
+    tar: str
+    first: int
+    last: int
+    extension: str
+
+
+class WebDatasetTars(Source):
+    """Image files as they are; an item is named by its tar and its key."""
+
+    def __init__(
+        self,
+        urls: Mapping[Split, str],
+        *,
+        labels: LabelMember = "cls",
+        json_key: str = "label",
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self._images: dict[str, _Image] = {}
+        written: dict[str, Written] = {}
+        names: dict[Split, list[tuple[str, str]]] = {split: [] for split in SPLITS if split in urls}
+        for split, found in names.items():
+            for tar in _expanded(urls[split]):
+                stamp = _stamp_of(tar)
+                for key, members in _samples(tar):
+                    name = f"{tar}/{key}"
+                    self._images[name] = _image(members, tar, key)
+                    if labels in members:
+                        written[name] = _label(members[labels], labels, json_key, name)
+                    found.append((name, stamp))
+        self.classes = _classes(written, classes)
+        index = {name: i for i, name in enumerate(self.classes or ())}
+        numbers = {name: _number(label, index, name) for name, label in written.items()}
+        self.splits = {
+            split: [Item(name, numbers.get(name), stamp) for name, stamp in found]
+            for split, found in names.items()
+        }
+
+    def read(self, item: Item) -> Encoded:
+        """Return one image file."""
+        from fsspec.core import url_to_fs
+
+        image = self._images[item.name]
+        files, path = url_to_fs(image.tar)
+        try:
+            data = files.cat_file(path, start=image.first, end=image.last)
+        except OSError as error:
+            raise DataError(f"{image.tar} cannot be read ({error}).") from error
+        return Encoded(data, image.extension)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A member of a tar: where its bytes are, and the bytes themselves of what may be a label."""
+
+    first: int
+    size: int
+    content: bytes
+
+
+def _expanded(url: str) -> list[str]:
+    from webdataset.shardlists import expand_urls
+
+    return list(expand_urls(url))
+
+
+def _stamp_of(tar: str) -> str:
+    from fsspec.core import url_to_fs
+
+    try:
+        files, path = url_to_fs(tar)
+        about = files.info(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(
+            f"The tar {tar!r} cannot be opened ({error}). Set dataset.source to URLs of tars that "
+            "exist; braces such as {000..099} stand for all numbers between."
+        ) from error
+    return f"{about['size']}:{about.get('mtime') or about.get('ETag') or ''}"
+
+
+def _samples(tar: str) -> Iterator[tuple[str, dict[str, _Member]]]:
+    """Yield the key of each sample and its members by extension, in the order of the tar."""
+    import fsspec
+
+    key, members = "", dict[str, _Member]()
+    try:
+        with fsspec.open(tar, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            for entry in archive:
+                path = PurePosixPath(entry.name)
+                if not entry.isreg() or path.name.startswith("."):
+                    continue
+                base, _, extension = path.name.partition(".")
+                current = (path.parent / base).as_posix()
+                if members and current != key:
+                    yield key, members
+                    members = {}
+                key, extension = current, extension.lower()
+                content = (
+                    archive.extractfile(entry) if extension in ("cls", "txt", "json") else None
+                )
+                text = content.read() if content is not None else b""
+                members[extension] = _Member(entry.offset_data, entry.size, text)
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f"{tar} is not a whole, uncompressed tar: {error}.") from error
+    if members:
+        yield key, members
+
+
+def _image(members: Mapping[str, _Member], tar: str, key: str) -> _Image:
+    for suffix, extension in PASSED_THROUGH.items():
+        member = members.get(suffix.removeprefix("."))
+        if member is not None:
+            return _Image(tar, member.first, member.first + member.size, extension)
+    raise DataError(
+        f"{tar}: sample {key!r} has no image ({' '.join(sorted(PASSED_THROUGH))}); it has "
+        f"{', '.join(sorted(members))}."
+    )
+
+
+def _label(member: _Member, kind: LabelMember, json_key: str, name: str) -> Written:
+    try:
+        text = member.content.decode().strip()
+        value: Any = json.loads(text)[json_key] if kind == "json" else text
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{name}.{kind} holds no label ({error!r}): set dataset.source.labels and json_key."
+        ) from error
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if not isinstance(value, int | str) or isinstance(value, bool) or value == "":
+        raise DataError(f"{name}.{kind}: a label is a class's number or name; found {value!r}.")
+    return value
+
+
+def _classes(written: Mapping[str, Written], given: Sequence[str] | None) -> tuple[str, ...] | None:
+    if given is not None or not written:
+        return None if given is None else tuple(given)
+    numbers = {label for label in written.values() if isinstance(label, int)}
+    names = {label for label in written.values() if isinstance(label, str)}
+    if numbers and names:
+        raise DataError(
+            "Some labels are numbers and others names: list all names in dataset.source.classes."
+        )
+    return tuple(map(str, range(1 + max(numbers)))) if numbers else tuple(sorted(names))
+
+
+def _number(label: Written, index: Mapping[str, int], name: str) -> int:
+    if isinstance(label, int):
+        if not 0 <= label < len(index):
+            raise DataError(f"{name}: class {label} is none of the {len(index)} classes.")
+        return label
+    if label not in index:
+        raise DataError(f"{name}: {unknown_name('class', label, index)}")
+    return index[label]

@@ -1,0 +1,52 @@
+"""The encoder that a run begins with: untrained, or with weights that another run has learned."""
+
+from pathlib import Path
+
+from pipeline.checkpoints import Checkpoint, load_checkpoint
+from pipeline.encoders import Encoder, StudentOptions, build_encoder, load_weights
+from pipeline.images import ImageOptions
+from pipeline.runtime import Progress
+
+PROJECTOR = "projector."
+
+
+def initial_encoder(
+    student: StudentOptions,
+    image: ImageOptions,
+    weights: Path | None,
+    *,
+    seed: int,
+    progress: Progress,
+) -> Encoder:
+    """Build a student, untrained by `seed` or from the checkpoint `weights`.
+
+    The backbone is loaded whole or not at all. A projector that the file does not hold, or holds
+    in another shape, starts anew, and a note says so. Raises WeightsError if the backbone does
+    not fit.
+    """
+    encoder = build_encoder(student, channels=image.channels, size=image.size, seed=seed)
+    if weights is None:
+        return encoder
+    found = dict(load_checkpoint(weights).encoder)
+    own = encoder.state_dict()
+    shapes, wanted = (
+        {name: value.shape for name, value in state.items() if name.startswith(PROJECTOR)}
+        for state in (found, own)
+    )
+    if shapes != wanted:
+        progress.note(f"{weights}: the backbone is taken over, the projector starts anew.")
+        found = {name: value for name, value in found.items() if not name.startswith(PROJECTOR)}
+        found |= {name: value for name, value in own.items() if name.startswith(PROJECTOR)}
+    load_weights(encoder, found)
+    return encoder
+
+
+def given_checkpoint(
+    student: StudentOptions, image: ImageOptions, weights: Path, *, progress: Progress
+) -> Checkpoint:
+    """Return the checkpoint of a student that is taken as it is, for `image`."""
+    encoder = initial_encoder(student, image, weights, seed=0, progress=progress)
+    origin = load_checkpoint(weights)
+    selection = {"epoch": 0, "rule": "given", "score": None}
+    about = {**origin.about, "selection": selection, "weights": str(weights)}
+    return Checkpoint(student, image, dict(encoder.state_dict()), origin.probe, about)
