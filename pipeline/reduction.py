@@ -251,7 +251,8 @@ class Fidelity:
 
     Errors of dCor (absolute) and of its gradient with respect to an embedding (relative, in the
     Euclidean norm; the largest) are over batches and two embeddings; see `measure_fidelity`.
-    `explained_variance` is the total variance of what is stored over that of the original.
+    `explained_variance` is the total variance of what is stored over that of the original,
+    at most 1: rounding adds some.
     """
 
     dcor_error_max: float
@@ -290,7 +291,7 @@ def measure_fidelity(original: Tensor, reduced: Tensor, *, batch: int = 256, see
         dcor_error_max=max(dcor_errors),
         dcor_error_mean=sum(dcor_errors) / len(dcor_errors),
         gradient_error=max(gradient_errors),
-        explained_variance=variances[1] / variances[0] if variances[0] > 0 else 1.0,
+        explained_variance=min(1.0, variances[1] / variances[0]) if variances[0] > 0 else 1.0,
         bytes_per_image=reduced.shape[1] * reduced.element_size(),
     )
 

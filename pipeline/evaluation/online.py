@@ -7,7 +7,7 @@ are worth: that is `linear`. Only the student has one, so no control stands besi
 from typing import Literal
 
 from pipeline.config import Options
-from pipeline.errors import DataError, WeightsError
+from pipeline.errors import WeightsError
 from pipeline.evaluation.logistic import LinearClassifier
 from pipeline.evaluation.setting import Outcome, Setting, classified
 from pipeline.evaluation.subjects import Subject
@@ -26,14 +26,12 @@ def score(options: OnlineOptions, subject: Subject, setting: Setting) -> Outcome
     """
     del options
     images, probe = setting.images, setting.checkpoint.probe
-    if images.several_classes:
-        raise DataError("The online probe is for one class an image; evaluate by voc07 instead.")
+    test = subject.labelled(images, "test")
     if probe is None:
         raise WeightsError(
             "The checkpoint holds no online probe, as it was trained without labels: leave the "
             "protocol out of `evaluate`, or use linear."
         )
-    test = subject.labelled(images, "test")
     weight, bias = probe["weight"], probe["bias"]
     expected = (len(images.classes), test.features.shape[1])
     if weight.shape != expected or bias.shape != expected[:1]:

@@ -52,29 +52,30 @@ def score(options: RetrievalOptions, subject: Subject, setting: Setting) -> Outc
         raise DataError("Retrieval needs test or validation images, and there are none.")
     embeddings, labels = subject.of(split), images.labels(split)
     options = _possible(options, len(embeddings))
-    main = "effective_rank"
-    values: Values = {main: effective_rank(embeddings.to(setting.device))}
+    values: Values = {}
+    main, shares = "effective_rank", None
+    if not images.several_classes and bool((labels != NO_LABEL).all()):
+        labelled = LabelledFeatures(embeddings, labels)
+        hits = recall_at(labelled, ks=options.recall_ks, device=setting.device)
+        values |= {f"recall_at_{k}": 100 * hit.mean().item() for k, hit in hits.items()}
+        main, shares = f"recall_at_{min(hits)}", hits[min(hits)]
     for name, reference in setting.references.items():
         if name == subject.name:
             continue
         other = reference.of(split)
-        shares = neighbour_agreement(
+        found = neighbour_agreement(
             embeddings, other, ks=options.agreement_ks, device=setting.device
         )
-        if main == "effective_rank":
-            k = max((k for k in shares if k <= AGREEMENT_K), default=min(shares))
-            main = f"agreement_at_{k}_with_{name}"
-            values |= _interval(main, shares[k], setting.seed)
         values[f"with_{name}"] = {
-            **{f"agreement_at_{k}": 100 * share.mean().item() for k, share in shares.items()},
+            **{f"agreement_at_{k}": 100 * share.mean().item() for k, share in found.items()},
             "dcor": mean_dependence(embeddings, other, setting.seed),
         }
-    if not images.several_classes and bool((labels != NO_LABEL).all()):
-        labelled = LabelledFeatures(embeddings, labels)
-        hits = recall_at(labelled, ks=options.recall_ks, device=setting.device)
-        main = f"recall_at_{min(hits)}"
-        values |= {f"recall_at_{k}": 100 * hit.mean().item() for k, hit in hits.items()}
-        values |= _interval(main, hits[min(hits)], setting.seed)
+        if shares is None:
+            k = max((k for k in found if k <= AGREEMENT_K), default=min(found))
+            main, shares = f"agreement_at_{k}_with_{name}", found[k]
+    values["effective_rank"] = effective_rank(embeddings.to(setting.device))
+    if shares is not None:
+        values = {**_interval(main, shares, setting.seed), **values}
     return Outcome(main=main, values=values, images={split: len(embeddings)})
 
 

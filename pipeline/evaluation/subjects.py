@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.config import digest
 from pipeline.datasets.base import Split
 from pipeline.encoders import Encoder
+from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures
 from pipeline.evaluation.images import Images
 from pipeline.images import ImageOptions, normalise
@@ -39,7 +40,15 @@ class Subject:
     encoder: Encoder | None = None
 
     def labelled(self, images: Images, split: Split) -> LabelledFeatures:
-        """Return the features of the labelled images of a split; DataError without any."""
+        """Return the features of the labelled images of a split.
+
+        Raises DataError if none has a label, or images have several.
+        """
+        if images.several_classes:
+            raise DataError(
+                "This protocol is for images with one class each, and these may have several: "
+                "use voc07 or retrieval."
+            )
         known = images.known(split)
         return LabelledFeatures(self.of(split)[known], images.labels(split)[known])
 
