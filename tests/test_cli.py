@@ -275,6 +275,10 @@ def test_verify_fails_on_damage(inside: Path, capsys: pytest.CaptureFixture[str]
         (["embed", "params.yaml", "--exported", "nowhere.onnx"], 2, "no card"),
         (["evaluate", *QUICK, "-s", "evaluate.knn={ks: [2000]}"], 1, "Make ks smaller"),
         (["evaluate", "-s", "evaluate.few={kind: semi_supervised}"], 2, "set either share"),
+        (["evaluate", "-s", "evaluate.zero_shot={teacher: hog}"], 2, "of kind hog, not open_clip"),
+        (["evaluate", "-s", "evaluate.zero_shot={teacher: clip}"], 2, "Unknown feature 'clip'"),
+        (["evaluate", "-s", "evaluate.knn={select: test}"], 2, "Unknown key 'select'"),
+        (["train", "-s", "train.select=test"], 2, "train.select"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(

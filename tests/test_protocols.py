@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
+from torchvision.transforms.functional import to_pil_image
 
 from pipeline.checkpoints import Checkpoint
 from pipeline.datasets.base import Encoded, Item, Label, MultiLabel, Source, Split
@@ -35,8 +36,10 @@ from pipeline.representations.base import RepresentationOptions
 from pipeline.representations.table import KINDS
 from pipeline.runtime import Silent
 from pipeline.shards import ShardOptions, write_split
+from pipeline.teachers.open_clip import OpenClipOptions
 
 CPU = torch.device("cpu")
+TEACHER = Path(__file__).parents[2] / "shared/data/teacher"
 IMAGE = ImageOptions(size=12, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 STUDENT = StudentOptions(architecture="resnet8")
 CLASSES = ("dark", "grey", "light")
@@ -351,6 +354,46 @@ def test_class_names_come_from_folders_or_a_file(tmp_path: Path) -> None:
     assert class_names(options, ("n01", "n02")) == ["tench", "goldfish"]
     with pytest.raises(ConfigError, match="1 are missing, such as 'n03'"):
         class_names(options, ("n01", "n03"))
+
+
+@pytest.mark.skipif(not TEACHER.is_dir(), reason="the trained teacher in shared/data is missing")
+def test_the_teachers_own_zero_shot_is_open_clips(labelled: Images, tmp_path: Path) -> None:
+    import open_clip
+
+    config, weights = TEACHER / "tiny-clip-rn64.json", TEACHER / "tiny-clip-rn64-cifar10.pt"
+    given = {"model": "tiny-clip-rn64", "config": config, "pretrained": str(weights)}
+    specification = OpenClipOptions.model_validate(given)
+    teacher = specification.build(IMAGE)
+
+    def of(split: Split) -> torch.Tensor:
+        pictures = [to_pil_image(x) for batch in labelled.batches(split) for x in batch]
+        return teacher(torch.stack([teacher.preparation(x) for x in pictures]))
+
+    templates = ("a {} picture.", "a photo of something {}.")
+    made, student, _ = setting(
+        labelled,
+        tmp_path,
+        specifications={"clip": specification},
+        references={"clip": Subject("clip", of)},
+    )
+    options = ZeroShotOptions(teacher="clip", templates=templates)
+    outcome = zero_shot.score(options, made.references["clip"], made)
+    model, _, _ = open_clip.create_model_and_transforms("tiny-clip-rn64", pretrained=str(weights))
+    tokenize = open_clip.get_tokenizer("tiny-clip-rn64")
+    known = labelled.known("test")
+    with torch.no_grad():
+        words = []
+        for name in CLASSES:
+            text = model.eval().encode_text(tokenize([t.format(name) for t in templates]))
+            words.append(torch.nn.functional.normalize(text, dim=1).mean(dim=0))
+        unit = torch.nn.functional.normalize(torch.stack(words), dim=1)
+        guesses = (of("test")[known] @ unit.T).argmax(dim=1)
+    assert outcome.predictions is not None
+    assert torch.equal(outcome.predictions.predicted, guesses)
+    assert outcome.images == {"test": int(known.sum())}
+    mapped = zero_shot.score(options, student, made)
+    assert mapped.values["ridge"] in options.ridges
+    assert 0 < mapped.values["validation_cosine"] <= 1
 
 
 def test_zero_shot_asks_for_a_teacher_that_reads(labelled: Images, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ The teacher's own embedding is classified the same way, without a map.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from pipeline.errors import ConfigError, DataError, unknown_name
 from pipeline.evaluation.features import check_features
 from pipeline.evaluation.setting import Outcome, Setting, Values, classified
 from pipeline.evaluation.subjects import Subject
+from pipeline.representations.base import RepresentationOptions
 from pipeline.teachers.open_clip import OpenClipOptions, text_embeddings
 
 _ROWS_AT_ONCE = 8192
@@ -99,7 +101,7 @@ def score(options: ZeroShotOptions, subject: Subject, setting: Setting) -> Outco
     images = setting.images
     if images.several_classes or not images.classes:
         raise DataError("Zero-shot classification needs images with one named class each.")
-    specification = _teacher(options, setting)
+    specification = teacher_of(options, setting.specifications)
     known = images.known("test")
     if subject.name == options.teacher:
         embedded, used, values = subject.of("test")[known], {}, Values()
@@ -116,6 +118,29 @@ def score(options: ZeroShotOptions, subject: Subject, setting: Setting) -> Outco
         values=values,
         details={"prompts": [t.format(_readable(images.classes[0])) for t in options.templates]},
     )
+
+
+def teacher_of(
+    options: ZeroShotOptions, features: Mapping[str, RepresentationOptions]
+) -> OpenClipOptions:
+    """Return what `teacher` is, of the features by name.
+
+    Raises ConfigError if it is no feature, none that reads text, or one that is stored reduced.
+    """
+    specification = features.get(options.teacher)
+    if specification is None:
+        raise ConfigError(unknown_name("feature", options.teacher, features))
+    if not isinstance(specification, OpenClipOptions):
+        raise ConfigError(
+            f"Zero-shot needs a teacher that reads text; {options.teacher!r} is of kind "
+            f"{specification.kind}, not open_clip."
+        )
+    if specification.reduce.model_dump(exclude_none=True):
+        raise ConfigError(
+            f"Zero-shot needs the teacher's whole embedding: leave `reduce` out of "
+            f"features.{options.teacher}."
+        )
+    return specification
 
 
 def class_names(options: ZeroShotOptions, classes: tuple[str, ...]) -> list[str]:
@@ -163,23 +188,6 @@ def _mapped(options: ZeroShotOptions, subject: Subject, setting: Setting) -> tup
     known = setting.images.known("test")
     embedded = fitted.apply(weight, subject.of("test")[known])
     return embedded, {"ridge": ridge, "validation_cosine": cosine}
-
-
-def _teacher(options: ZeroShotOptions, setting: Setting) -> OpenClipOptions:
-    specification = setting.specifications.get(options.teacher)
-    if specification is None:
-        raise ConfigError(unknown_name("feature", options.teacher, setting.specifications))
-    if not isinstance(specification, OpenClipOptions):
-        raise ConfigError(
-            f"Zero-shot needs a teacher that reads text; {options.teacher!r} is of kind "
-            f"{specification.kind}, not open_clip."
-        )
-    if specification.reduce.model_dump(exclude_none=True):
-        raise ConfigError(
-            f"Zero-shot needs the teacher's whole embedding: leave `reduce` out of "
-            f"features.{options.teacher}."
-        )
-    return specification
 
 
 def _readable(name: str) -> str:
