@@ -57,6 +57,13 @@ class Sample:
             raise ValueError(f"A sample is a matrix (B, D) of rows; found {tuple(rows.shape)}.")
         self.rows = rows
 
+    @classmethod
+    def of_distances(cls, distances: Tensor) -> "Sample":
+        """Return the sample of rows that have these distances (B, B) between them."""
+        sample = cls(distances)
+        sample.distances = distances
+        return sample
+
     def __len__(self) -> int:
         return len(self.rows)
 

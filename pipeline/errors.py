@@ -5,8 +5,9 @@
     ├── DataError          images, sources or shards
     ├── StoreError         the feature store
     │   ├── StaleFeatureError    a stored feature was made from something else
-    │   └── DamagedChunkError    a stored chunk cannot be trusted
+    │   └── DamagedChunkError    a file of the store cannot be trusted
     ├── WeightsError       checkpoints and teachers' weights
+    │   └── WeightsMissingError  they are not on this machine
     └── TrainingError      a run cannot go on
 
 A message is one sentence or two: what was expected, what was found, what to do about it.
@@ -41,11 +42,15 @@ class StaleFeatureError(StoreError):
 
 
 class DamagedChunkError(StoreError):
-    """A chunk of the store fails its checksum or is cut short."""
+    """A file of the store fails its checksum, is cut short or is missing."""
 
 
 class WeightsError(MvmrError):
     """Weights are missing, unreadable, or belong to another architecture."""
+
+
+class WeightsMissingError(WeightsError):
+    """Weights are not on this machine, and cannot be fetched."""
 
 
 class TrainingError(MvmrError):

@@ -199,8 +199,9 @@ class Objective(nn.Module):
     """Weighted terms over a batch, with the linear heads of the regression terms.
 
     `views` must be encoded, the projector is needed if `needs_projector`, and the batch must
-    bring `representations`. With `gather`, every term is that of the batch of all ranks, of
-    which each must then have equally many rows. Heads are initialised from the global generator.
+    bring `representations`. With `gather`, every term in training mode is that of the batch of
+    all ranks, of which each must then have equally many rows. Heads are initialised from the
+    global generator.
     """
 
     def __init__(
@@ -245,7 +246,8 @@ class Objective(nn.Module):
         finite are returned as they are. Raises TrainingError if something is missing from the
         batch, or if it has too few rows for a statistic.
         """
-        batch = _Batch(activations, representations, gather=self._gather)
+        gather = self._gather and self.training
+        batch = _Batch(activations, representations, gather=gather)
         with full_precision(batch.device):
             values = {name: self._value(name, term, batch) for name, term in self.terms.items()}
         total = _sum(term.weight * values[name] for name, term in self.terms.items())

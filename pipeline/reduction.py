@@ -1,8 +1,8 @@
-"""Storing a representation in fewer numbers, with a measured promise.
+"""Storing a representation in fewer numbers.
 
 Distance correlation sees a representation only through the distances between images, so an
-orthogonal projection that keeps the distances keeps the objective. `fit_reduction` makes one
-from a sample of images; `measure_fidelity` says, on other images, what it costs.
+orthogonal projection that keeps the distances keeps the objective. What that costs, on images
+that the fit has not seen, `pipeline/fidelity.py` measures.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.config import Options
-from pipeline.dependence import distance_correlation, full_precision
+from pipeline.dependence import full_precision
 from pipeline.errors import ConfigError, DataError, StoreError
 from pipeline.runtime import generator
 
@@ -28,23 +28,35 @@ Array = npt.NDArray[Any]
 EXACT_LIMIT = 1024
 SPARE_DIRECTIONS = 64
 POWER_ROUNDS = 2
-# A wider projection before PCA would cost more in its basis than it gains in fidelity.
-PROJECTED_WIDTH_LIMIT = 65_536
+# A wider representation goes through a random projection to this width before its PCA: the
+# sample that is fitted stays small, and a wider one would cost more than it gains in fidelity.
+PROJECTED_WIDTH = 65_536
+# Components that are tried where their number is to be found.
+MOST_COMPONENTS = 1024
 BLOCK_NUMBERS = 1 << 24
-TEST_WIDTH = 64
 
 
 class ReduceOptions(Options):
-    """`features.<name>.reduce`: {pca: K}, {projection: K}, or {} for all dimensions."""
+    """`features.<name>.reduce`: how a vector is made shorter; {} keeps all dimensions.
+
+    {pca: K}, {projection: K}, or {fidelity: E}: as few principal components as keep the largest
+    error of dCor, on images that neither fit nor choice have seen, at most E.
+    """
 
     pca: Components | None = None
     projection: Components | None = None
+    fidelity: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ReduceOptions":
-        if self.pca is not None and self.projection is not None:
-            raise ValueError("reduce takes either pca or projection, not both")
+        if len(self.model_fields_set) > 1:
+            raise ValueError("reduce takes one of pca, projection and fidelity")
         return self
+
+    @property
+    def by_components(self) -> bool:
+        """Whether principal components are fitted."""
+        return self.pca is not None or self.fidelity is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +101,21 @@ class Projection:
 class Pca:
     """Scores on principal axes: mean (D,) and an orthonormal basis (D, K), float32.
 
-    `explained_variance` is the part of the fitted sample's variance that the K axes hold.
+    `variance_ratio` (K,) is the part of the fitted sample's variance that each axis holds.
     """
 
     mean: Tensor
     basis: Tensor
-    explained_variance: float
+    variance_ratio: Tensor
+
+    @property
+    def explained_variance(self) -> float:
+        """Part of the fitted sample's variance that the K axes hold."""
+        return min(1.0, float(self.variance_ratio.sum()))
+
+    def first(self, components: int) -> "Pca":
+        """Return the leading components alone."""
+        return Pca(self.mean, self.basis[:, :components], self.variance_ratio[:components])
 
     def apply(self, x: Tensor) -> Tensor:
         """Map (B, D) to scores (B, K)."""
@@ -114,6 +135,12 @@ class Reduction:
 
     projection: Projection | None = None
     pca: Pca | None = None
+
+    def width(self, original: int) -> int:
+        """Return the numbers K that are left of `original` ones."""
+        if self.pca is not None:
+            return self.pca.basis.shape[1]
+        return original if self.projection is None else self.projection.width
 
     def apply(self, x: Tensor) -> Tensor:
         """Map representations (B, D) to what is stored, (B, K) float32."""
@@ -137,13 +164,14 @@ class Reduction:
         if self.pca is not None:
             arrays["mean"] = self.pca.mean.numpy()
             arrays["basis"] = self.pca.basis.numpy()
+            arrays["variance_ratio"] = self.pca.variance_ratio.numpy()
         return arrays
 
-    def attributes(self) -> dict[str, str | int | float | None]:
+    def attributes(self) -> dict[str, int | None]:
         """Return the rest of what `load` needs, as JSON values."""
         return {
             "projection_width": self.projection.width if self.projection else None,
-            "explained_variance": self.pca.explained_variance if self.pca else None,
+            "components": len(self.pca.variance_ratio) if self.pca else None,
         }
 
     @classmethod
@@ -156,34 +184,28 @@ class Reduction:
                 projection = Projection(
                     tensors["outputs"].long(), tensors["signs"], attributes["projection_width"]
                 )
-            if attributes["explained_variance"] is not None:
-                pca = Pca(tensors["mean"], tensors["basis"], attributes["explained_variance"])
+            if attributes["components"] is not None:
+                pca = Pca(tensors["mean"], tensors["basis"], tensors["variance_ratio"])
         except KeyError as error:
             raise StoreError(f"The stored reduction lacks {error}: extract it again.") from error
         return cls(projection, pca)
 
 
-def fit_reduction(
-    sample: Tensor, options: ReduceOptions, *, seed: int, memory_bytes: int = 2 << 30
-) -> Reduction:
-    """Return the reduction that `options` ask for, fitted on representations (N, D)."""
-    if options.pca is not None:
-        return fit_pca(sample, options.pca, seed=seed, memory_bytes=memory_bytes)
+def first_projection(width: int, options: ReduceOptions, *, seed: int) -> Projection | None:
+    """Return what `options` draw, before anything is fitted, for vectors of `width` numbers."""
     if options.projection is not None:
-        return Reduction(Projection.draw(sample.shape[1], options.projection, seed))
-    return Reduction()
+        return Projection.draw(width, options.projection, seed)
+    if options.by_components and width > PROJECTED_WIDTH:
+        return Projection.draw(width, PROJECTED_WIDTH, seed)
+    return None
 
 
-def fit_pca(
-    sample: Tensor, components: int, *, seed: int, memory_bytes: int = 2 << 30
-) -> Reduction:
-    """Return a PCA to `components` numbers, fitted on representations (N, D).
+def fit_pca(sample: Tensor, components: int, *, seed: int) -> Pca:
+    """Return a PCA to `components` numbers, fitted on vectors (N, D).
 
     Exact where N or D is at most `EXACT_LIMIT`, else by a randomised range finder (Halko,
-    Martinsson and Tropp 2011, algorithm 4.4), never with a D x D matrix. A sample of more than
-    `memory_bytes` in float32 goes through a random projection that fits in it first. Besides
-    the sample, about three times `memory_bytes` are used at most. Raises ConfigError if the
-    sample has fewer rows or columns than components, DataError if it is not finite.
+    Martinsson and Tropp 2011, algorithm 4.4), never with a D x D matrix. Raises ConfigError if
+    the sample has fewer rows or columns than components, DataError if it is not finite.
     """
     N, D = sample.shape
     if components > min(N, D):
@@ -191,19 +213,15 @@ def fit_pca(
             f"{components} principal components need at least as many images and numbers an image "
             f"to be fitted on; found {N} images of {D} numbers. Lower `pca`."
         )
-    projection = None
-    if memory_bytes < N * D * 4:
-        width = max(2 * components, min(memory_bytes // (4 * N), PROJECTED_WIDTH_LIMIT))
-        projection = Projection.draw(D, min(width, D), seed)
-        sample = projection.apply(sample)
     mean = sample.mean(0, dtype=torch.float64).float()
     centred = sample.float() - mean
     total = float(centred.square().sum(dtype=torch.float64))
     if not np.isfinite(total):
         raise DataError("The representation has values that are not finite: PCA cannot be fitted.")
     with full_precision(centred.device):
-        axes, held = _principal_axes(_condense(centred, components, seed), components)
-    return Reduction(projection, Pca(mean, axes, held / total if total > 0 else 1.0))
+        axes, variances = _principal_axes(_condense(centred, components, seed), components)
+    even = torch.full((components,), 1 / components)  # nothing varies, so nothing is lost
+    return Pca(mean, axes, variances / total if total > 0 else even)
 
 
 def _condense(x: Tensor, components: int, seed: int) -> Tensor:
@@ -218,8 +236,8 @@ def _condense(x: Tensor, components: int, seed: int) -> Tensor:
     return _orthonormal(found).T @ x
 
 
-def _principal_axes(rows: Tensor, components: int) -> tuple[Tensor, float]:
-    """Return the leading axes (D, K) of centred rows (N, D), and the sum of their variances.
+def _principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """Return the leading axes (D, K) of centred rows (N, D), and the squared lengths on each.
 
     From the smaller of the two Gram matrices, in float64; axes beyond the rank of the rows are
     arbitrary, but orthogonal to the others.
@@ -228,7 +246,7 @@ def _principal_axes(rows: Tensor, components: int) -> tuple[Tensor, float]:
     values, vectors = torch.linalg.eigh(_gram(rows) if wide else _gram(rows.T))
     values, vectors = values.flip(0)[:components], vectors.flip(1)[:, :components].float()
     axes = _orthonormal(rows.T @ vectors if wide else vectors)
-    return axes.contiguous(), float(values.clamp_min(0).sum())
+    return axes.contiguous(), values.clamp_min(0).float().cpu()
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -243,76 +261,3 @@ def _gram(x: Tensor) -> Tensor:
 def _orthonormal(x: Tensor) -> Tensor:
     basis: Tensor = torch.linalg.qr(x)[0]
     return basis
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """What storing a reduced representation costs the objective, on images outside the fit.
-
-    Errors of dCor (absolute) and of its gradient with respect to an embedding (relative, in the
-    Euclidean norm; the largest) are over batches and two embeddings; see `measure_fidelity`.
-    `explained_variance` is the total variance of what is stored over that of the original,
-    at most 1: rounding adds some.
-    """
-
-    dcor_error_max: float
-    dcor_error_mean: float
-    gradient_error: float
-    explained_variance: float
-    bytes_per_image: int
-
-
-def measure_fidelity(original: Tensor, reduced: Tensor, *, batch: int = 256, seed: int) -> Fidelity:
-    """Compare representations (M, D) with what is stored of them (M, K), in its stored type.
-
-    dCor is taken with two embeddings: one that depends on the representation (a random
-    projection of it with noise of equal power, so that dCor is well inside (0, 1)), and one of
-    independent Gaussian noise. Rows that do not fill a batch are left out. Raises DataError for
-    fewer than 2 rows, or where the stored type cannot hold the values.
-    """
-    if len(original) != len(reduced) or len(original) < 2:
-        raise DataError(
-            "Fidelity compares at least 2 images with what is stored of them; "
-            f"found {len(original)} and {len(reduced)}."
-        )
-    if not bool(torch.isfinite(reduced).all()):
-        raise DataError(f"Some values are too large for {reduced.dtype}: use dtype float32.")
-    batch = min(batch, len(original))
-    dcor_errors, gradient_errors = [], []
-    for embedding in _test_embeddings(original, seed):
-        for first in range(0, len(original) - batch + 1, batch):
-            rows = slice(first, first + batch)
-            exact, exact_gradient = _dcor(embedding[rows], original[rows])
-            stored, stored_gradient = _dcor(embedding[rows], reduced[rows])
-            dcor_errors.append(abs(stored - exact))
-            gradient_errors.append(_relative_error(stored_gradient, exact_gradient))
-    variances = [float(x.float().var(0).sum(dtype=torch.float64)) for x in (original, reduced)]
-    return Fidelity(
-        dcor_error_max=max(dcor_errors),
-        dcor_error_mean=sum(dcor_errors) / len(dcor_errors),
-        gradient_error=max(gradient_errors),
-        explained_variance=min(1.0, variances[1] / variances[0]) if variances[0] > 0 else 1.0,
-        bytes_per_image=reduced.shape[1] * reduced.element_size(),
-    )
-
-
-def _test_embeddings(original: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    D = original.shape[1]
-    signal = Projection.draw(D, min(TEST_WIDTH, D), seed, 2).apply(original)
-    signal = signal - signal.mean(0)
-    random = generator(seed, 3)
-    noise, independent = torch.randn(2, len(original), signal.shape[1], generator=random)
-    return signal + noise.to(signal) * signal.std(), independent.to(signal)
-
-
-def _dcor(embedding: Tensor, representation: Tensor) -> tuple[float, Tensor]:
-    with torch.enable_grad():
-        z = embedding.detach().requires_grad_()
-        value = distance_correlation(z, representation)
-        (gradient,) = torch.autograd.grad(value, z)
-    return float(value.detach()), gradient
-
-
-def _relative_error(found: Tensor, exact: Tensor) -> float:
-    tiny = torch.finfo(exact.dtype).tiny
-    return float((found - exact).norm() / exact.norm().clamp_min(tiny))

@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.errors import MvmrError
+from pipeline.storage import Lease, Location
+
+READ_BYTES = 1 << 20
 
 
 def device_from(name: str) -> torch.device:
@@ -40,8 +42,18 @@ def generator(*seeds: int) -> torch.Generator:
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it is synced and renamed to it."""
+def atomic_path(target: Location) -> Iterator[Path]:
+    """Yield a temporary local path; on success its content appears at `target`, all at once.
+
+    A local target is synced and replaced by a rename, a remote one uploaded.
+    """
+    if not isinstance(target, Path):
+        with tempfile.TemporaryDirectory() as directory:
+            local = Path(directory, target.name)
+            local.touch()
+            yield local
+            target.fs.put_file(str(local), target.path)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
@@ -63,11 +75,19 @@ def _umask() -> int:
 
 
 @contextmanager
-def exclusive(path: Path, busy: MvmrError) -> Iterator[None]:
+def exclusive(path: Location, busy: MvmrError) -> Iterator[None]:
     """Hold a lock on `path`, or raise `busy` if another process holds it.
 
-    The lock goes with the process, however that ends.
+    The lock goes with the process, however that ends; a remote one after half a minute.
     """
+    if not isinstance(path, Path):
+        lease = Lease(path)
+        lease.acquire(busy)
+        try:
+            yield
+        finally:
+            lease.release()
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -77,23 +97,20 @@ def exclusive(path: Path, busy: MvmrError) -> Iterator[None]:
         yield
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Location, value: Any) -> None:
     """Write `value` atomically as indented JSON; NaN and infinity are refused."""
     with atomic_path(path) as temporary:
         text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Location) -> str:
     """Return the SHA-256 (hex) of a file, read in pieces."""
+    summary = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory and what it holds, where it exists."""
-    if path.exists():
-        shutil.rmtree(path)
+        while piece := file.read(READ_BYTES):
+            summary.update(piece)
+    return summary.hexdigest()
 
 
 class Progress(Protocol):
@@ -103,8 +120,8 @@ class Progress(Protocol):
         """Begin a phase of `total` units; it ends when the next begins."""
         ...
 
-    def advance(self, count: int) -> None:
-        """Say that `count` more units are done."""
+    def advance(self, count: int, status: str = "") -> None:
+        """Say that `count` more units are done; a `status` stands until the next one."""
         ...
 
     def note(self, text: str) -> None:
@@ -118,7 +135,7 @@ class Silent:
     def start(self, what: str, total: int, unit: str) -> None:
         """Do nothing."""
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, status: str = "") -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:

@@ -2,7 +2,7 @@
 
     shards/<split>/000000.tar ...   members KEY.jpg|png|webp; KEY.cls (one class), or
                                     KEY.json (several), where labelled
-    shards/<split>/samples.jsonl    one line a sample: key, label, name in the source
+    shards/<split>/samples.jsonl    one line a sample: key, label, name and stamp in the source
     shards/<split>/manifest.json    written last: a split without it is unfinished
 
 A key is `{shard:06d}_{row:06d}`. Samples were shuffled before, so every tar is a random sample
@@ -35,12 +35,14 @@ from pipeline.datasets.base import (
 )
 from pipeline.errors import DataError
 from pipeline.images import decode
-from pipeline.runtime import Progress, atomic_path, remove_tree, sha256_of, write_json
+from pipeline.runtime import Progress, atomic_path, sha256_of, write_json
+from pipeline.storage import Location, remove_tree
 
-FORMAT = 1
+FORMAT = 2
 # Stands in a tar for an image that could not be decoded, so that rows keep their numbers.
 INVALID_EXTENSION = "invalid"
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
+MANIFEST, LISTING = "manifest.json", "samples.jsonl"
 
 
 class ShardOptions(Options):
@@ -65,7 +67,8 @@ class Shard:
 class Manifest:
     """What is in one split. Row i of a stored feature is sample i here.
 
-    With `multi_label` an image may have several of the classes, else it has one or no label.
+    `source` is the digest of the source's listing, `listing` the SHA-256 of samples.jsonl. With
+    `multi_label` an image may have several of the classes, else it has one or no label.
     """
 
     dataset: str
@@ -75,6 +78,7 @@ class Manifest:
     labelled: int
     samples_per_shard: int
     source: str
+    listing: str
     options: Mapping[str, Any]
     shards: tuple[Shard, ...]
     multi_label: bool = False
@@ -82,7 +86,12 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of the above."""
+        """SHA-256 of what can be read from the split, whenever and from where it was made."""
+        names = ("split", "samples", "samples_per_shard", "shards", "format")
+        return digest({name: value for name, value in asdict(self).items() if name in names})
+
+    def seal(self) -> str:
+        """Return the SHA-256 of all of the above, by which damage of the file is seen."""
         return digest(asdict(self))
 
     @property
@@ -112,7 +121,7 @@ class Record:
 def write_split(
     source: Source,
     items: Sequence[Item],
-    directory: Path,
+    directory: Location,
     *,
     dataset: str,
     split: Split,
@@ -129,22 +138,13 @@ def write_split(
     """
     multi_label = _has_several(items, source.classes)
     remove_tree(directory)
-    directory.mkdir(parents=True)
     progress.start(f"shard {split}", len(items), "images")
     shards = []
-    with (directory / "samples.jsonl").open("w", encoding="utf-8") as listing:
-        for start in range(0, len(items), options.samples):
-            chosen = items[start : start + options.samples]
-            number = start // options.samples
-            shards.append(_write_shard(source, chosen, directory, number, options))
-            for row, item in enumerate(chosen):
-                line = {
-                    "key": sample_key(number, row),
-                    "label": label_to_json(item.label),
-                    "name": item.name,
-                }
-                listing.write(json.dumps(line, ensure_ascii=False) + "\n")
-            progress.advance(len(chosen))
+    for number, start in enumerate(range(0, len(items), options.samples)):
+        chosen = items[start : start + options.samples]
+        shards.append(_write_shard(source, chosen, directory, number, options))
+        progress.advance(len(chosen))
+    _write_listing(items, directory, options.samples)
     manifest = Manifest(
         dataset=dataset,
         split=split,
@@ -153,13 +153,14 @@ def write_split(
         labelled=sum(item.label is not None for item in items),
         samples_per_shard=options.samples,
         source=source.listing_digest(),
+        listing=sha256_of(directory / LISTING),
         options=dict(provenance),
         shards=tuple(shards),
         multi_label=multi_label,
     )
     if len(manifest.invalid) == manifest.samples:
         raise DataError(f"None of the {manifest.samples} {split} images can be decoded.")
-    write_json(directory / "manifest.json", asdict(manifest))
+    write_json(directory / MANIFEST, {**asdict(manifest), "seal": manifest.seal()})
     return manifest
 
 
@@ -172,14 +173,38 @@ def _has_several(items: Sequence[Item], classes: Sequence[str] | None) -> bool:
     return True in several
 
 
+def _write_listing(items: Sequence[Item], directory: Location, samples_per_shard: int) -> None:
+    with atomic_path(directory / LISTING) as path, path.open("w", encoding="utf-8") as listing:
+        for index, item in enumerate(items):
+            line = {
+                "key": sample_key(*divmod(index, samples_per_shard)),
+                "label": label_to_json(item.label),
+                "name": item.name,
+                "stamp": item.stamp,
+            }
+            listing.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
 def sample_key(shard: int, row: int) -> str:
     """Return the key of a sample: `{shard:06d}_{row:06d}`."""
     return f"{shard:06d}_{row:06d}"
 
 
 def _write_shard(
-    source: Source, items: Sequence[Item], directory: Path, number: int, options: ShardOptions
+    source: Source, items: Sequence[Item], directory: Location, number: int, options: ShardOptions
 ) -> Shard:
+    path = directory / f"{number:06d}.tar"
+    with atomic_path(path) as temporary:
+        invalid = _write_tar(source, items, temporary, number, options)
+        size, sha256 = temporary.stat().st_size, sha256_of(temporary)
+    return Shard(path.name, len(items), size, sha256, invalid)
+
+
+def _write_tar(
+    source: Source, items: Sequence[Item], path: Path, number: int, options: ShardOptions
+) -> tuple[int, ...]:
+    """Write one tar and return the rows whose image could not be decoded."""
+
     def checked(item: Item) -> Encoded | DataError:
         try:
             encoded = source.read(item)
@@ -188,12 +213,10 @@ def _write_shard(
             return error
         return encoded
 
-    path = directory / f"{number:06d}.tar"
     invalid = []
     with (
         ThreadPoolExecutor() as pool,
-        atomic_path(path) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for row, (item, encoded) in enumerate(zip(items, pool.map(checked, items), strict=True)):
             key = sample_key(number, row)
@@ -210,7 +233,7 @@ def _write_shard(
                 _add(tar, f"{key}.json", json.dumps(label_to_json(item.label)).encode())
             elif item.label is not None:
                 _add(tar, f"{key}.cls", str(item.label).encode())
-    return Shard(path.name, len(items), path.stat().st_size, sha256_of(path), tuple(invalid))
+    return tuple(invalid)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -220,9 +243,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Location) -> Manifest:
     """Read the manifest of one split directory, or raise DataError."""
-    path = directory / "manifest.json"
+    path = directory / MANIFEST
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
@@ -230,23 +253,27 @@ def read_manifest(directory: Path) -> Manifest:
                 f"{path} has format {data['format']}, this version reads {FORMAT}: "
                 "run `mvmr shard --force`."
             )
+        recorded = data.pop("seal")
         shards = tuple(Shard(**{**s, "invalid": tuple(s["invalid"])}) for s in data["shards"])
         classes = None if data["classes"] is None else tuple(data["classes"])
-        return Manifest(**{**data, "shards": shards, "classes": classes})
+        manifest = Manifest(**{**data, "shards": shards, "classes": classes})
+        if manifest.seal() != recorded:
+            raise ValueError("its seal does not fit its content")
     except FileNotFoundError:
         raise DataError(f"There are no finished shards in {directory}: run `mvmr shard`.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}): run `mvmr shard --force`.") from error
+    return manifest
 
 
-def read_manifests(directory: Path) -> dict[Split, Manifest]:
+def read_manifests(directory: Location) -> dict[Split, Manifest]:
     """Read the manifests of all splits below a `shards` directory; train is always among them."""
     present = [split for split in SPLITS if split == "train" or (directory / split).exists()]
     return {split: read_manifest(directory / split) for split in present}
 
 
 def read_shard(
-    directory: Path, manifest: Manifest, number: int, *, first: int = 0, last: int | None = None
+    directory: Location, manifest: Manifest, number: int, *, first: int = 0, last: int | None = None
 ) -> Iterator[Record]:
     """Yield rows `first` to `last` (excluded) of one tar, in order.
 
@@ -276,13 +303,13 @@ def read_shard(
         )
 
 
-def _members(path: Path) -> Iterator[dict[str, Any]]:
+def _members(path: Location) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         files = tariterators.tar_file_expander([{"url": path.name, "stream": stream}])
         yield from tariterators.group_by_keys(files)
 
 
-def _record(sample: Mapping[str, Any], row: int, path: Path) -> Record:
+def _record(sample: Mapping[str, Any], row: int, path: Location) -> Record:
     label: Label | None = None
     if "cls" in sample:
         label = int(sample["cls"])
@@ -296,22 +323,77 @@ def _record(sample: Mapping[str, Any], row: int, path: Path) -> Record:
     raise DataError(f"{path}: sample {sample['__key__']} has no image. {_mend_tar(path)}")
 
 
-def _mend_tar(path: Path) -> str:
-    return f"The tar is damaged: make the shards in {path.parents[1]} anew by `mvmr shard --force`."
+def _mend_tar(path: Location) -> str:
+    return f"The tar is damaged: mend {path.parents[1]} by `mvmr store verify --repair`."
 
 
-def read_labels(directory: Path, manifest: Manifest) -> list[Label | None]:
+@dataclass(frozen=True)
+class DamagedFile:
+    """A file of a split that is not what the manifest says; `shard` is its number if a tar."""
+
+    path: Location
+    reason: str
+    shard: int | None = None
+
+
+def find_damage(directory: Location, manifest: Manifest) -> list[DamagedFile]:
+    """Read every file of a split and return those that cannot be trusted."""
+    expected: list[tuple[str, str, int | None]] = [(LISTING, manifest.listing, None)]
+    expected += [(s.name, s.sha256, number) for number, s in enumerate(manifest.shards)]
+    damaged = []
+    for name, sha256, number in expected:
+        path = directory / name
+        if not path.exists():
+            damaged.append(DamagedFile(path, "is missing", number))
+        elif sha256_of(path) != sha256:
+            damaged.append(DamagedFile(path, "is not what was written", number))
+    return damaged
+
+
+def repair_split(
+    source: Source,
+    items: Sequence[Item],
+    directory: Location,
+    manifest: Manifest,
+    damaged: Sequence[DamagedFile],
+    options: ShardOptions,
+) -> None:
+    """Write damaged files of a split anew, from the items that it was made from.
+
+    Raises DataError if the source no longer gives what it gave; the manifest stays as it is.
+    """
+    samples = manifest.samples_per_shard
+    for file in damaged:
+        if file.shard is None:
+            _write_listing(items, directory, samples)
+        else:
+            chosen = items[file.shard * samples : (file.shard + 1) * samples]
+            _write_shard(source, chosen, directory, file.shard, options)
+    left = find_damage(directory, manifest)
+    if left:
+        raise DataError(
+            f"{left[0].path} cannot be made again as it was: the images of the source have "
+            "changed. Make the shards anew by `mvmr shard --force`, and their features."
+        )
+
+
+def read_labels(directory: Location, manifest: Manifest) -> list[Label | None]:
     """Return the label of every sample of a split, in order, without reading the tars."""
     return [label_from_json(line["label"]) for line in _listing(directory, manifest)]
 
 
-def read_names(directory: Path, manifest: Manifest) -> list[str]:
+def read_stamps(directory: Location, manifest: Manifest) -> dict[str, str]:
+    """Return the stamp that each image of the source had, by name."""
+    return {line["name"]: line["stamp"] for line in _listing(directory, manifest)}
+
+
+def read_names(directory: Location, manifest: Manifest) -> list[str]:
     """Return the source's name of every sample of a split, in order."""
     return [line["name"] for line in _listing(directory, manifest)]
 
 
-def _listing(directory: Path, manifest: Manifest) -> list[dict[str, Any]]:
-    path = directory / "samples.jsonl"
+def _listing(directory: Location, manifest: Manifest) -> list[dict[str, Any]]:
+    path = directory / LISTING
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ import click
 # In the order of the pipeline: name -> (module, one line of help).
 COMMANDS = {
     "use": ("stages.use", "Check a config and make it the active experiment."),
+    "plan": ("stages.plan", "Say what the experiment will cost, from a short measurement."),
     "shard": ("stages.shard", "Pack the images into WebDataset tars."),
     "extract-features": ("stages.extract_features", "Compute every representation, once."),
     "train": ("stages.train", "Train the student on images and cached targets."),
@@ -16,7 +17,7 @@ COMMANDS = {
     "report": ("stages.report", "Write one HTML page about a run."),
     "export": ("stages.export", "Write the trained backbone for other programs."),
     "embed": ("stages.embed", "Write the embeddings of any images by a trained encoder."),
-    "store": ("stages.store", "Look at the feature store, or check it."),
+    "store": ("stages.store", "Look at the feature store, check it, or clean up."),
 }
 
 

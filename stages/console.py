@@ -34,12 +34,13 @@ class ConsoleProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}  {task.fields[rate]}"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._what, self._unit = "", ""
+        self._what, self._unit, self._status = "", "", ""
         self._total = self._done = 0
         self._began = self._said = 0.0
 
@@ -56,16 +57,21 @@ class ConsoleProgress:
         self._finish()
         self._what, self._unit, self._total, self._done = what, unit, total, 0
         self._began = self._said = time.monotonic()
-        self._task = self._bar.add_task(what, total=total, unit=unit, rate="")
+        self._status = ""
+        self._task = self._bar.add_task(what, total=total, unit=unit, rate="", status="")
 
-    def advance(self, count: int) -> None:
-        """Say that `count` more units are done."""
+    def advance(self, count: int, status: str = "") -> None:
+        """Say that `count` more units are done; a `status` stands until the next one."""
         self._done += count
+        self._status = status or self._status
         if self._task is not None:
-            self._bar.update(self._task, completed=self._done, rate=self._rate())
+            rate = self._rate()
+            self._bar.update(self._task, completed=self._done, rate=rate, status=self._status)
         if not self._console.is_terminal and time.monotonic() - self._said > PLAIN_SECONDS:
             self._said = time.monotonic()
-            self.note(f"{self._what}: {self._done} of {self._total} {self._unit}, {self._rate()}")
+            beside = [self._rate(), *self._left(), *([self._status] if self._status else [])]
+            done = f"{self._done} of {self._total} {self._unit}"
+            self.note(f"{self._what}: {done}, {', '.join(beside)}")
 
     def note(self, text: str) -> None:
         """Say one line that stays."""
@@ -79,6 +85,12 @@ class ConsoleProgress:
         if self._done:
             seconds = time.monotonic() - self._began
             self.note(f"{self._what}: {self._done} {self._unit} in {seconds:.1f} s, {self._rate()}")
+
+    def _left(self) -> list[str]:
+        if not self._done:
+            return []
+        elapsed = time.monotonic() - self._began
+        return [f"{elapsed * (self._total / self._done - 1) / 60:.0f} min left"]
 
     def _rate(self) -> str:
         elapsed = time.monotonic() - self._began

@@ -15,15 +15,14 @@ from pipeline.evaluation.record import full_record, summary, write_predictions
 from pipeline.evaluation.setting import Outcome, Setting, Values
 from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
 from pipeline.evaluation.table import AnyProtocol, score_all
-from pipeline.extraction.fingerprint import check_features
 from pipeline.loading.batch import SplitData
 from pipeline.runtime import Progress, device_from, remove_tree, sha256_of, write_json
 from pipeline.shards import read_manifests
-from pipeline.store import FeatureStore
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
-from stages.layout import RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.options import console, experiment_options
+from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout
+from stages.material import checked_features
+from stages.options import console, data_option, experiment_options
 
 
 @click.command("evaluate")
@@ -35,10 +34,12 @@ from stages.options import console, experiment_options
     type=click.Path(path_type=Path, dir_okay=False),
     help="Score this file instead of the run's best checkpoint, and only print the scores.",
 )
+@data_option
 def command(
     config: Path,
     assignments: tuple[str, ...],
     quiet: bool,
+    data: str,
     only: tuple[str, ...],
     checkpoint: Path | None,
 ) -> None:
@@ -55,7 +56,9 @@ def command(
     path = checkpoint or layout.checkpoints / BEST
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
     with ConsoleProgress(screen) as progress:
-        setting, subjects = _material(experiment, trained, progress)
+        setting, subjects = _material(
+            experiment, trained, dataset_layout(experiment.dataset.name, data), progress
+        )
         for name, options in protocols.items():
             progress.note(f"{name}: {options.kind}")
             outcomes = score_all(options, subjects, setting)
@@ -84,10 +87,10 @@ def _write(
 
 
 def _material(
-    experiment: Experiment, trained: Checkpoint, progress: Progress
+    experiment: Experiment, trained: Checkpoint, layout: DatasetLayout, progress: Progress
 ) -> tuple[Setting, list[Subject]]:
     """Return what the protocols need, and who is scored: the student first, then the controls."""
-    layout, image = dataset_layout(experiment.dataset.name), experiment.dataset.image
+    image = experiment.dataset.image
     device = device_from("auto")
     images = Images(
         {
@@ -95,12 +98,7 @@ def _material(
             for split, manifest in read_manifests(layout.shards).items()
         }
     )
-    features = check_features(
-        experiment.features,
-        image=image,
-        shards=layout.shards,
-        store=FeatureStore(layout.features),
-    )
+    features = checked_features(experiment, experiment.features, layout, progress)
     untrained = build_encoder(
         trained.student, channels=image.channels, size=image.size, seed=experiment.seed
     )

@@ -5,13 +5,15 @@ from pathlib import Path
 import click
 
 from pipeline.errors import ConfigError, unknown_name
-from pipeline.extraction.run import ClusterOptions, extract
+from pipeline.extraction.cluster import ClusterOptions
+from pipeline.extraction.run import extract
 from pipeline.runtime import write_json
 from pipeline.store import FeatureStore
 from stages.console import ConsoleProgress
 from stages.experiment import load
 from stages.layout import dataset_layout
-from stages.options import console, experiment_options
+from stages.material import check_source
+from stages.options import console, data_option, experiment_options
 from stages.store import feature_table
 
 
@@ -24,11 +26,13 @@ from stages.store import feature_table
     help="Local worker processes.  [default: one a core, fewer for few images]",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, tcp://...")
+@data_option
 @click.option("--force", is_flag=True, help="Recompute features that were made otherwise.")
 def command(
     config: Path,
     assignments: tuple[str, ...],
     quiet: bool,
+    data: str,
     only: tuple[str, ...],
     workers: int | None,
     scheduler: str | None,
@@ -36,7 +40,7 @@ def command(
 ) -> None:
     """Compute the features of the experiment that the store lacks."""
     experiment = load(config, assignments)
-    layout, screen = dataset_layout(experiment.dataset.name), console(quiet=quiet)
+    layout, screen = dataset_layout(experiment.dataset.name, data), console(quiet=quiet)
     for name in only:
         if name not in experiment.features:
             raise ConfigError(unknown_name("feature", name, experiment.features))
@@ -45,17 +49,17 @@ def command(
         screen.print("The experiment stores no features: there is nothing to extract.")
         return
     with ConsoleProgress(screen) as progress:
+        check_source(experiment, layout, progress)
         features = extract(
             wanted,
             image=experiment.dataset.image,
             shards=layout.shards,
             store=FeatureStore(layout.features),
             work=layout.work,
-            cluster=ClusterOptions(workers, scheduler),
+            options=ClusterOptions(workers, scheduler),
             progress=progress,
             force=force,
         )
     for name, feature in features.items():
-        fidelity = {k: v for k, v in feature.report["fidelity"].items() if v is not None}
-        write_json(layout.fidelity / f"{name}.json", fidelity)
+        write_json(layout.fidelity / f"{name}.json", feature.report["fidelity"])
     screen.print(feature_table(layout.features, list(features.values())))

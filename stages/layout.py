@@ -4,31 +4,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checkpoints import BEST
+from pipeline.storage import Location, location
 
 
 @dataclass(frozen=True)
 class DatasetLayout:
     """`data/<dataset>/`: computed once, shared by every experiment of the data set."""
 
-    root: Path
+    root: Location
 
     @property
-    def shards(self) -> Path:
+    def shards(self) -> Location:
         """Tars and manifests, one directory a split."""
         return self.root / "shards"
 
     @property
-    def features(self) -> Path:
+    def features(self) -> Location:
         """The feature store."""
         return self.root / "features.zarr"
 
     @property
-    def fidelity(self) -> Path:
+    def fidelity(self) -> Location:
         """What compression costs, one JSON file a feature."""
         return self.root / "fidelity"
 
     @property
-    def work(self) -> Path:
+    def work(self) -> Location:
         """Unfinished extractions; not an output of any stage."""
         return self.root / "work"
 
@@ -85,14 +86,19 @@ class RunLayout:
         return self.root / "exports"
 
     @property
+    def training_metrics(self) -> Path:
+        """Which checkpoint is the best, and by what."""
+        return self.metrics / "training.json"
+
+    @property
     def report(self) -> Path:
         """The page that tells it all."""
         return self.root / "report.html"
 
 
-def dataset_layout(name: str) -> DatasetLayout:
-    """Return the places of a data set, relative to the working directory."""
-    return DatasetLayout(Path("data") / name)
+def dataset_layout(name: str, data: str = "data") -> DatasetLayout:
+    """Return the places of a data set below `data`, a path or a URL."""
+    return DatasetLayout(location(data) / name)
 
 
 def run_layout(name: str) -> RunLayout:
@@ -108,7 +114,12 @@ def starting_weights(weights: str) -> Path:
 
 def unfinished_run(digest: str) -> Path:
     """Return where a training run lives until it has ended, known by its experiment's digest."""
-    return Path("runs") / ".unfinished" / digest[:16]
+    return unfinished_runs() / digest[:16]
+
+
+def unfinished_runs() -> Path:
+    """Return the directory of all unfinished training runs."""
+    return Path("runs") / ".unfinished"
 
 
 def evaluation_work(name: str) -> Path:

@@ -38,6 +38,18 @@ def experiment_options(command: Command) -> Command:
     return command
 
 
+def data_option(command: Command) -> Command:
+    """Add --data."""
+    return click.option(
+        "--data",
+        envvar="MVMR_DATA",
+        default="data",
+        show_default=True,
+        metavar="PATH|URL",
+        help="Where data sets lie; a URL such as s3://bucket/path too.",
+    )(command)
+
+
 def console(*, quiet: bool = False) -> Console:
     """Return where results and progress go; a file gets lines of `FILE_WIDTH`."""
     width = None if sys.stdout.isatty() else FILE_WIDTH

@@ -1,7 +1,10 @@
 """`mvmr train`: train the student on images and cached targets."""
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,13 +15,22 @@ from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.config import digest
 from pipeline.datasets.base import Split
 from pipeline.errors import ConfigError, DataError, TrainingError
-from pipeline.extraction.fingerprint import check_features
 from pipeline.loading.batch import SplitData
-from pipeline.runtime import atomic_path, exclusive, remove_tree, sha256_of, write_json
+from pipeline.runtime import (
+    Progress,
+    atomic_path,
+    exclusive,
+    sha256_of,
+    write_json,
+)
 from pipeline.shards import read_manifests
-from pipeline.store import FeatureStore, StoredFeature
-from pipeline.training.fit import CURVES, RESUME, TENSORBOARD, Run, fit
+from pipeline.storage import Location, remove_tree
+from pipeline.store import StoredFeature
+from pipeline.training.fit import CURVES, Run, fit, tune
+from pipeline.training.processes import is_first_process
+from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
+from pipeline.training.trainer import TENSORBOARD
 from stages.console import ConsoleProgress
 from stages.experiment import Experiment, load
 from stages.layout import (
@@ -28,22 +40,44 @@ from stages.layout import (
     starting_weights,
     unfinished_run,
 )
-from stages.options import console, experiment_options
+from stages.material import checked_features
+from stages.options import console, data_option, experiment_options
+
+TUNED = "tuned.json"
 
 
 @click.command("train")
 @experiment_options
-def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
+@click.option("--auto-lr", is_flag=True, help="Find train.lr by trying, instead of the given one.")
+@click.option("--auto-batch-size", is_flag=True, help="Find train.batch_size, likewise.")
+@click.option("--force", is_flag=True, help="Train again, although nothing has changed.")
+@data_option
+def command(
+    config: Path,
+    assignments: tuple[str, ...],
+    quiet: bool,
+    data: str,
+    auto_lr: bool,
+    auto_batch_size: bool,
+    force: bool,
+) -> None:
     """Train the student; an interrupted run of the same experiment is continued."""
     experiment = load(config, assignments)
-    screen = console(quiet=quiet)
+    screen = console(quiet=quiet or not is_first_process())
     if experiment.train is None or experiment.objective is None:
         _take_over(experiment, screen)
         return
     layout = run_layout(experiment.name)
-    features = _targets(experiment)
-    train, validation = (_split(experiment, s, features) for s in ("train", "validation"))
-    key = _digest(experiment, train, validation)
+    stored, progress = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
+    features = checked_features(experiment, experiment.targets(), stored, progress)
+    train, validation = (
+        _split(experiment, s, features, stored.shards) for s in ("train", "validation")
+    )
+    wanted = {"lr": auto_lr, "batch_size": auto_batch_size}
+    key = _digest(experiment, wanted, train, validation)
+    if not force and is_first_process() and _is_finished(layout, key):
+        screen.print(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
+        return
     run = Run(
         train=train,
         validation=validation,
@@ -62,26 +96,60 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
         },
     )
     work = unfinished_run(key)
-    busy = TrainingError(f"Another process trains this experiment in {work}: wait for it.")
-    with exclusive(work.with_suffix(".lock"), busy), ConsoleProgress(screen) as progress:
+    with _alone(work), progress:
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
+        if any(wanted.values()):
+            run = _tuned(run, wanted, work, progress)
         fit(run, work=work, progress=progress)
+        if not is_first_process():
+            return
         _publish(work, layout)
-    chosen = load_checkpoint(layout.checkpoints / BEST).about["selection"]
-    write_json(layout.metrics / "training.json", chosen)
+    about = load_checkpoint(layout.checkpoints / BEST).about
+    chosen = about["selection"]
+    tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
+    write_json(layout.training_metrics, {**chosen, **tuned})
     screen.print(
         f"{layout.checkpoints / BEST}: epoch {chosen['epoch']}, {chosen['rule']} "
         f"{chosen['score']:.4g}. Next: mvmr evaluate"
     )
 
 
-def _digest(experiment: Experiment, *splits: SplitData) -> str:
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Keep other runs of the experiment out, but not the further processes of this one."""
+    busy = TrainingError(f"Another process trains this experiment in {work}: wait for it.")
+    with exclusive(work.with_suffix(".lock"), busy) if is_first_process() else nullcontext():
+        yield
+
+
+def _is_finished(layout: RunLayout, key: str) -> bool:
+    """Whether the experiment's outputs are all there, and made from exactly what is asked."""
+    outputs = (layout.checkpoints / LAST, layout.logs, layout.curves, layout.training_metrics)
+    best = layout.checkpoints / BEST
+    if not best.exists() or not all(path.exists() for path in outputs):
+        return False
+    return load_checkpoint(best).about.get("digest") == key
+
+
+def _tuned(run: Run, wanted: Mapping[str, bool], work: Path, progress: Progress) -> Run:
+    """Find what is wanted, or read what was found before the run was interrupted."""
+    record = work / TUNED
+    if not record.exists():
+        options = tune(run, **wanted, progress=progress)
+        write_json(record, {name: getattr(options, name) for name in wanted if wanted[name]})
+    found = json.loads(record.read_text(encoding="utf-8"))
+    about = {**run.about, "tuned": found}
+    return replace(run, options=run.options.model_copy(update=found), about=about)
+
+
+def _digest(experiment: Experiment, wanted: Mapping[str, bool], *splits: SplitData) -> str:
     """Return the SHA-256 of all that determines the run: sections, images, targets, weights."""
     weights = _weights(experiment)
     return digest(
         {
             "sections": experiment.training_sections(),
+            "tuned": sorted(name for name in wanted if wanted[name]),
             "shards": [split.manifest.digest for split in splits],
             "targets": {name: f.digest for name, f in splits[0].features.items()},
             "weights": sha256_of(weights) if weights and weights.exists() else None,
@@ -104,7 +172,7 @@ def _take_over(experiment: Experiment, screen: Console) -> None:
     save_checkpoint(layout.checkpoints / BEST, checkpoint)
     with atomic_path(layout.curves) as temporary:
         temporary.write_text("epoch\n", encoding="utf-8")
-    write_json(layout.metrics / "training.json", checkpoint.about["selection"])
+    write_json(layout.training_metrics, checkpoint.about["selection"])
     screen.print(f"{layout.checkpoints / BEST}: the weights of {weights}. Next: mvmr evaluate")
 
 
@@ -113,20 +181,12 @@ def _weights(experiment: Experiment) -> Path | None:
     return starting_weights(name) if name is not None else None
 
 
-def _targets(experiment: Experiment) -> dict[str, StoredFeature]:
-    layout = dataset_layout(experiment.dataset.name)
-    return check_features(
-        experiment.targets(),
-        image=experiment.dataset.image,
-        shards=layout.shards,
-        store=FeatureStore(layout.features),
-    )
-
-
 def _split(
-    experiment: Experiment, split: Split, features: Mapping[str, StoredFeature]
+    experiment: Experiment,
+    split: Split,
+    features: Mapping[str, StoredFeature],
+    shards: Location,
 ) -> SplitData:
-    shards = dataset_layout(experiment.dataset.name).shards
     manifests = read_manifests(shards)
     if split not in manifests:
         raise DataError(

@@ -1,9 +1,11 @@
 """`mvmr use`: check a config and make it the active experiment."""
 
+import re
 from pathlib import Path
 
 import click
 
+from pipeline.config import read_yaml
 from pipeline.errors import ConfigError, unknown_name
 from pipeline.runtime import atomic_path
 from stages.console import table
@@ -25,8 +27,9 @@ def command(name: str | None, listing: bool, force: bool) -> None:
             f"There is no folder {CONFIGS}/ here ({Path.cwd()}): change to the root of the project."
         )
     if listing or name is None:
-        rows = [[path.stem, _first_line(path)] for path in sorted(CONFIGS.glob("*.yaml"))]
-        screen.print(table("Experiments", ["name", "what it does"], rows, text_columns=2))
+        rows = [_summary(path) for path in sorted(CONFIGS.glob("*.yaml"))]
+        columns = ["name", "data", "teacher", "student", "cost"]
+        screen.print(table("Experiments", columns, rows, text_columns=len(columns)))
         return
     path = _config_path(name)
     from stages.experiment import load
@@ -54,5 +57,21 @@ def _is_a_config(path: Path) -> bool:
     return any(other.read_bytes() == content for other in CONFIGS.glob("*.yaml"))
 
 
-def _first_line(path: Path) -> str:
-    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").rstrip(".")
+def _summary(path: Path) -> list[str]:
+    """Return a config's row of the list, from what its sections and its comments say."""
+    data = read_yaml(path)
+    source, size = data["dataset"]["source"]["kind"], data["dataset"]["image"]["size"]
+    teachers = [feature["model"] for feature in data["features"].values() if "model" in feature]
+    student = data["student"]["architecture"]
+    if data["student"].get("weights"):
+        student += " given"
+    cost = re.search(
+        r"^# Cost: (.+) \((?:estimate|measured)\)$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return [
+        path.stem,
+        f"{source} {size} px",
+        ", ".join(teachers) or "none",
+        student,
+        cost[1].replace("minutes", "min") if cost else "unknown: mvmr plan",
+    ]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipeline.errors import TrainingError
+from pipeline.runtime import exclusive
 from stages.cli import COMMANDS, run
 
 ROOT = Path(__file__).parents[1]
@@ -294,18 +297,72 @@ def test_bad_input_ends_in_one_sentence(
     assert "Traceback" not in captured.err
 
 
+def test_a_finished_run_is_trained_again_only_by_force(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = [*QUICK, "-s", "name=again", "-s", "train.epochs=1"]
+    best = inside / "runs/again/checkpoints/best.pt"
+    assert run(["train", *again]) == 0
+    before = best.stat().st_mtime_ns
+    assert run(["train", *again]) == 0
+    assert "up to date; --force trains again" in capsys.readouterr().out
+    assert best.stat().st_mtime_ns == before
+    assert run(["train", *again, "--force"]) == 0
+    assert best.stat().st_mtime_ns > before
+
+
+def test_what_is_found_by_trying_is_printed_and_recorded(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = [*QUICK, "-s", "name=tuned", "-s", "train.epochs=1"]
+    tuned += ["-s", "objective={invariance: {}, variance: {}}"]
+    assert run(["train", *tuned, "--auto-batch-size"]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((inside / "runs/tuned/metrics/training.json").read_text())["tuned"]
+    assert f"Found train.batch_size: {found['batch_size']}" in printed
+    checkpoint = torch.load(inside / "runs/tuned/checkpoints/best.pt", weights_only=True)
+    assert checkpoint["about"]["tuned"] == found
+    assert found["batch_size"] == 1024  # of 1259 training images
+
+
+def test_abandoned_runs_are_listed_and_removed(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unfinished = inside / "runs" / ".unfinished"
+    for name, age_days in (("0123456789abcdef", 30), ("fedcba9876543210", 1)):
+        (unfinished / name).mkdir(parents=True)
+        (unfinished / name / "resume.ckpt").write_bytes(bytes(2000))
+        then = time.time() - 86_400 * age_days
+        os.utime(unfinished / name / "resume.ckpt", (then, then))
+    assert run(["store", "clean", "--days", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert "0123456789abcdef" in printed
+    assert "fedcba9876543210" not in printed
+    assert (unfinished / "0123456789abcdef").exists()
+    assert run(["store", "clean", "--days", "7", "--remove"]) == 0
+    assert not (unfinished / "0123456789abcdef").exists()
+    assert (unfinished / "fedcba9876543210").exists()
+    with exclusive(unfinished / "fedcba9876543210.lock", TrainingError("busy")):
+        assert run(["store", "clean", "--days", "0", "--remove"]) == 0
+    assert (unfinished / "fedcba9876543210").exists()
+    assert run(["store", "clean", "--days", "0", "--remove"]) == 0
+    assert not (unfinished / "fedcba9876543210").exists()
+
+
 @pytest.mark.parametrize("weights", ["digits", "runs/digits/checkpoints/best.pt"])
 def test_given_weights_are_evaluated_without_training(inside: Path, weights: str) -> None:
     given = ["-s", "train=none", "-s", "objective=none", "-s", "name=given"]
     given += [*QUICK[2:4], "-s", f"student.weights={weights}", "-s", "evaluate={knn: {}}"]
     for command in ("train", "evaluate", "report"):
         assert run([command, *given]) == 0, command
-    given_metrics, own = (
-        json.loads((inside / f"runs/{name}/metrics/knn.json").read_text())
+    given_weights, own = (
+        torch.load(inside / f"runs/{name}/checkpoints/best.pt", weights_only=True)["encoder"]
         for name in ("given", "digits")
     )
-    assert given_metrics["top1"] == own["top1"]
-    assert given_metrics["checkpoint"]["selection"]["rule"] == "given"
+    assert given_weights.keys() == own.keys()
+    assert all(torch.equal(values, own[name]) for name, values in given_weights.items())
+    record = json.loads((inside / "runs/given/metrics/knn.json").read_text())
+    assert record["checkpoint"]["selection"]["rule"] == "given"
 
 
 def test_no_training_needs_weights(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,6 +380,9 @@ def test_use_lists_and_protects_edits(
     assert run(["use", "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(path.stem in listed for path in (tmp_path / "configs").glob("*.yaml"))
+    (line,) = [line for line in listed.splitlines() if "cifar10_clip" in line]
+    for part in ("image_folder 32 px", "tiny-clip-rn64", "resnet8x4", "20 min on two cores"):
+        assert part in line
     assert run(["use", "cifar10_clip"]) == 0
     assert run(["use", "digits"]) == 0
     params = tmp_path / "params.yaml"

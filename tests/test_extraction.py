@@ -14,8 +14,9 @@ from pipeline.datasets.base import Encoded, Item
 from pipeline.datasets.digits import Digits, DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
 from pipeline.errors import ConfigError, StaleFeatureError, StoreError
+from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.fingerprint import check_features
-from pipeline.extraction.run import ClusterOptions, extract
+from pipeline.extraction.run import extract
 from pipeline.images import ImageOptions, decode
 from pipeline.reduction import Reduction
 from pipeline.representations.augmented import AugmentedOptions
@@ -66,7 +67,7 @@ def run(
         shards=shards,
         store=FeatureStore(root / "features.zarr"),
         work=root / "work",
-        cluster=cluster,
+        options=cluster,
         progress=Silent(),
         force=force,
     )
@@ -139,6 +140,7 @@ def test_another_specification_is_refused_with_what_differs(
             image=image,
             shards=shards,
             store=FeatureStore(tmp_path / "features.zarr"),
+            progress=Silent(),
         )
     renewed = run({"hog": options}, shards, tmp_path, image=image, force=True)
     assert renewed["hog"].fingerprint["dtype"] == options.dtype
@@ -242,7 +244,7 @@ if __name__ == "__main__":  # a process to be killed: extraction slowed down a l
 
     original = worker._represented
 
-    def slowed(task: worker.ShardTask) -> object:
+    def slowed(task: worker.Task) -> object:
         time.sleep(0.3)
         return original(task)
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stores import store_rows
 
 from pipeline.datasets.base import Encoded, Item, Source
 from pipeline.errors import DataError
@@ -23,7 +24,6 @@ from pipeline.loading.resident import EvaluationLoader
 from pipeline.loading.training import LoadingOptions, training_loader
 from pipeline.runtime import Silent
 from pipeline.shards import ShardOptions, write_split
-from pipeline.store import FeatureStore, FeatureWriter
 
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.0,), std=(1.0,))
 SAMPLES, SHARD = 103, 10
@@ -68,12 +68,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SplitData:
         progress=Silent(),
     )
     assert manifest.invalid == set(BAD)
-    writer = FeatureWriter(root / "work", {})
-    writer.create_split("train", samples=SAMPLES, width=8, dtype="float32", samples_per_shard=SHARD)
     rows = row_sums(torch.from_numpy(source.pixels)[:, None]).numpy()
-    for first in range(0, SAMPLES, SHARD):
-        writer.write_rows("train", first, rows[first : first + SHARD])
-    feature = writer.publish(FeatureStore(root / "features.zarr"), "sums", {})
+    feature = store_rows(root, "sums", rows, samples_per_shard=SHARD)
     return SplitData(root / "train", manifest, {"sums": feature}, IMAGE)
 
 
@@ -162,6 +158,23 @@ def test_evaluation_sees_every_valid_sample_in_order(data: SplitData) -> None:
         assert list(chain.from_iterable(batches)) == [i for i in range(SAMPLES) if i not in BAD]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_ranks_share_evaluation_out(data: SplitData, world_size: int) -> None:
+    ranks = [EvaluationLoader(data, 10, rank=r, world_size=world_size) for r in range(world_size)]
+    batches = [[check(batch) for batch in rank] for rank in ranks]
+    assert {len(rank) for rank in batches} == {len(ranks[0])}
+    sizes = {len(batch) for rank in batches for batch in rank}
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= 10
+    seen = [index for rank in batches for batch in rank for index in batch]
+    assert sorted(seen) == [i for i in range(SAMPLES) if i not in BAD]
+
+
+def test_more_ranks_than_images_are_refused(data: SplitData) -> None:
+    with pytest.raises(DataError, match="too few for 200 processes"):
+        EvaluationLoader(data, 10, rank=0, world_size=200)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     samples=st.lists(st.integers(0, 30), min_size=1, max_size=12),
@@ -214,9 +227,6 @@ def test_too_few_images_for_a_batch(data: SplitData) -> None:
 
 
 def test_a_feature_of_another_length_is_refused(data: SplitData, tmp_path: Path) -> None:
-    writer = FeatureWriter(tmp_path / "work", {})
-    writer.create_split("train", samples=5, width=1, dtype="float32", samples_per_shard=5)
-    writer.write_rows("train", 0, np.zeros((5, 1), dtype=np.float32))
-    short = writer.publish(FeatureStore(tmp_path / "features.zarr"), "short", {})
+    short = store_rows(tmp_path, "short", np.zeros((5, 1)), samples_per_shard=5)
     with pytest.raises(DataError, match="'short' has 5 rows for train"):
         SplitData(data.directory, data.manifest, {"short": short}, IMAGE)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.config import digest
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, WeightsError, WeightsMissingError
 from pipeline.images import ImageOptions, decode
 from pipeline.teachers.exported import ExportedOptions
 from pipeline.teachers.frozen import FrozenTeacher, state_digest
@@ -313,9 +313,9 @@ def test_an_identity_names_what_the_vectors_depend_on(clip_teacher: FrozenTeache
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"pretrained": "/nowhere/weights.pt"}, ConfigError, "not the path of a file"),
+        ({"pretrained": "/nowhere/weights.pt"}, WeightsMissingError, "no file '/nowhere"),
         ({"model": "tiny-vit-for-test"}, ConfigError, "must be 'tiny-vit-for-test.json'"),
-        ({"config": Path("absent.json")}, ConfigError, "cannot be read"),
+        ({"config": Path("absent.json")}, WeightsMissingError, "no file 'absent.json'"),
     ],
 )
 def test_wrong_open_clip_options_are_explained(

@@ -2,106 +2,34 @@
 
 import csv
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+from training_runs import IMAGE, RESUMED, SELF_SUPERVISED, STUDENT, TRAIN, make_data, make_run
 
 from pipeline.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
-from pipeline.datasets.base import Split
-from pipeline.datasets.digits import DigitsOptions
-from pipeline.datasets.split import SplitOptions, cut
 from pipeline.encoders import StudentOptions, build_encoder
 from pipeline.errors import ConfigError, TrainingError, WeightsError
-from pipeline.extraction.run import ClusterOptions, extract
-from pipeline.images import ImageOptions
-from pipeline.loading.batch import SplitData
-from pipeline.objective import ObjectiveOptions
-from pipeline.representations.hog import HogOptions
-from pipeline.representations.pixels import PixelsOptions
 from pipeline.runtime import Silent
-from pipeline.shards import ShardOptions, read_manifests, write_split
-from pipeline.store import FeatureStore
-from pipeline.training.fit import CURVES, RESUME, Run, fit
+from pipeline.training.averaging import Averaging
+from pipeline.training.fit import CURVES, fit
 from pipeline.training.options import TrainOptions
+from pipeline.training.probe import OnlineNeighbours
+from pipeline.training.saving import PREVIOUS, RESUME
 from pipeline.training.start import initial_encoder
-
-IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
-STUDENT = StudentOptions(architecture="resnet8", projector=(16, 16))
-SELF_SUPERVISED: dict[str, Any] = {
-    "invariance": {},
-    "variance": {},
-    "view_dependence": {},
-    "hog": {"kind": "dependence"},
-    "pixels": {"kind": "dependence", "on": "h"},
-}
-TRAIN: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 50,
-    "lr": 3e-3,
-    "augmentation": {"flip_p": 0, "min_scale": 0.5},
-    "schedule": {"warmup_epochs": 0.5},
-}
-
-
-def objective(terms: Mapping[str, Any]) -> Any:
-    return TypeAdapter(ObjectiveOptions).validate_python(terms)
-
-
-def make_data(root: Path) -> None:
-    source = DigitsOptions().open()
-    splits = cut(source, SplitOptions(validation=0.05))
-    wanted: dict[Split, Any] = {
-        "train": splits["train"][:250],
-        "validation": splits["validation"],
-    }
-    for split, items in wanted.items():
-        write_split(
-            source,
-            items,
-            root / "shards" / split,
-            dataset="digits",
-            split=split,
-            options=ShardOptions(samples=100),
-            provenance={},
-            progress=Silent(),
-        )
-    extract(
-        {"hog": HogOptions(cell=4)},
-        image=IMAGE,
-        shards=root / "shards",
-        store=FeatureStore(root / "features.zarr"),
-        work=root / "work",
-        cluster=ClusterOptions(workers=1),
-        progress=Silent(),
-    )
-
-
-def make_run(root: Path, terms: Mapping[str, Any] = SELF_SUPERVISED, **train: Any) -> Run:
-    manifests = read_manifests(root / "shards")
-    features = {"hog": FeatureStore(root / "features.zarr")["hog"]} if "hog" in terms else {}
-
-    def split(name: Split) -> SplitData:
-        return SplitData(root / "shards" / name, manifests[name], features, IMAGE)
-
-    return Run(
-        train=split("train"),
-        validation=split("validation"),
-        student=STUDENT,
-        objective=objective(terms),
-        live={"pixels": PixelsOptions().build(IMAGE)} if "pixels" in terms else {},
-        options=TrainOptions.model_validate({**TRAIN, **train}),
-        seed=5,
-        about={},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -153,22 +81,181 @@ def test_two_runs_are_equal_and_another_seed_is_not(data: Path, tmp_path: Path) 
     assert curves(tmp_path / "a") == curves(tmp_path / "b") != curves(tmp_path / "c")
 
 
-def test_a_killed_run_continues_on_the_same_trajectory(data: Path, tmp_path: Path) -> None:
-    fit(make_run(data, epochs=4), work=tmp_path / "whole", progress=Silent())
-    process = subprocess.Popen([sys.executable, __file__, str(data), str(tmp_path / "killed")])
-    deadline = time.monotonic() + 90
-    while not (tmp_path / "killed" / RESUME).exists() or len(curves(tmp_path / "killed")) < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+class Pulled(BaseException):
+    """The plug."""
+
+
+class PullThePlug(Silent):
+    """Ends the process's training after a number of steps, without any chance to save."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def advance(self, count: int, status: str = "") -> None:
+        """Count steps down."""
+        self.steps -= 1
+        if self.steps == 0:
+            raise Pulled
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an undisturbed run of four epochs of five steps, on an average of the weights."""
+    work = tmp_path_factory.mktemp("whole")
+    fit(make_run(data, **RESUMED), work=work, progress=Silent())
+    return work
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    assert curves(found) == curves(expected)
+    for name in (BEST, LAST):
+        ours, theirs = (load_checkpoint(path / name) for path in (found, expected))
+        for weights, others in ((ours.encoder, theirs.encoder), (ours.probe, theirs.probe)):
+            assert weights is not None
+            assert others is not None
+            assert all(torch.equal(values, others[key]) for key, values in weights.items())
+
+
+@pytest.mark.parametrize("train", [{}, {"accumulate": 2, "schedule": {"kind": "cosine"}}])
+def test_a_run_broken_off_anywhere_ends_as_if_it_had_not_been(
+    data: Path, tmp_path: Path, train: dict[str, Any]
+) -> None:
+    options = {**RESUMED, "epochs": 2, **train}
+    fit(make_run(data, **options), work=tmp_path / "whole", progress=Silent())
+    for steps in (2, 4, 3):  # life after life
+        with pytest.raises(Pulled):
+            fit(make_run(data, **options), work=tmp_path / "broken", progress=PullThePlug(steps))
+    fit(make_run(data, **options), work=tmp_path / "broken", progress=Silent())
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_killed_run_continues_on_the_same_trajectory(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen([sys.executable, __file__, str(data), str(tmp_path)])
+    wait_for(lambda: (tmp_path / PREVIOUS).exists(), process)
+    time.sleep(random.SystemRandom().uniform(0, 0.5))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(curves(tmp_path / "killed")) < 4
-    fit(make_run(data, epochs=4), work=tmp_path / "killed", progress=Silent())
-    assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
-    whole, killed = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "killed"))
-    for name, values in whole.encoder.items():
-        assert torch.equal(values, killed.encoder[name]), name
+    fit(make_run(data, **RESUMED), work=tmp_path, progress=Silent())
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_saving_it(
+    data: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(data), str(tmp_path), "forever"], stderr=subprocess.PIPE
+    )
+    wait_for(lambda: (tmp_path / RESUME).exists(), process)
+    before = (tmp_path / RESUME).stat().st_mtime_ns
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1].decode()
+    assert "KeyboardInterrupt" in errors
+    assert process.returncode != 0
+    assert (tmp_path / RESUME).stat().st_mtime_ns > before
+    saved = torch.load(tmp_path / RESUME, weights_only=True)
+    assert saved["global_step"] > 0
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
+    data: Path, whole: Path, tmp_path: Path
+) -> None:
+    class Notes(PullThePlug):
+        notes: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    with pytest.raises(Pulled):
+        fit(make_run(data, **RESUMED), work=tmp_path, progress=PullThePlug(8))
+    content = (tmp_path / RESUME).read_bytes()
+    (tmp_path / RESUME).write_bytes(content[: len(content) // 2])
+    fit(make_run(data, **RESUMED), work=tmp_path, progress=Notes(0))
+    assert [note for note in Notes.notes if f"{RESUME} is damaged" in note]
+    assert_same_run(tmp_path, whole)
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def test_the_average_follows_the_weights(data: Path) -> None:
+    layer, decay = nn.Linear(2, 2), 0.75
+    averaging = Averaging(layer, decay)
+    module: Any = StandIn()
+    start = layer.weight.detach().clone()
+    averaging.on_train_start(module.trainer, module)
+    steps = [torch.full((2, 2), float(i)) for i in range(1, 4)]
+    for number, weight in enumerate(steps, 1):
+        layer.weight.data.copy_(weight)
+        module.trainer.global_step = number
+        for _ in range(2):  # two micro-batches a step
+            averaging.on_train_batch_end(module.trainer, module, None, None, 0)
+    shares = [decay**3, *((1 - decay) * decay ** (3 - n) for n in (1, 2, 3))]
+    expected = sum(s * w for s, w in zip(shares, [start, *steps], strict=True))
+    torch.testing.assert_close(averaging.weights()["weight"], expected)
+    averaging.on_validation_start(module.trainer, module)
+    torch.testing.assert_close(layer.weight.data, expected)
+    averaging.on_validation_end(module.trainer, module)
+    torch.testing.assert_close(layer.weight.data, steps[-1])
+
+
+def test_the_average_is_what_is_kept(data: Path, tmp_path: Path) -> None:
+    weights = {}
+    for name, ema in (("plain", None), ("still", 1 - 1e-9)):
+        run = make_run(data, epochs=1, ema=ema)
+        fit(run, work=tmp_path / name, progress=Silent())
+        weights[name] = load_checkpoint(tmp_path / name / LAST).encoder
+    untrained = build_encoder(STUDENT, channels=1, size=8, seed=5)
+    for name, value in untrained.named_parameters():
+        torch.testing.assert_close(weights["still"][name], value.detach())
+    assert not torch.equal(
+        weights["plain"]["backbone.conv1.weight"], weights["still"]["backbone.conv1.weight"]
+    )
+
+
+def test_neighbours_vote_as_scikit_learn_counts_them() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    features = rng.normal(size=(60, 5)) + 2 * np.eye(3, 5)[labels]
+    probe = OnlineNeighbours(7, 3)
+    module: Any = StandIn()
+    probe.on_validation_epoch_start(module.trainer, module)
+    for rows in (slice(0, 25), slice(25, 60)):
+        outputs = {"h": torch.tensor(features[rows]), "labels": torch.tensor(labels[rows])}
+        probe.on_validation_batch_end(module.trainer, module, outputs, None, 0)
+    probe.on_validation_epoch_end(module.trainer, module)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    right = 0
+    for i in range(60):
+        others = np.delete(np.arange(60), i)
+
+        def weight(distances: Any) -> Any:  # squared chords to cosines
+            return np.exp((1 - distances**2 / 2) / 0.07)
+
+        model = KNeighborsClassifier(7, weights=weight, algorithm="brute")
+        right += model.fit(unit[others], labels[others]).predict(unit[[i]])[0] == labels[i]
+    assert module.logged["validation/knn_top1"] == pytest.approx(100 * right / 60)
+
+
+class StandIn:
+    """What a callback sees of a module and its trainer, outside a run; keeps what is logged."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.logged: dict[str, float] = {}
+        self.trainer: Any = SimpleNamespace(world_size=1, global_step=0)
+
+    def log(self, name: str, value: Any, **_: Any) -> None:
+        """Keep a value."""
+        self.logged[name] = float(value)
 
 
 def test_the_probe_does_not_touch_the_encoder(data: Path, tmp_path: Path) -> None:
@@ -210,7 +297,16 @@ def test_without_labels_the_objective_chooses(data: Path, tmp_path: Path) -> Non
 
 def test_an_objective_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path) -> None:
     run = make_run(data, {"hog": {"kind": "regression", "loss": "squared"}}, lr=1e30)
-    with pytest.raises(TrainingError, match=r"not finite at step \d+.*in hog"):
+    with pytest.raises(TrainingError, match=r"not finite at step \d+.*in hog.*Nothing had been"):
+        fit(run, work=tmp_path, progress=Silent())
+
+
+def test_the_last_checkpoint_is_named_where_the_objective_is_not_finite(
+    data: Path, tmp_path: Path
+) -> None:
+    terms = {"hog": {"kind": "regression", "loss": "squared"}}
+    run = make_run(data, terms, lr=1e30, saving={"steps": 1}, schedule={"kind": "constant"})
+    with pytest.raises(TrainingError, match=rf"at step 2 .*{RESUME}, of step 1"):
         fit(run, work=tmp_path, progress=Silent())
 
 
@@ -277,4 +373,6 @@ def test_a_bad_checkpoint_is_one_sentence(tmp_path: Path, damage: str) -> None:
 
 if __name__ == "__main__":  # a run to be killed
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    fit(make_run(Path(sys.argv[1]), epochs=4), work=Path(sys.argv[2]), progress=Silent())
+    endless: dict[str, Any] = {**RESUMED, "epochs": 10_000, "saving": {"minutes": 1000}}
+    wanted = endless if sys.argv[3:] else RESUMED
+    fit(make_run(Path(sys.argv[1]), **wanted), work=Path(sys.argv[2]), progress=Silent())

@@ -1,13 +1,15 @@
 """What a stored feature was made from, and whether it still is what the experiment asks for."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipeline.datasets.base import Split
+from pipeline.errors import WeightsMissingError
 from pipeline.images import ImageOptions
-from pipeline.representations.base import Representation, RepresentationOptions
+from pipeline.representations.base import JsonValue, RepresentationOptions
+from pipeline.runtime import Progress
 from pipeline.shards import Manifest, read_manifests
-from pipeline.store import FORMAT, FeatureStore, Fingerprint, StoredFeature
+from pipeline.storage import Location
+from pipeline.store import FORMAT, FeatureStore, Fingerprint, StoredFeature, check_fingerprint
 
 # A reduction is fitted on so many images, by this seed.
 FIT_IMAGES = 5120
@@ -16,14 +18,17 @@ FIT_SEED = 0
 
 def fingerprint_of(
     options: RepresentationOptions,
-    representation: Representation,
+    identity: Mapping[str, JsonValue],
     manifests: Mapping[Split, Manifest],
 ) -> Fingerprint:
-    """Return everything that a stored feature depends on, as a JSON value."""
+    """Return everything that a stored feature depends on, as a JSON value.
+
+    `identity` is that of the representation that `options` build.
+    """
     reduce = options.reduce.model_dump(exclude_none=True)
     return {
         "format": FORMAT,
-        "representation": representation.identity(),
+        "representation": dict(identity),
         "reduce": {**reduce, "fit_images": FIT_IMAGES, "fit_seed": FIT_SEED} if reduce else None,
         "dtype": options.dtype,
         "shards": {split: manifest.digest for split, manifest in manifests.items()},
@@ -34,16 +39,30 @@ def check_features(
     features: Mapping[str, RepresentationOptions],
     *,
     image: ImageOptions,
-    shards: Path,
+    shards: Location,
     store: FeatureStore,
+    progress: Progress,
 ) -> dict[str, StoredFeature]:
     """Return stored features that were made from exactly these options and shards.
 
-    Raises StoreError for one that is missing, StaleFeatureError for one that was made from
-    something else.
+    Where a teacher's weights are not on this machine, as on one that has fetched the features
+    alone, the weights are taken to be those that the feature was made with; `progress` is told.
+    Raises StoreError for a feature that is missing, StaleFeatureError for one that was made
+    from something else.
     """
     manifests = read_manifests(shards)
-    return {
-        name: store.check(name, fingerprint_of(options, options.build(image), manifests))
-        for name, options in features.items()
-    }
+    checked = {}
+    for name, options in features.items():
+        feature = store[name]
+        expected, found = {}, dict(feature.fingerprint)
+        try:
+            identity = options.build(image).identity()
+        except WeightsMissingError as error:
+            progress.note(f"{name}: {error} The stored feature is checked without its weights.")
+            identity = found["representation"]
+            expected["options"] = options.model_dump(mode="json")
+            found["options"] = feature.report["options"]
+        expected |= fingerprint_of(options, identity, manifests)
+        check_fingerprint(name, expected, found)
+        checked[name] = feature
+    return checked

@@ -1,4 +1,4 @@
-"""What runs on a worker: one task is one shard.
+"""What runs on a worker: one task is one shard, or a few rows for a sample.
 
 An image is decoded once for all features wanted. Batches are computed and whole chunks written
 as they fill, so memory is bounded by the networks and a few batches.
@@ -6,108 +6,155 @@ as they fill, so memory is bounded by the networks and a few batches.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from distributed import get_worker
 from torch import Tensor
 
 from pipeline.config import digest
-from pipeline.extraction.fingerprint import FIT_IMAGES
+from pipeline.encoding import Array, Encoding
+from pipeline.extraction.fingerprint import FIT_SEED
+from pipeline.fidelity import Witness
 from pipeline.images import ImageOptions, Preparation, decode
-from pipeline.reduction import ReduceOptions, Reduction
+from pipeline.reduction import Reduction, first_projection
 from pipeline.representations.base import Representation, RepresentationOptions
-from pipeline.shards import Manifest, read_manifest, read_shard
-from pipeline.store import Array, FeatureWriter
+from pipeline.runtime import available_cores
+from pipeline.shards import Manifest, Record, read_manifest, read_shard
+from pipeline.storage import Location
+from pipeline.store import FeatureStore, FeatureWriter
 
 BATCH_IMAGES = 64
-# Images that the fidelity of a reduction is measured on, beside those it is fitted on; fewer of
-# both where their unreduced vectors would take more memory than this.
-FIDELITY_IMAGES = 1024
-SAMPLE_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
 class FeatureTask:
-    """What a worker needs to know about one feature."""
+    """What a worker needs to know about one feature; `width` is that of the representation."""
 
     name: str
     options: RepresentationOptions
     width: int
-    work: Path
-    fingerprint: Mapping[str, Any]
+    store: Location
+    work: Location
+    fingerprint: Mapping[str, Any] = field(hash=False)
 
-    @property
-    def sample(self) -> int:
-        """Number of images to sample, for fit and fidelity."""
-        reduced = self.options.reduce != ReduceOptions()
-        wanted = FIDELITY_IMAGES + (FIT_IMAGES if reduced else 0)
-        return min(wanted, max(2, SAMPLE_BYTES // (4 * self.width)))
+    def writer(self) -> FeatureWriter:
+        """Return what writes the feature."""
+        return FeatureWriter(FeatureStore(self.store), self.name, self.work, self.fingerprint)
 
 
 @dataclass(frozen=True)
-class ShardTask:
-    """One unit of work: a shard (its first `rows` rows only, where a sample is wanted)."""
+class Span:
+    """Rows `first` to `last` (excluded) of one shard."""
 
-    directory: Path
-    number: int
+    shard: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
+
+    `neighbours` is how many tasks run at once on the host of each worker.
+    """
+
+    directory: Location
+    spans: tuple[Span, ...]
     image: ImageOptions
     features: tuple[FeatureTask, ...]
-    threads: int | None
-    device: str
-    rows: int | None = None
+    neighbours: Mapping[str, int]
+    unit: Literal["shards", "batches"] = "shards"
+
+    @property
+    def images(self) -> int:
+        """Number of rows."""
+        return sum(span.last - span.first for span in self.spans)
+
+    @property
+    def name(self) -> str:
+        """The tars that it reads, for messages."""
+        return ", ".join(f"{self.directory.name}/{span.shard:06d}.tar" for span in self.spans)
 
 
-def sample_shard(task: ShardTask) -> Array:
-    """Return the unreduced representation of the first rows of a shard, (valid rows, D) float32."""
+def sample_vectors(task: Task) -> Array:
+    """Return the vectors of valid rows, (rows, D) float32, through the first projection if any."""
     (feature,) = task.features
-    with _threads(task.threads):
-        pieces = [vectors[feature.name] for _, vectors in _represented(task)]
+    projection = first_projection(feature.width, feature.options.reduce, seed=FIT_SEED)
+    pieces = [
+        vectors[feature.name] if projection is None else projection.apply(vectors[feature.name])
+        for _, vectors in _represented(task)
+    ]
     return torch.cat(pieces).numpy()
 
 
-def extract_shard(task: ShardTask) -> int:
-    """Write all wanted features of one shard and return its number of samples."""
+def witness_rows(task: Task) -> Witness:
+    """Return what measuring the fidelity of the written reduction needs of the valid rows."""
+    (feature,) = task.features
+    original = torch.cat([vectors[feature.name] for _, vectors in _represented(task)])
+    reduction = Reduction.load(*feature.writer().reduction())
+    first = task.spans[0]
+    return Witness.of(original, reduction.apply(original), FIT_SEED, first.shard, first.first)
+
+
+def extract_shard(task: Task) -> None:
+    """Write all wanted features of one shard."""
     manifest = read_manifest(task.directory)
-    samples = manifest.shards[task.number].samples
-    sinks = [_Sink(feature, manifest, task.number) for feature in task.features]
-    with _threads(task.threads):
-        for valid, vectors in _represented(task):
-            for sink in sinks:
-                sink.add(valid, vectors[sink.name])
+    (span,) = task.spans
+    sinks = [_Sink(feature, manifest, span.shard) for feature in task.features]
+    for valid, vectors in _represented(task):
+        for sink in sinks:
+            sink.add(valid, vectors[sink.name])
     for sink in sinks:
         sink.close()
-    return samples
 
 
-def _represented(task: ShardTask) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def _represented(task: Task) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield, batch by batch, which rows are valid (B,) and the vectors of those, (valid, D)."""
-    manifest = read_manifest(task.directory)
-    records = read_shard(task.directory, manifest, task.number, last=task.rows)
+    device = _device()
     networks = {
-        feature.name: _built(feature.options, task.image, task.device, digest(feature.fingerprint))
+        feature.name: _built(feature.options, task.image, device, digest(feature.fingerprint))
         for feature in task.features
     }
     widths = {feature.name: feature.width for feature in task.features}
-    while batch := list(islice(records, BATCH_IMAGES)):
-        images = [decode(record.data) for record in batch if record.valid]
-        valid = torch.tensor([record.valid for record in batch])
-        prepared: dict[Preparation, Tensor] = {}
-        vectors = {}
-        for name, network in networks.items():
-            if not images:
-                vectors[name] = torch.empty((0, widths[name]))
-                continue
-            how = network.preparation
-            if how not in prepared:
-                prepared[how] = torch.stack([how(image) for image in images]).to(task.device)
-            with torch.inference_mode():
-                vectors[name] = network(prepared[how]).float().cpu()
-        yield valid, vectors
+    records = _records(task)
+    with _threads(task.neighbours):
+        while batch := list(islice(records, BATCH_IMAGES)):
+            images = [decode(record.data) for record in batch if record.valid]
+            valid = torch.tensor([record.valid for record in batch])
+            prepared: dict[Preparation, Tensor] = {}
+            vectors = {}
+            for name, network in networks.items():
+                if not images:
+                    vectors[name] = torch.empty((0, widths[name]))
+                    continue
+                how = network.preparation
+                if how not in prepared:
+                    prepared[how] = torch.stack([how(image) for image in images]).to(device)
+                with torch.inference_mode():
+                    vectors[name] = network(prepared[how]).float().cpu()
+            yield valid, vectors
+
+
+def _records(task: Task) -> Iterator[Record]:
+    manifest = read_manifest(task.directory)
+    for span in task.spans:
+        yield from read_shard(
+            task.directory, manifest, span.shard, first=span.first, last=span.last
+        )
+
+
+def _device() -> str:
+    """Return this worker's own GPU, by its number in a local cluster, or the CPU."""
+    count = torch.cuda.device_count()
+    if not count:
+        return "cpu"
+    name = get_worker().name
+    return f"cuda:{name % count if isinstance(name, int) else 0}"
 
 
 @lru_cache(maxsize=16)
@@ -122,14 +169,13 @@ def _built(
 class _Sink:
     """Reduces the vectors of one feature of one shard and writes them in whole chunks."""
 
-    def __init__(self, feature: FeatureTask, manifest: Manifest, number: int) -> None:
+    def __init__(self, feature: FeatureTask, manifest: Manifest, shard: int) -> None:
         self.name = feature.name
-        self._writer = FeatureWriter(feature.work, feature.fingerprint)
-        self._reduction = Reduction.load(*self._writer.reduction())
-        self._split = manifest.split
+        self._writer = feature.writer()
+        self._reduction, self._encoding = _stored_by(feature, self._writer.reduction_digest())
+        self._split, self._shard = manifest.split, shard
         self._chunk = self._writer.chunk_rows(manifest.split)
-        self._next = manifest.first_index(number)
-        self._marker = marker(feature, manifest.split, number)
+        self._next = manifest.first_index(shard)
         self._held: list[Array] = []
 
     def add(self, valid: Tensor, vectors: Tensor) -> None:
@@ -144,28 +190,33 @@ class _Sink:
     def close(self) -> None:
         """Write what is left and mark the shard as done."""
         self._flush(self._chunk)
-        self._marker.parent.mkdir(exist_ok=True)
-        self._marker.touch()
+        self._writer.mark(self._split, [self._shard])
 
     def _flush(self, rows: int) -> None:
         if not self._held:
             return
         held = np.concatenate(self._held)
-        self._writer.write_rows(self._split, self._next, held[:rows])
+        self._writer.write_rows(self._split, self._next, held[:rows], self._encoding)
         self._next += len(held[:rows])
         self._held = [held[rows:]] if len(held) > rows else []
 
 
+@lru_cache(maxsize=8)
+def _stored_by(feature: FeatureTask, reduction: str) -> tuple[Reduction, Encoding]:
+    """Read a reduction and its encoding once a worker process, known by its digest."""
+    del reduction
+    arrays, attributes = feature.writer().reduction()
+    return Reduction.load(arrays, attributes), Encoding.load(feature.options.dtype, arrays)
+
+
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _threads(neighbours: Mapping[str, int]) -> Iterator[None]:
+    """Share the cores of this host evenly among the tasks that run on it at once."""
+    worker = get_worker()
+    at_once = neighbours.get(worker.address, worker.state.nthreads)
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(max(1, available_cores() // at_once))
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def marker(feature: FeatureTask, split: str, number: int) -> Path:
-    """Return the file that says that a shard of a feature is done."""
-    return feature.work / "done" / f"{split}-{number:06d}"

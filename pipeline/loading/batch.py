@@ -1,9 +1,9 @@
 """What loaders read and give: a split with its features, and batches whose rows belong together."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.datasets.base import Label, MultiLabel
 from pipeline.errors import DataError
 from pipeline.images import ImageOptions
 from pipeline.shards import Manifest
+from pipeline.storage import Location
 from pipeline.store import StoredFeature
 
 NO_LABEL = -1
@@ -36,7 +37,7 @@ class Batch(TypedDict):
 class SplitData:
     """What a loader reads: one split's shards and the features that go with them."""
 
-    directory: Path
+    directory: Location
     manifest: Manifest
     features: Mapping[str, StoredFeature]
     image: ImageOptions
@@ -80,31 +81,39 @@ class Loader(ABC):
     """Training batches, epoch after epoch: every `iter()` is the next one.
 
     `state_dict` says how far it is, and a loader that loads it goes on with the next unseen
-    sample. Raises DataError if the split is smaller than one batch on every rank.
+    sample. `waited_seconds` is the time that it has kept its consumer waiting. Raises DataError
+    if the split is smaller than one batch on every rank.
     """
 
     def __init__(self, batches: int) -> None:
         self.epoch = 0
-        self._delivered = 0
+        self.delivered = 0
+        self.waited_seconds = 0.0
         self._batches = batches
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._delivered >= self._batches:  # a consumer that knows the length stops there
-            self.epoch, self._delivered = self.epoch + 1, 0
-        for batch in self._epoch_batches(self.epoch, self._delivered):
-            self._delivered += 1
+        if self.delivered >= self._batches:  # a consumer that knows the length stops there
+            self.epoch, self.delivered = self.epoch + 1, 0
+        batches = self._epoch_batches(self.epoch, self.delivered)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_seconds += time.perf_counter() - asked
+            if batch is None:
+                return
+            self.delivered += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the position: epoch and number of its batches delivered."""
-        return {"epoch": self.epoch, "delivered": self._delivered}
+        return {"epoch": self.epoch, "delivered": self.delivered}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from a position that `state_dict` returned."""
-        self.epoch, self._delivered = state["epoch"], state["delivered"]
+        self.epoch, self.delivered = state["epoch"], state["delivered"]
 
     @abstractmethod
     def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import DataError
 from pipeline.images import decode, original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.runtime import Progress, Silent, generator
@@ -63,17 +64,29 @@ class EvaluationLoader:
     """Every valid sample of a split once, in order, as often as asked.
 
     Batches have nearly equal sizes, at most `batch_size`, so that a statistic of a batch is
-    not dominated by a short last one. The split is decoded at the first use and kept.
+    not dominated by a short last one. Ranks share the batches out, equally many each. The split
+    is decoded at the first use and kept. Raises DataError if there are fewer samples than ranks.
     """
 
     def __init__(
-        self, data: SplitData, batch_size: int, *, progress: Progress | None = None
+        self,
+        data: SplitData,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        progress: Progress | None = None,
     ) -> None:
         self._data = data
         self._progress = progress
-        count = max(1, -(-data.valid_samples // batch_size))
+        if data.valid_samples < world_size:
+            raise DataError(
+                f"{data.valid_samples} {data.manifest.split} images are too few for {world_size} "
+                "processes: enlarge the split, or use fewer devices."
+            )
+        count = world_size * -(-data.valid_samples // (batch_size * world_size))
         borders = np.linspace(0, data.valid_samples, count + 1).round().astype(int).tolist()
-        self._slices = [slice(*pair) for pair in pairwise(borders)]
+        self._slices = [slice(*pair) for pair in pairwise(borders)][rank::world_size]
 
     def __len__(self) -> int:
         return len(self._slices)

@@ -6,11 +6,12 @@ and a `Representation`, and add a row to `table.py`.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from pipeline.config import Options
+from pipeline.encoding import StoredType
 from pipeline.images import ImageOptions, Preparation
 from pipeline.reduction import ReduceOptions
 
@@ -50,7 +51,7 @@ class RepresentationOptions(Options, ABC):
 
     kind: str
     reduce: ReduceOptions = ReduceOptions()
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: StoredType = "float16"
 
     @abstractmethod
     def build(self, image: ImageOptions) -> Representation:

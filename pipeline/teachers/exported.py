@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, WeightsError, WeightsMissingError
 from pipeline.images import ImageOptions
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import sha256_of
@@ -97,7 +97,7 @@ def _transform(settings: dict[str, Any]) -> Callable[[Image.Image], Tensor]:
 
 def _load(path: Path) -> nn.Module:
     if not path.is_file():
-        raise WeightsError(f"There is no exported program {str(path)!r}.")
+        raise WeightsMissingError(f"There is no exported program {str(path)!r}.")
     try:
         return torch.export.load(path).module()
     except Exception as error:  # a file that is no program fails in many ways

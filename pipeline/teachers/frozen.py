@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.errors import WeightsError
+from pipeline.errors import WeightsError, WeightsMissingError
 from pipeline.images import Preparation
 from pipeline.representations.base import JsonValue, Representation
 
@@ -134,7 +134,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     A dictionary that holds it under `state_dict` or `model` is unwrapped. Raises WeightsError.
     """
     if not path.is_file():
-        raise WeightsError(f"There is no weights file {str(path)!r}.")
+        raise WeightsMissingError(f"There is no weights file {str(path)!r}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

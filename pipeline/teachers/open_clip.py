@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.config import digest
-from pipeline.errors import ConfigError, WeightsError, unknown_name
+from pipeline.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
 from pipeline.images import ImageOptions
 from pipeline.representations.base import RepresentationOptions
 from pipeline.teachers.frozen import (
@@ -147,7 +147,7 @@ def _register(name: str, path: Path) -> None:
     import open_clip
 
     try:
-        architecture = json.loads(path.read_text(encoding="utf-8"))
+        architecture = json.loads(_present(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"The model config {str(path)!r} cannot be read: {error}.") from error
     if path.stem != name or path.suffix != ".json":
@@ -174,12 +174,20 @@ def _checkpoint(options: OpenClipOptions) -> tuple[str | None, dict[str, Any]]:
         _same_activation(options, tag)
         # The size of the images is the tower's, not the tag's.
         prescribed = {key: value for key, value in tag.items() if key != "size"}
-        return str(options.weights or _download(options, tag)), prescribed
-    if options.weights is not None or not Path(options.pretrained).is_file():
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        known = unknown_name(f"pretrained tag of {name}", options.pretrained, tags)
-        raise ConfigError(f"{known} It is not the path of a file either.")
-    return options.pretrained, {}
+        if options.weights is not None:
+            return str(_present(options.weights)), prescribed
+        return _download(options, tag), prescribed
+    if options.weights is None and Path(options.pretrained).suffix:
+        return str(_present(Path(options.pretrained))), {}
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    known = unknown_name(f"pretrained tag of {name}", options.pretrained, tags)
+    raise ConfigError(f"{known} A checkpoint's path ends in .pt or .safetensors.")
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise WeightsMissingError(f"There is no file {str(path)!r}.")
+    return path
 
 
 def _same_activation(options: OpenClipOptions, tag: dict[str, Any]) -> None:
@@ -203,7 +211,7 @@ def _download(options: OpenClipOptions, tag: dict[str, Any]) -> str:
         source = tag.get("url", "its publisher")
         if repository:
             source = f"the Hugging Face repository {repository}"
-        raise WeightsError(
+        raise WeightsMissingError(
             f"The weights {options.pretrained!r} of open_clip's {options.model!r} are not on this "
             f"machine and cannot be fetched ({_brief(error)}): fetch "
             f"{file or 'open_clip_model.safetensors'} from {source} where there is a network, put "
@@ -211,9 +219,9 @@ def _download(options: OpenClipOptions, tag: dict[str, Any]) -> str:
         ) from error
 
 
-def _cannot_fetch(model: str, error: Exception) -> WeightsError:
+def _cannot_fetch(model: str, error: Exception) -> WeightsMissingError:
     repository = model.removeprefix(HUB)
-    return WeightsError(
+    return WeightsMissingError(
         f"The model {model!r} is not on this machine and cannot be fetched "
         f"({_brief(error)}): fetch open_clip_config.json and open_clip_model.safetensors "
         f"of the Hugging Face repository {repository} where there is a network, put both into a "

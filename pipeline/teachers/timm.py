@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, WeightsError, unknown_name
+from pipeline.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
 from pipeline.images import ImageOptions
 from pipeline.representations.base import RepresentationOptions
 from pipeline.teachers.frozen import (
@@ -125,11 +125,11 @@ def _load_file(model: str, path: Path, published: Any) -> nn.Module:
     return network  # type: ignore[no-any-return]
 
 
-def _cannot_fetch(model: str, published: Any, error: Exception) -> WeightsError:
+def _cannot_fetch(model: str, published: Any, error: Exception) -> WeightsMissingError:
     repository = getattr(published, "hf_hub_id", None) or model.removeprefix(HUB)
     file = getattr(published, "hf_hub_filename", None) or "model.safetensors"
     reason = _brief(error).split(". ")[0]
-    return WeightsError(
+    return WeightsMissingError(
         f"The weights of timm's {model!r} are not on this machine and cannot be fetched "
         f"({reason}): fetch {file} from the Hugging Face repository {repository} where there is a "
         "network, put it anywhere here, and set `weights` to its path instead of "

@@ -7,46 +7,57 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from pipeline.errors import TrainingError
 from pipeline.loading.batch import Loader
 from pipeline.runtime import Progress, atomic_path
+from pipeline.training.probe import KNN_METRIC
 from pipeline.training.probe import METRIC as PROBE_METRIC
+from pipeline.training.processes import sum_over_processes
+
+SHOWN_EVERY_SECONDS = 1.0
 
 
 class Curves(Callback):
-    """Writes one row an epoch: objective, terms, probe, learning rate, throughput, waiting.
+    """Shows every step, and writes one row an epoch: objective, terms, probes, rate, speed.
 
-    `wait_share` is the part of an epoch's training time in which no step was running. Rows of
-    epochs that an interrupted run repeats are replaced.
+    Training values are means over the samples of the whole epoch, also where it was
+    interrupted; images a second and `wait_share`, the part of the time in which the loader was
+    waited for, are those since the epoch began or was continued. Rows of epochs that a run
+    repeats are replaced.
     """
 
-    def __init__(self, path: Path, progress: Progress) -> None:
+    def __init__(self, path: Path, loader: Loader, progress: Progress) -> None:
         self._path = path
+        self._loader = loader
         self._progress = progress
-        self._images = 0
-        self._waited = 0.0
-        self._began = self._ended = 0.0
+        self._names: list[str] = []
+        self._sums = torch.zeros(0, dtype=torch.float64)
+        self._samples = 0  # of this epoch, and of it in this process's life
+        self._recent = 0
+        self._began = self._ended = self._shown = self._waited = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Announce all steps that are left."""
-        left = int(trainer.num_training_batches) * (
-            (trainer.max_epochs or 0) - trainer.current_epoch
-        )
-        self._progress.start("train", left, "steps")
+        steps = int(trainer.num_training_batches)
+        done = trainer.current_epoch * steps + self._loader.delivered % steps
+        self._progress.start("train", steps * (trainer.max_epochs or 0) - done, "steps")
+        self._sums = self._sums.to(pl_module.device)
+        self._start_clock()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        self._images, self._waited = 0, 0.0
-        self._began = self._ended = time.perf_counter()
+        self._sums, self._samples = torch.zeros_like(self._sums), 0
+        self._start_clock()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the time since the last step ended as waiting."""
-        self._waited += time.perf_counter() - self._ended
+    def _start_clock(self) -> None:
+        self._recent = 0
+        self._waited = self._loader.waited_seconds
+        self._began = self._ended = time.perf_counter()
 
     def on_train_batch_end(
         self,
@@ -56,25 +67,62 @@ class Curves(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the images."""
-        self._images += len(batch["images"]) * trainer.world_size
+        """Add the batch's values up."""
+        rows = len(batch["images"])
+        values = torch.stack([value.double() for value in outputs["values"].values()])
+        if not self._samples:
+            self._names = list(outputs["values"])
+            self._sums = torch.zeros_like(values)
+        self._sums += rows * values
+        self._samples += rows
+        self._recent += rows
         self._ended = time.perf_counter()
-        self._progress.advance(1)
+        status = ""
+        if self._ended - self._shown >= SHOWN_EVERY_SECONDS:
+            self._shown = self._ended
+            status = self._status(trainer, outputs["values"])
+            trainer.loggers[0].log_metrics(
+                {f"step/{n}": float(v) for n, v in outputs["values"].items()}
+                | {"step/learning_rate": _rate(trainer)},
+                trainer.global_step,
+            )
+        self._progress.advance(1, status)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the row of this epoch, and say it in a line."""
-        elapsed = max(self._ended - self._began, 1e-9)
+        count = torch.tensor([self._samples], dtype=torch.float64, device=pl_module.device)
+        *sums, samples = sum_over_processes(torch.cat([self._sums, count])).tolist()
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
+            **{f"train/{n}": s / samples for n, s in zip(self._names, sums, strict=True)},
             **{name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "images_per_second": self._images / elapsed,
-            "wait_share": self._waited / elapsed,
+            "learning_rate": _rate(trainer),
+            "images_per_second": self._speed(trainer),
+            "wait_share": self._wait_share(),
         }
         if trainer.is_global_zero:
             self._write(row)
+            trainer.loggers[0].log_metrics(row, trainer.global_step)
             self._progress.note(_line(row, trainer.max_epochs or 0))
+
+    def _speed(self, trainer: Trainer) -> float:
+        return self._recent * trainer.world_size / max(self._ended - self._began, 1e-9)
+
+    def _wait_share(self) -> float:
+        waited = self._loader.waited_seconds - self._waited
+        return waited / max(self._ended - self._began, 1e-9)
+
+    def _status(self, trainer: Trainer, values: dict[str, Tensor]) -> str:
+        numbers = [f"{name.removeprefix('term/')} {float(v):.4f}" for name, v in values.items()]
+        return ", ".join(
+            [
+                *numbers,
+                f"rate {_rate(trainer):.2g}",
+                f"{self._speed(trainer):.0f} images/s",
+                f"waiting {100 * self._wait_share():.0f} %",
+            ]
+        )
 
     def _write(self, row: dict[str, float]) -> None:
         rows = []
@@ -86,6 +134,20 @@ class Curves(Callback):
             writer.writeheader()
             writer.writerows([*rows, {k: f"{v:.6g}" for k, v in row.items()}])
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been added up in this epoch."""
+        return {"names": self._names, "sums": self._sums.cpu(), "samples": self._samples}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self._names, self._sums = state_dict["names"], state_dict["sums"]
+        self._samples = state_dict["samples"]
+
+
+def _rate(trainer: Trainer) -> float:
+    rate: float = trainer.optimizers[0].param_groups[0]["lr"]
+    return rate
+
 
 def _line(row: dict[str, float], epochs: int) -> str:
     parts = [f"epoch {row['epoch']:.0f}/{epochs}", f"objective {row['train/objective']:.4f}"]
@@ -93,6 +155,8 @@ def _line(row: dict[str, float], epochs: int) -> str:
         parts.append(f"validation {row['validation/objective']:.4f}")
     if PROBE_METRIC in row:
         parts.append(f"probe {row[PROBE_METRIC]:.1f} %")
+    if KNN_METRIC in row:
+        parts.append(f"k-NN {row[KNN_METRIC]:.1f} %")
     parts.append(f"{row['images_per_second']:.0f} images/s")
     parts.append(f"waiting {100 * row['wait_share']:.0f} %")
     return ", ".join(parts)
@@ -135,7 +199,10 @@ class Selection(Callback):
 
 
 class Position(Callback):
-    """Keeps in a checkpoint how far the loader is, so that a run goes on with unseen samples."""
+    """Keeps in a checkpoint how far the loader is, so that a run goes on with unseen samples.
+
+    Lightning itself restores a loader only where an epoch was broken off.
+    """
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader

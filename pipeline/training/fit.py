@@ -1,37 +1,47 @@
 """One training run, from data and options to checkpoints; it continues where it was stopped."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback
 
 from pipeline.checkpoints import BEST, LAST, Checkpoint, save_checkpoint
 from pipeline.encoders import Encoder, StudentOptions
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.images import ImageOptions
-from pipeline.loading.batch import SplitData
+from pipeline.loading.batch import Loader, SplitData
 from pipeline.loading.resident import EvaluationLoader
 from pipeline.loading.training import training_loader
 from pipeline.objective import AnyTerm, Objective
 from pipeline.representations.base import Representation
 from pipeline.runtime import Progress
+from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Curves, Position, Selection
 from pipeline.training.module import StudentModule
 from pipeline.training.options import TrainOptions
-from pipeline.training.probe import OnlineProbe
+from pipeline.training.probe import OnlineNeighbours, OnlineProbe
+from pipeline.training.saving import RESUME, Saving, newest_checkpoint, stoppable
 from pipeline.training.start import initial_encoder
+from pipeline.training.trainer import build_trainer, plain_lightning
+from pipeline.training.tuning import (
+    RATE_STEPS,
+    find_batch_size,
+    find_learning_rate,
+    fixed_memory,
+    free_memory,
+    kept_for_backward,
+    largest_batch,
+)
 
-RESUME = "resume.ckpt"
 CURVES = "epochs.csv"
-TENSORBOARD = "tensorboard"
+MEASURED_BATCHES = (16, 32)
 
 
 @dataclass(frozen=True)
@@ -61,84 +71,164 @@ class Run:
 def fit(run: Run, *, work: Path, progress: Progress) -> None:
     """Train, leaving `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files in `work`.
 
-    What an interrupted call left in `work` is continued from its last finished epoch. Raises
-    TrainingError if the objective is not finite.
+    What an interrupted call left in `work` is continued from where it was last saved. The first
+    process alone writes. Raises TrainingError if the objective is not finite, KeyboardInterrupt
+    if the run was asked to stop, after it has been saved.
+    """
+    with plain_lightning():
+        trainer = build_trainer(run.options, work)
+    options = run.options
+    loader = training_loader(
+        run.train,
+        options.loading,
+        batch_size=options.batch_size,
+        seed=run.seed,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        progress=progress,
+    )
+    validation = EvaluationLoader(
+        run.validation,
+        options.batch_size,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        progress=progress,
+    )
+    validation.preload()  # so that the progress of training is not interrupted
+    module = _module(run, len(loader), gather=trainer.world_size > 1, progress=progress)
+    saved = newest_checkpoint(work, progress)
+    with plain_lightning(), stoppable(progress) as stop:
+        observers = _Observers(run, module, work)
+        saving = Saving(work, options.saving, stop)
+        curves = Curves(work / CURVES, loader, progress)
+        trainer.callbacks = [Position(loader), *observers.callbacks, curves, saving]  # type: ignore[attr-defined]
+        try:
+            trainer.fit(module, loader, validation, ckpt_path=saved, weights_only=True)
+        except SystemExit:  # how Lightning answers an interruption
+            raise KeyboardInterrupt from None
+        except TrainingError as error:
+            raise TrainingError(f"{error} {_advice(work, saving.last_saved)}") from error
+    if trainer.is_global_zero:
+        observers.save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})
+
+
+def tune(run: Run, *, lr: bool, batch_size: bool, progress: Progress) -> TrainOptions:
+    """Return the options of `run` with a batch size, then a learning rate, found by trying.
+
+    Raises ConfigError under several processes, TrainingError if nothing is found.
     """
     options = run.options
+    if options.parallel.devices * options.parallel.nodes > 1:
+        raise ConfigError("A rate and a batch size are found on one device: set devices to 1.")
+    if batch_size:
+        found = _found_batch_size(run, progress)
+        progress.note(f"Found train.batch_size: {found}")
+        options = options.model_copy(update={"batch_size": found})
+    if lr:
+        with _trial(replace(run, options=options), progress) as (module, loader, trainer):
+            rate = find_learning_rate(module, loader(options.batch_size), trainer)
+        progress.note(f"Found train.lr: {rate:.3g}")
+        options = options.model_copy(update={"lr": rate})
+    return options
+
+
+def _found_batch_size(run: Run, progress: Progress) -> int:
+    with _trial(run, progress) as (module, loader, trainer):
+        device = trainer.strategy.root_device
+        module.to(device)
+        kept = {}
+        for size in MEASURED_BATCHES:
+            batch = next(iter(loader(size)))
+            moved = trainer.strategy.batch_to_device(batch, device)
+            kept[size] = kept_for_backward(partial(module.loss, moved))
+        largest = largest_batch(
+            kept,
+            fixed_bytes=fixed_memory(module),
+            free_bytes=free_memory(device),
+            samples=run.train.valid_samples,
+        )
+        return find_batch_size(module, loader, trainer, largest=largest)
+
+
+@contextmanager
+def _trial(
+    run: Run, progress: Progress
+) -> Iterator[tuple[StudentModule, Callable[[int], Loader], Trainer]]:
+    """Yield a module, its batches by their size, and a trainer, all to be thrown away."""
+
+    def loader(size: int) -> Loader:
+        loading = run.options.loading
+        return training_loader(run.train, loading, batch_size=size, seed=run.seed)
+
+    with tempfile.TemporaryDirectory(prefix="mvmr-tuning-") as work, plain_lightning():
+        batches = len(loader(run.options.batch_size))
+        # An epoch has a step at least, so the epochs never end before the trial does.
+        endless = run.options.model_copy(update={"epochs": RATE_STEPS + 1})
+        yield (
+            _module(run, batches, gather=False, progress=progress),
+            loader,
+            build_trainer(endless, Path(work)),
+        )
+
+
+def _advice(work: Path, last_saved: int | None) -> str:
+    if last_saved is None:
+        good = "Nothing had been saved yet"
+    else:
+        good = f"The last good checkpoint is {work / RESUME}, of step {last_saved}"
+    return f"{good}; lower train.lr, set train.clip_norm, or use precision 32."
+
+
+def _module(run: Run, batches: int, *, gather: bool, progress: Progress) -> StudentModule:
+    options = run.options
     encoder = initial_encoder(run.student, run.image, run.weights, seed=run.seed, progress=progress)
-    loader = training_loader(
-        run.train, options.loading, batch_size=options.batch_size, seed=run.seed, progress=progress
-    )
-    steps_per_epoch = -(-len(loader) // options.accumulate)
-    module = StudentModule(
+    objective = _objective(run, encoder, gather=gather and options.parallel.gather)
+    encoder.projector.requires_grad_(objective.needs_projector)
+    if options.channels_last:
+        encoder.to(memory_format=torch.channels_last)
+    if options.compile:
+        encoder.backbone.compile()
+        encoder.projector.compile()
+    return StudentModule(
         encoder,
-        _objective(run, encoder),
+        objective,
         live=run.live,
         image=run.image,
         options=options,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=-(-batches // options.accumulate),
         seed=run.seed,
     )
-    if options.channels_last:
-        module.encoder.to(memory_format=torch.channels_last)
-    classes = run.train.manifest.classes
-    probe = None
-    if classes is not None and not run.train.manifest.multi_label:
-        probe = OnlineProbe(encoder.h_width, len(classes), lr=options.probe.lr, seed=run.seed)
-
-    def save(name: str, chosen: Mapping[str, Any]) -> None:
-        weights = {key: value.detach().cpu() for key, value in encoder.state_dict().items()}
-        about = {**run.about, "selection": dict(chosen)}
-        probe_weights = probe.weights() if probe else None
-        checkpoint = Checkpoint(run.student, run.image, weights, probe_weights, about)
-        save_checkpoint(work / name, checkpoint)
-
-    validation = EvaluationLoader(run.validation, options.batch_size, progress=progress)
-    validation.preload()  # so that the progress of training is not interrupted
-    resume = work / RESUME
-    callbacks = [
-        Position(loader),
-        *([probe] if probe else []),
-        Selection(_selection_rule(run), lambda chosen: save(BEST, chosen)),
-        Curves(work / CURVES, progress),
-        ModelCheckpoint(
-            dirpath=work,
-            filename=Path(RESUME).stem,
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
-    ]
-    with _plain_lightning():
-        trainer = Trainer(
-            max_epochs=options.epochs,
-            precision=_precision(options),
-            accumulate_grad_batches=options.accumulate,
-            gradient_clip_val=options.clip_norm,
-            accelerator="auto",
-            devices=1,
-            default_root_dir=work,
-            logger=TensorBoardLogger(work, name="", version=TENSORBOARD),
-            callbacks=callbacks,
-            num_sanity_val_steps=0,
-            log_every_n_steps=max(1, min(50, len(loader))),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(
-                module,
-                loader,
-                validation,
-                ckpt_path=resume if resume.exists() else None,
-                weights_only=True,
-            )
-        except SystemExit:  # how Lightning answers Ctrl-C
-            raise KeyboardInterrupt from None
-    save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})
 
 
-def _objective(run: Run, encoder: Encoder) -> Objective:
+class _Observers:
+    """The callbacks that look at the encoder, and what they make it leave behind."""
+
+    def __init__(self, run: Run, module: StudentModule, work: Path) -> None:
+        self._run, self._encoder, self._work = run, module.encoder, work
+        options, classes = run.options, run.train.manifest.classes
+        self.callbacks: list[Callback] = []
+        self._probe: OnlineProbe | None = None
+        if classes is not None and not run.train.manifest.multi_label:
+            count, probe = len(classes), options.probe
+            self._probe = OnlineProbe(self._encoder.h_width, count, lr=probe.lr, seed=run.seed)
+            self.callbacks += [self._probe, OnlineNeighbours(probe.neighbours, count)]
+        rule = _selection_rule(run)
+        self.callbacks.append(Selection(rule, lambda chosen: self.save(BEST, chosen)))
+        self._averaging = Averaging(self._encoder, options.ema) if options.ema else None
+        if self._averaging:
+            self.callbacks.append(self._averaging)
+
+    def save(self, name: str, chosen: Mapping[str, Any]) -> None:
+        """Write the student, averaged where that was asked for, and its probe."""
+        state = self._averaging.weights() if self._averaging else self._encoder.state_dict()
+        weights = {key: value.detach().cpu() for key, value in state.items()}
+        about = {**self._run.about, "selection": dict(chosen)}
+        probe = self._probe.weights() if self._probe else None
+        checkpoint = Checkpoint(self._run.student, self._run.image, weights, probe, about)
+        save_checkpoint(self._work / name, checkpoint)
+
+
+def _objective(run: Run, encoder: Encoder, *, gather: bool) -> Objective:
     image = run.image
     blank = torch.zeros((2, image.channels, image.size, image.size))
     widths = {name: feature.width for name, feature in run.train.features.items()}
@@ -150,6 +240,7 @@ def _objective(run: Run, encoder: Encoder) -> Objective:
             h_width=encoder.h_width,
             z_width=encoder.z_width,
             representation_widths=widths,
+            gather=gather,
         )
 
 
@@ -164,22 +255,3 @@ def _selection_rule(run: Run) -> Any:
     if run.options.select == "auto":
         return "probe" if labelled else "objective"
     return run.options.select
-
-
-@contextmanager
-def _plain_lightning() -> Iterator[None]:
-    """Leave out what Lightning says that is not for the user of this program."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
-        try:
-            yield
-        finally:
-            log.setLevel(level)
-
-
-def _precision(options: TrainOptions) -> Any:
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]

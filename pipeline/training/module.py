@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from pipeline.encoders import Encoder
 from pipeline.errors import TrainingError
@@ -59,19 +59,40 @@ class StudentModule(lightning.LightningModule):
         for representation in self._live.values():
             representation.to(self.device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the objective of a batch, with detached features for the online probe."""
+    def on_validation_epoch_start(self) -> None:
+        """Give every process the norms' statistics of the first; each has gathered its own."""
+        if self.trainer.world_size > 1:
+            for buffer in self.encoder.buffers():
+                distributed.broadcast(buffer, 0)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return the objective of a batch; its values and features, detached, for callbacks."""
         value, h = self._evaluate(batch, TRAINING, self.trainer.fit_loop.total_batch_idx)
         self._require_finite(value, batch_idx)
-        self._log("train", value, len(batch["images"]))
-        return {"loss": value.total, "h": h.detach(), "labels": batch["labels"]}
+        return {
+            "loss": value.total,
+            "values": _values(value),
+            "h": h.detach(),
+            "labels": batch["labels"],
+        }
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the objective of a batch outside a run, with the views of its first step."""
+        return self._evaluate(batch, TRAINING, 0)[0].total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Log the objective of a validation batch; the encoder is in evaluation mode."""
         value, h = self._evaluate(batch, VALIDATION, batch_idx)
         if "original" not in self.objective.views:
             h = self.encoder.features(self._normalised(batch))
-        self._log("validation", value, len(batch["images"]))
+        for name, number in _values(value).items():
+            self.log(
+                f"validation/{name}",
+                number,
+                on_epoch=True,
+                batch_size=len(batch["images"]),
+                sync_dist=True,
+            )
         return {"h": h, "labels": batch["labels"]}
 
     def _evaluate(self, batch: Batch, stream: int, number: int) -> tuple[ObjectiveValue, Tensor]:
@@ -105,26 +126,13 @@ class StudentModule(lightning.LightningModule):
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
-    def _log(self, split: str, value: ObjectiveValue, batch_size: int) -> None:
-        values = {"objective": value.total, **{f"term/{n}": t for n, t in value.terms.items()}}
-        for name, number in values.items():
-            self.log(
-                f"{split}/{name}",
-                number.detach(),
-                on_step=False,
-                on_epoch=True,
-                batch_size=batch_size,
-                sync_dist=True,
-            )
-
     def _require_finite(self, value: ObjectiveValue, batch_idx: int) -> None:
         if torch.isfinite(value.total):
             return
         terms = [name for name, term in value.terms.items() if not torch.isfinite(term)]
         raise TrainingError(
-            f"The objective is not finite at step {self.global_step} (epoch {self.current_epoch}, "
-            f"batch {batch_idx}), in {', '.join(terms) or 'the sum'}. The weights of the last "
-            "finished epoch are kept; lower train.lr, set train.clip_norm, or use precision 32."
+            f"The objective is not finite at step {self.global_step + 1} (epoch "
+            f"{self.current_epoch + 1}, batch {batch_idx + 1}), in {', '.join(terms) or 'the sum'}."
         )
 
     def configure_optimizers(self) -> Any:
@@ -148,3 +156,9 @@ class StudentModule(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _values(value: ObjectiveValue) -> dict[str, Tensor]:
+    """Return the objective and its terms by the names of the curves, detached."""
+    terms = {f"term/{name}": term.detach() for name, term in value.terms.items()}
+    return {"objective": value.total.detach(), **terms}

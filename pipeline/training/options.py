@@ -1,4 +1,4 @@
-"""`train`: how long, how fast, on what batches."""
+"""`train`: how long, how fast, on what batches, on which devices."""
 
 from typing import Annotated, Literal
 
@@ -14,16 +14,46 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ProbeOptions(Options):
-    """`train.probe`: the linear probe that learns beside the encoder, by Adam."""
+    """`train.probe`: what is measured beside the encoder where there are labels.
+
+    A linear probe learns by Adam on training batches; `neighbours` vote for each validation
+    image among the others.
+    """
 
     lr: Positive = 1e-3
+    neighbours: Count = 20
+
+
+class ParallelOptions(Options):
+    """`train.parallel`: processes, one a device; `nodes` machines of `devices` each.
+
+    `strategy` is Lightning's name: auto is DistributedDataParallel where there is more than one
+    process, the longer name is for a backbone of which parts do not take part in a step. With
+    `gather` every statistic of the objective is that of the batch of all processes.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Count = 1
+    nodes: Count = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    gather: bool = True
+    sync_batch_norm: bool = False
+
+
+class SavingOptions(Options):
+    """`train.saving`: when a run can be continued from: the end of an epoch, and in between."""
+
+    minutes: Positive = 10.0
+    steps: Count | None = None
 
 
 class TrainOptions(Options):
     """`train`: one run of the optimiser.
 
-    `select` is the rule for the best checkpoint, always on validation images: `probe` (highest
-    top-1 of the online probe), `objective` (lowest), or `auto`: probe where there are labels.
+    `batch_size` is that of one process. `ema` is the decay, per optimiser step, of an average of
+    the encoder's weights, which is then validated and kept instead of them. `select` is the rule
+    for the best checkpoint, always on validation images: `probe` (highest top-1 of the linear
+    probe), `objective` (lowest), or `auto`: probe where there are labels.
     """
 
     epochs: Count
@@ -33,10 +63,14 @@ class TrainOptions(Options):
     optimizer: OptimizerOptions = OptimizerOptions()
     schedule: ScheduleOptions = ScheduleOptions()
     clip_norm: Positive | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["32", "bf16", "16"] = "32"
     channels_last: bool = False
+    compile: bool = False
+    parallel: ParallelOptions = ParallelOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
     loading: LoadingOptions = LoadingOptions()
+    saving: SavingOptions = SavingOptions()
     probe: ProbeOptions = ProbeOptions()
     select: Literal["auto", "probe", "objective"] = "auto"
 

@@ -1,4 +1,7 @@
-"""The online probe: a linear classifier that learns beside the encoder and cannot touch it."""
+"""Online probes: what the features are worth while they are learned, without touching them.
+
+Under several processes each sees its own part of the images, and all have one result.
+"""
 
 from typing import Any
 
@@ -8,9 +11,15 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from pipeline.evaluation.knn import vote
+from pipeline.evaluation.neighbours import nearest
 from pipeline.loading.batch import NO_LABEL
+from pipeline.training.processes import rows_of_all_processes, sum_over_processes
 
 METRIC = "validation/probe_top1"
+KNN_METRIC = "validation/knn_top1"
+KNN_TEMPERATURE = 0.07
+KNN_IMAGES = 10_000
 
 
 class OnlineProbe(Callback):
@@ -26,7 +35,7 @@ class OnlineProbe(Callback):
             self.classifier = nn.Linear(width, classes)
         self._optimizer = torch.optim.Adam(self.classifier.parameters(), lr=lr)
         self._restored: dict[str, Any] | None = None
-        self._correct = self._seen = 0
+        self._counts = torch.zeros(2)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the encoder to its device; only then can the optimiser's state follow."""
@@ -44,18 +53,22 @@ class OnlineProbe(Callback):
     ) -> None:
         """Take one step on the labelled samples of the batch."""
         known = outputs["labels"] != NO_LABEL
-        if not known.any():
-            return
         with torch.enable_grad(), torch.autocast(pl_module.device.type, enabled=False):
             logits = self.classifier(outputs["h"][known].float())
-            loss = F.cross_entropy(logits, outputs["labels"][known])
+            loss = F.cross_entropy(logits, outputs["labels"][known], reduction="sum")
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
+        labelled = sum_over_processes(known.sum())
+        if not labelled:
+            return
+        for parameter in self.classifier.parameters():
+            if parameter.grad is not None:
+                parameter.grad = sum_over_processes(parameter.grad) / labelled
         self._optimizer.step()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        self._correct = self._seen = 0
+        self._counts = torch.zeros(2, device=pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -70,14 +83,14 @@ class OnlineProbe(Callback):
         known = outputs["labels"] != NO_LABEL
         with torch.autocast(pl_module.device.type, enabled=False):
             guesses = self.classifier(outputs["h"][known].float()).argmax(dim=1)
-        self._correct += int((guesses == outputs["labels"][known]).sum())
-        self._seen += int(known.sum())
+        right = (guesses == outputs["labels"][known]).sum()
+        self._counts += torch.stack([right, known.sum()])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share of right answers, in percent."""
-        if self._seen:
-            score = torch.tensor(100 * self._correct / self._seen)
-            pl_module.log(METRIC, score, sync_dist=True)
+        right, seen = sum_over_processes(self._counts)
+        if seen:
+            pl_module.log(METRIC, 100 * right / seen, sync_dist=True)
 
     def weights(self) -> dict[str, Tensor]:
         """Return weight and bias, on the CPU."""
@@ -94,3 +107,49 @@ class OnlineProbe(Callback):
         """Continue from what `state_dict` returned."""
         self.classifier.load_state_dict(state_dict["classifier"])
         self._restored = state_dict["optimizer"]
+
+
+class OnlineNeighbours(Callback):
+    """The share of validation images whose class their nearest others vote for.
+
+    Neighbours are other validation images, so nothing is encoded for it alone. Of a large split
+    the first `KNN_IMAGES` of all processes take part.
+    """
+
+    def __init__(self, k: int, classes: int) -> None:
+        self._k = k
+        self._classes = classes
+        self._features: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to collect."""
+        self._features, self._labels = [], []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the features of labelled images."""
+        if sum(map(len, self._features)) * trainer.world_size < KNN_IMAGES:
+            known = outputs["labels"] != NO_LABEL
+            self._features.append(outputs["h"][known].float())
+            self._labels.append(outputs["labels"][known])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the share, in percent, where there are enough images."""
+        features = rows_of_all_processes(torch.cat(self._features), trainer)
+        labels = rows_of_all_processes(torch.cat(self._labels), trainer).cpu()
+        self._features, self._labels = [], []
+        k = min(self._k, len(labels) - 1)
+        if k < 1:
+            return
+        found = nearest(features, features, k=k, device=pl_module.device, exclude_self=True)
+        shares = vote(found, labels, classes=self._classes, k=k, temperature=KNN_TEMPERATURE)
+        score = 100 * (shares.argmax(dim=1) == labels).float().mean()
+        pl_module.log(KNN_METRIC, score, sync_dist=True)

@@ -1,0 +1,50 @@
+"""One process among several: which one it is, and numbers that all of them share."""
+
+import os
+
+import torch
+from lightning import Trainer
+from torch import Tensor, distributed
+
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files, before a trainer exists.
+
+    torchrun, SLURM and Lightning's own launcher number their processes in the environment.
+    """
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes; each must call it."""
+    if distributed.is_available() and distributed.is_initialized():
+        value = value.clone()
+        distributed.all_reduce(value)
+    return value
+
+
+def largest_over_processes(value: int, device: torch.device) -> int:
+    """Return the largest of the processes' numbers; each must call it."""
+    if distributed.is_available() and distributed.is_initialized():
+        shared = torch.tensor(value, device=device)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+        return int(shared)
+    return value
+
+
+def rows_of_all_processes(rows: Tensor, trainer: Trainer) -> Tensor:
+    """Return the rows (N, ...) of all processes, which may bring different numbers of them."""
+    if trainer.world_size == 1:
+        return rows
+    counts = [
+        torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(trainer.world_size)
+    ]
+    distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = int(torch.cat(counts).max())
+    padded = rows.new_zeros((most, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])

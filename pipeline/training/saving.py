@@ -1,0 +1,145 @@
+"""Saving a run so that it can go on: at the end of an epoch, in between, and when it is stopped.
+
+Two files are kept. The newest is written beside them and then renamed, the one before it is kept,
+so that a process can be killed at any moment, and a damaged file costs what came after the other.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from pipeline.errors import TrainingError
+from pipeline.runtime import Progress
+from pipeline.training.options import SavingOptions
+from pipeline.training.processes import largest_over_processes
+
+RESUME, PREVIOUS = "resume.ckpt", "resume.previous.ckpt"
+_GO_ON, _SAVE, _STOP = 0, 1, 2
+
+
+def newest_checkpoint(work: Path, progress: Progress) -> Path | None:
+    """Return the newest readable checkpoint in `work`, if any; a damaged one is reported."""
+    for path in (work / RESUME, work / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # a damaged file fails in many ways, and none is of use
+            progress.note(f"{path} is damaged ({type(error).__name__}); trying the one before it.")
+        else:
+            return path
+    return None
+
+
+class Stop:
+    """Whether somebody has asked the run to end, by Ctrl-C or SIGTERM."""
+
+    asked = False
+
+
+@contextmanager
+def stoppable(progress: Progress) -> Iterator[Stop]:
+    """Answer the first Ctrl-C or SIGTERM after the step; a second one stops at once."""
+    stop = Stop()
+
+    def answer(number: int, _: Any) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        progress.note(
+            f"{signal.Signals(number).name}: saving after this step. Once more to stop at once."
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread is sent signals
+        return
+    before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Saving(Checkpoint):
+    """Saves the run into `work` between optimiser steps.
+
+    The last callback of a trainer, so that what the others have counted is saved with it.
+    `last_saved` says which step that was.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        options: SavingOptions,
+        stop: Stop,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._work = work
+        self._options = options
+        self._stop = stop
+        self._clock = clock
+        self._saved_at = clock()
+        self.last_saved: int | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        self._saved_at = self._clock()
+        self.last_saved = trainer.global_step or None
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time to, but neither amid an accumulation nor before a validation."""
+        last = batch_idx + 1 == trainer.num_training_batches
+        if last or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        wanted = largest_over_processes(self._wanted(trainer), pl_module.device)
+        if wanted != _GO_ON:
+            self._save(trainer, pl_module)
+        if wanted == _STOP:
+            raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, and stop if that was asked."""
+        self._save(trainer, pl_module)
+        if largest_over_processes(self._stop.asked, pl_module.device):
+            raise KeyboardInterrupt
+
+    def _wanted(self, trainer: Trainer) -> int:
+        if self._stop.asked:
+            return _STOP
+        steps = self._options.steps
+        due = steps is not None and trainer.global_step % steps == 0
+        late = self._clock() - self._saved_at >= 60 * self._options.minutes
+        return _SAVE if due or late else _GO_ON
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, weight in pl_module.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise TrainingError(
+                    f"The weights {name} are not finite after step {trainer.global_step}."
+                )
+        temporary, target = self._work / f".{RESUME}", self._work / RESUME
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            if target.exists():
+                target.replace(self._work / PREVIOUS)
+            temporary.replace(target)
+        self._saved_at, self.last_saved = self._clock(), trainer.global_step

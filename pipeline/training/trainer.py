@@ -1,0 +1,75 @@
+"""Lightning's trainer, set up as the options say and told to keep quiet."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from pipeline.errors import ConfigError
+from pipeline.training.options import TrainOptions
+
+TENSORBOARD = "tensorboard"
+_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def build_trainer(options: TrainOptions, work: Path) -> Trainer:
+    """Return a trainer without callbacks; its rank and world size are known at once.
+
+    Raises ConfigError if the options need a GPU and there is none, or too few.
+    """
+    parallel = options.parallel
+    gpus = torch.cuda.device_count() if parallel.accelerator != "cpu" else 0
+    wants_gpu = {
+        "train.parallel.accelerator gpu": parallel.accelerator == "gpu",
+        "train.precision 16": options.precision == "16",
+        "train.parallel.sync_batch_norm": parallel.sync_batch_norm,
+    }
+    for what, wanted in wants_gpu.items():
+        if wanted and not gpus:
+            raise ConfigError(f"{what} needs a GPU, and there is none: change it.")
+    if gpus and parallel.devices > gpus:
+        raise ConfigError(
+            f"train.parallel.devices is {parallel.devices}, but there are {gpus} GPUs."
+        )
+    return Trainer(
+        max_epochs=options.epochs,
+        precision=_PRECISIONS[options.precision],
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.clip_norm,
+        accelerator=parallel.accelerator,
+        devices=parallel.devices,
+        num_nodes=parallel.nodes,
+        strategy=parallel.strategy,
+        sync_batchnorm=parallel.sync_batch_norm,
+        use_distributed_sampler=False,  # the loaders share the samples out
+        default_root_dir=work,
+        logger=TensorBoardLogger(work, name="", version=TENSORBOARD),
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@contextmanager
+def plain_lightning() -> Iterator[None]:
+    """Leave out what Lightning says that is not for the user of this program."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
+        warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

@@ -1,0 +1,105 @@
+"""What stages begin with: shards that are those of the source, features of those shards."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from pipeline.datasets.base import SPLITS, Source, Split
+from pipeline.errors import DataError
+from pipeline.extraction.fingerprint import check_features
+from pipeline.representations.base import RepresentationOptions
+from pipeline.runtime import Progress
+from pipeline.shards import MANIFEST, Manifest, read_manifest, read_stamps
+from pipeline.storage import Location
+from pipeline.store import FeatureStore, StoredFeature, differing
+from stages.experiment import DatasetOptions, Experiment
+from stages.layout import DatasetLayout
+
+NAMED = 3
+
+
+def provenance(dataset: DatasetOptions) -> dict[str, Any]:
+    """Return what shards are made by, as their manifests record it."""
+    sections = ("source", "split", "shards")
+    return {name: getattr(dataset, name).model_dump(mode="json") for name in sections}
+
+
+def finished_splits(dataset: DatasetOptions, source: Source, shards: Location) -> set[Split]:
+    """Return the splits that are there, made from the source as it is now.
+
+    Raises DataError, saying what differs, if one was made from something else.
+    """
+    manifests = {
+        split: read_manifest(shards / split)
+        for split in SPLITS
+        if (shards / split / MANIFEST).exists()
+    }
+    differences = list(_differences(dataset, source, shards, manifests))
+    if differences:
+        raise DataError(
+            f"{shards} was made from something else: {'; '.join(differences)}. Pack it again "
+            "with `mvmr shard --force`, or give dataset.name another name."
+        )
+    return set(manifests)
+
+
+def check_source(experiment: Experiment, layout: DatasetLayout, progress: Progress) -> None:
+    """Raise DataError if the images are no longer those of the shards.
+
+    Where the source is not on this machine, as on one that has fetched the shards alone, there
+    is nothing to compare; `progress` is told.
+    """
+    try:
+        source = experiment.dataset.source.open()
+    except DataError as error:
+        progress.note(f"The shards are taken as they are: {error}")
+        return
+    finished_splits(experiment.dataset, source, layout.shards)
+
+
+def checked_features(
+    experiment: Experiment,
+    features: Mapping[str, RepresentationOptions],
+    layout: DatasetLayout,
+    progress: Progress,
+) -> dict[str, StoredFeature]:
+    """Return the stored features, made from exactly what the experiment says.
+
+    Raises StoreError for one that is missing, StaleFeatureError for one made otherwise.
+    """
+    return check_features(
+        features,
+        image=experiment.dataset.image,
+        shards=layout.shards,
+        store=FeatureStore(layout.features),
+        progress=progress,
+    )
+
+
+def _differences(
+    dataset: DatasetOptions, source: Source, shards: Location, manifests: Mapping[Split, Manifest]
+) -> Iterator[str]:
+    listing = source.listing_digest() if manifests else ""
+    for manifest in manifests.values():
+        options = list(differing(provenance(dataset), manifest.options))
+        if options:
+            yield from options
+            return
+    if all(manifest.source == listing for manifest in manifests.values()):
+        return
+    then = dict[str, str]()
+    for split, manifest in manifests.items():
+        then |= read_stamps(shards / split, manifest)
+    now = {item.name: item.stamp for items in source.splits.values() for item in items}
+    yield from _named("added", now.keys() - then.keys())
+    yield from _named("removed", then.keys() - now.keys())
+    changed = {name for name in now.keys() & then.keys() if now[name] != then[name]}
+    yield from _named("changed", changed)
+    if now == then:
+        yield "the classes or labels of the source"
+
+
+def _named(what: str, names: set[str]) -> Iterator[str]:
+    if names:
+        some = ", ".join(islice(sorted(names), NAMED))
+        yield f"{len(names)} images {what} ({some}{', ...' if len(names) > NAMED else ''})"

@@ -1,0 +1,95 @@
+"""Small training runs on digits, as several tests need them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pipeline.datasets.base import Split
+from pipeline.datasets.digits import DigitsOptions
+from pipeline.datasets.split import SplitOptions, cut
+from pipeline.encoders import StudentOptions
+from pipeline.extraction.cluster import ClusterOptions
+from pipeline.extraction.run import extract
+from pipeline.images import ImageOptions
+from pipeline.loading.batch import SplitData
+from pipeline.objective import ObjectiveOptions
+from pipeline.representations.hog import HogOptions
+from pipeline.representations.pixels import PixelsOptions
+from pipeline.runtime import Silent
+from pipeline.shards import ShardOptions, read_manifests, write_split
+from pipeline.store import FeatureStore
+from pipeline.training.fit import Run
+from pipeline.training.options import TrainOptions
+
+IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
+STUDENT = StudentOptions(architecture="resnet8", projector=(16, 16))
+SELF_SUPERVISED: dict[str, Any] = {
+    "invariance": {},
+    "variance": {},
+    "view_dependence": {},
+    "hog": {"kind": "dependence"},
+    "pixels": {"kind": "dependence", "on": "h"},
+}
+TRAIN: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 50,
+    "lr": 3e-3,
+    "augmentation": {"flip_p": 0, "min_scale": 0.5},
+    "schedule": {"warmup_epochs": 0.5},
+}
+
+RESUMED: dict[str, Any] = {"epochs": 4, "ema": 0.9, "saving": {"steps": 1}}
+
+
+def objective(terms: Mapping[str, Any]) -> Any:
+    return TypeAdapter(ObjectiveOptions).validate_python(terms)
+
+
+def make_data(root: Path) -> None:
+    source = DigitsOptions().open()
+    splits = cut(source, SplitOptions(validation=0.05))
+    wanted: dict[Split, Any] = {
+        "train": splits["train"][:250],
+        "validation": splits["validation"],
+    }
+    for split, items in wanted.items():
+        write_split(
+            source,
+            items,
+            root / "shards" / split,
+            dataset="digits",
+            split=split,
+            options=ShardOptions(samples=100),
+            provenance={},
+            progress=Silent(),
+        )
+    extract(
+        {"hog": HogOptions(cell=4)},
+        image=IMAGE,
+        shards=root / "shards",
+        store=FeatureStore(root / "features.zarr"),
+        work=root / "work",
+        options=ClusterOptions(workers=1),
+        progress=Silent(),
+    )
+
+
+def make_run(root: Path, terms: Mapping[str, Any] = SELF_SUPERVISED, **train: Any) -> Run:
+    manifests = read_manifests(root / "shards")
+    features = {"hog": FeatureStore(root / "features.zarr")["hog"]} if "hog" in terms else {}
+
+    def split(name: Split) -> SplitData:
+        return SplitData(root / "shards" / name, manifests[name], features, IMAGE)
+
+    return Run(
+        train=split("train"),
+        validation=split("validation"),
+        student=STUDENT,
+        objective=objective(terms),
+        live={"pixels": PixelsOptions().build(IMAGE)} if "pixels" in terms else {},
+        options=TrainOptions.model_validate({**TRAIN, **train}),
+        seed=5,
+        about={},
+    )
