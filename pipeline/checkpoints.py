@@ -2,7 +2,8 @@
 
 The file is a dictionary in the layout of the released MV-MR weights (`encoder`,
 `online_finetuner`), with one more entry, `about`, of plain values. It holds no code and no
-teacher, and is read with `weights_only=True`.
+teacher, and is read with `weights_only=True`. Released files, which have no `about`, are read
+as well: see `pipeline/released.py`.
 """
 
 import pickle
@@ -18,6 +19,7 @@ from pipeline.config import Options
 from pipeline.encoders import Encoder, StudentOptions, build_encoder, load_weights
 from pipeline.errors import WeightsError
 from pipeline.images import ImageOptions
+from pipeline.released import IMAGENET, ReleasedWeights, infer_student, read_released
 from pipeline.runtime import atomic_path
 
 FORMAT = 1
@@ -63,10 +65,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(
     path: Path, *, student: StudentOptions | None = None, image: ImageOptions | None = None
 ) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint, or a released MV-MR file.
 
-    Raises WeightsError if there is none, if it is damaged, or if it holds another student than
-    `student` (starting weights apart) or one that sees images otherwise than `image`.
+    A released file says nothing of the images, nor of the strides: `image` and `student` are
+    taken for them where they are given, else ImageNet's 224 pixels and what the names and shapes
+    of the weights say. Raises WeightsError if there is no such file, if it is damaged, if it holds
+    another backbone than `student`, or one that sees images otherwise than `image`.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -79,28 +83,51 @@ def load_checkpoint(
             f"{path} is not a readable checkpoint ({type(error).__name__}). "
             "Name another file, or make the run's own anew by `mvmr train`."
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format", FORMAT) != FORMAT:
         raise WeightsError(
-            f"{path} is not a checkpoint of this program (format {FORMAT}): name a file that "
-            "`mvmr train` wrote."
+            f"{path} is not a checkpoint of this program (format {FORMAT}) and no released MV-MR "
+            "file: name a file that `mvmr train` wrote, or a released one."
         )
+    if "about" in content:
+        checkpoint = _own(content)
+        if image is not None:
+            _check("dataset.image", path, checkpoint.image, image)
+    else:
+        weights = read_released(content, path)
+        checkpoint = Checkpoint(
+            student=_with_projector(student, weights) if student else infer_student(weights, path),
+            image=image or IMAGENET,
+            encoder=weights.encoder,
+            probe=weights.classifier,
+            about={"released": path.name, "preprocessing": "assumed" if image is None else "given"},
+        )
+        checkpoint.build()  # names what does not fit
+    if student is not None:
+        _check("student", path, checkpoint.student, student)
+    return checkpoint
+
+
+def _own(content: Mapping[str, Any]) -> Checkpoint:
     about = dict(content["about"])
-    checkpoint = Checkpoint(
+    return Checkpoint(
         student=StudentOptions.model_validate(about.pop("student")),
         image=ImageOptions.model_validate(about.pop("image")),
         encoder=content["encoder"],
         probe=content.get("online_finetuner"),
         about=about,
     )
-    if student is not None:
-        _check("student", path, checkpoint.student, student)
-    if image is not None:
-        _check("dataset.image", path, checkpoint.image, image)
-    return checkpoint
+
+
+def _with_projector(student: StudentOptions, weights: ReleasedWeights) -> StudentOptions:
+    return student.model_copy(update={"projector": weights.projector, "weights": None})
+
+
+# What makes no difference to the features of a trained backbone.
+_IMMATERIAL = {"weights", "projector", "zero_init_residual"}
 
 
 def _check(section: str, path: Path, found: Options, expected: Options) -> None:
-    wanted, had = (o.model_dump(exclude={"weights"}, mode="json") for o in (expected, found))
+    wanted, had = (o.model_dump(exclude=_IMMATERIAL, mode="json") for o in (expected, found))
     differing = [f"{k} is {had[k]} in the file" for k in wanted if wanted[k] != had[k]]
     if differing:
         raise WeightsError(

@@ -75,11 +75,16 @@ def decode(data: bytes) -> Image.Image:
                     f"{MAX_PIXELS} pixels; scale it down first."
                 )
             image.load()
-            return _plain(ImageOps.exif_transpose(image))
+            return upright(image)
     except DataError:
         raise
     except Exception as error:  # decoders meet damage with errors of a dozen kinds
         raise DataError(f"Not a readable image: {error}.") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an open image in mode L or RGB, as `decode` does. Raises DataError likewise."""
+    return _plain(ImageOps.exif_transpose(image))
 
 
 def _plain(image: Image.Image) -> Image.Image:

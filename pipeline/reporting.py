@@ -50,7 +50,7 @@ def render(report: Report) -> str:
 def _protocol(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Lay a metrics file out as a table: one row a subject, one column a number."""
     subjects = {"student": metrics, **metrics["controls"]}
-    main = "top1" if "top1" in metrics else None
+    main = metrics["main"]
     columns = [
         key for key, value in metrics.items() if isinstance(value, int | float) and key != "seed"
     ]
@@ -71,7 +71,7 @@ def _protocol(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "split": metrics["split"],
         "images": metrics["images"],
         "selection": metrics["checkpoint"]["selection"],
-        "main": main,
+        "main": main.replace("_", " ") if f"{main}_low" in metrics else None,
         "heads": heads,
         "rows": rows,
     }

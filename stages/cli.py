@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("stages.evaluate", "Score the student beside its controls."),
     "report": ("stages.report", "Write one HTML page about a run."),
     "export": ("stages.export", "Write the trained backbone for other programs."),
+    "embed": ("stages.embed", "Write the embeddings of any images by a trained encoder."),
     "store": ("stages.store", "Look at the feature store, check it, or clean up."),
 }
 

@@ -1,37 +1,28 @@
 """`mvmr evaluate`: score the student by each protocol, beside controls obtained the same way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.table import Table
 
 from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
-from pipeline.datasets.base import Split
 from pipeline.encoders import build_encoder
 from pipeline.errors import ConfigError, unknown_name
-from pipeline.evaluation.subjects import (
-    Images,
-    Subject,
-    encoder_subject,
-    pixel_subject,
-    stored_subject,
-)
-from pipeline.evaluation.table import AnyProtocol, Setting, Values, needed_splits, score
+from pipeline.evaluation.images import Images
+from pipeline.evaluation.record import full_record, summary, write_predictions
+from pipeline.evaluation.setting import Outcome, Setting, Values
+from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
+from pipeline.evaluation.table import AnyProtocol, score_all
 from pipeline.loading.batch import SplitData
-from pipeline.loading.resident import EvaluationLoader
-from pipeline.runtime import Progress, device_from, sha256_of, write_json
+from pipeline.runtime import Progress, device_from, remove_tree, sha256_of, write_json
 from pipeline.shards import read_manifests
-from pipeline.storage import Location
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
-from stages.layout import DatasetLayout, cached_embeddings, dataset_layout, run_layout
+from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout
 from stages.material import checked_features
 from stages.options import console, data_option, experiment_options
-
-EMBEDDING_BATCH = 256
 
 
 @click.command("evaluate")
@@ -39,6 +30,7 @@ EMBEDDING_BATCH = 256
 @click.option("--only", multiple=True, metavar="NAME", help="Run this protocol; repeatable.")
 @click.option(
     "--checkpoint",
+    metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Score this file instead of the run's best checkpoint, and only print the scores.",
 )
@@ -51,7 +43,10 @@ def command(
     only: tuple[str, ...],
     checkpoint: Path | None,
 ) -> None:
-    """Score the trained student, the untrained one, pixels and every stored feature alike."""
+    """Score the trained student, the untrained one, pixels and every stored feature alike.
+
+    FILE of --checkpoint may hold released MV-MR weights as they are.
+    """
     experiment = load(config, assignments)
     layout, screen = run_layout(experiment.name), console(quiet=quiet)
     for name in only:
@@ -65,34 +60,30 @@ def command(
             experiment, trained, dataset_layout(experiment.dataset.name, data), progress
         )
         for name, options in protocols.items():
-            values = _scores(name, options, subjects, setting, progress)
-            record = {
-                **values.pop("student"),
-                "controls": values,
-                **_provenance(experiment, options, trained, path, setting),
-            }
+            progress.note(f"{name}: {options.kind}")
+            outcomes = score_all(options, subjects, setting)
+            record = full_record(outcomes, _provenance(experiment, options, trained, path))
             if checkpoint is None:
-                write_json(layout.metrics / f"{name}.json", record)
+                _write(layout, name, outcomes, record, setting.images)
             screen.print(_result_table(f"{experiment.name}: {name}", record))
 
 
-def _scores(
+def _write(
+    layout: RunLayout,
     name: str,
-    options: AnyProtocol,
-    subjects: list[Subject],
-    setting: Setting,
-    progress: Progress,
-) -> dict[str, Values]:
-    for subject in subjects:
-        for split in needed_splits(options, setting.images):
-            if split in setting.images.loaders:
-                subject.of(split)
-    progress.start(name, len(subjects), "subjects")
-    values = {}
-    for subject in subjects:
-        values[subject.name] = score(options, subject, setting)
-        progress.advance(1)
-    return values
+    outcomes: Mapping[str, Outcome],
+    record: Values,
+    images: Images,
+) -> None:
+    write_json(layout.metrics / f"{name}.json", record)
+    write_json(layout.scores / f"{name}.json", summary(outcomes))
+    directory = layout.predictions / name
+    remove_tree(directory)
+    directory.mkdir(parents=True)
+    predictions = outcomes["student"].predictions
+    if predictions is not None:
+        path = directory / "predictions.csv"
+        write_predictions(path, predictions, classes=images.classes, names=images.names("test"))
 
 
 def _material(
@@ -101,44 +92,44 @@ def _material(
     """Return what the protocols need, and who is scored: the student first, then the controls."""
     image = experiment.dataset.image
     device = device_from("auto")
-    images = Images(dict(_loaders(layout.shards, experiment, progress)))
+    images = Images(
+        {
+            split: SplitData(layout.shards / split, manifest, {}, image)
+            for split, manifest in read_manifests(layout.shards).items()
+        }
+    )
     features = checked_features(experiment, experiment.features, layout, progress)
     untrained = build_encoder(
-        experiment.student, channels=image.channels, size=image.size, seed=experiment.seed
+        trained.student, channels=image.channels, size=image.size, seed=experiment.seed
     )
-    cache = cached_embeddings(experiment.name)
+    work = evaluation_work(experiment.name)
     references = {name: stored_subject(f, images) for name, f in features.items()}
-    pixels = [] if "pixels" in references else [pixel_subject(images, image)]
+    pixels = pixel_subject(images, device=device, progress=progress)
     encoders = {"student": trained.build(), "untrained": untrained}
     subjects = [
-        encoder_subject(name, encoder, images, image, device=device, cache=cache, progress=progress)
+        encoder_subject(name, encoder, images, device=device, cache=work, progress=progress)
         for name, encoder in encoders.items()
     ]
-    setting = Setting(images, references, device, experiment.seed)
-    return setting, [*subjects, *pixels, *references.values()]
-
-
-def _loaders(
-    shards: Location, experiment: Experiment, progress: Progress
-) -> Iterator[tuple[Split, EvaluationLoader]]:
-    for split, manifest in read_manifests(shards).items():
-        data = SplitData(shards / split, manifest, {}, experiment.dataset.image)
-        yield split, EvaluationLoader(data, EMBEDDING_BATCH, progress=progress)
+    setting = Setting(
+        images=images,
+        references=references,
+        specifications=experiment.features,
+        checkpoint=trained,
+        device=device,
+        seed=experiment.seed,
+        work=work,
+        progress=progress,
+    )
+    beside = [] if "pixels" in references else [pixels]
+    return setting, [*subjects, *beside, *references.values()]
 
 
 def _provenance(
-    experiment: Experiment,
-    options: AnyProtocol,
-    trained: Checkpoint,
-    path: Path,
-    setting: Setting,
+    experiment: Experiment, options: AnyProtocol, trained: Checkpoint, path: Path
 ) -> dict[str, Any]:
     """Say what a reader needs in order to believe the values."""
-    splits = needed_splits(options, setting.images)
     return {
         "protocol": options.model_dump(mode="json"),
-        "split": splits[-1],
-        "images": {split: len(setting.images.labels(split)) for split in splits},
         "checkpoint": {
             "file": path.name,
             "sha256": sha256_of(path),
@@ -146,7 +137,6 @@ def _provenance(
         },
         "seed": experiment.seed,
         "experiment": {"name": experiment.name, "digest": experiment.digest()},
-        "versions": {"torch": str(torch.__version__)},
     }
 
 

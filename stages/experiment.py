@@ -15,6 +15,7 @@ from pipeline.datasets.table import AnySource
 from pipeline.encoders import StudentOptions
 from pipeline.errors import ConfigError, unknown_name
 from pipeline.evaluation.table import AnyProtocol
+from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
 from pipeline.images import ImageOptions
 from pipeline.objective import ObjectiveOptions, representations_of
 from pipeline.representations.base import RepresentationOptions
@@ -113,6 +114,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Experiment:
     except ValidationError as error:
         raise _error(path, [*problems(error, Experiment), *_misnamed(data)]) from None
     wrong = [*_misnamed(data), *_unstorable(experiment), *_idle(experiment)]
+    wrong += _cannot_read(experiment)
     if wrong:
         raise _error(path, wrong)
     return experiment
@@ -129,6 +131,15 @@ def _idle(experiment: Experiment) -> Iterator[str]:
         yield "student.weights: train is none, so this must name a checkpoint file or a run."
     if experiment.train is not None and experiment.objective is None:
         yield "objective: training needs one; only with train: none may it be none."
+
+
+def _cannot_read(experiment: Experiment) -> Iterator[str]:
+    for name, options in experiment.evaluate.items():
+        if isinstance(options, ZeroShotOptions):
+            try:
+                teacher_of(options, experiment.features)
+            except ConfigError as error:
+                yield f"evaluate.{name}.teacher: {error}"
 
 
 def _unstorable(experiment: Experiment) -> Iterator[str]:

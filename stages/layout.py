@@ -67,8 +67,23 @@ class RunLayout:
 
     @property
     def metrics(self) -> Path:
-        """One JSON file a protocol."""
+        """One JSON file a protocol, with everything that a reader needs to believe it."""
         return self.root / "metrics"
+
+    @property
+    def scores(self) -> Path:
+        """One small JSON file a protocol: the main figure of student and controls."""
+        return self.root / "scores"
+
+    @property
+    def predictions(self) -> Path:
+        """One directory a protocol: a row a test image, where there is one class an image."""
+        return self.root / "predictions"
+
+    @property
+    def exports(self) -> Path:
+        """The backbone for other programs, each file with its card; gone when trained again."""
+        return self.root / "exports"
 
     @property
     def training_metrics(self) -> Path:
@@ -107,6 +122,6 @@ def unfinished_runs() -> Path:
     return Path("runs") / ".unfinished"
 
 
-def cached_embeddings(name: str) -> Path:
+def evaluation_work(name: str) -> Path:
     """Return where embeddings of an experiment's checkpoints are kept between protocols."""
     return Path("runs") / ".embeddings" / name

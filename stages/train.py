@@ -166,6 +166,7 @@ def _take_over(experiment: Experiment, screen: Console) -> None:
     with ConsoleProgress(screen) as progress:
         image = experiment.dataset.image
         checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
+    remove_tree(layout.exports)  # they are of the checkpoint before
     for target in (layout.checkpoints, layout.logs):
         remove_tree(target)
         target.mkdir(parents=True)
@@ -198,6 +199,7 @@ def _split(
 
 def _publish(work: Path, layout: RunLayout) -> None:
     """Put the results of a finished run where the experiment keeps them."""
+    remove_tree(layout.exports)  # they are of the checkpoint before
     for target in (layout.checkpoints, layout.logs):
         remove_tree(target)
         target.mkdir(parents=True)

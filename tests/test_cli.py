@@ -1,5 +1,6 @@
 """The command line, run as a user runs it, on digits in an empty folder."""
 
+import csv
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -68,12 +70,31 @@ def test_probes_stand_beside_the_same_probe_of_every_control(project: Path) -> N
         assert controls["pixels"]["top1"] > 90
         assert record["split"] == "test"
         assert record["images"] == {"train": 1259, "validation": 179, "test": 359}
-        assert {"checkpoint", "seed", "versions", "experiment"} <= record.keys()
+        provenance = {"protocol", "checkpoint", "seed", "versions", "experiment"}
+        assert provenance <= record.keys()
+        assert record["main"] == "top1"
+
+
+def test_scores_are_few_and_predictions_add_up_to_them(project: Path) -> None:
+    run = project / "runs/digits"
+    for protocol in ("linear", "knn"):
+        score = json.loads((run / f"scores/{protocol}.json").read_text())
+        record = metrics(project, protocol)
+        assert score["student"] == record["top1"]
+        assert (score["low"], score["high"]) == (record["top1_low"], record["top1_high"])
+        assert len(score) == 9
+        with (run / f"predictions/{protocol}/predictions.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 359
+        hits = [row["actual"] == row["predicted"] for row in rows]
+        assert 100 * sum(hits) / len(hits) == pytest.approx(record["top1"])
+    assert not list((run / "predictions/retrieval").iterdir())
 
 
 def test_retrieval_tells_agreement_dependence_and_rank(project: Path) -> None:
     record = metrics(project, "retrieval")
     assert {"effective_rank", "recall_at_1", "with_scattering", "with_hog"} <= record.keys()
+    assert record["main"] == "recall_at_1"
     beside = record["with_scattering"]
     assert isinstance(beside, dict)
     assert set(beside) == {"agreement_at_1", "agreement_at_10", "agreement_at_50", "dcor"}
@@ -96,8 +117,9 @@ def test_the_report_is_one_file_that_needs_nothing(project: Path) -> None:
 
 
 def test_the_export_is_the_backbone_with_a_card(project: Path) -> None:
-    weights = load_file(project / "runs/digits/digits.safetensors")
-    card = json.loads((project / "runs/digits/digits.safetensors.json").read_text())
+    weights = load_file(project / "runs/digits/exports/digits.safetensors")
+    card = json.loads((project / "runs/digits/exports/digits.safetensors.json").read_text())
+    assert card["metrics"]["linear"]["top1"] == metrics(project, "linear")["top1"]
     assert card["student"]["architecture"] == "resnet8"
     assert card["preprocessing"]["size"] == 8
     assert "conv1.weight" in weights
@@ -138,6 +160,53 @@ def test_another_checkpoint_is_scored_without_touching_the_runs_metrics(
     assert (inside / "runs/digits/metrics/knn.json").read_bytes() == before
 
 
+def test_images_of_any_folder_are_embedded_alike_from_every_file(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = inside / "photos" / "below"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (9, 11), dtype=np.uint8)).save(folder / f"{i}.png")
+    released = inside / "released.pth"
+    export = ["export", "--format", "released", "-o", str(released), *QUICK]
+    assert run(export) == 0
+    assert run(["export", "--format", "onnx", *QUICK]) == 0
+    sources = {
+        "a.npz": QUICK,
+        "b.npz": ["--exported", "runs/digits/exports/digits.onnx"],
+        "c.npz": ["--checkpoint", "released.pth", *QUICK],
+    }
+    found = {}
+    for name, source in sources.items():
+        assert run(["embed", "photos", *source, "-o", name]) == 0
+        with np.load(inside / name) as content:
+            assert content["names"].tolist() == [f"below/{i}.png" for i in range(3)]
+            found[name] = content["embeddings"]
+    for embeddings in found.values():
+        np.testing.assert_allclose(embeddings, found["a.npz"], atol=1e-4)
+    assert run(["embed", "photos", *QUICK, "-o", "d.parquet"]) == 0
+    table = pyarrow.parquet.read_table(inside / "d.parquet").to_pydict()
+    assert table["name"] == [f"below/{i}.png" for i in range(3)]
+    np.testing.assert_allclose(table["embedding"], found["a.npz"], atol=1e-6)
+    assert (
+        run(
+            [
+                "evaluate",
+                "--only",
+                "online",
+                "--checkpoint",
+                "released.pth",
+                *QUICK,
+                "-s",
+                "evaluate.online={}",
+            ]
+        )
+        == 0
+    )
+    assert "top1" in capsys.readouterr().out
+
+
 def test_training_again_does_not_write_through_links_into_a_cache(inside: Path) -> None:
     outputs = [p for p in (inside / "runs/digits").rglob("*") if p.is_file()]
     (inside / "cache").mkdir()
@@ -157,7 +226,7 @@ def test_training_again_does_not_write_through_links_into_a_cache(inside: Path) 
 def test_written_files_have_the_modes_that_the_user_asked_for(project: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
-    for name in ("digits.safetensors", "checkpoints/best.pt", "report.html", "curves.csv"):
+    for name in ("exports/digits.safetensors", "checkpoints/best.pt", "report.html", "curves.csv"):
         assert (project / "runs/digits" / name).stat().st_mode & 0o777 == 0o666 & ~mask, name
 
 
@@ -202,6 +271,17 @@ def test_verify_fails_on_damage(inside: Path, capsys: pytest.CaptureFixture[str]
             "'nowhere' does not exist",
         ),
         (["export", "--format", "torchvision", *QUICK], 2, "export it as safetensors"),
+        (["embed", "nowhere", *QUICK], 1, "no image or folder 'nowhere'"),
+        (["embed", "configs", *QUICK], 1, "no images in configs"),
+        (["embed", "params.yaml", *QUICK, "-o", "x.csv"], 2, ".parquet or .npz"),
+        (["embed", "params.yaml", *QUICK], 1, "params.yaml: Not a readable image"),
+        (["embed", "params.yaml", "--exported", "nowhere.onnx"], 2, "no card"),
+        (["evaluate", *QUICK, "-s", "evaluate.knn={ks: [2000]}"], 1, "Make ks smaller"),
+        (["evaluate", "-s", "evaluate.few={kind: semi_supervised}"], 2, "set either share"),
+        (["evaluate", "-s", "evaluate.zero_shot={teacher: hog}"], 2, "of kind hog, not open_clip"),
+        (["evaluate", "-s", "evaluate.zero_shot={teacher: clip}"], 2, "Unknown feature 'clip'"),
+        (["evaluate", "-s", "evaluate.knn={select: test}"], 2, "Unknown key 'select'"),
+        (["train", "-s", "train.select=test"], 2, "train.select"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(
@@ -341,6 +421,7 @@ def test_unlabelled_images_go_the_whole_way(
     assert record["split"] == "validation"
     assert record["checkpoint"]["selection"]["rule"] == "validation/objective"
     assert "agreement_at_10" in record["with_clip"]
+    assert record["main"] == "agreement_at_10_with_clip"
     assert "recall_at_1" not in record
     assert set(record["with_clip"]) == {
         "agreement_at_1",

@@ -2,17 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torchvision
-from safetensors.torch import load_file
 
-from pipeline.checkpoints import Checkpoint
-from pipeline.encoders import StudentOptions, build_encoder, load_weights
-from pipeline.errors import ConfigError
-from pipeline.exporting import FORMATS, export
+from pipeline import load_encoder
+from pipeline.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.encoders import StudentOptions, build_encoder
+from pipeline.errors import ConfigError, WeightsError
+from pipeline.exporting import FORMATS, card_of, export
 from pipeline.images import ImageOptions
+from pipeline.runtime import sha256_of
 
 IMAGE = ImageOptions(size=64, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 BATCH = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -24,26 +25,72 @@ def checkpoint(**student: object) -> Checkpoint:
     return Checkpoint(options, IMAGE, encoder.state_dict(), None, {"experiment": "x"})
 
 
-def test_torchvision_gives_the_same_embeddings(tmp_path: Path) -> None:
+def exported(trained: Checkpoint, folder: Path, form: str) -> Path:
+    """Return the file that `form` gives for a checkpoint that lies in `folder`."""
+    save_checkpoint(folder / "best.pt", trained)
+    path = folder / f"x.{FORMATS[form].ending}"
+    scores = {"linear": {"top1": 90.0}}
+    export(trained, path, form=form, source=folder / "best.pt", metrics=scores)
+    return path
+
+
+def by_card(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the card's own loading code beside the file, and return what it defines."""
+    monkeypatch.chdir(path.parent)
+    names: dict[str, Any] = {"images": BATCH.numpy()}
+    exec(json.loads(card_of(path).read_text())["load"], names)  # noqa: S102
+    return names
+
+
+@pytest.mark.parametrize(
+    ("form", "student"),
+    [
+        ("torchvision", {"architecture": "resnet18"}),
+        ("timm", {"architecture": "resnet18"}),
+        ("timm", {"architecture": "timm:resnet10t"}),
+        ("safetensors", {"architecture": "resnet8x2"}),
+        ("safetensors", {"architecture": "resnet18", "stem": "3x3/2", "maxpool": False}),
+        ("released", {"architecture": "resnet18", "stem": "3x3/2"}),
+        ("onnx", {"architecture": "resnet8x2"}),
+    ],
+)
+def test_the_cards_loading_code_gives_the_same_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, student: dict[str, object]
+) -> None:
+    trained = checkpoint(**student)
+    path = exported(trained, tmp_path, form)
+    names = by_card(path, monkeypatch)
+    with torch.no_grad():
+        expected = trained.build().features(BATCH)
+        found = names["module"](BATCH) if "module" in names else names["embeddings"]
+        torch.testing.assert_close(torch.as_tensor(found), expected, rtol=1e-4, atol=1e-4)
+        again = load_encoder(path).module(BATCH)
+        torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-4)
+    card = json.loads(card_of(path).read_text())
+    assert card["embedding_size"] == expected.shape[1]
+    assert card["preprocessing"]["size"] == 64
+    assert card["metrics"] == {"linear": {"top1": 90.0}}
+    assert card["checkpoint"]["sha256"] == sha256_of(tmp_path / "best.pt")
+
+
+def test_onnx_takes_any_number_of_images(tmp_path: Path) -> None:
+    trained = checkpoint(architecture="resnet8")
+    module = load_encoder(exported(trained, tmp_path, "onnx")).module
+    for count in (1, 5):
+        images = torch.randn(count, 3, 64, 64)
+        torch.testing.assert_close(
+            module(images), trained.build().features(images).detach(), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_released_files_are_checkpoints_again(tmp_path: Path) -> None:
     trained = checkpoint(architecture="resnet18")
-    card = export(trained, tmp_path / "x.pth", form="torchvision")
-    network = torchvision.models.resnet18(weights=None)
-    network.fc = torch.nn.Identity()
-    network.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True))
-    expected = trained.build().features(BATCH)
-    torch.testing.assert_close(network.eval()(BATCH), expected, rtol=1e-4, atol=1e-4)
-    assert json.loads(card.read_text())["embedding_size"] == 512
+    again = load_checkpoint(exported(trained, tmp_path, "released"), image=IMAGE)
+    assert again.encoder.keys() == trained.encoder.keys()
+    assert again.student.projector == (32,)
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet8x2"])
-def test_safetensors_hold_the_backbone(tmp_path: Path, architecture: str) -> None:
-    trained = checkpoint(architecture=architecture)
-    export(trained, tmp_path / "x.safetensors", form="safetensors")
-    other = build_encoder(trained.student, channels=3, size=64, seed=2).eval()
-    load_weights(other.backbone, load_file(tmp_path / "x.safetensors"))
-    torch.testing.assert_close(other.features(BATCH), trained.build().features(BATCH))
-
-
+@pytest.mark.parametrize("form", ["torchvision", "timm"])
 @pytest.mark.parametrize(
     "student",
     [
@@ -52,10 +99,16 @@ def test_safetensors_hold_the_backbone(tmp_path: Path, architecture: str) -> Non
         {"architecture": "resnet18", "maxpool": False},
     ],
 )
-def test_what_torchvision_lacks_is_refused_with_what_works(
-    tmp_path: Path, student: dict[str, object]
+def test_what_the_other_library_lacks_is_refused_with_what_works(
+    tmp_path: Path, form: str, student: dict[str, object]
 ) -> None:
-    with pytest.raises(ConfigError, match="safetensors"):
-        export(checkpoint(**student), tmp_path / "x.pth", form="torchvision")
-    assert list(tmp_path.iterdir()) == []
-    assert set(FORMATS) == {"safetensors", "torchvision"}
+    with pytest.raises(ConfigError, match="export it as safetensors, onnx or released"):
+        exported(checkpoint(**student), tmp_path, form)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_a_damaged_card_is_an_error(tmp_path: Path) -> None:
+    path = exported(checkpoint(architecture="resnet8"), tmp_path, "safetensors")
+    card_of(path).write_text("{}")
+    with pytest.raises(WeightsError, match="export again"):
+        load_encoder(path)

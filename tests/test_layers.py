@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module belongs to the layer of its longest listed prefix.
 LAYERS = {
-    "pipeline": 0,
+    "pipeline": 2,
     "pipeline.errors": 0,
     "pipeline.config": 0,
     "pipeline.runtime": 0,
@@ -23,7 +23,10 @@ LAYERS = {
     "pipeline.objective": 1,
     "pipeline.encoders": 1,
     "pipeline.checkpoints": 1,
+    "pipeline.released": 1,
     "pipeline.exporting": 1,
+    "pipeline.ready": 2,
+    "pipeline.embedding": 2,
     "pipeline.schedules": 1,
     "pipeline.datasets": 1,
     "pipeline.shards": 1,

@@ -1,5 +1,8 @@
 """The linear probe against scikit-learn's optimum."""
 
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +16,11 @@ from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures
 from pipeline.evaluation.linear import LinearOptions, linear_probe
 from pipeline.evaluation.logistic import fit_logistic
+from pipeline.images import ImageOptions, decode
+from pipeline.representations.table import KINDS
 
 CPU = torch.device("cpu")
+PHOTOGRAPHS = Path(__file__).parents[2] / "shared/data/cifar10-jpeg.tar.xz"
 
 
 def digits() -> tuple[LabelledFeatures, LabelledFeatures, LabelledFeatures]:
@@ -83,6 +89,42 @@ def test_the_probe_scores_digits_as_scikit_learn_does() -> None:
     found = (result.test_predictions == test.labels).double().mean().item()
     assert found == pytest.approx(expected, abs=0.005)
     assert result.l2 == result.l2s[int(np.argmax(result.validation_accuracies))]
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_file(), reason="the images in shared/data are missing")
+def test_the_probe_scores_cifar10_as_scikit_learn_does() -> None:
+    features, labels = cifar10_gradients(1500)
+    train, rest = (
+        LabelledFeatures(features[part], labels[part]) for part in (slice(1000), slice(1000, None))
+    )
+    options = LinearOptions(l2=(1e-1,))
+    result = linear_probe(train, rest, rest, options=options, device=CPU)
+    scaler, model = scikit_learn(train, 1e-1)
+    expected = model.score(scaler.transform(rest.features), rest.labels)
+    assert result.validation_accuracies[0] == pytest.approx(expected, abs=0.005)
+    assert expected > 0.3
+
+
+def cifar10_gradients(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return oriented gradients (count, 1152) and labels of CIFAR-10, class by class in turn."""
+    image = ImageOptions(size=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
+    hog = KINDS["hog"].model_validate({"kind": "hog"}).build(image)
+    with tarfile.open(PHOTOGRAPHS) as archive:
+        taken: dict[str, list[torch.Tensor]] = {}
+        for member in archive:
+            _, _, name = member.name.rpartition("/")
+            folder = Path(member.name).parent.name
+            own = taken.setdefault(folder, [])
+            if name.endswith(".jpg") and len(own) < count // 10:
+                file = archive.extractfile(member)
+                assert file is not None
+                own.append(hog.preparation(decode(file.read())))
+            if sum(len(images) for images in taken.values()) == count:
+                break
+    classes = [images for images in taken.values() if images]
+    order = torch.arange(count).reshape(10, -1).T.flatten()  # one of each class in turn
+    labels = torch.arange(10).repeat_interleave(count // 10)
+    return hog(torch.stack([x for images in classes for x in images]))[order], labels[order]
 
 
 def test_validation_chooses_the_penalty_and_test_labels_do_not_matter() -> None:

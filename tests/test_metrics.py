@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix as scikit_confusion
 from sklearn.metrics import recall_score, top_k_accuracy_score
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import (
@@ -47,6 +48,17 @@ def test_the_confusion_matrix_and_class_accuracies_agree_with_scikit_learn() -> 
     recalls = recall_score(targets, predictions, labels=range(5), average=None)
     np.testing.assert_allclose(accuracies[:5], recalls)
     assert math.isnan(accuracies[5])
+
+
+def test_accuracies_and_confusion_agree_with_torchmetrics() -> None:
+    scores = torch.randn(300, 12, generator=generator())
+    targets = torch.randint(12, (300,), generator=generator(1))
+    for k in (1, 5):
+        expected = multiclass_accuracy(scores, targets, 12, average="micro", top_k=k)
+        assert top_k_accuracy(scores, targets, k=k) == pytest.approx(expected.item())
+    guesses = scores.argmax(dim=1)
+    expected = multiclass_confusion_matrix(guesses, targets, 12)
+    assert torch.equal(confusion_matrix(guesses, targets, classes=12), expected)
 
 
 def test_a_class_out_of_range_is_a_data_error() -> None:

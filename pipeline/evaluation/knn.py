@@ -20,6 +20,8 @@ from pipeline.evaluation.features import (
 )
 from pipeline.evaluation.metrics import top_k_accuracy
 from pipeline.evaluation.neighbours import Neighbours, nearest
+from pipeline.evaluation.setting import Outcome, Setting, classified, probe_splits, sizes
+from pipeline.evaluation.subjects import Subject
 
 Temperature = Annotated[float, Field(gt=0)] | Literal["uniform"]
 
@@ -101,6 +103,28 @@ def knn_probe(
         classes=classes,
         test_scores=scores,
         test_predictions=classes[scores.argmax(dim=1)],
+    )
+
+
+def score(options: KnnOptions, subject: Subject, setting: Setting) -> Outcome:
+    """Score one subject by `knn_probe`."""
+    splits = probe_splits(subject, setting.images)
+    result = knn_probe(*splits, options=options, device=setting.device)
+    tried = [
+        {"k": k, "temperature": temperature, "validation_top1": 100 * accuracy}
+        for (k, temperature), accuracy in result.validation_accuracies.items()
+    ]
+    return classified(
+        result.test_scores,
+        result.classes,
+        setting,
+        images=sizes(*splits),
+        values={
+            "validation_top1": 100 * max(result.validation_accuracies.values()),
+            "k": result.k,
+            "temperature": result.temperature,
+        },
+        details={"tried": tried},
     )
 
 

@@ -2,7 +2,8 @@
 
 Multinomial logistic regression with an L2 penalty on the weights, to the optimum: nothing of
 the result depends on a learning rate or a number of epochs. The penalty is chosen on
-validation images; test images are only scored.
+validation images; test images are only scored. On request the fit is the published one instead,
+by gradient descent on augmented views, and test logits are averaged over ten crops.
 """
 
 from dataclasses import dataclass
@@ -13,29 +14,14 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.config import Options
+from pipeline.evaluation.augmented_fit import AugmentedFitOptions, augmented_probe, ten_crop
 from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
+from pipeline.evaluation.images import Images
 from pipeline.evaluation.logistic import LinearClassifier, fit_logistic
 from pipeline.evaluation.metrics import top_k_accuracy
-from pipeline.loading.training import LoadingOptions
+from pipeline.evaluation.setting import Outcome, Setting, classified, probe_splits, sizes
+from pipeline.evaluation.subjects import Embed, Subject
 from pipeline.views import AugmentationOptions
-
-Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)]
-
-
-class AugmentedFitOptions(Options):
-    """`evaluate.<name>.fit`: gradient descent on features of augmented views.
-
-    Every pair of `lrs` and `weight_decays` is tried. The defaults are the published fit: Adam
-    at 1e-3 with a cosine to 0 over 100 epochs.
-    """
-
-    epochs: Annotated[int, Field(ge=1)] = 100
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    lrs: Rates = (1e-3,)
-    weight_decays: Annotated[
-        tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)
-    ] = (0.0,)
-    loading: LoadingOptions = LoadingOptions()
 
 
 class LinearOptions(Options):
@@ -120,3 +106,60 @@ def linear_probe(
         test_logits=logits,
         test_predictions=classes[logits.argmax(dim=1)],
     )
+
+
+def score(options: LinearOptions, subject: Subject, setting: Setting) -> Outcome:
+    """Score one subject: `linear_probe`, or the augmented fit, then crops where asked for."""
+    splits = probe_splits(subject, setting.images)
+    if options.augmentation is not None:
+        fitted = augmented_probe(
+            *splits[:2],
+            subject,
+            setting,
+            augmentation=options.augmentation,
+            options=options.fit,
+        )
+        classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
+    else:
+        result = linear_probe(*splits, options=options, device=setting.device)
+        chosen = result.l2s.index(result.l2)
+        classifier = result.classifier
+        values = {
+            "validation_top1": 100 * result.validation_accuracies[chosen],
+            "l2": result.l2,
+            "converged": result.converged[chosen],
+        }
+        tried = [
+            {"l2": l2, "validation_top1": 100 * accuracy, "converged": converged}
+            for l2, accuracy, converged in zip(
+                result.l2s, result.validation_accuracies, result.converged, strict=True
+            )
+        ]
+    crops = 1
+    if options.ten_crop and subject.embed is not None:  # a stored feature has no other view
+        crops, logits = 10, ten_crop_logits(classifier, subject.embed, setting.images)
+    else:
+        logits = classifier.logits(splits[2].features)
+    return classified(
+        logits.double().softmax(dim=1),
+        classifier.classes,
+        setting,
+        images=sizes(*splits),
+        values=values,
+        details={"tried": tried, "crops": crops},
+    )
+
+
+def ten_crop_logits(classifier: LinearClassifier, embed: Embed, images: Images) -> Tensor:
+    """Return logits (N, K) of the labelled test images, averaged over ten crops.
+
+    Corners, centre, and their mirror images, cut at the student's size from the centre square at
+    `dataset.image.resize`; without a `resize` the five coincide, and only mirroring is left.
+    """
+    side = images.image.resize or images.image.size
+    square = images.image.model_copy(update={"size": side, "resize": side})
+    parts = []
+    for batch in images.batches("test", square):
+        crops = ten_crop(batch, images.image.size)
+        parts.append(torch.stack([classifier.logits(embed(c).cpu()) for c in crops]).mean(dim=0))
+    return torch.cat(parts)[images.known("test")]

@@ -4,7 +4,8 @@ Two losses over the same machinery: multinomial (one label an image), and one bi
 class (several labels an image, some of them ignored).
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,32 +55,85 @@ def fit_logistic(
     the one before ended, so strengths in decreasing order are fastest.
     """
     classes = classes_of(train)
-    features = train.features.to(device, torch.float32, copy=True)
+    features, mean, scale = _standardised(train.features, device)
+    targets = class_indices(train.labels, classes).to(device)
+    problem = _Multinomial(features, targets, len(classes))
+    return [
+        (_raw(weight, mean, scale, classes.to(device)), converged)
+        for weight, converged in _path(problem, l2s, max_iterations, tolerance)
+    ]
+
+
+def fit_binary(
+    features: Tensor,
+    present: Tensor,
+    *,
+    l2s: Sequence[float],
+    max_iterations: int,
+    tolerance: float,
+    device: torch.device,
+) -> list[tuple[LinearClassifier, bool]]:
+    """Return, for each penalty, K independent two-class classifiers of features (N, D).
+
+    `present` (N, K) is 1 or 0, and negative where the image does not count for that class. Each
+    class's loss is the mean over the images that count. As `fit_logistic` otherwise.
+    """
+    features, mean, scale = _standardised(features, device)
+    problem = _Binary(features, present.to(device))
+    classes = torch.arange(present.shape[1], device=device)
+    return [
+        (_raw(weight, mean, scale, classes), converged)
+        for weight, converged in _path(problem, l2s, max_iterations, tolerance)
+    ]
+
+
+def _standardised(features: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return standardised features (N, D), float32, with their mean and scale (D,)."""
+    features = features.to(device, torch.float32, copy=True)
     mean = features.mean(dim=0)
     features -= mean
     scale = features.square().mean(dim=0).sqrt()
     scale[scale <= 1e-6 * mean.abs() + 1e-12] = torch.inf  # constant up to rounding
     features /= scale
-    targets = class_indices(train.labels, classes).to(device)
-    problem = _Problem(features, targets, len(classes))
-    weight = features.new_zeros(features.shape[1] + 1, len(classes))  # last row: the intercept
-    fits = []
+    return features, mean, scale
+
+
+def _raw(weight: Tensor, mean: Tensor, scale: Tensor, classes: Tensor) -> LinearClassifier:
+    """Return the classifier of features as they were before standardising."""
+    raw = weight[:-1] / scale[:, None]
+    return LinearClassifier(raw, weight[-1] - mean @ raw, classes)
+
+
+def _path(
+    problem: "_Problem", l2s: Sequence[float], max_iterations: int, tolerance: float
+) -> Iterator[tuple[Tensor, bool]]:
+    features = problem.features
+    weight = features.new_zeros(features.shape[1] + 1, problem.outputs)  # last row: the intercept
     for l2 in l2s:
         weight, converged = _minimise(problem, weight, l2, max_iterations, tolerance)
-        raw = weight[:-1] / scale[:, None]
-        bias = weight[-1] - mean @ raw
-        fits.append((LinearClassifier(raw, bias, classes.to(device)), converged))
-    return fits
+        yield weight, converged
 
 
-class _Problem:
-    """Mean cross entropy of standardised features (N, D), its gradient and its curvature."""
+class _Problem(ABC):
+    """A loss of standardised features (N, D) and K outputs, its gradient and its curvature.
 
-    def __init__(self, features: Tensor, targets: Tensor, classes: int) -> None:
+    `counts` (K,) are the images that count for an output; `curvature` is the second derivative
+    of an image's loss by an output where all classes are as likely.
+    """
+
+    def __init__(self, features: Tensor, counts: Tensor, curvature: float) -> None:
         self.features = features
-        self.targets = targets
-        self.classes = classes
+        self.counts = counts.to(features)
+        self.outputs = len(counts)
+        self.curvature = curvature
         self.covariance = _covariance(features) if features.shape[1] <= _WIDEST_GRAM else None
+
+    @abstractmethod
+    def block(self, rows: slice, logits: Tensor) -> tuple[float, Tensor]:
+        """Return what rows with logits (K, rows) add to the loss, and their errors (K, rows).
+
+        An error is the gradient by a logit, times the output's count.
+        """
 
     def loss_and_gradient(self, weight: Tensor, l2: float) -> tuple[float, Tensor]:
         """Return the objective at `weight` (D + 1, K), its last row the intercept, and its slope.
@@ -90,30 +144,61 @@ class _Problem:
         w, bias = weight[:-1].T.contiguous(), weight[-1]
         gradient, intercept = torch.zeros_like(w), torch.zeros_like(bias)
         loss = 0.0
-        blocks = (torch.split(whole, _ROWS_AT_ONCE) for whole in (self.features, self.targets))
-        for x, y in zip(*blocks, strict=True):
-            log_p = torch.addmm(bias[:, None], w, x.T).log_softmax(dim=0)  # (K, rows)
-            # Near the optimum the line search compares losses that differ in the eighth digit.
-            loss -= log_p.gather(0, y[None]).double().sum().item()
-            error = log_p.exp_() - F.one_hot(y, self.classes).T
+        for first in range(0, len(self.features), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            x = self.features[rows]
+            part, error = self.block(rows, torch.addmm(bias[:, None], w, x.T))
+            loss += part
             gradient.addmm_(error, x)
             intercept += error.sum(dim=1)
-        count = len(self.features)
-        slope = torch.cat([gradient.T / count + l2 * weight[:-1], intercept[None] / count])
-        return loss / count + l2 / 2 * w.double().square().sum().item(), slope
+        means = gradient.T / self.counts
+        slope = torch.cat([means + l2 * weight[:-1], (intercept / self.counts)[None]])
+        return loss + l2 / 2 * w.double().square().sum().item(), slope
 
     def curvature_root(self, l2: float) -> Tensor | None:
         """Return lower-triangular R (D, D) with R R^T near the Hessian of each class's weights.
 
-        At uniform probabilities the Hessian is covariance / K + l2, up to the coupling of
-        classes. A small ridge keeps the factorisation safe where features are redundant.
+        It is the Hessian where all classes are as likely, up to the coupling of classes. A
+        small ridge keeps the factorisation safe where features are redundant.
         """
         if self.covariance is None:
             return None
-        hessian = self.covariance / self.classes
-        hessian.diagonal().add_(max(l2, 1e-5 / self.classes))
+        hessian = self.covariance * self.curvature
+        hessian.diagonal().add_(max(l2, 1e-5 * self.curvature))
         root: Tensor = torch.linalg.cholesky(hessian).float()
         return root
+
+
+class _Multinomial(_Problem):
+    """Mean cross entropy against one class an image, `targets` (N,)."""
+
+    def __init__(self, features: Tensor, targets: Tensor, classes: int) -> None:
+        super().__init__(features, torch.full((classes,), len(targets)), 1 / classes)
+        self.targets = targets
+
+    def block(self, rows: slice, logits: Tensor) -> tuple[float, Tensor]:
+        """Return the cross entropy of some rows; see `_Problem`."""
+        y, count = self.targets[rows], len(self.targets)
+        log_p = logits.log_softmax(dim=0)
+        # Near the optimum the line search compares losses that differ in the eighth digit.
+        loss = -log_p.gather(0, y[None]).double().sum().item()
+        return loss / count, log_p.exp_() - F.one_hot(y, self.outputs).T
+
+
+class _Binary(_Problem):
+    """Sum over classes of the mean binary cross entropy; `present` (N, K), negative: ignored."""
+
+    def __init__(self, features: Tensor, present: Tensor) -> None:
+        super().__init__(features, (present >= 0).sum(dim=0).clamp_min(1), 1 / 4)
+        self.targets = present.clamp_min(0).float().T.contiguous()  # (K, N)
+        self.counted = (present >= 0).float().T.contiguous()  # (K, N)
+
+    def block(self, rows: slice, logits: Tensor) -> tuple[float, Tensor]:
+        """Return the binary cross entropies of some rows; see `_Problem`."""
+        y, counted = self.targets[:, rows], self.counted[:, rows]
+        losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none") * counted
+        loss = (losses.double().sum(dim=1) / self.counts).sum().item()
+        return loss, (logits.sigmoid() - y) * counted
 
 
 def _covariance(features: Tensor) -> Tensor:
@@ -140,7 +225,7 @@ def _minimise(
     directions: features as correlated as pixels converge tens of times faster.
     """
     root = problem.curvature_root(l2)
-    spread = problem.classes**0.5  # the same for the intercept, whose feature has variance 1
+    spread = problem.curvature**-0.5  # the same for the intercept, whose feature has variance 1
 
     def outward(v: Tensor) -> Tensor:
         if root is None:

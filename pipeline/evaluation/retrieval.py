@@ -4,7 +4,6 @@ Every image is a query, and all others are what it can find, by cosine.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -12,12 +11,20 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.config import Options
+from pipeline.datasets.base import Split
+from pipeline.dependence import distance_correlation
 from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures, check_features
-from pipeline.evaluation.metrics import effective_rank
+from pipeline.evaluation.metrics import bootstrap_interval, effective_rank
 from pipeline.evaluation.neighbours import nearest
+from pipeline.evaluation.setting import Outcome, Setting, Values
+from pipeline.evaluation.subjects import Subject
+from pipeline.loading.batch import NO_LABEL
 
 Ks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
+
+DEPENDENCE_BATCH = 256
+AGREEMENT_K = 10
 
 _QUERIES_AT_ONCE = 1024
 
@@ -33,38 +40,49 @@ class RetrievalOptions(Options):
     agreement_ks: Ks = (1, 10, 50)
 
 
-@dataclass(frozen=True)
-class RetrievalResult:
-    """Shares in [0, 1] by k, None for what was not asked; `effective_rank` from 0 to D."""
+def score(options: RetrievalOptions, subject: Subject, setting: Setting) -> Outcome:
+    """Describe one subject's embeddings of test images, of validation where there is no test.
 
-    recall: dict[int, float] | None
-    agreement: dict[int, float] | None
-    effective_rank: float
-
-
-def retrieval(
-    embeddings: Tensor,
-    *,
-    options: RetrievalOptions,
-    device: torch.device,
-    labels: Tensor | None = None,
-    teacher: Tensor | None = None,
-) -> RetrievalResult:
-    """Describe embeddings (N, D), with labels (N,) and a teacher's embeddings (N, D') if given."""
-    check_features(embeddings)
-    recall = agreement = None
-    if labels is not None:
+    The main figure is recall at the smallest k where every image has a label, else agreement at
+    10 (or the largest smaller k) with the first stored feature, else the effective rank.
+    """
+    images = setting.images
+    split: Split = "test" if "test" in images.splits else "validation"
+    if split not in images.splits:
+        raise DataError("Retrieval needs test or validation images, and there are none.")
+    embeddings, labels = subject.of(split), images.labels(split)
+    options = _possible(options, len(embeddings))
+    values: Values = {}
+    main, shares = "effective_rank", None
+    if not images.several_classes and bool((labels != NO_LABEL).all()):
         labelled = LabelledFeatures(embeddings, labels)
-        recall = recall_at(labelled, ks=options.recall_ks, device=device)
-    if teacher is not None:
-        agreement = neighbour_agreement(embeddings, teacher, ks=options.agreement_ks, device=device)
-    return RetrievalResult(recall, agreement, effective_rank(embeddings.to(device)))
+        hits = recall_at(labelled, ks=options.recall_ks, device=setting.device)
+        values |= {f"recall_at_{k}": 100 * hit.mean().item() for k, hit in hits.items()}
+        main, shares = f"recall_at_{min(hits)}", hits[min(hits)]
+    for name, reference in setting.references.items():
+        if name == subject.name:
+            continue
+        other = reference.of(split)
+        found = neighbour_agreement(
+            embeddings, other, ks=options.agreement_ks, device=setting.device
+        )
+        values[f"with_{name}"] = {
+            **{f"agreement_at_{k}": 100 * share.mean().item() for k, share in found.items()},
+            "dcor": mean_dependence(embeddings, other, setting.seed),
+        }
+        if shares is None:
+            k = max((k for k in found if k <= AGREEMENT_K), default=min(found))
+            main, shares = f"agreement_at_{k}_with_{name}", found[k]
+    values["effective_rank"] = effective_rank(embeddings.to(setting.device))
+    if shares is not None:
+        values = {**_interval(main, shares, setting.seed), **values}
+    return Outcome(main=main, values=values, images={split: len(embeddings)})
 
 
 def recall_at(
     images: LabelledFeatures, *, ks: Sequence[int] = (1, 5, 10), device: torch.device
-) -> dict[int, float]:
-    """Return, for each k, the share of images with one of their class among the k nearest.
+) -> dict[int, Tensor]:
+    """Return, for each k, whether (N,) one of an image's class is among its k nearest: 0 or 1.
 
     An image that is alone in its class counts as a miss. Raises DataError if there are not
     more images than the largest k.
@@ -72,17 +90,17 @@ def recall_at(
     labels = images.labels.cpu()
     found = nearest(images.features, images.features, k=max(ks), device=device, exclude_self=True)
     hits = labels[found.indices] == labels[:, None]  # (N, k)
-    return {k: hits[:, :k].any(dim=1).double().mean().item() for k in ks}
+    return {k: hits[:, :k].any(dim=1).double() for k in ks}
 
 
 def neighbour_agreement(
     student: Tensor, teacher: Tensor, *, ks: Sequence[int] = (1, 10, 50), device: torch.device
-) -> dict[int, float]:
-    """Return, for each k, the mean share of an image's k neighbours that two spaces have in common.
+) -> dict[int, Tensor]:
+    """Return, for each k, the share (N,) of an image's k neighbours that two spaces have in common.
 
     `student` (N, D) and `teacher` (N, D') embed the same images in the same order. Unrelated
-    spaces agree on k / (N - 1). Raises DataError if they differ in N, or N is not above the
-    largest k.
+    spaces agree on k / (N - 1) on average. Raises DataError if they differ in N, or N is not
+    above the largest k.
     """
     check_features(student)
     check_features(teacher)
@@ -98,11 +116,45 @@ def neighbour_agreement(
     return {k: _overlap(a[:, :k], b[:, :k]) for k in ks}
 
 
-def _overlap(a: Tensor, b: Tensor) -> float:
-    """Return the mean size of the rows' common sets, as a share; each row (k,) is a set."""
-    common = 0
-    for rows_a, rows_b in zip(
-        torch.split(a, _QUERIES_AT_ONCE), torch.split(b, _QUERIES_AT_ONCE), strict=True
-    ):
-        common += int((rows_a[:, :, None] == rows_b[:, None, :]).sum())  # (rows, k, k)
-    return common / a.numel()
+def mean_dependence(x: Tensor, y: Tensor, seed: int) -> float:
+    """Return the mean distance correlation over random batches that cover the images once."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    batches = torch.split(order, DEPENDENCE_BATCH)
+    whole = [rows for rows in batches if len(rows) == DEPENDENCE_BATCH] or [order]
+    values = [float(distance_correlation(x[rows], y[rows])) for rows in whole]
+    return sum(values) / len(values)
+
+
+def _overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Return the size (N,) of the rows' common sets, as a share; each row (k,) is a set."""
+    parts = [
+        (rows_a[:, :, None] == rows_b[:, None, :]).sum(dim=(1, 2))  # (rows, k, k)
+        for rows_a, rows_b in zip(
+            torch.split(a, _QUERIES_AT_ONCE), torch.split(b, _QUERIES_AT_ONCE), strict=True
+        )
+    ]
+    return torch.cat(parts).double() / a.shape[1]
+
+
+def _interval(name: str, shares: Tensor, seed: int) -> Values:
+    """Return a mean in percent under `name`, with its bounds."""
+    interval = bootstrap_interval(shares, seed=seed)
+    bounds = {"": interval.mean, "_low": interval.low, "_high": interval.high}
+    return {f"{name}{end}": 100 * value for end, value in bounds.items()}
+
+
+def _possible(options: RetrievalOptions, images: int) -> RetrievalOptions:
+    """Leave out every k that so few images cannot have as neighbours.
+
+    Raises DataError if none is left.
+    """
+    left = {
+        name: tuple(k for k in getattr(options, name) if k < images)
+        for name in ("recall_ks", "agreement_ks")
+    }
+    if not all(left.values()):
+        raise DataError(
+            f"Retrieval among {images} images cannot have {options.agreement_ks} neighbours: "
+            "give it more images by a larger dataset.split.validation or test, or smaller ks."
+        )
+    return options.model_copy(update=left)

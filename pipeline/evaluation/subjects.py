@@ -1,11 +1,12 @@
 """What is scored: the student, and the controls beside it, as features of the same images."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
@@ -14,84 +15,75 @@ from pipeline.datasets.base import Split
 from pipeline.encoders import Encoder
 from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures
+from pipeline.evaluation.images import Images
 from pipeline.images import ImageOptions, normalise
-from pipeline.loading.batch import NO_LABEL
-from pipeline.loading.resident import EvaluationLoader
-from pipeline.runtime import Progress, Silent, atomic_path
+from pipeline.runtime import Progress, atomic_path
 from pipeline.store import StoredFeature
+
+WIDEST_PIXELS = 32
+
+Embed = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Subject:
     """Features of every valid image by split, computed when first asked for.
 
-    `of(split)` returns (N, D) float32; row i belongs to row i of every other subject's.
+    `of(split)` returns (N, D) float32; row i belongs to row i of every other subject's. `embed`
+    maps any images (B, C, size, size), uint8 or in [0, 1], to features (B, D) on its device,
+    where there is something to compute; `encoder` is the network, where there is one.
     """
 
     name: str
     of: Callable[[Split], Tensor]
+    embed: Embed | None = None
+    encoder: Encoder | None = None
 
+    def labelled(self, images: Images, split: Split) -> LabelledFeatures:
+        """Return the features of the labelled images of a split.
 
-class Images:
-    """The splits of a data set as the protocols see them: labels, sizes, and batches."""
-
-    def __init__(self, loaders: Mapping[Split, EvaluationLoader]) -> None:
-        self.loaders = loaders
-
-    def labels(self, split: Split) -> Tensor:
-        """Return the labels (N,) of a split, NO_LABEL where an image has none."""
-        return self.loaders[split].resident.labels
-
-    def labelled(self, subject: Subject, split: Split) -> LabelledFeatures:
-        """Return a subject's features of the labelled images of a split.
-
-        Raises DataError if the split is missing or has no labels.
+        Raises DataError if none has a label, or images have several.
         """
-        if split not in self.loaders:
+        if images.several_classes:
             raise DataError(
-                f"This protocol needs {split} images, and there are none: set "
-                f"dataset.split.{split} to a share such as 0.1, and run `mvmr shard --force`."
+                "This protocol is for images with one class each, and these may have several: "
+                "use voc07 or retrieval."
             )
-        labels = self.labels(split)
-        known = labels != NO_LABEL
-        if not known.any():
-            raise DataError(
-                f"This protocol needs labels, and the {split} images have none: leave it out of "
-                "`evaluate`, and use retrieval, which needs no labels."
-            )
-        return LabelledFeatures(subject.of(split)[known], labels[known])
+        known = images.known(split)
+        return LabelledFeatures(self.of(split)[known], images.labels(split)[known])
 
 
 def encoder_subject(
     name: str,
     encoder: Encoder,
     images: Images,
-    image: ImageOptions,
     *,
     device: torch.device,
     cache: Path,
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> Subject:
     """Return the features h of an encoder, in evaluation mode, of the original view.
 
     They are kept in the directory `cache`, by the digest of encoder and images.
     """
+    encoder.to(device).eval()
+    embed = _frozen(encoder.features, images.image, device)
     identity = encoder_digest(encoder)
 
     def of(split: Split) -> Tensor:
-        loader = images.loaders[split]
-        key = digest([identity, loader.digest, image.model_dump(mode="json")])
+        data = images.splits[split]
+        key = digest([identity, data.manifest.digest, images.image.model_dump(mode="json")])
         path = cache / f"{name}-{split}-{key[:16]}.safetensors"
         if not path.exists():
             for older in cache.glob(f"{name}-{split}-*.safetensors"):
                 older.unlink()
-            embedded = _embed(encoder, loader, image, device, name, progress or Silent())
+            embedded = _stream(embed, images, split, f"embed {split} by {name}", progress)
             with atomic_path(path) as temporary:
                 save_file({"h": embedded}, temporary)
         features: Tensor = load_file(path)["h"]
         return features
 
-    return Subject(name, of)
+    return Subject(name, of, embed, encoder)
 
 
 def encoder_digest(encoder: Encoder) -> str:
@@ -100,38 +92,51 @@ def encoder_digest(encoder: Encoder) -> str:
     return hashlib.sha256(layers + save(encoder.state_dict())).hexdigest()
 
 
-def _embed(
-    encoder: Encoder,
-    loader: EvaluationLoader,
-    image: ImageOptions,
-    device: torch.device,
-    name: str,
-    progress: Progress,
-) -> Tensor:
-    progress.start(f"embed {loader.split} by {name}", len(loader.resident), "images")
-    encoder.to(device).eval()
-    parts = []
-    with torch.inference_mode():
-        for batch in loader:
-            parts.append(encoder.features(normalise(batch["images"].to(device), image)).cpu())
-            progress.advance(len(parts[-1]))
-    return torch.cat(parts).float()
+def _frozen(network: Embed, image: ImageOptions, device: torch.device) -> Embed:
+    def embed(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(normalise(batch.to(device), image)).float()
+
+    return embed
 
 
-def pixel_subject(images: Images, image: ImageOptions) -> Subject:
-    """Return the normalised original view, flattened."""
+def _stream(embed: Embed, images: Images, split: Split, what: str, progress: Progress) -> Tensor:
+    """Return the features (N, D) of a split, on the CPU."""
+    count = images.splits[split].valid_samples
+    progress.start(what, count, "images")
+    features, first = torch.empty(0), 0
+    for batch in images.batches(split):
+        part = embed(batch).cpu()
+        if first == 0:
+            features = part.new_empty(count, part.shape[1])
+        features[first : first + len(part)] = part
+        first += len(part)
+        progress.advance(len(part))
+    return features
+
+
+def pixel_subject(images: Images, *, device: torch.device, progress: Progress) -> Subject:
+    """Return the normalised original view, flattened, at no more than `WIDEST_PIXELS` a side.
+
+    A larger view is averaged down: raw pixels of ImageNet would take 770 GB.
+    """
+    side = min(images.image.size, WIDEST_PIXELS)
+    embed = _frozen(lambda x: F.adaptive_avg_pool2d(x, side).flatten(1), images.image, device)
+    held: dict[Split, Tensor] = {}
 
     def of(split: Split) -> Tensor:
-        return normalise(images.loaders[split].resident.images, image).flatten(1)
+        if split not in held:
+            held[split] = _stream(embed, images, split, f"read {split} pixels", progress)
+        return held[split]
 
-    return Subject("pixels", of)
+    return Subject("pixels", of, embed)
 
 
 def stored_subject(feature: StoredFeature, images: Images) -> Subject:
     """Return a stored feature, as it is stored, of the valid images."""
 
     def of(split: Split) -> Tensor:
-        rows = torch.from_numpy(feature.read(split))[images.loaders[split].resident.index]
+        rows = torch.from_numpy(feature.read(split))[images.index(split)]
         return rows.float()
 
     return Subject(feature.name, of)

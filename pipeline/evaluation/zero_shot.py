@@ -1,11 +1,31 @@
-"""Zero shot."""
+"""Zero-shot classification of a student of a CLIP teacher, by the teacher's text tower.
 
+A ridge map from the student's features to the teacher's unit embeddings is fitted in closed
+form on cached targets of the training images; its ridge is chosen by the cosine on validation
+images. Neither looks at a label. A test image then gets the class whose prompts are nearest.
+The teacher's own embedding is classified the same way, without a map.
+"""
+
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from pipeline.config import Options
+from pipeline.errors import ConfigError, DataError, unknown_name
+from pipeline.evaluation.features import check_features
+from pipeline.evaluation.setting import Outcome, Setting, Values, classified
+from pipeline.evaluation.subjects import Subject
+from pipeline.representations.base import RepresentationOptions
+from pipeline.teachers.open_clip import OpenClipOptions, text_embeddings
+
+_ROWS_AT_ONCE = 8192
+TEMPERATURE = 0.01  # CLIP's own; it only scales the confidences
 
 Templates = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
@@ -34,3 +54,141 @@ class ZeroShotOptions(Options):
             if template.count("{}") != 1:
                 raise ValueError(f"a template holds one {{}} for the class; {template!r} does not")
         return templates
+
+
+class RidgeMap:
+    """Features (N, D) -> targets (N, T): the minimiser of the mean squared error + ridge ||W||^2.
+
+    Sums run over blocks in float64; the intercept carries no penalty.
+    """
+
+    def __init__(self, features: Tensor, targets: Tensor) -> None:
+        check_features(features)
+        self.feature_mean = features.double().mean(dim=0)
+        self.target_mean = targets.double().mean(dim=0)
+        width = features.shape[1]
+        self._gram = torch.zeros(width, width, dtype=torch.float64)
+        self._cross = torch.zeros(width, targets.shape[1], dtype=torch.float64)
+        for x, y in zip(
+            torch.split(features, _ROWS_AT_ONCE), torch.split(targets, _ROWS_AT_ONCE), strict=True
+        ):
+            centred = x.double() - self.feature_mean
+            self._gram += centred.T @ centred / len(features)
+            self._cross += centred.T @ (y.double() - self.target_mean) / len(features)
+
+    def solve(self, ridge: float) -> Tensor:
+        """Return W (D, T) for a ridge relative to the mean variance of a feature."""
+        scale = self._gram.diagonal().mean().clamp_min(1e-12)
+        penalised = self._gram + ridge * scale * torch.eye(len(self._gram), dtype=torch.float64)
+        solution: Tensor = torch.linalg.solve(penalised, self._cross)
+        return solution
+
+    def apply(self, weight: Tensor, features: Tensor) -> Tensor:
+        """Map features (N, D) to (N, T), float32."""
+        parts = [
+            ((rows.double() - self.feature_mean) @ weight + self.target_mean).float()
+            for rows in torch.split(features, _ROWS_AT_ONCE)
+        ]
+        return torch.cat(parts)
+
+
+def score(options: ZeroShotOptions, subject: Subject, setting: Setting) -> Outcome:
+    """Classify the test images of one subject by text.
+
+    Raises ConfigError if `teacher` is no stored, unreduced feature of kind open_clip, DataError
+    without class names or labelled test images.
+    """
+    images = setting.images
+    if images.several_classes or not images.classes:
+        raise DataError("Zero-shot classification needs images with one named class each.")
+    specification = teacher_of(options, setting.specifications)
+    known = images.known("test")
+    if subject.name == options.teacher:
+        embedded, used, values = subject.of("test")[known], {}, Values()
+    else:
+        embedded, values = _mapped(options, subject, setting)
+        used = {split: len(images.index(split)) for split in ("train", "validation")}
+    prompts = class_embeddings(specification, class_names(options, images.classes), options)
+    shares = (F.normalize(embedded, dim=1) @ prompts.T).double().div(TEMPERATURE).softmax(dim=1)
+    return classified(
+        shares,
+        torch.arange(len(images.classes)),
+        setting,
+        images={**used, "test": int(known.sum())},
+        values=values,
+        details={"prompts": [t.format(_readable(images.classes[0])) for t in options.templates]},
+    )
+
+
+def teacher_of(
+    options: ZeroShotOptions, features: Mapping[str, RepresentationOptions]
+) -> OpenClipOptions:
+    """Return what `teacher` is, of the features by name.
+
+    Raises ConfigError if it is no feature, none that reads text, or one that is stored reduced.
+    """
+    specification = features.get(options.teacher)
+    if specification is None:
+        raise ConfigError(unknown_name("feature", options.teacher, features))
+    if not isinstance(specification, OpenClipOptions):
+        raise ConfigError(
+            f"Zero-shot needs a teacher that reads text; {options.teacher!r} is of kind "
+            f"{specification.kind}, not open_clip."
+        )
+    if specification.reduce.model_dump(exclude_none=True):
+        raise ConfigError(
+            f"Zero-shot needs the teacher's whole embedding: leave `reduce` out of "
+            f"features.{options.teacher}."
+        )
+    return specification
+
+
+def class_names(options: ZeroShotOptions, classes: tuple[str, ...]) -> list[str]:
+    """Return what each class is called in a prompt. Raises ConfigError if `names` lacks one."""
+    if options.names is None:
+        return [_readable(name) for name in classes]
+    try:
+        names: Any = json.loads(options.names.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"The names in {str(options.names)!r} cannot be read: {error}."
+        ) from error
+    missing = [
+        c for c in classes if not isinstance(names, dict) or not isinstance(names.get(c), str)
+    ]
+    if missing:
+        raise ConfigError(
+            f"{options.names} must be a JSON object with a name for each of {len(classes)} "
+            f"classes; {len(missing)} are missing, such as {missing[0]!r}."
+        )
+    return [names[c] for c in classes]
+
+
+def class_embeddings(
+    teacher: OpenClipOptions, names: list[str], options: ZeroShotOptions
+) -> Tensor:
+    """Return one unit vector (K, T) a class: the mean over templates of unit text embeddings."""
+    prompts = [template.format(name) for name in names for template in options.templates]
+    unit = F.normalize(text_embeddings(teacher, prompts), dim=1)
+    return F.normalize(unit.reshape(len(names), len(options.templates), -1).mean(dim=1), dim=1)
+
+
+def _mapped(options: ZeroShotOptions, subject: Subject, setting: Setting) -> tuple[Tensor, Values]:
+    teacher = setting.references[options.teacher]
+    setting.images.index("validation")  # names what is missing
+    targets = {s: F.normalize(teacher.of(s), dim=1) for s in ("train", "validation")}
+    fitted = RidgeMap(subject.of("train"), targets["train"])
+    tried = []
+    for ridge in options.ridges:
+        weight = fitted.solve(ridge)
+        mapped = fitted.apply(weight, subject.of("validation"))
+        cosine = F.cosine_similarity(mapped, targets["validation"]).mean().item()
+        tried.append((cosine, ridge, weight))
+    cosine, ridge, weight = max(tried, key=lambda entry: entry[0])
+    known = setting.images.known("test")
+    embedded = fitted.apply(weight, subject.of("test")[known])
+    return embedded, {"ridge": ridge, "validation_cosine": cosine}
+
+
+def _readable(name: str) -> str:
+    return name.replace("_", " ")

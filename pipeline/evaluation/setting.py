@@ -1,0 +1,127 @@
+"""What a protocol is given beside the subject, and what it gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.checkpoints import Checkpoint
+from pipeline.datasets.base import Split
+from pipeline.evaluation.features import LabelledFeatures, class_indices
+from pipeline.evaluation.images import Images
+from pipeline.evaluation.metrics import bootstrap_interval, per_class_accuracy, top_k_accuracy
+from pipeline.evaluation.subjects import Subject
+from pipeline.representations.base import RepresentationOptions
+from pipeline.runtime import Progress
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a protocol may use beside the subject.
+
+    `references` are the stored features, `specifications` what they were made by; `work` is a
+    directory for files that may be lost.
+    """
+
+    images: Images
+    references: Mapping[str, Subject]
+    specifications: Mapping[str, RepresentationOptions]
+    checkpoint: Checkpoint
+    device: torch.device
+    seed: int
+    work: Path
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One class a test image: rows of the split (N,), labels and guesses (N,), confidence (N,)."""
+
+    rows: Tensor
+    actual: Tensor
+    predicted: Tensor
+    confidence: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One subject's score.
+
+    `main` names the one of `values` that the protocol is about; its 95 % interval is beside it,
+    as `<main>_low` and `<main>_high`. `images` counts those that were used, by split. `details`
+    is for the record alone.
+    """
+
+    main: str
+    values: Values
+    images: Mapping[Split, int]
+    details: Values = field(default_factory=dict)
+    predictions: Predictions | None = None
+
+
+def probe_splits(
+    subject: Subject, images: Images
+) -> tuple[LabelledFeatures, LabelledFeatures, LabelledFeatures]:
+    """Return the labelled features of train, validation and test."""
+    train, validation, test = (
+        subject.labelled(images, split) for split in ("train", "validation", "test")
+    )
+    return train, validation, test
+
+
+def sizes(train: object, validation: object, test: object) -> dict[Split, int]:
+    """Return the length of each, by split."""
+    return {"train": len(train), "validation": len(validation), "test": len(test)}  # type: ignore[arg-type]
+
+
+def classified(
+    shares: Tensor,
+    classes: Tensor,
+    setting: Setting,
+    *,
+    images: Mapping[Split, int],
+    values: Values,
+    details: Values | None = None,
+) -> Outcome:
+    """Return the outcome of the labelled test images' shares of each class (N, K), rows of sum 1.
+
+    `classes` (K,) are the labels of the columns. Accuracies are in percent; top-5 is there
+    where there are more than 5 classes.
+    """
+    known = setting.images.known("test")
+    labels = setting.images.labels("test")[known]
+    shares = shares.cpu()
+    places = shares.argmax(dim=1)
+    predicted, targets = classes[places], class_indices(labels, classes)
+    interval = bootstrap_interval((predicted == labels).double(), seed=setting.seed)
+    accuracies = {
+        "top1": 100 * interval.mean,
+        "top1_low": 100 * interval.low,
+        "top1_high": 100 * interval.high,
+    }
+    if len(classes) > 5:
+        accuracies["top5"] = 100 * top_k_accuracy(shares, targets, k=5)
+    by_class = 100 * per_class_accuracy(places, targets, classes=len(classes))
+    names = setting.images.classes
+    per_class = {
+        names[label] if names else str(label): round(value, 4)
+        for label, value in zip(classes.tolist(), by_class.tolist(), strict=True)
+        if value == value  # a class without test images has none
+    }
+    return Outcome(
+        main="top1",
+        values={**accuracies, **values},
+        images=images,
+        details={"top1_by_class": per_class, **(details or {})},
+        predictions=Predictions(
+            rows=known.nonzero().flatten(),
+            actual=labels,
+            predicted=predicted,
+            confidence=shares.gather(1, places[:, None])[:, 0],
+        ),
+    )
