@@ -39,7 +39,7 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Dask cluster that runs tasks; `neighbours` are the tasks at once on each worker's host."""
+    """A Dask cluster that runs tasks; `neighbours` are the tasks at once on each host."""
 
     client: Client
     neighbours: Mapping[str, int]
@@ -83,11 +83,10 @@ def cluster(options: ClusterOptions, *, shards: int, progress: Progress) -> Iter
     """
     with _running(options, shards) if options.scheduler else _local(options, shards) as client:
         progress.note(f"Dask dashboard: {client.dashboard_link}")
-        workers = client.scheduler_info(n_workers=-1)["workers"]
-        tasks_on = Counter[str]()
-        for worker in workers.values():
-            tasks_on[worker["host"]] += worker["nthreads"]
-        yield Cluster(client, {a: tasks_on[w["host"]] for a, w in workers.items()})
+        neighbours = Counter[str]()
+        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+            neighbours[worker["host"]] += worker["nthreads"]
+        yield Cluster(client, neighbours)
 
 
 @contextmanager

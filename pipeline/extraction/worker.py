@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from distributed import get_worker
+from distributed.comm import get_address_host
 from torch import Tensor
 
 from pipeline.config import digest
@@ -60,7 +61,8 @@ class Span:
 class Task:
     """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
 
-    `neighbours` is how many tasks run at once on the host of each worker.
+    `neighbours` is how many tasks run at once on each host; a worker that takes the place of a
+    dead one has another address, but the same host.
     """
 
     directory: Location
@@ -213,7 +215,7 @@ def _stored_by(feature: FeatureTask, reduction: str) -> tuple[Reduction, Encodin
 def _threads(neighbours: Mapping[str, int]) -> Iterator[None]:
     """Share the cores of this host evenly among the tasks that run on it at once."""
     worker = get_worker()
-    at_once = neighbours.get(worker.address, worker.state.nthreads)
+    at_once = neighbours.get(get_address_host(worker.address), worker.state.nthreads)
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, available_cores() // at_once))
     try:
