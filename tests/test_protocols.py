@@ -321,14 +321,15 @@ def test_protocols_for_one_class_refuse_several_and_the_other_way_round(
     labelled: Images, multi: Images, tmp_path: Path
 ) -> None:
     made, student, _ = setting(multi, tmp_path)
-    for score, options in (
+    cases: list[tuple[Any, Any]] = [
         (linear.score, LinearOptions()),
         (online.score, OnlineOptions()),
         (semi_supervised.score, SemiSupervisedOptions(share=0.1)),
         (zero_shot.score, ZeroShotOptions(teacher="clip")),
-    ):
+    ]
+    for score, options in cases:
         with pytest.raises(DataError, match=r"one (named )?class"):
-            score(options, student, made)  # type: ignore[operator]
+            score(options, student, made)
     made, student, _ = setting(labelled, tmp_path)
     with pytest.raises(DataError, match="use linear"):
         voc07.score(Voc07Options(), student, made)
@@ -367,7 +368,8 @@ def test_the_teachers_own_zero_shot_is_open_clips(labelled: Images, tmp_path: Pa
 
     def of(split: Split) -> torch.Tensor:
         pictures = [to_pil_image(x) for batch in labelled.batches(split) for x in batch]
-        return teacher(torch.stack([teacher.preparation(x) for x in pictures]))
+        embedded: torch.Tensor = teacher(torch.stack([teacher.preparation(x) for x in pictures]))
+        return embedded
 
     templates = ("a {} picture.", "a photo of something {}.")
     made, student, _ = setting(
