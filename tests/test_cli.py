@@ -252,7 +252,7 @@ def test_verify_fails_on_damage(inside: Path, capsys: pytest.CaptureFixture[str]
         (["train", "-c", "nowhere.yaml"], 2, "mvmr use"),
         (["use", "digit"], 2, "Did you mean 'digits'"),
         (["extract-features", "--only", "hogg"], 2, "Did you mean 'hog'"),
-        (["evaluate", "--only", "lin"], 2, "Valid: knn, linear, retrieval"),
+        (["evaluate", "--only", "lin"], 2, "Valid: knn, linear, online, retrieval, ten_percent"),
         (["evaluate", "--checkpoint", "nowhere.pt"], 1, "no checkpoint"),
         (["evaluate"], 1, "architecture is resnet8 in the file"),
         (["store", "verify", "nowhere"], 1, "no feature store"),
