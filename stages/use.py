@@ -66,7 +66,7 @@ def _summary(path: Path) -> list[str]:
         student = data["student"]["architecture"]
         given = " given" if data["student"].get("weights") else ""
     except (KeyError, TypeError, AttributeError):
-        return [path.stem, f"not whole: mvmr use {path.stem} says why", "", "", ""]
+        return [path.stem, "incomplete", "", "", ""]
     text = path.read_text(encoding="utf-8")
     cost = re.search(r"^# Cost: (.+) \((?:estimate|measured)\)$", text, re.MULTILINE)
     return [

@@ -380,7 +380,7 @@ def test_use_lists_and_protects_edits(
     (tmp_path / "configs" / "begun.yaml").write_text("name: begun\ndataset: {name: x}\n")
     assert run(["use", "--list"]) == 0
     listed = capsys.readouterr().out
-    assert "not whole: mvmr use begun" in listed
+    assert "incomplete" in listed
     (tmp_path / "configs" / "begun.yaml").unlink()
     names = [path.stem for path in (tmp_path / "configs").glob("*.yaml")]
     lines = [line for line in listed.splitlines() if line.split()[:1] and line.split()[0] in names]
