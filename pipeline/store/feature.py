@@ -147,7 +147,7 @@ class FeatureStore:
         """Whether there is such a feature, and it is not one that an extraction is writing."""
         try:
             return root_attributes(self.path / name).get("complete") is True
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return any((self.path / name / part).exists() for part in (REDUCTION, "train"))
         except UNREADABLE:
             return True
