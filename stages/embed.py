@@ -54,7 +54,11 @@ def command(
     screen = console(quiet=quiet)
     with ConsoleProgress(screen) as progress:
         width = embed(found, encoder, output, device=device_from("auto"), progress=progress)
-    screen.print(f"{output}: {len(found)} embeddings of {width} numbers")
+    image = encoder.preprocessing.image
+    screen.print(
+        f"{output}: {len(found)} embeddings of {width} numbers, of images resized to "
+        f"{image.resize or image.size} and cut to {image.size} pixels"
+    )
 
 
 def _encoder(

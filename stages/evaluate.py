@@ -16,8 +16,9 @@ from pipeline.evaluation.setting import Outcome, Setting, Values
 from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
 from pipeline.evaluation.table import AnyProtocol, score_all
 from pipeline.loading.batch import SplitData
-from pipeline.runtime import Progress, device_from, remove_tree, sha256_of, write_json
+from pipeline.runtime import Progress, device_from, sha256_of, write_json
 from pipeline.shards import read_manifests
+from pipeline.storage import remove_tree
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout

@@ -60,18 +60,19 @@ def _is_a_config(path: Path) -> bool:
 def _summary(path: Path) -> list[str]:
     """Return a config's row of the list, from what its sections and its comments say."""
     data = read_yaml(path)
-    source, size = data["dataset"]["source"]["kind"], data["dataset"]["image"]["size"]
-    teachers = [feature["model"] for feature in data["features"].values() if "model" in feature]
-    student = data["student"]["architecture"]
-    if data["student"].get("weights"):
-        student += " given"
-    cost = re.search(
-        r"^# Cost: (.+) \((?:estimate|measured)\)$", path.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    try:
+        source, size = data["dataset"]["source"]["kind"], data["dataset"]["image"]["size"]
+        teachers = [feature["model"] for feature in data["features"].values() if "model" in feature]
+        student = data["student"]["architecture"]
+        given = " given" if data["student"].get("weights") else ""
+    except (KeyError, TypeError, AttributeError):
+        return [path.stem, "incomplete", "", "", ""]
+    text = path.read_text(encoding="utf-8")
+    cost = re.search(r"^# Cost: (.+) \((?:estimate|measured)\)$", text, re.MULTILINE)
     return [
         path.stem,
         f"{source} {size} px",
         ", ".join(teachers) or "none",
-        student,
+        f"{student}{given}",
         cost[1].replace("minutes", "min") if cost else "unknown: mvmr plan",
     ]

@@ -26,7 +26,7 @@ def ranking(
 def eleven_points(scores: torch.Tensor, present: torch.Tensor) -> float:
     """VOC 2007's definition, threshold by threshold."""
     points = []
-    for threshold in scores.unique().tolist():
+    for threshold in sorted(set(scores.tolist())):
         taken = scores >= threshold
         hits = int(present[taken].sum())
         points.append((hits / int(present.sum()), hits / int(taken.sum())))

@@ -252,7 +252,7 @@ def test_verify_fails_on_damage(inside: Path, capsys: pytest.CaptureFixture[str]
         (["train", "-c", "nowhere.yaml"], 2, "mvmr use"),
         (["use", "digit"], 2, "Did you mean 'digits'"),
         (["extract-features", "--only", "hogg"], 2, "Did you mean 'hog'"),
-        (["evaluate", "--only", "lin"], 2, "Valid: knn, linear, retrieval"),
+        (["evaluate", "--only", "lin"], 2, "Valid: knn, linear, online, retrieval, ten_percent"),
         (["evaluate", "--checkpoint", "nowhere.pt"], 1, "no checkpoint"),
         (["evaluate"], 1, "architecture is resnet8 in the file"),
         (["store", "verify", "nowhere"], 1, "no feature store"),
@@ -377,9 +377,14 @@ def test_use_lists_and_protects_edits(
 ) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "begun.yaml").write_text("name: begun\ndataset: {name: x}\n")
     assert run(["use", "--list"]) == 0
     listed = capsys.readouterr().out
-    assert all(path.stem in listed for path in (tmp_path / "configs").glob("*.yaml"))
+    assert "incomplete" in listed
+    (tmp_path / "configs" / "begun.yaml").unlink()
+    names = [path.stem for path in (tmp_path / "configs").glob("*.yaml")]
+    lines = [line for line in listed.splitlines() if line.split()[:1] and line.split()[0] in names]
+    assert sorted(line.split()[0] for line in lines) == sorted(names)  # one line each
     (line,) = [line for line in listed.splitlines() if "cifar10_clip" in line]
     for part in ("image_folder 32 px", "tiny-clip-rn64", "resnet8x4", "20 min on two cores"):
         assert part in line

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from torchvision.transforms.functional import to_pil_image
@@ -37,6 +38,7 @@ from pipeline.representations.table import KINDS
 from pipeline.runtime import Silent
 from pipeline.shards import ShardOptions, write_split
 from pipeline.teachers.open_clip import OpenClipOptions
+from pipeline.views import AugmentationOptions
 
 CPU = torch.device("cpu")
 TEACHER = Path(__file__).parents[2] / "shared/data/teacher"
@@ -198,6 +200,31 @@ def test_the_augmented_fit_learns_what_the_optimum_does(labelled: Images, tmp_pa
     assert again.values == outcome.values
 
 
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_class_of_test_that_training_lacks_is_named(tmp_path: Path, augmented: bool) -> None:
+    labels: dict[Split, list[Label | None]] = {
+        "train": [i % 2 for i in range(60)],
+        "validation": [i % 2 for i in range(40)],
+        "test": [i % 3 for i in range(40)],
+    }
+    made, _, pixels = setting(images(tmp_path, labels), tmp_path)
+    options = LinearOptions(augmentation=AugmentationOptions() if augmented else None)
+    with pytest.raises(DataError, match=r"Labels \[2\] occur in evaluation but not among"):
+        linear.score(options, pixels, made)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fit": {"epochs": 3}}, "fit belongs to an augmentation"),
+        ({"augmentation": {}, "l2": [1.0]}, "l2 belong to the fit without augmentation"),
+    ],
+)
+def test_options_of_the_other_fit_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        LinearOptions.model_validate(options)
+
+
 def test_ten_crops_without_a_larger_view_are_two_mirror_images(
     labelled: Images, tmp_path: Path
 ) -> None:
@@ -321,14 +348,15 @@ def test_protocols_for_one_class_refuse_several_and_the_other_way_round(
     labelled: Images, multi: Images, tmp_path: Path
 ) -> None:
     made, student, _ = setting(multi, tmp_path)
-    for score, options in (
+    cases: list[tuple[Any, Any]] = [
         (linear.score, LinearOptions()),
         (online.score, OnlineOptions()),
         (semi_supervised.score, SemiSupervisedOptions(share=0.1)),
         (zero_shot.score, ZeroShotOptions(teacher="clip")),
-    ):
+    ]
+    for score, options in cases:
         with pytest.raises(DataError, match=r"one (named )?class"):
-            score(options, student, made)  # type: ignore[operator]
+            score(options, student, made)
     made, student, _ = setting(labelled, tmp_path)
     with pytest.raises(DataError, match="use linear"):
         voc07.score(Voc07Options(), student, made)
@@ -367,7 +395,8 @@ def test_the_teachers_own_zero_shot_is_open_clips(labelled: Images, tmp_path: Pa
 
     def of(split: Split) -> torch.Tensor:
         pictures = [to_pil_image(x) for batch in labelled.batches(split) for x in batch]
-        return teacher(torch.stack([teacher.preparation(x) for x in pictures]))
+        embedded: torch.Tensor = teacher(torch.stack([teacher.preparation(x) for x in pictures]))
+        return embedded
 
     templates = ("a {} picture.", "a photo of something {}.")
     made, student, _ = setting(

@@ -20,7 +20,7 @@ BATCH = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
-    model = torchvision.models.resnet18(weights=None)
+    model: torch.nn.Module = torchvision.models.resnet18(weights=None)
     model.fc = torch.nn.Identity()
     return model.eval()
 

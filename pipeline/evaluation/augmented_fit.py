@@ -66,6 +66,7 @@ class _Candidate:
 def augmented_probe(
     train: LabelledFeatures,
     validation: LabelledFeatures,
+    test: LabelledFeatures,
     subject: Subject,
     setting: Setting,
     *,
@@ -75,9 +76,10 @@ def augmented_probe(
     """Fit on augmented training images, choose by accuracy on `validation`.
 
     A subject that is stored, and so has nothing to compute of a view, is fitted the same way on
-    its stored features. Raises TrainingError if a loss is not finite.
+    its stored features. Raises DataError if there are fewer than two classes, or one of the test
+    images' has no training image, TrainingError if a loss is not finite.
     """
-    classes = classes_of(train, validation)
+    classes = classes_of(train, validation, test)
     batches = _Batches(train, subject, setting, augmentation, options)
     mean, scale = train.features.mean(dim=0), train.features.std(dim=0).clamp_min(1e-6)
     candidates = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.config import Options
@@ -47,6 +47,18 @@ class LinearOptions(Options):
     augmentation: AugmentationOptions | None = None
     fit: AugmentedFitOptions = AugmentedFitOptions()
     ten_crop: bool = False
+
+    @model_validator(mode="after")
+    def _one_fit(self) -> "LinearOptions":
+        exact = self.model_fields_set & {"l2", "max_iterations", "tolerance"}
+        if self.augmentation is None and "fit" in self.model_fields_set:
+            raise ValueError("fit belongs to an augmentation; set one, or leave fit out")
+        if self.augmentation is not None and exact:
+            raise ValueError(
+                f"{', '.join(sorted(exact))} belong to the fit without augmentation; with one, "
+                "set fit"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ def score(options: LinearOptions, subject: Subject, setting: Setting) -> Outcome
     splits = probe_splits(subject, setting.images)
     if options.augmentation is not None:
         fitted = augmented_probe(
-            *splits[:2],
+            *splits,
             subject,
             setting,
             augmentation=options.augmentation,

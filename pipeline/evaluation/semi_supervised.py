@@ -31,7 +31,7 @@ from pipeline.evaluation.features import LabelledFeatures, class_indices, classe
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.linear import LinearOptions, linear_probe
 from pipeline.evaluation.metrics import top_k_accuracy
-from pipeline.evaluation.setting import Outcome, Setting, Values, classified
+from pipeline.evaluation.setting import Outcome, Setting, classified
 from pipeline.evaluation.subjects import Subject
 from pipeline.images import normalise
 from pipeline.loading.batch import SplitData
@@ -89,39 +89,52 @@ def score(options: SemiSupervisedOptions, subject: Subject, setting: Setting) ->
     if images.several_classes:
         raise DataError("semi_supervised needs images with one class each; use voc07 instead.")
     chosen = labelled_rows(options, images, seed=setting.seed)
-    names = images.names("train")
-    details: Values = {"labelled_images": sorted(names[row] for row in chosen.tolist())}
-    used: dict[Split, int] = {
-        "train": len(chosen),
-        "validation": int(images.known("validation").sum()),
-        "test": int(images.known("test").sum()),
-    }
     if subject.encoder is None:
-        train = LabelledFeatures(subject.of("train")[chosen], images.labels("train")[chosen])
-        validation, test = (subject.labelled(images, s) for s in ("validation", "test"))
-        result = linear_probe(
-            train, validation, test, options=LinearOptions(), device=setting.device
-        )
-        shares, classes = result.test_logits.double().softmax(dim=1), result.classifier.classes
-        top1 = 100 * max(result.validation_accuracies)
+        shares, classes, validation = _fitted(subject, chosen, setting)
     else:
-        labels = images.labels("train")[chosen]
-        everything = torch.cat([images.labels(s)[images.known(s)] for s in ("validation", "test")])
-        classes = _classes(labels, everything)
-        data = labelled_shards(images, chosen, setting.work)
-        network = fine_tune(options, subject.encoder, data, classes, setting)
-        shares = _shares(network, images, "test", setting.device)
-        validation_shares = _shares(network, images, "validation", setting.device)
-        targets = class_indices(images.labels("validation")[images.known("validation")], classes)
-        top1 = 100 * top_k_accuracy(validation_shares, targets)
+        shares, classes, validation = _fine_tuned(options, subject.encoder, chosen, setting)
+    names = images.names("train")
     return classified(
         shares,
         classes,
         setting,
-        images=used,
-        values={"validation_top1": top1},
-        details=details,
+        images={
+            "train": len(chosen),
+            "validation": int(images.known("validation").sum()),
+            "test": int(images.known("test").sum()),
+        },
+        values={"validation_top1": 100 * validation},
+        details={"labelled_images": sorted(names[row] for row in chosen.tolist())},
     )
+
+
+# Probabilities (N, K) of the labelled test images, the labels of the columns (K,), and the
+# accuracy on validation, in [0, 1].
+Judged = tuple[Tensor, Tensor, float]
+
+
+def _fitted(subject: Subject, chosen: Tensor, setting: Setting) -> Judged:
+    """Judge a subject without a network by a logistic regression on the chosen images."""
+    images = setting.images
+    train = LabelledFeatures(subject.of("train")[chosen], images.labels("train")[chosen])
+    validation, test = (subject.labelled(images, split) for split in ("validation", "test"))
+    result = linear_probe(train, validation, test, options=LinearOptions(), device=setting.device)
+    shares = result.test_logits.double().softmax(dim=1)
+    return shares, result.classifier.classes, max(result.validation_accuracies)
+
+
+def _fine_tuned(
+    options: SemiSupervisedOptions, encoder: Encoder, chosen: Tensor, setting: Setting
+) -> Judged:
+    """Judge an encoder by a copy of it, fine-tuned on the chosen images."""
+    images = setting.images
+    others = [images.labels(s)[images.known(s)] for s in ("validation", "test")]
+    classes = _classes(images.labels("train")[chosen], torch.cat(others))
+    data = labelled_shards(images, chosen, setting.work)
+    network = fine_tune(options, encoder, data, classes, setting)
+    shares = _shares(network, images, "validation", setting.device)
+    accuracy = top_k_accuracy(shares, class_indices(others[0], classes))
+    return _shares(network, images, "test", setting.device), classes, accuracy
 
 
 def labelled_rows(options: SemiSupervisedOptions, images: Images, *, seed: int) -> Tensor:
