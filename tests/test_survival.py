@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,11 @@ def test_a_killed_worker_is_replaced(undisturbed: Project, tmp_path: Path, momen
     process = project.start("mvmr", "extract-features", "--workers", "2")
     wait_for(project, process, "work/scattering-*")
     time.sleep(random.Random(moment).uniform(0, 4))
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
-    for worker in workers[:1]:
-        worker.kill()
+    with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+                break
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert project.store() == undisturbed.store()
@@ -178,7 +176,7 @@ def commit(project: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [0.2, 1.0, 2.0])
+@pytest.mark.parametrize("moment", [0.0, 0.3, 0.6])
 def test_a_killed_repro_goes_on(undisturbed: Project, tmp_path: Path, moment: float) -> None:
     project = in_dvc(Project(tmp_path / "project"))
     process = project.start("dvc", "repro", "select")
