@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
+PROBE, KNN = "validation/probe_top1", "validation/knn_top1"
 INK = "#888888"  # readable on white and on black
 
 Curves = Sequence[Mapping[str, str]]
@@ -91,7 +92,7 @@ def _panels(curves: Curves) -> list[tuple[str, list[str]]]:
     panels = [
         ("Objective", ["train/objective", "validation/objective"]),
         ("Terms, training", terms),
-        ("Online probe, top-1 on validation (%)", ["validation/probe_top1"]),
+        ("Online probes, top-1 on validation (%)", [PROBE, KNN]),
         ("Learning rate", ["learning_rate"]),
         ("Images a second", ["images_per_second"]),
         ("Share of time waiting for data", ["wait_share"]),

@@ -14,7 +14,8 @@ from rich.console import Console
 from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.config import digest
 from pipeline.datasets.base import Split
-from pipeline.errors import ConfigError, DataError, TrainingError
+from pipeline.encoders import PRETRAINED
+from pipeline.errors import DataError, TrainingError
 from pipeline.loading.batch import SplitData
 from pipeline.runtime import (
     Progress,
@@ -161,8 +162,6 @@ def _digest(experiment: Experiment, wanted: Mapping[str, bool], *splits: SplitDa
 def _take_over(experiment: Experiment, screen: Console) -> None:
     """Leave the given weights where a finished run would leave its own, and no curves."""
     layout, weights = run_layout(experiment.name), _weights(experiment)
-    if weights is None:
-        raise ConfigError("train is none, so student.weights must name a checkpoint or a run.")
     with ConsoleProgress(screen) as progress:
         image = experiment.dataset.image
         checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
@@ -174,12 +173,13 @@ def _take_over(experiment: Experiment, screen: Console) -> None:
     with atomic_path(layout.curves) as temporary:
         temporary.write_text("epoch\n", encoding="utf-8")
     write_json(layout.training_metrics, checkpoint.about["selection"])
-    screen.print(f"{layout.checkpoints / BEST}: the weights of {weights}. Next: mvmr evaluate")
+    given = experiment.student.weights
+    screen.print(f"{layout.checkpoints / BEST}: the weights {given}. Next: mvmr evaluate")
 
 
 def _weights(experiment: Experiment) -> Path | None:
     name = experiment.student.weights
-    return starting_weights(name) if name is not None else None
+    return None if name in (None, PRETRAINED) else starting_weights(name)
 
 
 def _split(

@@ -1,5 +1,6 @@
 """Students against torchvision, timm, published sizes and plain computations."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.encoders import (
+    PRETRAINED,
     Encoder,
     StudentOptions,
     build_encoder,
+    load_pretrained,
     load_weights,
     parameters_count,
 )
@@ -281,3 +284,23 @@ def test_weights_load_whole_or_not_at_all() -> None:
     load_weights(target, state)
     assert all(torch.equal(value, state[name]) for name, value in target.state_dict().items())
     assert torch.equal(outputs(source, images()), outputs(target, images()))
+
+
+def test_pretrained_weights_are_timms_own_or_an_error_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = StudentOptions(architecture="timm:resnet10t", weights=PRETRAINED)
+    source = build_encoder(options, channels=3, size=32, seed=9)
+    file = tmp_path / "weights.pth"
+    torch.save(timm.create_model("resnet10t", num_classes=1000).state_dict(), file)
+    weights = torch.load(file, weights_only=True)
+    registered = timm.models._registry._model_pretrained_cfgs["resnet10t"]
+    monkeypatch.setattr(registered, "file", str(file))
+    load_pretrained(source, options, channels=3, size=32)
+    for name, value in source.backbone.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    monkeypatch.setattr(registered, "file", str(tmp_path / "missing.pth"))
+    with pytest.raises(WeightsError, match="no pretrained weights of timm:resnet10t"):
+        load_pretrained(source, options, channels=3, size=32)
+    with pytest.raises(ValidationError, match="is for backbones timm:NAME"):
+        StudentOptions(architecture="resnet18", weights=PRETRAINED)

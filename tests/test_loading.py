@@ -35,9 +35,9 @@ class Noise(Source):
 
     classes = ("even", "odd")
 
-    def __init__(self) -> None:
-        self.pixels = np.random.default_rng(0).integers(0, 256, (SAMPLES, 8, 8), dtype=np.uint8)
-        self.splits = {"train": [Item(str(i), i % 2) for i in range(SAMPLES)]}
+    def __init__(self, samples: int = SAMPLES) -> None:
+        self.pixels = np.random.default_rng(0).integers(0, 256, (samples, 8, 8), dtype=np.uint8)
+        self.splits = {"train": [Item(str(i), i % 2) for i in range(samples)]}
 
     def read(self, item: Item) -> Encoded:
         """Return one image, or nothing for a bad one."""
@@ -122,6 +122,58 @@ def test_worker_processes_give_each_sample_once(data: SplitData, workers: int) -
         batches = [check(batch) for batch in streaming]
         assert len(batches) == len(streaming) == 10
         assert len({index for batch in batches for index in batch}) == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_every_rank_worker_and_epoch(data: SplitData, world_size: int, workers: int) -> None:
+    orders = []
+    for seed in (1, 1, 2):
+        epochs: list[list[list[list[int]]]] = [[], []]
+        for rank in range(world_size):
+            streaming = loader(
+                data, "streaming", workers, seed=seed, rank=rank, world_size=world_size
+            )
+            for epoch in epochs:
+                epoch.append([check(batch) for batch in streaming])
+        for ranks in epochs:
+            assert {len(rank) for rank in ranks} == {101 // (10 * world_size)}
+            seen = Counter(index for rank in ranks for batch in rank for index in batch)
+            assert max(seen.values()) == 1
+            assert not seen.keys() & set(BAD)
+        assert epochs[0] != epochs[1]
+        orders.append(epochs)
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_streaming_needs_no_more_memory_for_more_images(tmp_path: Path) -> None:
+    peaks = {}
+    for count in (600, 2400):
+        root, source = tmp_path / str(count), Noise(count)
+        manifest = write_split(
+            source,
+            source.splits["train"],
+            root / "train",
+            dataset="noise",
+            split="train",
+            options=ShardOptions(samples=100, on_bad_image="skip"),
+            provenance={},
+            progress=Silent(),
+        )
+        wide = np.zeros((count, 1000), dtype=np.float32)
+        feature = store_rows(root, "wide", wide, samples_per_shard=100)
+        streaming = loader(
+            SplitData(root / "train", manifest, {"wide": feature}, IMAGE), "streaming"
+        )
+        tracemalloc.start()
+        for _ in streaming:
+            pass
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    chunk, buffered = 100 * 4000, 16 * 4000  # bytes
+    assert peaks[2400] < peaks[600] + chunk / 2
+    assert peaks[2400] < 4 * chunk + buffered
 
 
 @pytest.mark.parametrize("mode", ["resident", "streaming"])

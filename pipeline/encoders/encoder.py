@@ -52,6 +52,22 @@ def build_encoder(options: StudentOptions, *, channels: int, size: int, seed: in
     return Encoder(backbone, projector, width, z_width)
 
 
+def load_pretrained(encoder: Encoder, options: StudentOptions, *, channels: int, size: int) -> None:
+    """Load timm's weights into a timm backbone; they are fetched at the first use.
+
+    Raises WeightsError if timm offers none, or they cannot be fetched.
+    """
+    name = options.architecture.removeprefix(TIMM_PREFIX)
+    try:
+        network = _timm_network(name, channels, size, pretrained=True)
+    except Exception as error:  # timm, its hub and the network fail in many ways
+        raise WeightsError(
+            f"There are no pretrained weights of {TIMM_PREFIX}{name} to be had: {error}. "
+            "`timm.list_pretrained()` lists those that exist."
+        ) from error
+    load_weights(encoder.backbone, network.state_dict())
+
+
 def build_projector(in_width: int, widths: Sequence[int]) -> nn.Sequential:
     """Return linear layers without bias, with batch norm and ReLU between them.
 
@@ -149,13 +165,8 @@ def _torchvision_resnet(
 
 def _timm_backbone(name: str, channels: int, size: int) -> tuple[nn.Module, int]:
     """Return a timm network without its classifier, tried on one image for its width."""
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    # Only networks with a fixed input size (most transformers) take img_size.
-    fixed = {"img_size": size} if config is not None and config.fixed_input_size else {}
     try:
-        network = timm.create_model(name, num_classes=0, in_chans=channels, **fixed)
+        network = _timm_network(name, channels, size, pretrained=False)
         network.eval()
         with torch.no_grad():
             features = network(torch.zeros(1, channels, size, size))
@@ -167,3 +178,15 @@ def _timm_backbone(name: str, channels: int, size: int) -> tuple[nn.Module, int]
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ConfigError(f"The backbone {TIMM_PREFIX}{name} does not give one vector an image.")
     return network.train(), features.shape[1]
+
+
+def _timm_network(name: str, channels: int, size: int, *, pretrained: bool) -> nn.Module:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    # Only networks with a fixed input size (most transformers) take img_size.
+    fixed = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    network: nn.Module = timm.create_model(
+        name, pretrained=pretrained, num_classes=0, in_chans=channels, **fixed
+    )
+    return network

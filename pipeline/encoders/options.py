@@ -10,6 +10,7 @@ from pipeline.errors import unknown_name
 
 TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50")
 TIMM_PREFIX = "timm:"
+PRETRAINED = "pretrained"
 
 
 class Stem(NamedTuple):
@@ -37,7 +38,8 @@ class StudentOptions(Options):
     zero_init_residual: bool | None = None
     # Widths of the projector's layers; empty: the objective sees the features themselves.
     projector: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
-    # Weights to start from: a checkpoint file, or the name of a finished run.
+    # Weights to start from: a checkpoint file, the name of a finished run, or `pretrained` for
+    # those that timm offers for the backbone.
     weights: str | None = None
 
     @field_validator("architecture")
@@ -52,6 +54,8 @@ class StudentOptions(Options):
 
     @model_validator(mode="after")
     def _possible(self) -> "StudentOptions":
+        if self.weights == PRETRAINED and not self.architecture.startswith(TIMM_PREFIX):
+            raise ValueError(f"weights: {PRETRAINED} is for backbones {TIMM_PREFIX}NAME")
         if self.architecture.startswith(TIMM_PREFIX):
             for key in ("stem", "maxpool", "zero_init_residual"):
                 if getattr(self, key) is not None:

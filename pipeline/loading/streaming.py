@@ -130,7 +130,8 @@ class _Stream(IterableDataset[Batch]):
                     "tar and manifest: run `mvmr shard --force`."
                 )
             if record.valid:
-                own = {name: values[record.row - low] for name, values in targets.items()}
+                # Copies: a view of one row that waits in the buffer would keep its whole chunk.
+                own = {name: values[record.row - low].copy() for name, values in targets.items()}
                 yield _Encoded(record, base + record.row, own)
 
     def _feature(self, name: str) -> StoredFeature:

@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from pipeline.checkpoints import Checkpoint, load_checkpoint
-from pipeline.encoders import Encoder, StudentOptions, build_encoder, load_weights
+from pipeline.encoders import (
+    PRETRAINED,
+    Encoder,
+    StudentOptions,
+    build_encoder,
+    load_pretrained,
+    load_weights,
+)
 from pipeline.images import ImageOptions
 from pipeline.runtime import Progress
 
@@ -18,13 +25,16 @@ def initial_encoder(
     seed: int,
     progress: Progress,
 ) -> Encoder:
-    """Build a student, untrained by `seed` or from the checkpoint `weights`.
+    """Build a student: untrained by `seed`, pretrained by timm, or from the checkpoint `weights`.
 
     The backbone is loaded whole or not at all. A projector that the file does not hold, or holds
     in another shape, starts anew, and a note says so. Raises WeightsError if the backbone does
     not fit.
     """
     encoder = build_encoder(student, channels=image.channels, size=image.size, seed=seed)
+    if student.weights == PRETRAINED:
+        load_pretrained(encoder, student, channels=image.channels, size=image.size)
+        return encoder
     if weights is None:
         return encoder
     found = dict(load_checkpoint(weights).encoder)
@@ -42,11 +52,15 @@ def initial_encoder(
 
 
 def given_checkpoint(
-    student: StudentOptions, image: ImageOptions, weights: Path, *, progress: Progress
+    student: StudentOptions, image: ImageOptions, weights: Path | None, *, progress: Progress
 ) -> Checkpoint:
     """Return the checkpoint of a student that is taken as it is, for `image`."""
     encoder = initial_encoder(student, image, weights, seed=0, progress=progress)
-    origin = load_checkpoint(weights)
-    selection = {"epoch": 0, "rule": "given", "score": None}
-    about = {**origin.about, "selection": selection, "weights": str(weights)}
-    return Checkpoint(student, image, dict(encoder.state_dict()), origin.probe, about)
+    origin = load_checkpoint(weights) if weights else None
+    about = {
+        **(origin.about if origin else {}),
+        "selection": {"epoch": 0, "rule": "given", "score": None},
+        "weights": student.weights,
+    }
+    state = dict(encoder.state_dict())
+    return Checkpoint(student, image, state, origin.probe if origin else None, about)

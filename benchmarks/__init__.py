@@ -1,0 +1,1 @@
+"""Measurements that the documentation repeats; each is run by itself."""

@@ -1,0 +1,176 @@
+"""The claim: a training step with cached targets costs what one without any costs.
+
+    python -m benchmarks.training [--architecture resnet18] [--batch 64] [--rounds 5]
+
+The same student and batch, two threads, steps interleaved within one process, medians:
+
+    a            no representation in the objective
+    b            five cached targets (1,664 numbers an image), by dependence
+    c            the same representations computed in the step: kymatio's scattering, and ours
+    d ViT-...    b's objective with one teacher, run in the step at 224 px (random weights)
+
+A step is loading (resident), views, forward, backward and Adam. Prints milliseconds and ratios.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from kymatio.torch import Scattering2D
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from benchmarks.loading import IMAGE, WIDTHS, make_data, make_images
+from pipeline.encoders import StudentOptions, build_encoder
+from pipeline.loading.batch import Batch, SplitData
+from pipeline.loading.training import LoadingOptions, training_loader
+from pipeline.objective import Objective, ObjectiveOptions
+from pipeline.representations.dct import DctOptions
+from pipeline.representations.hog import HogOptions
+from pipeline.representations.local_std import LocalStdOptions
+from pipeline.training.module import StudentModule
+from pipeline.training.options import TrainOptions
+
+VIEWS: dict[str, Any] = {"invariance": {}, "variance": {}, "view_dependence": {}}
+COMPUTED = {"scattering": 15_552, "hog": 1_152, "local_std": 3_072, "dct": 3_072}
+
+
+class Kymatio(nn.Module):
+    """Scattering by its reference library, on the batch's device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform = Scattering2D(J=2, L=8, shape=(32, 32))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, 32, 32) to (B, 15552)."""
+        coefficients: Tensor = self.transform(images.contiguous())
+        return coefficients.flatten(1)
+
+
+class Teacher(nn.Module):
+    """The image tower of an open_clip model with random weights."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.model = open_clip.create_model(name).eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, 32, 32) to embeddings (B, 512), enlarged to 224 px."""
+        enlarged = F.interpolate(images, size=224, mode="bicubic")
+        embeddings: Tensor = self.model.encode_image(enlarged)
+        return embeddings
+
+
+def stepper(
+    data: SplitData,
+    architecture: str,
+    batch_size: int,
+    *,
+    cached: Mapping[str, int],
+    live: Mapping[str, nn.Module],
+    live_widths: Mapping[str, int],
+) -> Callable[[], float]:
+    """Return a function that takes one training step and says how many seconds it took."""
+    terms = {**VIEWS, **{name: {"kind": "dependence"} for name in {**cached, **live_widths}}}
+    student = StudentOptions.model_validate(
+        {"architecture": architecture, "stem": "3x3", "projector": (512, 512, 512)}
+    )
+    encoder = build_encoder(student, channels=3, size=32, seed=0)
+    encoder.to(memory_format=torch.channels_last)
+    objective = Objective(
+        TypeAdapter(ObjectiveOptions).validate_python(terms),
+        h_width=encoder.h_width,
+        z_width=encoder.z_width,
+        representation_widths={**cached, **live_widths},
+    )
+    options = TrainOptions.model_validate(
+        {"epochs": 1, "lr": 1e-3, "channels_last": True, "augmentation": {"policy": "cifar20"}}
+    )
+    extractors: Any = live
+    module = StudentModule(
+        encoder, objective, live=extractors, image=IMAGE, options=options, steps_per_epoch=1, seed=0
+    )
+    optimizer = torch.optim.Adam(module.parameters())
+    chosen = SplitData(
+        data.directory, data.manifest, {n: data.features[n] for n in cached}, data.image
+    )
+    loader = training_loader(chosen, LoadingOptions(mode="resident"), batch_size=batch_size, seed=0)
+    batches = endless(loader)
+
+    def step() -> float:
+        start = time.perf_counter()
+        loss = module.loss(next(batches))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        return time.perf_counter() - start
+
+    return step
+
+
+def endless(loader: Any) -> Iterator[Batch]:
+    """Yield batches, epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def main() -> None:
+    """Print the table and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", default="resnet18")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip-teachers", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    computed: dict[str, nn.Module] = {
+        "scattering": Kymatio(),
+        "hog": HogOptions().build(IMAGE),
+        "local_std": LocalStdOptions().build(IMAGE),
+        "dct": DctOptions().build(IMAGE),
+    }
+    none: dict[str, Any] = {"cached": {}, "live": {}, "live_widths": {}}
+    ways = {
+        "a": none,
+        "b": {**none, "cached": WIDTHS},
+        "c": {**none, "live": computed, "live_widths": COMPUTED},
+    }
+    if not arguments.skip_teachers:
+        for name in ("ViT-B-32", "ViT-B-16"):
+            ways[f"d {name}"] = {
+                **none,
+                "live": {"clip": Teacher(name)},
+                "live_widths": {"clip": 512},
+            }
+    with tempfile.TemporaryDirectory() as root:
+        make_images(Path(root) / "images", 1000)
+        data = make_data(Path(root) / "images", Path(root), 1000)
+        steps = {
+            name: stepper(data, arguments.architecture, arguments.batch, **way)
+            for name, way in ways.items()
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for round_number in range(arguments.rounds + 1):
+            order = list(steps.items())
+            for name, step in order if round_number % 2 else reversed(order):
+                seconds[name].append(step())
+    for name, values in seconds.items():
+        print(f"{name:10} {1000 * statistics.median(values[1:]):8.0f} ms")
+    for name in list(steps)[1:]:
+        against = "a" if name == "b" else "b"
+        pairs = zip(seconds[name][1:], seconds[against][1:], strict=True)
+        print(f"{name} / {against}: {statistics.median(x / y for x, y in pairs):.3f}")
+
+
+if __name__ == "__main__":
+    main()
