@@ -49,7 +49,7 @@ class ReduceOptions(Options):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ReduceOptions":
-        if len(self.model_fields_set) > 1:
+        if len(self.model_dump(exclude_none=True)) > 1:
             raise ValueError("reduce takes one of pca, projection and fidelity")
         return self
 

@@ -362,10 +362,12 @@ def _listing(directory: Location, manifest: Manifest) -> list[dict[str, Any]]:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): run `mvmr shard --force`.") from error
+        raise DataError(
+            f"{path} cannot be read ({error}): run `mvmr store verify --repair`."
+        ) from error
     if len(lines) != manifest.samples:
         raise DataError(
             f"{path} lists {len(lines)} samples, the manifest {manifest.samples}: "
-            "run `mvmr shard --force`."
+            "run `mvmr store verify --repair`."
         )
     return lines

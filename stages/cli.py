@@ -1,5 +1,6 @@
 """The command `mvmr`: one sub-command a stage, imported only when it is called."""
 
+import errno
 import importlib
 import os
 import sys
@@ -91,4 +92,20 @@ def run(arguments: list[str]) -> int:
             raise
         click.echo(f"Error: {error}", err=True)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        if "MVMR_DEBUG" in os.environ:
+            raise
+        click.echo(f"Error: {_of_the_system(error)}", err=True)
+        return 1
     return result if isinstance(result, int) else 0
+
+
+def _of_the_system(error: OSError) -> str:
+    """Say what the operating system refuses, and what to do where that is known."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"No space is left on the disk{where}. Make room and run the same command again: it "
+            "goes on from what is finished."
+        )
+    return f"{error.strerror or error}{where}."

@@ -38,7 +38,8 @@ def finished_splits(dataset: DatasetOptions, source: Source, shards: Location) -
     if differences:
         raise DataError(
             f"{shards} was made from something else: {'; '.join(differences)}. Pack it again "
-            "with `mvmr shard --force`, or give dataset.name another name."
+            "with `mvmr shard --force` (under DVC: `dvc repro --force shard`, then `dvc repro`), "
+            "or give dataset.name another name."
         )
     return set(manifests)
 

@@ -41,7 +41,7 @@ from stages.layout import (
     starting_weights,
     unfinished_run,
 )
-from stages.material import checked_features
+from stages.material import check_source, checked_features
 from stages.options import console, data_option, experiment_options
 
 TUNED = "tuned.json"
@@ -70,6 +70,7 @@ def command(
         return
     layout = run_layout(experiment.name)
     stored, progress = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
+    check_source(experiment, stored, progress)
     features = checked_features(experiment, experiment.targets(), stored, progress)
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")

@@ -13,7 +13,8 @@ import torch
 from pipeline.datasets.base import Encoded, Item
 from pipeline.datasets.digits import Digits, DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
-from pipeline.errors import ConfigError, StaleFeatureError, StoreError
+from pipeline.encoding import StoredType
+from pipeline.errors import ConfigError, DataError, StaleFeatureError, StoreError
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.fingerprint import check_features
 from pipeline.extraction.run import extract
@@ -105,6 +106,44 @@ def test_the_report_promises_a_fidelity_that_holds(shards: Path, tmp_path: Path)
     assert report["fidelity"]["images"] + report["fit_images"] == 300
     assert report["fidelity"]["bytes_per_image"] == 40
     assert 0 < report["fidelity"]["dcor_error_max"] < 0.05
+
+
+@pytest.mark.parametrize("reduce", [{}, {"pca": 1}])
+def test_one_image_is_too_few_to_measure_on(tmp_path: Path, reduce: dict[str, int]) -> None:
+    source = DigitsOptions().open()
+    write_split(
+        source,
+        source.splits["train"][:1],
+        tmp_path / "shards" / "train",
+        dataset="digits",
+        split="train",
+        options=ShardOptions(samples=70),
+        provenance={},
+        progress=Silent(),
+    )
+    options = HogOptions.model_validate({"cell": 4, "reduce": reduce})
+    with pytest.raises(DataError, match="at least 2 are needed to measure its fidelity"):
+        run({"hog": options}, tmp_path / "shards", tmp_path)
+
+
+def test_as_few_components_as_the_promise_needs_are_stored(shards: Path, tmp_path: Path) -> None:
+    promise = {"J": 1, "L": 4, "reduce": {"fidelity": 0.01}}
+    stored = run({"x": ScatteringOptions.model_validate(promise)}, shards, tmp_path)["x"]
+    assert 1 < stored.width < 100
+    assert stored.report["fidelity"]["dcor_error_max"] <= 0.01
+    assert stored.report["fidelity"]["bytes_per_image"] == 2 * stored.width
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_smaller_types_hold_the_representation(
+    shards: Path, tmp_path: Path, dtype: StoredType
+) -> None:
+    exact = run({"hog": HOG}, shards, tmp_path / "exact")["hog"].read("train")
+    found = run({"hog": HogOptions(cell=4, dtype=dtype)}, shards, tmp_path)["hog"]
+    error = np.abs(found.read("train") - exact.astype(np.float32))
+    # A few numbers beyond the sample's range saturate.
+    assert 0 < np.quantile(error, 0.999) < 0.01 * np.abs(exact).max()
+    assert found.report["fidelity"]["dcor_error_max"] < 2e-3
 
 
 def test_two_workers_write_the_same_bytes_as_one(shards: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.datasets.base import Split
 from pipeline.encoding import Encoding
+from pipeline.errors import DataError
 from pipeline.extraction.cluster import Cluster
 from pipeline.extraction.fingerprint import FIT_IMAGES, FIT_SEED
 from pipeline.extraction.worker import FeatureTask, Span, Task, sample_vectors, witness_rows
@@ -30,6 +31,7 @@ from pipeline.store import FeatureWriter
 # Images that fidelity is measured on, in batches as large as those of training usually are.
 FIDELITY_IMAGES = 1024
 FIDELITY_BATCH = 256
+LEAST_IMAGES = 2
 # Fewer images are sampled where their vectors would take more memory than this.
 SAMPLE_BYTES = 2 * 2**30
 
@@ -129,6 +131,11 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     reduction = Reduction(first_projection(feature.width, reduce, seed=FIT_SEED))
     encoding = Encoding(options.dtype)
     fitted, measured = _shares(options, reduction.width(feature.width), len(sampler.rows))
+    if measured < LEAST_IMAGES:
+        raise DataError(
+            f"{feature.name}: beside the {fitted} images that its reduction is fitted on, at least "
+            f"{LEAST_IMAGES} are needed to measure its fidelity; there are {measured}."
+        )
     if fitted:
         reduction, encoding = _fitted(reduction, options, sampler.vectors(fitted))
     _write(writer, reduction, encoding, {}, final=False)
@@ -159,7 +166,7 @@ def _shares(options: RepresentationOptions, width: int, images: int) -> tuple[in
     if not (options.reduce.by_components or options.dtype == "int8"):
         return 0, measured
     # A small set gives one image in five to the measurement, but at least two.
-    fitted = max(images - measured, min(4 * images // 5, images - 2), 1)
+    fitted = max(images - measured, min(4 * images // 5, images - LEAST_IMAGES), 1)
     fitted = min(fitted, FIT_IMAGES, affordable)
     return fitted, min(measured, images - fitted)
 

@@ -147,7 +147,7 @@ class FeatureStore:
         """Whether there is such a feature, and it is not one that an extraction is writing."""
         try:
             return root_attributes(self.path / name).get("complete") is True
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return any((self.path / name / part).exists() for part in (REDUCTION, "train"))
         except UNREADABLE:
             return True
@@ -191,7 +191,8 @@ def check_fingerprint(name: str, expected: Fingerprint, found: Fingerprint) -> N
         raise StaleFeatureError(
             f"The stored feature {name!r} was made from something else: "
             f"{'; '.join(differences)}. Recompute it with "
-            f"`mvmr extract-features --only {name} --force`, or restore what it was made from."
+            f"`mvmr extract-features --only {name} --force` (under DVC: `dvc repro --force "
+            f"--single-item extract@{name}`), or restore what it was made from."
         )
 
 

@@ -187,8 +187,8 @@ class FeatureWriter:
             "complete": True,
         }
         self._group("r+").attrs.put({**attributes, "digest": seal(attributes)})
+        self._store.create()
         if self.home != self.target:
-            self._store.create()
             remove_tree(self.target)
             self.home.replace(self.target)  # type: ignore[arg-type]
         remove_tree(self.work)

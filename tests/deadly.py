@@ -1,0 +1,25 @@
+"""An extraction on one shard of which every worker dies."""
+
+import os
+import signal
+import sys
+
+from pipeline.extraction import run
+from pipeline.extraction.worker import Task, extract_shard
+from stages.cli import main as cli
+
+DEADLY = "train/000003.tar"
+
+
+def extract_or_die(task: Task) -> None:
+    """Extract a shard, unless it is the deadly one."""
+    if task.name == DEADLY:
+        os.kill(os.getpid(), signal.SIGKILL)
+    extract_shard(task)
+
+
+def main() -> None:
+    """Run `mvmr extract-features` so."""
+    setattr(run, "extract_shard", extract_or_die)  # noqa: B010
+    sys.argv = ["mvmr", "extract-features", "--workers", "2", "--only", "hog"]
+    cli()

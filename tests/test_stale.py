@@ -1,0 +1,178 @@
+"""Nothing stale is used in silence: sources, teachers, what is not on this machine."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline.datasets.digits import DigitsOptions
+from pipeline.errors import StaleFeatureError
+from pipeline.extraction.cluster import ClusterOptions
+from pipeline.extraction.fingerprint import check_features
+from pipeline.extraction.run import extract
+from pipeline.images import ImageOptions
+from pipeline.runtime import Silent
+from pipeline.shards import ShardOptions, write_split
+from pipeline.store import FeatureStore, StoredFeature
+from pipeline.teachers.timm import TimmOptions
+from stages.cli import run
+
+ROOT = Path(__file__).parents[1]
+IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
+STAGES = (["shard"], ["extract-features"], ["store", "select"], ["train"])
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a project of 40 unlabelled images, sharded and extracted."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    source = DigitsOptions().open()
+    for item in source.splits["train"][:40]:
+        (folder / f"{item.name}.png").write_bytes(source.read(item).data)
+    data: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "configs" / "digits.yaml")
+    data["dataset"]["source"] = {"kind": "image_folder", "root": "images"}
+    data["dataset"]["split"] = {"validation": 0.25}
+    data["features"] = {"hog": {"cell": 4}}
+    data["objective"] = {"invariance": {}, "variance": {}, "hog": {"kind": "dependence"}}
+    data["student"] = {"architecture": "resnet8", "projector": [16]}
+    data["train"] |= {"epochs": 1, "batch_size": 10}
+    data["evaluate"] = {}
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump(data, file)
+    monkeypatch.chdir(tmp_path)
+    assert run(["shard", "-q"]) == 0
+    assert run(["extract-features", "-q"]) == 0
+    return tmp_path
+
+
+def added(folder: Path) -> str:
+    Image.new("L", (8, 8), 9).save(folder / "new.png")
+    return "1 images added (new.png)"
+
+
+def removed(folder: Path) -> str:
+    (folder / "0003.png").unlink()
+    return "1 images removed (0003.png)"
+
+
+def replaced(folder: Path) -> str:
+    Image.new("L", (8, 8), 9).save(folder / "0003.png")
+    return "1 images changed (0003.png)"
+
+
+@pytest.mark.parametrize("change", [added, removed, replaced])
+@pytest.mark.parametrize("stage", STAGES, ids=" ".join)
+def test_a_changed_folder_is_refused_by_every_stage(
+    project: Path, capsys: pytest.CaptureFixture[str], change: Any, stage: list[str]
+) -> None:
+    expected = change(project / "images")
+    assert run(stage) == 1
+    message = capsys.readouterr().err
+    assert expected in message
+    assert "mvmr shard --force" in message
+
+
+def test_a_touched_file_costs_new_shards_but_no_feature(project: Path) -> None:
+    path = project / "images" / "0003.png"
+    os.utime(path, ns=(1, 1))
+    assert run(["shard", "-q"]) == 1
+    assert run(["shard", "-q", "--force"]) == 0
+    assert run(["extract-features", "-q"]) == 0
+    assert run(["train", "-q"]) == 0
+
+
+def test_without_the_folder_the_shards_are_taken_as_they_are(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "images").rename(project / "elsewhere")
+    assert run(["store", "select"]) == 0
+    assert "The shards are taken as they are" in capsys.readouterr().out
+    assert run(["train", "-q"]) == 0
+
+
+class Notes(Silent):
+    """A Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep a line."""
+        self.lines.append(text)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "teacher.pt")
+    return tmp_path / "teacher.pt"
+
+
+def options(weights: Path, **changes: Any) -> TimmOptions:
+    return TimmOptions.model_validate({"model": "test_resnet", "weights": weights, **changes})
+
+
+def check(root: Path, wanted: TimmOptions) -> list[str]:
+    notes = Notes()
+    check_features(
+        {"teacher": wanted},
+        image=IMAGE,
+        shards=root / "shards",
+        store=FeatureStore(root / "features.zarr"),
+        progress=notes,
+    )
+    return notes.lines
+
+
+@pytest.fixture
+def taught(tmp_path: Path, weights: Path) -> StoredFeature:
+    source = DigitsOptions().open()
+    write_split(
+        source,
+        source.splits["train"][:12],
+        tmp_path / "shards" / "train",
+        dataset="digits",
+        split="train",
+        options=ShardOptions(samples=12),
+        provenance={},
+        progress=Silent(),
+    )
+    return extract(
+        {"teacher": options(weights)},
+        image=IMAGE,
+        shards=tmp_path / "shards",
+        store=FeatureStore(tmp_path / "features.zarr"),
+        work=tmp_path / "work",
+        options=ClusterOptions(workers=1),
+        progress=Silent(),
+    )["teacher"]
+
+
+@pytest.mark.usefixtures("taught")
+def test_changed_weights_are_refused(tmp_path: Path, weights: Path) -> None:
+    assert check(tmp_path, options(weights)) == []
+    state = torch.load(weights, weights_only=True)
+    name = next(iter(state))
+    torch.save({**state, name: state[name] + 1e-3}, weights)
+    with pytest.raises(StaleFeatureError, match=r"representation\.weights is now"):
+        check(tmp_path, options(weights))
+
+
+@pytest.mark.usefixtures("taught")
+def test_absent_weights_are_taken_on_trust_and_the_rest_is_checked(
+    tmp_path: Path, weights: Path
+) -> None:
+    weights.unlink()
+    (note,) = check(tmp_path, options(weights))
+    assert "checked without its weights" in note
+    with pytest.raises(StaleFeatureError, match="dtype is now 'int8', was 'float16'"):
+        check(tmp_path, options(weights, dtype="int8"))
+    with pytest.raises(StaleFeatureError, match=r"options\.precision is now 'bfloat16'"):
+        check(tmp_path, options(weights, precision="bfloat16"))
