@@ -23,7 +23,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from kymatio.torch import Scattering2D
+from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D as Scattering2D
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 

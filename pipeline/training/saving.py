@@ -41,33 +41,39 @@ def newest_checkpoint(work: Path, progress: Progress) -> Path | None:
 
 
 class Stop:
-    """Whether somebody has asked the run to end, by Ctrl-C or SIGTERM."""
+    """Whether somebody has asked the run to end, by Ctrl-C or SIGTERM; a second time ends it."""
 
-    asked = False
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, progress: Progress) -> None:
+        self.asked = False
+        self._progress = progress
+
+    def listen(self) -> None:
+        """Answer the signals from now on; only the main thread is sent any."""
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                signal.signal(number, self._answer)
+
+    def _answer(self, number: int, _: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._progress.note(
+            f"{signal.Signals(number).name}: saving after this step. Once more to stop at once."
+        )
 
 
 @contextmanager
 def stoppable(progress: Progress) -> Iterator[Stop]:
-    """Answer the first Ctrl-C or SIGTERM after the step; a second one stops at once."""
-    stop = Stop()
-
-    def answer(number: int, _: Any) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-        progress.note(
-            f"{signal.Signals(number).name}: saving after this step. Once more to stop at once."
-        )
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread is sent signals
-        return
-    before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Yield what listens to signals, and put their handlers back at the end."""
+    before = {number: signal.getsignal(number) for number in Stop.SIGNALS}
     try:
-        yield stop
+        yield Stop(progress)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Saving(Checkpoint):
@@ -92,7 +98,12 @@ class Saving(Checkpoint):
         self.last_saved: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Begin to count, and to listen.
+
+        Only now, as Lightning's own answer to SIGTERM, which would leave several processes
+        waiting for each other, has been set before.
+        """
+        self._stop.listen()
         self._saved_at = self._clock()
         self.last_saved = trainer.global_step or None
 
