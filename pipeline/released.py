@@ -44,8 +44,8 @@ def read_released(content: Mapping[Any, Any], path: Path) -> ReleasedWeights:
     if "encoder" not in content or unexpected:
         found = f"unexpected: {', '.join(unexpected[:5])}" if unexpected else "missing: encoder"
         raise WeightsError(
-            f"{path} is no released MV-MR file, which holds encoder and one of "
-            f"{' and '.join(CLASSIFIERS)} ({found})."
+            f"{path} is neither a checkpoint that `mvmr train` wrote nor a released MV-MR file, "
+            f"which holds encoder and one of {' and '.join(CLASSIFIERS)} ({found})."
         )
     encoder = _tensors(content["encoder"], "encoder", path)
     if not any(name.startswith(BACKBONE) for name in encoder):

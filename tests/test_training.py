@@ -291,7 +291,7 @@ def test_without_labels_the_objective_chooses(data: Path, tmp_path: Path) -> Non
     assert best.about["selection"]["rule"] == "validation/objective"
     assert best.about["selection"]["score"] == pytest.approx(lowest, rel=1e-4)
     asked = TrainOptions.model_validate({**TRAIN, "select": "probe"})
-    with pytest.raises(ConfigError, match="no labels"):
+    with pytest.raises(ConfigError, match="one label each"):
         fit(replace(run, options=asked), work=tmp_path / "asked", progress=Silent())
 
 
