@@ -1,16 +1,16 @@
 """Time extraction against a bare loop over images in memory, and weigh its workers.
 
-    python -m benchmarks.extraction [--images N] [--rounds R] [--wide]
+    python -m benchmarks.extraction [--images N] [--sides 32 96] [--rounds R] [--wide]
 
 Each figure comes from a process of its own, bound to one core (two for two workers), in turns:
 
-    bare   the representation and its reduction over decoded images in memory, nothing else
+    bare   preparation, representation and reduction of decoded images in memory, nothing else
     one    `extract` by one worker: tars read, images decoded, chunks written
     two    `extract` by two workers on two cores
     large  as `one`, with four times as many images in a shard
 
 Rates are images a second of the phase that computes rows; a ratio is the median over rounds.
-With --wide, scattering of images of 224 px (762,048 numbers) is fitted by 512 principal
+With --wide, scattering of images of 224 px (762,048 numbers) is fitted by 256 principal
 components, and the memory of the whole process is printed.
 """
 
@@ -42,7 +42,7 @@ from pipeline.store import FeatureStore
 ROLES = {"bare": 1, "one": 1, "two": 2, "large": 1}
 SAMPLES_PER_SHARD = 500
 BATCH = 64
-OPTIONS = ScatteringOptions.model_validate({"J": 2, "L": 8, "reduce": {"pca": 512}})
+OPTIONS = ScatteringOptions.model_validate({"J": 2, "L": 8, "reduce": {"pca": 256}})
 MEBIBYTE = 2**20
 
 
@@ -73,13 +73,24 @@ class Clock(Silent):
     """A Progress that times the phase in which rows are computed."""
 
     def __init__(self) -> None:
-        self.began, self.images = 0.0, 0
+        self.began = self.ended = 0.0
+        self.images = 0
 
     def start(self, what: str, total: int, unit: str) -> None:
         """Begin a phase."""
-        del unit
+        del total, unit
         if what.startswith("extract"):
-            self.began, self.images = time.perf_counter(), total
+            self.began, self.images = time.perf_counter(), 0
+
+    def advance(self, count: int, status: str = "") -> None:
+        """Note when a shard was done."""
+        self.images += count
+        self.ended = time.perf_counter()
+
+    @property
+    def rate(self) -> float:
+        """Images a second, from the first task to the last receipt."""
+        return self.images / (self.ended - self.began)
 
 
 def image_options(side: int) -> ImageOptions:
@@ -116,25 +127,24 @@ def rate_of_extraction(shards: Path, side: int, workers: int) -> float:
             options=ClusterOptions(workers),
             progress=clock,
         )
-    return clock.images / (time.perf_counter() - clock.began)
+    return clock.rate
 
 
 def rate_of_a_bare_loop(shards: Path, side: int, basis: Path) -> float:
     """Compute the same rows from images in memory; return images a second."""
     manifest = read_manifest(shards / "train")
     representation = OPTIONS.build(image_options(side)).eval()
-    images = torch.stack(
-        [
-            representation.preparation(decode(record.data))
-            for number in range(len(manifest.shards))
-            for record in read_shard(shards / "train", manifest, number)
-        ]
-    )
+    images = [
+        decode(record.data)
+        for number in range(len(manifest.shards))
+        for record in read_shard(shards / "train", manifest, number)
+    ]
     reduction = Reduction.load(*FeatureStore(basis)["scattering"].reduction())
     began = time.perf_counter()
     with torch.inference_mode():
-        for batch in torch.split(images, BATCH):
-            reduction.apply(representation(batch)).half().numpy()
+        for first in range(0, len(images), BATCH):
+            part = [representation.preparation(image) for image in images[first : first + BATCH]]
+            reduction.apply(representation(torch.stack(part))).half().numpy()
     return len(images) / (time.perf_counter() - began)
 
 
@@ -170,13 +180,13 @@ def ask(role: str, root: Path, side: int) -> dict[str, float]:
     return answer
 
 
-def compare(count: int, rounds: int) -> None:
+def compare(count: int, side: int, rounds: int) -> None:
     """Print the table of rates, their ratios, and the memory of a worker."""
-    side = 32
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        pack(root / "shards", count, side, SAMPLES_PER_SHARD)
-        pack(root / "large", count, side, 4 * SAMPLES_PER_SHARD)
+        samples = count // 8
+        pack(root / "shards", count, side, samples)
+        pack(root / "large", count, side, 4 * samples)
         extract(
             {"scattering": OPTIONS},
             image=image_options(side),
@@ -187,7 +197,7 @@ def compare(count: int, rounds: int) -> None:
             progress=Silent(),
         )
         answers = [{role: ask(role, root, side) for role in ROLES} for _ in range(rounds)]
-    print(f"scattering at {side} px to 512 components, {count} images, {rounds} rounds")
+    print(f"scattering at {side} px to 256 components, {count} images, {rounds} rounds")
     for role in ROLES:
         rate = median(answer[role]["rate"] for answer in answers)
         peak = max(answer[role]["mib"] for answer in answers)
@@ -229,7 +239,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=8000)
+    parser.add_argument("--images", type=int, default=4000, help="of 32 px; fewer where larger")
+    parser.add_argument("--sides", type=int, nargs="+", default=[32, 96])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--wide", action="store_true")
     parser.add_argument("--role", choices=ROLES, help=argparse.SUPPRESS)
@@ -241,7 +252,8 @@ def main() -> None:
     elif options.wide:
         fit_wide(options.images)
     else:
-        compare(options.images, options.rounds)
+        for side in options.sides:
+            compare(options.images * 32**2 // side**2, side, options.rounds)
 
 
 if __name__ == "__main__":

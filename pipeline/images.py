@@ -7,6 +7,7 @@ images their own way. Both start from `decode`.
 import io
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
@@ -134,16 +135,20 @@ def normalise(images: Tensor, options: ImageOptions) -> Tensor:
     """Normalise images (..., C, H, W) by mean and std; uint8 in [0, 255], floats in [0, 1]."""
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    return (images - _column(options.mean, images)) / _column(options.std, images)
+    mean, std = (_column(v, images.dtype, images.device) for v in (options.mean, options.std))
+    return (images - mean) / std
 
 
 def denormalise(images: Tensor, options: ImageOptions) -> Tensor:
     """Return normalised images (..., C, H, W) to [0, 1]."""
-    return images * _column(options.std, images) + _column(options.mean, images)
+    mean, std = (_column(v, images.dtype, images.device) for v in (options.mean, options.std))
+    return images * std + mean
 
 
-def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+@lru_cache(maxsize=64)
+def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):  # kept, and used where there are gradients too
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+# A local worker's own threads wake rarely: at Dask's intervals they take some percent of a core.
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "5s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.tick.interval": "1s",
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
     workers = options.workers or max(1, shards // SHARDS_PER_WORKER)
     workers = min(workers, shards, most if gpus or options.workers is None else shards)
     with (
-        dask_config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
+        dask_config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT, **QUIET}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
