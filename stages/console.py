@@ -90,7 +90,8 @@ class ConsoleProgress:
         if not self._done:
             return []
         elapsed = time.monotonic() - self._began
-        return [f"{elapsed * (self._total / self._done - 1) / 60:.0f} min left"]
+        seconds = elapsed * (self._total / self._done - 1)
+        return [f"{seconds:.0f} s left" if seconds < 100 else f"{seconds / 60:.0f} min left"]
 
     def _rate(self) -> str:
         elapsed = time.monotonic() - self._began
