@@ -125,6 +125,7 @@ def test_worker_processes_give_each_sample_once(data: SplitData, workers: int) -
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # fewer cores than workers
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_every_rank_worker_and_epoch(data: SplitData, world_size: int, workers: int) -> None:
