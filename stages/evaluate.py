@@ -8,8 +8,9 @@ import click
 from rich.table import Table
 
 from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
+from pipeline.datasets.base import Split
 from pipeline.encoders import build_encoder
-from pipeline.errors import ConfigError, unknown_name
+from pipeline.errors import ConfigError, DataError, unknown_name
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.record import full_record, summary, write_predictions
 from pipeline.evaluation.setting import Outcome, Setting, Values
@@ -17,12 +18,12 @@ from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject
 from pipeline.evaluation.table import AnyProtocol, score_all
 from pipeline.loading.batch import SplitData
 from pipeline.runtime import Progress, device_from, sha256_of, write_json
-from pipeline.shards import read_manifests
+from pipeline.shards import Manifest, read_manifests
 from pipeline.storage import remove_tree
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.material import checked_features
+from stages.material import check_source, checked_features
 from stages.options import console, data_option, experiment_options
 
 
@@ -93,10 +94,13 @@ def _material(
     """Return what the protocols need, and who is scored: the student first, then the controls."""
     image = experiment.dataset.image
     device = device_from("auto")
+    check_source(experiment, layout, progress)
+    manifests = read_manifests(layout.shards)
+    _require_same_images(trained, experiment.dataset.name, manifests)
     images = Images(
         {
             split: SplitData(layout.shards / split, manifest, {}, image)
-            for split, manifest in read_manifests(layout.shards).items()
+            for split, manifest in manifests.items()
         }
     )
     features = checked_features(experiment, experiment.features, layout, progress)
@@ -123,6 +127,23 @@ def _material(
     )
     beside = [] if "pixels" in references else [pixels]
     return setting, [*subjects, *beside, *references.values()]
+
+
+def _require_same_images(
+    trained: Checkpoint, dataset: str, manifests: Mapping[Split, Manifest]
+) -> None:
+    """Raise DataError if the data set was cut anew since: test images may be training images."""
+    seen = dict(trained.about.get("shards", {}))
+    if seen.pop("dataset", None) != dataset:
+        return
+    now = {split: manifest.digest for split, manifest in manifests.items()}
+    other = [split for split, digest in seen.items() if now.get(split) != digest]
+    if other:
+        raise DataError(
+            f"The checkpoint was trained on other {' and '.join(other)} images of {dataset!r} than "
+            "these shards hold, so that images it has seen may be among the test images: run "
+            "`mvmr train`, or restore the shards."
+        )
 
 
 def _provenance(

@@ -9,13 +9,13 @@ from rich.table import Table
 
 from pipeline.datasets.base import SPLITS, Split
 from pipeline.datasets.split import cut
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedChunkError, StoreError
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.repair import repair
 from pipeline.extraction.run import unfinished
 from pipeline.runtime import write_json
 from pipeline.shards import MANIFEST, DamagedFile, find_damage, read_manifest, repair_split
-from pipeline.storage import Location, location
+from pipeline.storage import Location, location, names_in
 from pipeline.store import Damage, FeatureStore, StoredFeature
 from pipeline.store.integrity import METADATA
 from stages import clean
@@ -61,7 +61,15 @@ def info(
     """Print what each feature holds: of the active data set, or of the store at PATH."""
     layout, screen = _layout(path, config, assignments, data), console(quiet=quiet)
     store = FeatureStore(layout.features)
-    screen.print(feature_table(store.path, [store[name] for name in store.names()]))
+    sound, damaged = [], []
+    for name in store.names():
+        try:
+            sound.append(store[name])
+        except DamagedChunkError as error:
+            damaged.append(str(error))
+    screen.print(feature_table(store.path, sound))
+    for line in damaged:
+        screen.print(line, highlight=False)
     for line in _in_the_making(layout):
         screen.print(line)
 
@@ -124,9 +132,12 @@ def _damaged_tars(layout: DatasetLayout, screen: Console) -> dict[Split, list[Da
     found = {}
     for split in SPLITS:
         directory = layout.shards / split
-        if not (directory / MANIFEST).exists():
+        if not names_in(directory):
             continue
-        damages = find_damage(directory, read_manifest(directory))
+        if (directory / MANIFEST).exists():
+            damages = find_damage(directory, read_manifest(directory))
+        else:
+            damages = [DamagedFile(directory / MANIFEST, "is missing: run `mvmr shard`")]
         _say(screen, f"shards/{split}", [(damage.path, damage.reason) for damage in damages])
         if damages:
             found[split] = damages
@@ -157,7 +168,7 @@ def _repair_tars(
     items = cut(source, dataset.split)
     for split, files in damaged.items():
         directory = layout.shards / split
-        manifest = read_manifest(directory)
+        manifest = read_manifest(directory)  # what is mended is what it says
         repair_split(source, items.get(split, []), directory, manifest, files, dataset.shards)
 
 

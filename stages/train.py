@@ -93,6 +93,10 @@ def command(
             "experiment": experiment.name,
             "digest": key,
             "seed": experiment.seed,
+            "shards": {
+                "dataset": experiment.dataset.name,
+                **{data.manifest.split: data.manifest.digest for data in (train, validation)},
+            },
             "targets": {name: feature.digest for name, feature in features.items()},
             "torch": str(torch.__version__),
         },

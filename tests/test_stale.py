@@ -96,6 +96,39 @@ def test_without_the_folder_the_shards_are_taken_as_they_are(
     assert run(["train", "-q"]) == 0
 
 
+def test_a_checkpoint_is_not_scored_on_images_that_it_may_have_seen(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The data set is cut anew by another seed, so training images become test images."""
+    assert run(["train", "-q"]) == 0
+    assert run(["evaluate", "-q"]) == 0
+    other = ["-q", "-s", "dataset.split.seed=5"]
+    assert run(["shard", "--force", *other]) == 0
+    assert run(["extract-features", "--force", *other]) == 0
+    assert run(["evaluate", *other]) == 1
+    message = capsys.readouterr().err
+    assert "trained on other train and validation images of 'digits'" in message
+    assert (project / "runs").exists()
+
+
+def test_a_missing_manifest_is_damage(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "data" / "digits" / "shards" / "train" / "manifest.json").unlink()
+    assert run(["store", "verify"]) == 1
+    assert "manifest.json: is missing" in capsys.readouterr().out
+
+
+def test_the_table_shows_sound_features_beside_a_damaged_one(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    added = ["-s", "features.more={kind: hog, cell: 2}"]
+    assert run(["extract-features", "-q", *added]) == 0
+    (project / "data" / "digits" / "features.zarr" / "hog" / "zarr.json").unlink()
+    assert run(["store", "info"]) == 0
+    output = capsys.readouterr().out
+    assert "more" in output
+    assert "is missing" in output
+
+
 class Notes(Silent):
     """A Progress that keeps what it is told."""
 

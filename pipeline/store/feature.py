@@ -41,7 +41,7 @@ class StoredFeature:
             complete = recorded["complete"]
             metadata = recorded["metadata"] if complete else {}
         except UNREADABLE as error:
-            raise self._damaged(Damage(path / METADATA, str(error), "")) from error
+            raise self._damaged(Damage(path / METADATA, reason_of(error), "")) from error
         if complete is not True:
             raise StoreError(f"{path} is not complete: run `mvmr extract-features`.")
         damage = next(metadata_damage(path, metadata), None)

@@ -119,4 +119,6 @@ def has_gaps(numbers: Array) -> bool:
 
 def reason_of(error: Exception) -> str:
     """Return the first line of what a library says."""
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
     return (str(error).splitlines() or [type(error).__name__])[0]
