@@ -215,7 +215,8 @@ def fit_pca(sample: Tensor, components: int, *, seed: int) -> Pca:
         )
     mean = sample.mean(0, dtype=torch.float64).float()
     centred = sample.float() - mean
-    total = float(centred.square().sum(dtype=torch.float64))
+    rows = max(1, BLOCK_NUMBERS // D)  # a sum in float64 would widen all of the sample at once
+    total = sum(float(x.square().sum(dtype=torch.float64)) for x in torch.split(centred, rows))
     if not np.isfinite(total):
         raise DataError("The representation has values that are not finite: PCA cannot be fitted.")
     with full_precision(centred.device):
