@@ -168,7 +168,7 @@ def _repair_tars(
     items = cut(source, dataset.split)
     for split, files in damaged.items():
         directory = layout.shards / split
-        manifest = read_manifest(directory)  # what is mended is what it says
+        manifest = read_manifest(directory)
         repair_split(source, items.get(split, []), directory, manifest, files, dataset.shards)
 
 
