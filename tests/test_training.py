@@ -23,9 +23,13 @@ from training_runs import IMAGE, RESUMED, SELF_SUPERVISED, STUDENT, TRAIN, make_
 from pipeline.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.encoders import StudentOptions, build_encoder
 from pipeline.errors import ConfigError, TrainingError, WeightsError
+from pipeline.images import normalise
+from pipeline.loading.resident import EvaluationLoader
+from pipeline.objective import Objective
 from pipeline.runtime import Silent
 from pipeline.training.averaging import Averaging
-from pipeline.training.fit import CURVES, fit
+from pipeline.training.fit import CURVES, Run, fit
+from pipeline.training.module import StudentModule
 from pipeline.training.options import TrainOptions
 from pipeline.training.probe import OnlineNeighbours
 from pipeline.training.saving import PREVIOUS, RESUME
@@ -275,6 +279,48 @@ def test_distillation_by_regression(data: Path, tmp_path: Path, view: str) -> No
     fit(run, work=tmp_path, progress=Silent())
     rows = curves(tmp_path)
     assert float(rows[-1]["validation/objective"]) < float(rows[0]["validation/objective"])
+
+
+def make_module(run: Run) -> StudentModule:
+    encoder = build_encoder(STUDENT, channels=1, size=8, seed=0)
+    objective = Objective(
+        run.objective,
+        h_width=encoder.h_width,
+        z_width=encoder.z_width,
+        representation_widths={"pixels": 64},
+    )
+    return StudentModule(
+        encoder,
+        objective,
+        live=run.live,
+        image=IMAGE,
+        options=run.options,
+        steps_per_epoch=1,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_augment_both_draws_two_views_and_leaves_targets_and_probes_the_image(
+    data: Path, monkeypatch: pytest.MonkeyPatch, both: bool
+) -> None:
+    terms = {"invariance": {}, "pixels": {"kind": "dependence", "on": "h"}}
+    run = make_run(data, terms, augment_both=both)
+    batch = next(iter(EvaluationLoader(run.validation, 50)))
+    image = normalise(batch["images"], IMAGE)
+    module = make_module(run).eval()
+    views: list[torch.Tensor] = []
+    targets: list[torch.Tensor] = []
+    module.encoder.backbone.register_forward_pre_hook(lambda _, given: views.append(given[0]))
+    module.objective.register_forward_pre_hook(lambda _, given: targets.append(given[1]["pixels"]))
+    module.loss(batch)
+    assert [torch.equal(view, image) for view in views] == [not both, False]
+    assert not torch.equal(*views)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)  # there is no trainer
+    probed = module.validation_step(batch, 0)["h"]
+    torch.testing.assert_close(probed, module.encoder.features(image))
+    for target in targets:
+        torch.testing.assert_close(target, image.flatten(1))
 
 
 def test_without_labels_the_objective_chooses(data: Path, tmp_path: Path) -> None:

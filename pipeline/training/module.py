@@ -29,8 +29,9 @@ class StudentModule(lightning.LightningModule):
     """An encoder learning an objective.
 
     `live` are the representations that are computed for every batch rather than read from the
-    store. Each step hands h of the original view (of the augmented one, where the objective
-    does not encode the original) and the labels to callbacks, detached.
+    store; they are those of the image without augmentation, also where both views are augmented.
+    Each step hands h of the first view (of the augmented one, where the objective needs that
+    alone) and the labels to callbacks, detached.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class StudentModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Log the objective of a validation batch; the encoder is in evaluation mode."""
         value, h = self._evaluate(batch, VALIDATION, batch_idx)
-        if "original" not in self.objective.views:
+        if self._options.augment_both or "original" not in self.objective.views:
             h = self.encoder.features(self._normalised(batch))
         for name, number in _values(value).items():
             self.log(
@@ -101,8 +102,9 @@ class StudentModule(lightning.LightningModule):
         with torch.no_grad():
             views = {"original": original}
             if "augmented" in self.objective.views:
-                augmented = self._augment(batch["images"].float() / 255)
-                views["augmented"] = self._laid_out(normalise(augmented, self._image))
+                views["augmented"] = self._augmented(batch)
+            if self._options.augment_both and "original" in self.objective.views:
+                views["original"] = self._augmented(batch)
             live = {name: network(original) for name, network in self._live.items()}
         activations = self._activations(views)
         value = self.objective(activations, {**batch["targets"], **live})
@@ -120,6 +122,11 @@ class StudentModule(lightning.LightningModule):
 
     def _normalised(self, batch: Batch) -> Tensor:
         return self._laid_out(normalise(batch["images"], self._image))
+
+    def _augmented(self, batch: Batch) -> Tensor:
+        """Return a random view, drawn anew at every call."""
+        augmented = self._augment(batch["images"].float() / 255)
+        return self._laid_out(normalise(augmented, self._image))
 
     def _laid_out(self, images: Tensor) -> Tensor:
         if self._options.channels_last:

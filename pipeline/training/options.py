@@ -50,7 +50,8 @@ class SavingOptions(Options):
 class TrainOptions(Options):
     """`train`: one run of the optimiser.
 
-    `batch_size` is that of one process. `ema` is the decay, per optimiser step, of an average of
+    `batch_size` is that of one process. With `augment_both` the first view is augmented too, by
+    draws of its own, as VICReg has it, instead of being the image as it is. `ema` is the decay, per optimiser step, of an average of
     the encoder's weights, which is then validated and kept instead of them. `select` is the rule
     for the best checkpoint, always on validation images: `probe` (highest top-1 of the linear
     probe), `objective` (lowest), or `auto`: probe where there are labels.
@@ -69,6 +70,7 @@ class TrainOptions(Options):
     compile: bool = False
     parallel: ParallelOptions = ParallelOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
+    augment_both: bool = False
     loading: LoadingOptions = LoadingOptions()
     saving: SavingOptions = SavingOptions()
     probe: ProbeOptions = ProbeOptions()

@@ -1,0 +1,157 @@
+"""The objectives that the study compares, and the question that each is an answer to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Terms = Mapping[str, Mapping[str, Any]]
+
+VIEWS: Terms = {"invariance": {}, "variance": {}, "view_dependence": {}}
+# VICReg's 25, 25, 1: our variance adds the two views up, where VICReg takes their mean.
+VICREG: Terms = {
+    "invariance": {"weight": 25.0},
+    "variance": {"weight": 12.5},
+    "covariance": {"weight": 1.0},
+}
+FIVE = ("pixels", "scattering", "augmented", "hog", "local_std")
+REGRESSED: Mapping[str, Any] = {"kind": "regression", "representation": "clip"}
+
+NO_REPRESENTATION = "self-supervised, no representation"
+BASELINE = "self-supervised, VICReg"
+MVMR = "self-supervised, MV-MR"
+BY_DEPENDENCE = "distilled by dependence"
+BY_REGRESSION = "distilled by regression"
+BY_BOTH = "distilled by both"
+JOINT = "distilled and self-supervised"
+CONTROL = "control"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An objective in its group; `train` and `student` change what all have in common."""
+
+    group: str
+    terms: Terms
+    train: Mapping[str, Any] = field(default_factory=dict)
+    student: Mapping[str, Any] = field(default_factory=dict)
+
+
+def depends(names: Sequence[str], *, weight: float = 1.0, **options: Any) -> Terms:
+    """Return a dependence term on each representation; `weight` is shared among them."""
+    share = weight / len(names)
+    return {name: {"kind": "dependence", "weight": share, **options} for name in names}
+
+
+def _published() -> dict[str, Terms]:
+    """Return all five representations on z at weight 1, by both signs and all statistics."""
+    return {
+        f"five on z, {sign}, {statistic}": {
+            **VIEWS,
+            **depends(FIVE, weight=weight * len(FIVE), statistic=statistic),
+        }
+        for sign, weight in (("maximised", 1.0), ("minimised", -1.0))
+        for statistic in ("dcor", "dcor_squared", "dcor_squared_unbiased")
+    }
+
+
+def _on_features() -> dict[str, Terms]:
+    """Return dependence on the backbone's features: weights, sets, statistics, regression."""
+    found: dict[str, Terms] = {
+        "views + scattering on h, 5": {**VIEWS, **depends(("scattering",), on="h", weight=5.0)},
+        "views + five on h, 5": {**VIEWS, **depends(FIVE, on="h", weight=5.0)},
+    }
+    for weight in (1.0, 5.0, 25.0):
+        terms = depends(("scattering",), on="h", weight=weight)
+        found[f"vicreg + scattering on h, {weight:g}"] = {**VICREG, **terms}
+    for names in (("hog",), ("scattering", "hog"), ("scattering", "pixels"), FIVE):
+        what = "five" if names == FIVE else " and ".join(names)
+        found[f"vicreg + {what} on h, 5"] = {**VICREG, **depends(names, on="h", weight=5.0)}
+    options: Mapping[str, Mapping[str, Any]] = {
+        "minimised": {"weight": -5.0},
+        "both views": {"weight": 5.0, "view": "both"},
+        "unbiased": {"weight": 5.0, "statistic": "dcor_squared_unbiased"},
+    }
+    for what, option in options.items():
+        terms = depends(("scattering",), on="h", **option)
+        found[f"vicreg + scattering on h, 5, {what}"] = {**VICREG, **terms}
+    regressed = {"scattering": {"kind": "regression", "view": "augmented", "weight": 5.0}}
+    found["vicreg + scattering regressed, 5"] = {**VICREG, **regressed}
+    return found
+
+
+def _self_supervised() -> dict[str, Candidate]:
+    both = {"augment_both": True}
+    found = {
+        "views alone": Candidate(NO_REPRESENTATION, VIEWS),
+        "vicreg": Candidate(BASELINE, VICREG),
+        "vicreg, both views augmented": Candidate(BASELINE, VICREG, both),
+    }
+    found |= {name: Candidate(MVMR, terms) for name, terms in _published().items()}
+    on_features = _on_features()
+    found |= {name: Candidate(MVMR, terms) for name, terms in on_features.items()}
+    found |= {
+        f"{name}, both views augmented": Candidate(MVMR, on_features[name], both)
+        for name in ("vicreg + scattering on h, 1", "vicreg + scattering on h, 5")
+    }
+    return found
+
+
+def _distilled() -> dict[str, Candidate]:
+    on_z_and_h: Terms = {
+        "clip": {"kind": "dependence", "weight": 10.0},
+        "clip_h": {"kind": "dependence", "representation": "clip", "on": "h", "weight": 10.0},
+    }
+    dependence: dict[str, Terms] = {
+        "clip on z, published": {**VIEWS, **depends(("clip",))},
+        "clip on z and h, 10": {**VIEWS, **on_z_and_h},
+    }
+    for view in ("augmented", "both"):
+        for statistic in ("dcor", "dcor_squared", "dcor_squared_unbiased"):
+            terms = depends(("clip",), on="h", view=view, statistic=statistic)
+            dependence[f"clip on h, {view}, {statistic}"] = terms
+    regression: dict[str, Terms] = {
+        f"clip regressed, {loss}, {view}": {"clip": {**REGRESSED, "loss": loss, "view": view}}
+        for loss in ("cosine", "squared")
+        for view in ("augmented", "both")
+    }
+    mixed: dict[str, Terms] = {
+        f"clip regressed + {weight:g} on h, {view}": {
+            "regressed": {**REGRESSED, "view": view},
+            **depends(("clip",), on="h", view=view, weight=weight),
+        }
+        for weight in (0.3, 1.0, 3.0)
+        for view in ("augmented", "both")
+    }
+    joint: dict[str, Terms] = {
+        f"{what} + clip regressed, {weight:g}": {
+            **base,
+            "regressed": {**REGRESSED, "view": "both", "weight": weight},
+        }
+        for what, base in (("vicreg", VICREG), ("views", VIEWS))
+        for weight in (10.0, 50.0)
+    }
+    clip = depends(("clip",), on="h", view="both", weight=50.0)
+    joint["vicreg + clip on h, 50"] = {**VICREG, **clip}
+    groups = (
+        (BY_DEPENDENCE, dependence),
+        (BY_REGRESSION, regression),
+        (BY_BOTH, mixed),
+        (JOINT, joint),
+    )
+    found = {
+        name: Candidate(group, terms)
+        for group, members in groups
+        for name, terms in members.items()
+    }
+    for statistic in ("dcor", "dcor_squared_unbiased"):
+        terms = depends(("clip",), on="z", statistic=statistic)
+        found[f"clip on a linear map of h, {statistic}"] = Candidate(
+            BY_DEPENDENCE, terms, student={"projector": [128]}
+        )
+    return found
+
+
+CANDIDATES: Mapping[str, Candidate] = {**_self_supervised(), **_distilled()}
+
+# Confirmed whatever the search says: what was published, by either sign.
+ALWAYS = ("five on z, maximised, dcor", "five on z, minimised, dcor", "clip on z, published")

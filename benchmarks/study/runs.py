@@ -1,0 +1,238 @@
+"""Running a candidate: its config, its training, its scores on validation or test images."""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.study.candidates import CANDIDATES, CONTROL, VIEWS
+from pipeline.checkpoints import BEST, load_checkpoint
+from pipeline.datasets.base import Split
+from pipeline.encoders import Encoder, StudentOptions, build_encoder
+from pipeline.evaluation.images import Images
+from pipeline.evaluation.knn import KnnOptions, knn_probe
+from pipeline.evaluation.linear import LinearOptions, linear_probe
+from pipeline.evaluation.subjects import (
+    Subject,
+    encoder_subject,
+    pixel_subject,
+    stored_subject,
+)
+from pipeline.images import ImageOptions
+from pipeline.loading.batch import SplitData
+from pipeline.runtime import Silent, device_from, write_json
+from pipeline.shards import read_manifests
+from pipeline.store import FeatureStore
+from stages.cli import run as mvmr
+from stages.layout import dataset_layout, evaluation_work, run_layout
+
+DATASET = "cifar10"
+UNTRAINED = "untrained encoder"
+FEATURES: Mapping[str, Mapping[str, Any]] = {
+    "scattering": {"J": 2, "L": 8, "reduce": {"pca": 256}},
+    "hog": {"reduce": {"pca": 256}},
+    "local_std": {"reduce": {"pca": 256}},
+}
+STUDENT: Mapping[str, Any] = {
+    "architecture": "resnet8x2",
+    "stem": "3x3/2",
+    "projector": [512, 512, 512],
+}
+TRAIN: Mapping[str, Any] = {
+    "epochs": 2,
+    "batch_size": 128,
+    "lr": 1e-3,
+    "channels_last": True,
+    "optimizer": {"name": "adam", "weight_decay": 1e-6},
+    "schedule": {"kind": "cosine", "warmup_epochs": 0.2},
+    "augmentation": {"policy": "cifar20"},
+}
+
+Line = Mapping[str, Any]
+
+
+class Study:
+    """All runs of one budget, below one directory; `changes` are overrides for all of them.
+
+    A result is one file, so what there is is not done again, and several processes can share
+    the candidates out among them.
+    """
+
+    def __init__(self, root: Path, images: Path, teacher: Path, changes: Sequence[str]) -> None:
+        self.root = root.resolve()
+        self.changes = list(changes)
+        clip = {
+            "kind": "open_clip",
+            "model": "tiny-clip-rn64",
+            "config": str(teacher.resolve() / "tiny-clip-rn64.json"),
+            "pretrained": str(teacher.resolve() / "tiny-clip-rn64-cifar10.pt"),
+        }
+        self.features: dict[str, Any] = {**FEATURES, "clip": clip}
+        self.base: dict[str, Any] = {
+            "name": "study",
+            "seed": 0,
+            "dataset": {
+                "name": DATASET,
+                "source": {"kind": "image_folder", "root": str(images.resolve())},
+                "split": {"seed": 0, "validation": 0.1, "test": 0},
+                "shards": {"samples": 1000, "on_bad_image": "fail"},
+                "image": {
+                    "size": 32,
+                    "channels": 3,
+                    "mean": [0.491, 0.482, 0.447],
+                    "std": [0.247, 0.243, 0.261],
+                },
+            },
+            "features": self.features,
+            "student": STUDENT,
+            "objective": VIEWS,
+            "train": TRAIN,
+            "evaluate": {},
+        }
+
+    @property
+    def searched(self) -> Path:
+        """What the search has found, one file a candidate."""
+        return self.root / "search"
+
+    @property
+    def confirmed(self) -> Path:
+        """What was measured on test images, one file a candidate and seed."""
+        return self.root / "results"
+
+    def prepare(self) -> None:
+        """Make shards and features, once."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        os.chdir(self.root)
+        for command in ("shard", "extract-features"):
+            self._call(command, self.base)
+
+    def search(self, names: Sequence[str]) -> None:
+        """Train every candidate that has no result yet, and score it on validation images."""
+        for name in names:
+            path = self.searched / f"{identifier(name, 0)}.json"
+            if path.exists():
+                continue
+            began = time.process_time()
+            self._train(name, 0)
+            seconds = time.process_time() - began
+            scores = student_scores(identifier(name, 0), "validation")
+            self._record(path, name, 0, {**scores, "cpu_seconds": round(seconds)})
+
+    def confirm(self, names: Sequence[str], seeds: Sequence[int]) -> None:
+        """Train with every seed, and read the test images once for each; then the controls."""
+        for seed in seeds:
+            for name in names:
+                path = self.confirmed / f"{identifier(name, seed)}.json"
+                if not path.exists():
+                    self._train(name, seed)
+                    self._record(path, name, seed, student_scores(identifier(name, seed), "test"))
+
+    def controls(self, seeds: Sequence[int]) -> None:
+        """Score what was not trained: the encoder at every seed, pixels, each stored feature."""
+        options = StudentOptions.model_validate(STUDENT)
+        image = ImageOptions.model_validate(self.base["dataset"]["image"])
+        images, device = stored_images(image, "test"), device_from("auto")
+        store = FeatureStore(dataset_layout(DATASET).features)
+        subjects = [(0, pixel_subject(images, device=device, progress=Silent()))]
+        subjects += [(0, stored_subject(store[name], images)) for name in self.features]
+        for seed in seeds:
+            encoder = build_encoder(options, channels=image.channels, size=image.size, seed=seed)
+            subjects.append((seed, encoder_as_subject(UNTRAINED, encoder, images)))
+        for seed, subject in subjects:
+            path = self.confirmed / f"{identifier(subject.name, seed)}.json"
+            if not path.exists():
+                self._record(path, subject.name, seed, scores(subject, images, "test"))
+
+    def _train(self, name: str, seed: int) -> None:
+        """Train a candidate, or go on."""
+        candidate = CANDIDATES[name]
+        named = {term.get("representation", key) for key, term in candidate.terms.items()}
+        content = {
+            **self.base,
+            "name": identifier(name, seed),
+            "seed": seed,
+            "features": {key: value for key, value in self.features.items() if key in named},
+            "student": {**STUDENT, **candidate.student},
+            "objective": candidate.terms,
+            "train": {**TRAIN, **candidate.train},
+        }
+        self._call("train", content)
+
+    def _record(self, path: Path, name: str, seed: int, scores: Mapping[str, Any]) -> None:
+        budget = {"student": STUDENT, "train": TRAIN, "changes": self.changes}
+        path.parent.mkdir(exist_ok=True)
+        group = CANDIDATES[name].group if name in CANDIDATES else CONTROL
+        line = {"name": name, "group": group, "seed": seed, **scores, "budget": budget}
+        write_json(path, line)
+        print(f"{scores['linear']:6.2f} {scores['knn']:6.2f}  {name}, seed {seed}", flush=True)
+
+    def _call(self, command: str, content: Mapping[str, Any]) -> None:
+        config = self.root / "configs" / f"{content['name']}.yaml"
+        config.parent.mkdir(exist_ok=True)
+        plain = json.loads(json.dumps(content))  # without anchors for what is shared
+        with config.open("w", encoding="utf-8") as file:
+            YAML().dump(plain, file)
+        changes = [part for change in self.changes for part in ("-s", change)]
+        code = mvmr([command, "--quiet", "--config", str(config), *changes])
+        if code != 0:
+            raise SystemExit(code)
+
+
+def student_scores(run: str, split: Split) -> dict[str, float]:
+    """Return the `scores` of a run's best checkpoint."""
+    trained = load_checkpoint(run_layout(run).checkpoints / BEST)
+    images = stored_images(trained.image, split)
+    return scores(encoder_as_subject(run, trained.build(), images), images, split)
+
+
+def encoder_as_subject(name: str, encoder: Encoder, images: Images) -> Subject:
+    """Return the features of an encoder, kept by its name."""
+    work = evaluation_work(name)
+    device = device_from("auto")
+    return encoder_subject(name, encoder, images, device=device, cache=work, progress=Silent())
+
+
+def stored_images(image: ImageOptions, split: Split) -> Images:
+    """Return training and validation images, and those of `split`."""
+    shards = dataset_layout(DATASET).shards
+    manifests = read_manifests(shards)
+    wanted: set[Split] = {"train", "validation", split}
+    return Images({s: SplitData(shards / s, manifests[s], {}, image) for s in wanted})
+
+
+def scores(subject: Subject, images: Images, split: Split) -> dict[str, float]:
+    """Return top-1 in percent, on `split`, of the exact linear probe and k nearest neighbours.
+
+    Both are fitted on training images; penalty, neighbours and temperature are chosen on
+    validation images.
+    """
+    device = device_from("auto")
+    train = subject.labelled(images, "train")
+    validation = subject.labelled(images, "validation")
+    scored = subject.labelled(images, split)
+    linear = linear_probe(train, validation, scored, options=LinearOptions(), device=device)
+    knn = knn_probe(train, validation, scored, options=KnnOptions(), device=device)
+    found = {"linear": linear.test_predictions, "knn": knn.test_predictions}
+    return {
+        protocol: 100 * (predictions == scored.labels).float().mean().item()
+        for protocol, predictions in found.items()
+    }
+
+
+def identifier(name: str, seed: int) -> str:
+    """Return the name of a candidate's run."""
+    letters = "".join(c if c.isalnum() or c in ".+-" else "_" for c in name)
+    return f"{letters.replace('+', 'and').replace('.', 'p')}-{seed}"
+
+
+def read(directory: Path) -> list[Line]:
+    """Return the results below a directory in the order of the candidates and seeds."""
+    lines = [json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("*.json")]
+    order = {name: place for place, name in enumerate(CANDIDATES)}
+    last = len(order)  # controls
+    return sorted(lines, key=lambda li: (order.get(li["name"], last), li["name"], li["seed"]))
