@@ -1,6 +1,7 @@
 """`mvmr evaluate`: score the student by each protocol, beside controls obtained the same way."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ from pipeline.evaluation.images import Images
 from pipeline.evaluation.record import full_record, summary, write_predictions
 from pipeline.evaluation.setting import Outcome, Setting, Values
 from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
-from pipeline.evaluation.table import AnyProtocol, score_all
+from pipeline.evaluation.table import AnyProtocol, require_something_to_find, score_all
 from pipeline.loading.batch import SplitData
 from pipeline.runtime import Progress, device_from, sha256_of, write_json
 from pipeline.shards import Manifest, read_manifests
 from pipeline.storage import remove_tree
+from pipeline.training.tuning import Wanted
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout
 from stages.material import check_source, checked_features
-from stages.options import console, data_option, experiment_options
+from stages.options import auto_options, console, data_option, experiment_options
 
 
 @click.command("evaluate")
@@ -36,6 +38,7 @@ from stages.options import console, data_option, experiment_options
     type=click.Path(path_type=Path, dir_okay=False),
     help="Score this file instead of the run's best checkpoint, and only print the scores.",
 )
+@auto_options
 @data_option
 def command(
     config: Path,
@@ -44,10 +47,14 @@ def command(
     data: str,
     only: tuple[str, ...],
     checkpoint: Path | None,
+    auto_lr: bool,
+    auto_batch_size: bool,
 ) -> None:
     """Score the trained student, the untrained one, pixels and every stored feature alike.
 
-    FILE of --checkpoint may hold released MV-MR weights as they are.
+    FILE of --checkpoint may hold released MV-MR weights as they are. What --auto-lr and
+    --auto-batch-size find replaces encoder_lr, head_lr and batch_size of semi_supervised, and
+    lrs and batch_size of an augmented fit, for each subject.
     """
     experiment = load(config, assignments)
     layout, screen = run_layout(experiment.name), console(quiet=quiet)
@@ -55,12 +62,16 @@ def command(
         if name not in experiment.evaluate:
             raise ConfigError(unknown_name("protocol", name, experiment.evaluate))
     protocols = {n: p for n, p in experiment.evaluate.items() if not only or n in only}
+    wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
+    if wanted:
+        require_something_to_find(protocols)
     path = checkpoint or layout.checkpoints / BEST
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
     with ConsoleProgress(screen) as progress:
         setting, subjects = _material(
             experiment, trained, dataset_layout(experiment.dataset.name, data), progress
         )
+        setting = replace(setting, wanted=wanted)
         for name, options in protocols.items():
             progress.note(f"{name}: {options.kind}")
             outcomes = score_all(options, subjects, setting)

@@ -50,6 +50,24 @@ def data_option(command: Command) -> Command:
     )(command)
 
 
+def auto_options(command: Command) -> Command:
+    """Add --auto-lr and --auto-batch-size."""
+    for option in (
+        click.option(
+            "--auto-batch-size",
+            is_flag=True,
+            help="Find the batch size, likewise: the largest that runs and fits the memory.",
+        ),
+        click.option(
+            "--auto-lr",
+            is_flag=True,
+            help="Find the learning rate by trying, instead of the given one.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def console(*, quiet: bool = False) -> Console:
     """Return where results and progress go; a file gets lines of `FILE_WIDTH`."""
     width = None if sys.stdout.isatty() else FILE_WIDTH

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -32,6 +32,7 @@ from pipeline.training.processes import is_first_process
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
+from pipeline.training.tuning import Wanted
 from stages.console import ConsoleProgress
 from stages.experiment import Experiment, load
 from stages.layout import (
@@ -42,15 +43,14 @@ from stages.layout import (
     unfinished_run,
 )
 from stages.material import check_source, checked_features
-from stages.options import console, data_option, experiment_options
+from stages.options import auto_options, console, data_option, experiment_options
 
 TUNED = "tuned.json"
 
 
 @click.command("train")
 @experiment_options
-@click.option("--auto-lr", is_flag=True, help="Find train.lr by trying, instead of the given one.")
-@click.option("--auto-batch-size", is_flag=True, help="Find train.batch_size, likewise.")
+@auto_options
 @click.option("--force", is_flag=True, help="Train again, although nothing has changed.")
 @data_option
 def command(
@@ -75,7 +75,7 @@ def command(
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
     )
-    wanted = {"lr": auto_lr, "batch_size": auto_batch_size}
+    wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
     key = _digest(experiment, wanted, train, validation)
     if not force and is_first_process() and _is_finished(layout, key):
         screen.print(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
@@ -105,7 +105,7 @@ def command(
     with _alone(work), progress:
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
-        if any(wanted.values()):
+        if wanted:
             run = _tuned(run, wanted, work, progress)
         fit(run, work=work, progress=progress)
         if not is_first_process():
@@ -138,24 +138,28 @@ def _is_finished(layout: RunLayout, key: str) -> bool:
     return load_checkpoint(best).about.get("digest") == key
 
 
-def _tuned(run: Run, wanted: Mapping[str, bool], work: Path, progress: Progress) -> Run:
+def _tuned(run: Run, wanted: Wanted, work: Path, progress: Progress) -> Run:
     """Find what is wanted, or read what was found before the run was interrupted."""
     record = work / TUNED
     if not record.exists():
-        options = tune(run, **wanted, progress=progress)
-        write_json(record, {name: getattr(options, name) for name in wanted if wanted[name]})
+        options = tune(run, wanted, progress=progress)
+        write_json(record, {name: getattr(options, name) for name in _names(wanted)})
     found = json.loads(record.read_text(encoding="utf-8"))
     about = {**run.about, "tuned": found}
     return replace(run, options=run.options.model_copy(update=found), about=about)
 
 
-def _digest(experiment: Experiment, wanted: Mapping[str, bool], *splits: SplitData) -> str:
+def _names(wanted: Wanted) -> list[str]:
+    return sorted(name for name, asked in asdict(wanted).items() if asked)
+
+
+def _digest(experiment: Experiment, wanted: Wanted, *splits: SplitData) -> str:
     """Return the SHA-256 of all that determines the run: sections, images, targets, weights."""
     weights = _weights(experiment)
     return digest(
         {
             "sections": experiment.training_sections(),
-            "tuned": sorted(name for name in wanted if wanted[name]),
+            "tuned": _names(wanted),
             "shards": [split.manifest.digest for split in splits],
             "targets": {name: f.digest for name, f in splits[0].features.items()},
             "weights": sha256_of(weights) if weights and weights.exists() else None,
