@@ -19,14 +19,14 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.datasets.base import Encoded, Item, Label, MultiLabel, Source, Split
 from pipeline.encoders import StudentOptions, build_encoder
 from pipeline.errors import ConfigError, DataError, WeightsError
-from pipeline.evaluation import linear, online, semi_supervised, voc07, zero_shot
+from pipeline.evaluation import linear
 from pipeline.evaluation.features import LabelledFeatures
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.logistic import fit_binary
 from pipeline.evaluation.online import OnlineOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions, labelled_rows
-from pipeline.evaluation.setting import Setting
+from pipeline.evaluation.setting import ProtocolOptions, Setting
 from pipeline.evaluation.subjects import Subject, encoder_digest, encoder_subject, pixel_subject
 from pipeline.evaluation.voc07 import Voc07Options
 from pipeline.evaluation.zero_shot import RidgeMap, ZeroShotOptions, class_names
@@ -154,7 +154,7 @@ def test_streamed_images_are_those_that_a_resident_loader_gives(labelled: Images
 
 def test_probes_count_the_images_that_they_used(labelled: Images, tmp_path: Path) -> None:
     made, student, _ = setting(labelled, tmp_path)
-    outcome = linear.score(LinearOptions(), student, made)
+    outcome = LinearOptions().score(student, made)
     usable = {
         split: sum(
             label is not None for i, label in enumerate(single(split)) if i not in (1, 11, 30)
@@ -178,8 +178,8 @@ def test_scoring_leaves_the_encoder_and_its_batch_norm_alone(
     before = encoder_digest(student.encoder)
     few = SemiSupervisedOptions(share=0.2, epochs=2, batch_size=8)
     augmented: Any = {"augmentation": {"policy": "cifar"}, "fit": {"epochs": 1, "batch_size": 32}}
-    linear.score(LinearOptions.model_validate(augmented), student, made)
-    semi_supervised.score(few, student, made)
+    LinearOptions.model_validate(augmented).score(student, made)
+    few.score(student, made)
     assert encoder_digest(student.encoder) == before
     assert not student.encoder.training
 
@@ -192,11 +192,11 @@ def test_the_augmented_fit_learns_what_the_optimum_does(labelled: Images, tmp_pa
             "fit": {"epochs": 15, "batch_size": 32, "lrs": [1e-6, 1e-2]},
         }
     )
-    outcome = linear.score(options, pixels, made)
+    outcome = options.score(pixels, made)
     assert outcome.values["top1"] > 95
     assert outcome.values["lr"] == 1e-2
     assert [entry["lr"] for entry in outcome.details["tried"]] == [1e-6, 1e-2]
-    again = linear.score(options, pixels, made)
+    again = options.score(pixels, made)
     assert again.values == outcome.values
 
 
@@ -210,7 +210,7 @@ def test_a_class_of_test_that_training_lacks_is_named(tmp_path: Path, augmented:
     made, _, pixels = setting(images(tmp_path, labels), tmp_path)
     options = LinearOptions(augmentation=AugmentationOptions() if augmented else None)
     with pytest.raises(DataError, match=r"Labels \[2\] occur in evaluation but not among"):
-        linear.score(options, pixels, made)
+        options.score(pixels, made)
 
 
 @pytest.mark.parametrize(
@@ -252,17 +252,17 @@ def test_the_online_probe_is_the_checkpoints_own(labelled: Images, tmp_path: Pat
         "bias": torch.from_numpy(fitted.intercept_).float(),
     }
     made, student, _ = setting(labelled, tmp_path, probe=weights)
-    outcome = online.score(OnlineOptions(), student, made)
+    outcome = OnlineOptions().score(student, made)
     expected = 100 * fitted.score(test.features.numpy(), test.labels.numpy())
     assert outcome.values["top1"] == pytest.approx(expected)
     assert outcome.images == {"test": len(test)}
     short = {"weight": weights["weight"][:2], "bias": weights["bias"][:2]}
     made, student, _ = setting(labelled, tmp_path, probe=short)
     with pytest.raises(WeightsError, match="maps 64 features to 2 classes"):
-        online.score(OnlineOptions(), student, made)
+        OnlineOptions().score(student, made)
     made, student, _ = setting(labelled, tmp_path)
     with pytest.raises(WeightsError, match="holds no online probe"):
-        online.score(OnlineOptions(), student, made)
+        OnlineOptions().score(student, made)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
@@ -287,7 +287,7 @@ def test_a_given_list_of_images_is_used_as_it_is(labelled: Images, tmp_path: Pat
     assert labelled_rows(options, labelled, seed=0).tolist() == known[:20]
     made, student, pixels = setting(labelled, tmp_path)
     for subject in (student, pixels):
-        outcome = semi_supervised.score(options, subject, made)
+        outcome = options.score(subject, made)
         assert outcome.details["labelled_images"] == sorted(names)
         assert outcome.images["train"] == 20
     (tmp_path / "list.txt").write_text("nowhere.png\n")
@@ -307,9 +307,9 @@ def test_fine_tuning_learns_from_few_labels(labelled: Images, tmp_path: Path) ->
             "augmentation": {"policy": "custom", "jitter": 0.0, "grey_p": 0.0},
         }
     )
-    outcome = semi_supervised.score(options, student, made)
+    outcome = options.score(student, made)
     assert outcome.values["top1"] > 80
-    assert semi_supervised.score(options, student, made).values == outcome.values
+    assert options.score(student, made).values == outcome.values
 
 
 def test_binary_fits_agree_with_scikit_learn_on_the_images_that_count() -> None:
@@ -336,7 +336,7 @@ def test_several_classes_are_scored_by_mean_average_precision(
     multi: Images, tmp_path: Path
 ) -> None:
     made, _, pixels = setting(multi, tmp_path)
-    outcome = voc07.score(Voc07Options(), pixels, made)
+    outcome = Voc07Options().score(pixels, made)
     assert outcome.main == "map"
     assert outcome.values["map_low"] <= outcome.values["map"] <= outcome.values["map_high"]
     assert outcome.values["map"] > 60
@@ -348,18 +348,18 @@ def test_protocols_for_one_class_refuse_several_and_the_other_way_round(
     labelled: Images, multi: Images, tmp_path: Path
 ) -> None:
     made, student, _ = setting(multi, tmp_path)
-    cases: list[tuple[Any, Any]] = [
-        (linear.score, LinearOptions()),
-        (online.score, OnlineOptions()),
-        (semi_supervised.score, SemiSupervisedOptions(share=0.1)),
-        (zero_shot.score, ZeroShotOptions(teacher="clip")),
+    cases: list[ProtocolOptions] = [
+        LinearOptions(),
+        OnlineOptions(),
+        SemiSupervisedOptions(share=0.1),
+        ZeroShotOptions(teacher="clip"),
     ]
-    for score, options in cases:
+    for options in cases:
         with pytest.raises(DataError, match=r"one (named )?class"):
-            score(options, student, made)
+            options.score(student, made)
     made, student, _ = setting(labelled, tmp_path)
     with pytest.raises(DataError, match="use linear"):
-        voc07.score(Voc07Options(), student, made)
+        Voc07Options().score(student, made)
 
 
 def test_a_ridge_map_is_scikit_learns() -> None:
@@ -406,7 +406,7 @@ def test_the_teachers_own_zero_shot_is_open_clips(labelled: Images, tmp_path: Pa
         references={"clip": Subject("clip", of)},
     )
     options = ZeroShotOptions(teacher="clip", templates=templates)
-    outcome = zero_shot.score(options, made.references["clip"], made)
+    outcome = options.score(made.references["clip"], made)
     model, _, _ = open_clip.create_model_and_transforms("tiny-clip-rn64", pretrained=str(weights))
     tokenize = open_clip.get_tokenizer("tiny-clip-rn64")
     known = labelled.known("test")
@@ -420,7 +420,7 @@ def test_the_teachers_own_zero_shot_is_open_clips(labelled: Images, tmp_path: Pa
     assert outcome.predictions is not None
     assert torch.equal(outcome.predictions.predicted, guesses)
     assert outcome.images == {"test": int(known.sum())}
-    mapped = zero_shot.score(options, student, made)
+    mapped = options.score(student, made)
     assert mapped.values["ridge"] in options.ridges
     assert 0 < mapped.values["validation_cosine"] <= 1
 
@@ -429,20 +429,20 @@ def test_zero_shot_asks_for_a_teacher_that_reads(labelled: Images, tmp_path: Pat
     specifications = {"hog": KINDS["hog"].model_validate({"kind": "hog"})}
     made, student, _ = setting(labelled, tmp_path, specifications=specifications)
     with pytest.raises(ConfigError, match="Did you mean 'hog'"):
-        zero_shot.score(ZeroShotOptions(teacher="hogg"), student, made)
+        ZeroShotOptions(teacher="hogg").score(student, made)
     with pytest.raises(ConfigError, match="of kind hog, not open_clip"):
-        zero_shot.score(ZeroShotOptions(teacher="hog"), student, made)
+        ZeroShotOptions(teacher="hog").score(student, made)
 
 
 def test_missing_labels_and_splits_are_named(tmp_path: Path) -> None:
     bare = images(tmp_path / "a", {"train": single("train"), "test": single("test")})
     made, student, _ = setting(bare, tmp_path / "work")
     with pytest.raises(DataError, match=r"needs validation images.*dataset.split.validation"):
-        linear.score(LinearOptions(), student, made)
+        LinearOptions().score(student, made)
     none = images(tmp_path / "b", {s: [None] * COUNTS[s] for s in COUNTS})
     made, student, _ = setting(none, tmp_path / "work")
     with pytest.raises(DataError, match="train images have none"):
-        linear.score(LinearOptions(), student, made)
+        LinearOptions().score(student, made)
 
 
 def test_labelled_features_need_one_label_each() -> None:

@@ -13,18 +13,24 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.config import Options
 from pipeline.evaluation.augmented_fit import AugmentedFitOptions, augmented_probe, ten_crop
 from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.logistic import LinearClassifier, fit_logistic
 from pipeline.evaluation.metrics import top_k_accuracy
-from pipeline.evaluation.setting import Outcome, Setting, classified, probe_splits, sizes
+from pipeline.evaluation.setting import (
+    Outcome,
+    ProtocolOptions,
+    Setting,
+    classified,
+    probe_splits,
+    sizes,
+)
 from pipeline.evaluation.subjects import Embed, Subject
 from pipeline.views import AugmentationOptions
 
 
-class LinearOptions(Options):
+class LinearOptions(ProtocolOptions):
     """`evaluate.<name>` of kind linear.
 
     Each of `l2` is tried; one is a factor lambda on ||W||^2 / 2, added to the mean cross
@@ -59,6 +65,47 @@ class LinearOptions(Options):
                 "set fit"
             )
         return self
+
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Score one subject: `linear_probe`, or the augmented fit, then crops where asked for."""
+        splits = probe_splits(subject, setting.images)
+        if self.augmentation is not None:
+            fitted = augmented_probe(
+                *splits,
+                subject,
+                setting,
+                augmentation=self.augmentation,
+                options=self.fit,
+            )
+            classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
+        else:
+            result = linear_probe(*splits, options=self, device=setting.device)
+            chosen = result.l2s.index(result.l2)
+            classifier = result.classifier
+            values = {
+                "validation_top1": 100 * result.validation_accuracies[chosen],
+                "l2": result.l2,
+                "converged": result.converged[chosen],
+            }
+            tried = [
+                {"l2": l2, "validation_top1": 100 * accuracy, "converged": converged}
+                for l2, accuracy, converged in zip(
+                    result.l2s, result.validation_accuracies, result.converged, strict=True
+                )
+            ]
+        crops = 1
+        if self.ten_crop and subject.embed is not None:  # a stored feature has no other view
+            crops, logits = 10, ten_crop_logits(classifier, subject.embed, setting.images)
+        else:
+            logits = classifier.logits(splits[2].features)
+        return classified(
+            logits.double().softmax(dim=1),
+            classifier.classes,
+            setting,
+            images=sizes(*splits),
+            values=values,
+            details={"tried": tried, "crops": crops},
+        )
 
 
 @dataclass(frozen=True)
@@ -117,48 +164,6 @@ def linear_probe(
         converged=tuple(converged for _, converged in fits),
         test_logits=logits,
         test_predictions=classes[logits.argmax(dim=1)],
-    )
-
-
-def score(options: LinearOptions, subject: Subject, setting: Setting) -> Outcome:
-    """Score one subject: `linear_probe`, or the augmented fit, then crops where asked for."""
-    splits = probe_splits(subject, setting.images)
-    if options.augmentation is not None:
-        fitted = augmented_probe(
-            *splits,
-            subject,
-            setting,
-            augmentation=options.augmentation,
-            options=options.fit,
-        )
-        classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
-    else:
-        result = linear_probe(*splits, options=options, device=setting.device)
-        chosen = result.l2s.index(result.l2)
-        classifier = result.classifier
-        values = {
-            "validation_top1": 100 * result.validation_accuracies[chosen],
-            "l2": result.l2,
-            "converged": result.converged[chosen],
-        }
-        tried = [
-            {"l2": l2, "validation_top1": 100 * accuracy, "converged": converged}
-            for l2, accuracy, converged in zip(
-                result.l2s, result.validation_accuracies, result.converged, strict=True
-            )
-        ]
-    crops = 1
-    if options.ten_crop and subject.embed is not None:  # a stored feature has no other view
-        crops, logits = 10, ten_crop_logits(classifier, subject.embed, setting.images)
-    else:
-        logits = classifier.logits(splits[2].features)
-    return classified(
-        logits.double().softmax(dim=1),
-        classifier.classes,
-        setting,
-        images=sizes(*splits),
-        values=values,
-        details={"tried": tried, "crops": crops},
     )
 
 

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.config import Options, digest
+from pipeline.config import digest
 from pipeline.datasets.base import Encoded, Item, Source, Split
 from pipeline.encoders import Encoder
 from pipeline.errors import DataError, TrainingError
@@ -31,7 +31,7 @@ from pipeline.evaluation.features import LabelledFeatures, class_indices, classe
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.linear import LinearOptions, linear_probe
 from pipeline.evaluation.metrics import top_k_accuracy
-from pipeline.evaluation.setting import Outcome, Setting, classified
+from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, classified
 from pipeline.evaluation.subjects import Subject
 from pipeline.images import normalise
 from pipeline.loading.batch import SplitData
@@ -53,7 +53,7 @@ _DRAW, _STEP = 0, 1  # streams of random draws
 Rate = Annotated[float, Field(gt=0)]
 
 
-class SemiSupervisedOptions(Options):
+class SemiSupervisedOptions(ProtocolOptions):
     """`evaluate.<name>` of kind semi_supervised: fine-tuning on few labels.
 
     The labels are either a `share` of each class's training images (at least one), drawn by the
@@ -78,34 +78,33 @@ class SemiSupervisedOptions(Options):
             raise ValueError("set either share, such as 0.01, or files, a list of image names")
         return self
 
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Score one subject.
 
-def score(options: SemiSupervisedOptions, subject: Subject, setting: Setting) -> Outcome:
-    """Score one subject.
-
-    Raises DataError if labels are missing, a listed image is not among the training images, or
-    a class has no labelled image.
-    """
-    images = setting.images
-    if images.several_classes:
-        raise DataError("semi_supervised needs images with one class each; use voc07 instead.")
-    chosen = labelled_rows(options, images, seed=setting.seed)
-    if subject.encoder is None:
-        shares, classes, validation = _fitted(subject, chosen, setting)
-    else:
-        shares, classes, validation = _fine_tuned(options, subject.encoder, chosen, setting)
-    names = images.names("train")
-    return classified(
-        shares,
-        classes,
-        setting,
-        images={
-            "train": len(chosen),
-            "validation": int(images.known("validation").sum()),
-            "test": int(images.known("test").sum()),
-        },
-        values={"validation_top1": 100 * validation},
-        details={"labelled_images": sorted(names[row] for row in chosen.tolist())},
-    )
+        Raises DataError if labels are missing, a listed image is not among the training images, or
+        a class has no labelled image.
+        """
+        images = setting.images
+        if images.several_classes:
+            raise DataError("semi_supervised needs images with one class each; use voc07 instead.")
+        chosen = labelled_rows(self, images, seed=setting.seed)
+        if subject.encoder is None:
+            shares, classes, validation = _fitted(subject, chosen, setting)
+        else:
+            shares, classes, validation = _fine_tuned(self, subject.encoder, chosen, setting)
+        names = images.names("train")
+        return classified(
+            shares,
+            classes,
+            setting,
+            images={
+                "train": len(chosen),
+                "validation": int(images.known("validation").sum()),
+                "test": int(images.known("test").sum()),
+            },
+            values={"validation_top1": 100 * validation},
+            details={"labelled_images": sorted(names[row] for row in chosen.tolist())},
+        )
 
 
 # Probabilities (N, K) of the labelled test images, the labels of the columns (K,), and the

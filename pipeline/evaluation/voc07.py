@@ -12,18 +12,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.config import Options
 from pipeline.datasets.base import Split
 from pipeline.errors import DataError
 from pipeline.evaluation.average_precision import bootstrap_mean, mean_over_classes
 from pipeline.evaluation.features import check_features
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.logistic import LinearClassifier, fit_binary
-from pipeline.evaluation.setting import Outcome, Setting
+from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting
 from pipeline.evaluation.subjects import Subject
 
 
-class Voc07Options(Options):
+class Voc07Options(ProtocolOptions):
     """`evaluate.<name>` of kind voc07.
 
     Each of `l2`, a factor on ||w||^2 / 2 beside a class's mean loss, is tried.
@@ -40,47 +39,46 @@ class Voc07Options(Options):
     # The fit ends when no component of the gradient is larger.
     tolerance: Annotated[float, Field(gt=0)] = 3e-5
 
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Score one subject; mAP is the mean over classes of the 11-point average precision.
 
-def score(options: Voc07Options, subject: Subject, setting: Setting) -> Outcome:
-    """Score one subject; mAP is the mean over classes of the 11-point average precision.
-
-    Raises DataError if images have one class each, or a class has no positive image in a split.
-    """
-    images = setting.images
-    if not images.several_classes:
-        raise DataError(
-            "voc07 needs images with several classes each, and these have one: use linear."
+        Raises DataError if images have one class each, or a class has no positive image in a split.
+        """
+        images = setting.images
+        if not images.several_classes:
+            raise DataError(
+                "voc07 needs images with several classes each, and these have one: use linear."
+            )
+        splits: tuple[Split, ...] = ("train", "validation", "test")
+        labelled = {split: _labelled(subject, images, split) for split in splits}
+        strengths = sorted(set(self.l2), reverse=True)
+        candidates = _fit(*labelled["train"], strengths, self, setting.device)
+        validation = [_map(classifier, *labelled["validation"]) for classifier in candidates]
+        best = validation.index(max(validation))
+        x, y = (torch.cat([labelled[s][part] for s in ("train", "validation")]) for part in (0, 1))
+        (classifier,) = _fit(x, y, [strengths[best]], self, setting.device)
+        features, present = labelled["test"]
+        logits = classifier.logits(features).cpu()
+        means, areas = mean_over_classes(logits, present)
+        interval = bootstrap_mean(logits, present, seed=setting.seed)
+        return Outcome(
+            main="map",
+            values={
+                "map": 100 * interval.mean,
+                "map_low": 100 * interval.low,
+                "map_high": 100 * interval.high,
+                "map_area": 100 * means.area.item(),
+                "validation_map": 100 * validation[best],
+                "l2": strengths[best],
+            },
+            images={split: len(labelled[split][0]) for split in splits},
+            details={
+                "area_by_class": {
+                    name: round(100 * area, 4)
+                    for name, area in zip(images.classes, areas.tolist(), strict=True)
+                }
+            },
         )
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    labelled = {split: _labelled(subject, images, split) for split in splits}
-    strengths = sorted(set(options.l2), reverse=True)
-    candidates = _fit(*labelled["train"], strengths, options, setting.device)
-    validation = [_map(classifier, *labelled["validation"]) for classifier in candidates]
-    best = validation.index(max(validation))
-    x, y = (torch.cat([labelled[s][part] for s in ("train", "validation")]) for part in (0, 1))
-    (classifier,) = _fit(x, y, [strengths[best]], options, setting.device)
-    features, present = labelled["test"]
-    logits = classifier.logits(features).cpu()
-    means, areas = mean_over_classes(logits, present)
-    interval = bootstrap_mean(logits, present, seed=setting.seed)
-    return Outcome(
-        main="map",
-        values={
-            "map": 100 * interval.mean,
-            "map_low": 100 * interval.low,
-            "map_high": 100 * interval.high,
-            "map_area": 100 * means.area.item(),
-            "validation_map": 100 * validation[best],
-            "l2": strengths[best],
-        },
-        images={split: len(labelled[split][0]) for split in splits},
-        details={
-            "area_by_class": {
-                name: round(100 * area, 4)
-                for name, area in zip(images.classes, areas.tolist(), strict=True)
-            }
-        },
-    )
 
 
 def _labelled(subject: Subject, images: Images, split: Split) -> tuple[Tensor, Tensor]:
