@@ -1,6 +1,7 @@
 """What the documentation names is there: links, commands with their options, keys, paths."""
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ from stages.cli import run
 from stages.experiment import Experiment, load
 
 PAGES = pages()
+BIN = Path(sys.executable).parent
 CONFIGS = {  # the quickest to check comes first
     path.stem: read_yaml(path)
     for path in [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
@@ -236,3 +238,34 @@ def test_figures_are_what_the_code_draws(tmp_path: Path) -> None:
     subprocess.run([sys.executable, figures / "draw.py", tmp_path], check=True, cwd=ROOT)
     drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert drawn == {path.name: path.read_text() for path in figures.glob("*.svg")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (BIN / "mvmr").exists(), reason="needs the installed commands: make setup")
+def test_the_first_five_minutes(tmp_path: Path) -> None:
+    """Every command of the page as it stands, in a fresh copy in which `make setup` is done."""
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(tmp_path),
+        "DVC_NO_ANALYTICS": "1",
+    }
+
+    def shell(script: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    who = "-c user.name=test -c user.email=test@example.org"
+    shell(f"git -C {ROOT} ls-files -z | (cd {ROOT} && xargs -0 cp --parents -t {tmp_path})")
+    shell(f"git init -q && git add -A && git {who} commit -qm copy")
+    shell("mkdir -p .venv/bin && touch .venv/bin/activate .venv/.installed")
+    shown = shell("\n".join(block.text for block in page("docs/start.md").blocks("console")))
+    assert re.search(r"scores/linear.json +top1 .*9\d\.\d", shown)
+    assert re.search(r"scattering +128 +\d+ +float16", shown)
+    assert shown.count("Running stage 'train'") == 2
+    assert shown.count("Running stage 'extract@hog'") == 1
+    assert (tmp_path / "runs/digits/report.html").exists()
+    assert (tmp_path / "runs/digits/exports/digits.safetensors.json").exists()
