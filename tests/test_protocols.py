@@ -20,7 +20,7 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.datasets.base import Encoded, Item, Label, MultiLabel, Source, Split
 from pipeline.encoders import StudentOptions, build_encoder
 from pipeline.errors import ConfigError, DataError, TrainingError, WeightsError
-from pipeline.evaluation import linear, online, semi_supervised, voc07, zero_shot
+from pipeline.evaluation import linear
 from pipeline.evaluation.augmented_fit import several_classes
 from pipeline.evaluation.features import LabelledFeatures
 from pipeline.evaluation.few_labels import labelled_rows
@@ -29,9 +29,8 @@ from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.logistic import fit_binary
 from pipeline.evaluation.online import OnlineOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
-from pipeline.evaluation.setting import Setting
+from pipeline.evaluation.setting import ProtocolOptions, Setting
 from pipeline.evaluation.subjects import Subject, encoder_digest, encoder_subject, pixel_subject
-from pipeline.evaluation.table import PROTOCOLS
 from pipeline.evaluation.voc07 import Voc07Options
 from pipeline.evaluation.zero_shot import RidgeMap, ZeroShotOptions, class_names
 from pipeline.images import ImageOptions
@@ -160,7 +159,7 @@ def test_streamed_images_are_those_that_a_resident_loader_gives(labelled: Images
 
 def test_probes_count_the_images_that_they_used(labelled: Images, tmp_path: Path) -> None:
     made, student, _ = setting(labelled, tmp_path)
-    outcome = linear.score(LinearOptions(), student, made)
+    outcome = LinearOptions().score(student, made)
     usable = {
         split: sum(
             label is not None for i, label in enumerate(single(split)) if i not in (1, 11, 30)
@@ -184,8 +183,8 @@ def test_scoring_leaves_the_encoder_and_its_batch_norm_alone(
     before = encoder_digest(student.encoder)
     few = SemiSupervisedOptions(share=0.2, epochs=2, batch_size=8)
     augmented: Any = {"augmentation": {"policy": "cifar"}, "fit": {"epochs": 1, "batch_size": 32}}
-    linear.score(LinearOptions.model_validate(augmented), student, made)
-    semi_supervised.score(few, student, made)
+    LinearOptions.model_validate(augmented).score(student, made)
+    few.score(student, made)
     assert encoder_digest(student.encoder) == before
     assert not student.encoder.training
 
@@ -198,11 +197,11 @@ def test_the_augmented_fit_learns_what_the_optimum_does(labelled: Images, tmp_pa
             "fit": {"epochs": 15, "batch_size": 32, "lrs": [1e-6, 1e-2]},
         }
     )
-    outcome = linear.score(options, pixels, made)
+    outcome = options.score(pixels, made)
     assert outcome.values["top1"] > 95
     assert outcome.values["lr"] == 1e-2
     assert [entry["lr"] for entry in outcome.details["tried"]] == [1e-6, 1e-2]
-    again = linear.score(options, pixels, made)
+    again = options.score(pixels, made)
     assert again.values == outcome.values
 
 
@@ -216,7 +215,7 @@ def test_a_class_of_test_that_training_lacks_is_named(tmp_path: Path, augmented:
     made, _, pixels = setting(images(tmp_path, labels), tmp_path)
     options = LinearOptions(augmentation=AugmentationOptions() if augmented else None)
     with pytest.raises(DataError, match=r"Labels \[2\] occur in evaluation but not among"):
-        linear.score(options, pixels, made)
+        options.score(pixels, made)
 
 
 @pytest.mark.parametrize(
@@ -258,17 +257,17 @@ def test_the_online_probe_is_the_checkpoints_own(labelled: Images, tmp_path: Pat
         "bias": torch.from_numpy(fitted.intercept_).float(),
     }
     made, student, _ = setting(labelled, tmp_path, probe=weights)
-    outcome = online.score(OnlineOptions(), student, made)
+    outcome = OnlineOptions().score(student, made)
     expected = 100 * fitted.score(test.features.numpy(), test.labels.numpy())
     assert outcome.values["top1"] == pytest.approx(expected)
     assert outcome.images == {"test": len(test)}
     short = {"weight": weights["weight"][:2], "bias": weights["bias"][:2]}
     made, student, _ = setting(labelled, tmp_path, probe=short)
     with pytest.raises(WeightsError, match="maps 64 features to 2 classes"):
-        online.score(OnlineOptions(), student, made)
+        OnlineOptions().score(student, made)
     made, student, _ = setting(labelled, tmp_path)
     with pytest.raises(WeightsError, match="holds no online probe"):
-        online.score(OnlineOptions(), student, made)
+        OnlineOptions().score(student, made)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
@@ -300,7 +299,7 @@ def test_a_given_list_of_images_is_used_as_it_is(labelled: Images, tmp_path: Pat
     )
     made, student, pixels = setting(labelled, tmp_path)
     for subject in (student, pixels):
-        outcome = semi_supervised.score(options, subject, made)
+        outcome = options.score(subject, made)
         assert outcome.details["labelled_images"] == sorted(names)
         assert outcome.images["train"] == 20
     (tmp_path / "list.txt").write_text("nowhere.png\n")
@@ -320,9 +319,9 @@ def test_fine_tuning_learns_from_few_labels(labelled: Images, tmp_path: Path) ->
             "augmentation": {"policy": "custom", "jitter": 0.0, "grey_p": 0.0},
         }
     )
-    outcome = semi_supervised.score(options, student, made)
+    outcome = options.score(student, made)
     assert outcome.values["top1"] > 80
-    assert semi_supervised.score(options, student, made).values == outcome.values
+    assert options.score(student, made).values == outcome.values
 
 
 SPARSE: Any = {"policy": "custom", "jitter": 0.0, "grey_p": 0.0}
@@ -360,11 +359,10 @@ def by_hand(protocol: Any, found: dict[str, Any]) -> Any:
 def test_rate_and_batch_size_found_by_trying_are_recorded_said_and_used(
     labelled: Images, multi: Images, tmp_path: Path, protocol: Any
 ) -> None:
-    score = PROTOCOLS[type(protocol)].score
     made, student, _ = setting(multi if protocol.kind == "voc07" else labelled, tmp_path)
     notes = Notes()
     trying = replace(made, wanted=Wanted(lr=True, batch_size=True), progress=notes)
-    outcome = score(protocol, student, trying)
+    outcome = protocol.score(student, trying)
     found = outcome.values["tuned"]
     # The largest power of two: of 147 images, or of the half of those with a label.
     assert found["batch_size"] == (32 if protocol.kind == "semi_supervised" else 128)
@@ -374,7 +372,7 @@ def test_rate_and_batch_size_found_by_trying_are_recorded_said_and_used(
         assert found["head_lr"] == pytest.approx(5 * rate)
     assert f"student: found lr {rate:.4g}" in notes.notes
     assert f"student: found batch_size {found['batch_size']}" in notes.notes
-    again = score(by_hand(protocol, found), student, made)
+    again = by_hand(protocol, found).score(student, made)
     assert again.values == {k: v for k, v in outcome.values.items() if k != "tuned"}
 
 
@@ -388,7 +386,6 @@ def test_a_batch_is_bounded_by_what_the_memory_can_hold(
 ) -> None:
     made, student, _ = setting(multi if protocol.kind == "voc07" else labelled, tmp_path)
     made = replace(made, wanted=Wanted(batch_size=True))
-    score = PROTOCOLS[type(protocol)].score
     seen: list[int] = []
 
     def free(size: float) -> None:
@@ -401,22 +398,22 @@ def test_a_batch_is_bounded_by_what_the_memory_can_hold(
     monkeypatch.setattr(tuning, "taken_by", noted)
     free(1e5)
     with pytest.raises(TrainingError, match=r"A batch of 16 does not fit into 0\.0 GB"):
-        score(protocol, student, made)
+        protocol.score(student, made)
     assert student.encoder is not None
     weights = 16 * sum(p.numel() for p in student.encoder.backbone.parameters())
     fixed = weights if protocol.kind == "semi_supervised" else 0  # and some for the head
     free(2 * (1.2 * fixed + 1.2 * seen[1]))  # a batch of 32, of 16 and 32 that were measured
-    assert score(protocol, student, made).values["tuned"]["batch_size"] == 32
+    assert protocol.score(student, made).values["tuned"]["batch_size"] == 32
 
 
 def test_a_control_without_a_network_has_nothing_to_find(labelled: Images, tmp_path: Path) -> None:
     made, _, pixels = setting(labelled, tmp_path)
     trying = replace(made, wanted=Wanted(lr=True, batch_size=True))
-    outcome = semi_supervised.score(SemiSupervisedOptions(share=0.5), pixels, trying)
+    outcome = SemiSupervisedOptions(share=0.5).score(pixels, trying)
     assert "tuned" not in outcome.values
     stored = Subject("stored", pixels.of)  # a fit on augmented views learns from its features
     options = LinearOptions.model_validate(AUGMENTED)
-    assert linear.score(options, stored, trying).values["tuned"]["batch_size"] == 64
+    assert options.score(stored, trying).values["tuned"]["batch_size"] == 64
 
 
 def test_several_classes_are_learned_from_augmented_views(multi: Images, tmp_path: Path) -> None:
@@ -425,8 +422,8 @@ def test_several_classes_are_learned_from_augmented_views(multi: Images, tmp_pat
         "augmentation": SPARSE,
         "fit": {"epochs": 25, "batch_size": 32, "lrs": [1e-3]},
     }
-    outcome = voc07.score(Voc07Options.model_validate(augmented), pixels, made)
-    exact = voc07.score(Voc07Options(), pixels, made)
+    outcome = Voc07Options.model_validate(augmented).score(pixels, made)
+    exact = Voc07Options().score(pixels, made)
     assert outcome.values["map"] > exact.values["map"] - 10
     assert outcome.details["tried"] == [
         {"lr": 1e-3, "weight_decay": 0.0, "validation_map": outcome.values["validation_map"]}
@@ -473,7 +470,7 @@ def test_several_classes_are_scored_by_mean_average_precision(
     multi: Images, tmp_path: Path
 ) -> None:
     made, _, pixels = setting(multi, tmp_path)
-    outcome = voc07.score(Voc07Options(), pixels, made)
+    outcome = Voc07Options().score(pixels, made)
     assert outcome.main == "map"
     assert outcome.values["map_low"] <= outcome.values["map"] <= outcome.values["map_high"]
     assert outcome.values["map"] > 60
@@ -485,18 +482,18 @@ def test_protocols_for_one_class_refuse_several_and_the_other_way_round(
     labelled: Images, multi: Images, tmp_path: Path
 ) -> None:
     made, student, _ = setting(multi, tmp_path)
-    cases: list[tuple[Any, Any]] = [
-        (linear.score, LinearOptions()),
-        (online.score, OnlineOptions()),
-        (semi_supervised.score, SemiSupervisedOptions(share=0.1)),
-        (zero_shot.score, ZeroShotOptions(teacher="clip")),
+    cases: list[ProtocolOptions] = [
+        LinearOptions(),
+        OnlineOptions(),
+        SemiSupervisedOptions(share=0.1),
+        ZeroShotOptions(teacher="clip"),
     ]
-    for score, options in cases:
+    for options in cases:
         with pytest.raises(DataError, match=r"one (named )?class"):
-            score(options, student, made)
+            options.score(student, made)
     made, student, _ = setting(labelled, tmp_path)
     with pytest.raises(DataError, match="use linear"):
-        voc07.score(Voc07Options(), student, made)
+        Voc07Options().score(student, made)
 
 
 def test_a_ridge_map_is_scikit_learns() -> None:
@@ -543,7 +540,7 @@ def test_the_teachers_own_zero_shot_is_open_clips(labelled: Images, tmp_path: Pa
         references={"clip": Subject("clip", of)},
     )
     options = ZeroShotOptions(teacher="clip", templates=templates)
-    outcome = zero_shot.score(options, made.references["clip"], made)
+    outcome = options.score(made.references["clip"], made)
     model, _, _ = open_clip.create_model_and_transforms("tiny-clip-rn64", pretrained=str(weights))
     tokenize = open_clip.get_tokenizer("tiny-clip-rn64")
     known = labelled.known("test")
@@ -557,7 +554,7 @@ def test_the_teachers_own_zero_shot_is_open_clips(labelled: Images, tmp_path: Pa
     assert outcome.predictions is not None
     assert torch.equal(outcome.predictions.predicted, guesses)
     assert outcome.images == {"test": int(known.sum())}
-    mapped = zero_shot.score(options, student, made)
+    mapped = options.score(student, made)
     assert mapped.values["ridge"] in options.ridges
     assert 0 < mapped.values["validation_cosine"] <= 1
 
@@ -566,20 +563,20 @@ def test_zero_shot_asks_for_a_teacher_that_reads(labelled: Images, tmp_path: Pat
     specifications = {"hog": KINDS["hog"].model_validate({"kind": "hog"})}
     made, student, _ = setting(labelled, tmp_path, specifications=specifications)
     with pytest.raises(ConfigError, match="Did you mean 'hog'"):
-        zero_shot.score(ZeroShotOptions(teacher="hogg"), student, made)
+        ZeroShotOptions(teacher="hogg").score(student, made)
     with pytest.raises(ConfigError, match="of kind hog, not open_clip"):
-        zero_shot.score(ZeroShotOptions(teacher="hog"), student, made)
+        ZeroShotOptions(teacher="hog").score(student, made)
 
 
 def test_missing_labels_and_splits_are_named(tmp_path: Path) -> None:
     bare = images(tmp_path / "a", {"train": single("train"), "test": single("test")})
     made, student, _ = setting(bare, tmp_path / "work")
     with pytest.raises(DataError, match=r"needs validation images.*dataset.split.validation"):
-        linear.score(LinearOptions(), student, made)
+        LinearOptions().score(student, made)
     none = images(tmp_path / "b", {s: [None] * COUNTS[s] for s in COUNTS})
     made, student, _ = setting(none, tmp_path / "work")
     with pytest.raises(DataError, match="train images have none"):
-        linear.score(LinearOptions(), student, made)
+        LinearOptions().score(student, made)
 
 
 def test_labelled_features_need_one_label_each() -> None:

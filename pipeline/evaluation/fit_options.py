@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pipeline.config import Options
+from pipeline.evaluation.setting import ProtocolOptions
 from pipeline.loading.training import LoadingOptions
 from pipeline.views import AugmentationOptions
 
@@ -27,7 +28,7 @@ class AugmentedFitOptions(Options):
     loading: LoadingOptions = LoadingOptions()
 
 
-class LinearFitOptions(Options):
+class LinearFitOptions(ProtocolOptions):
     """What protocols with a linear classifier have in common.
 
     Each of `l2` is tried; `max_iterations` and `tolerance` end a fit to the optimum. With an
@@ -57,3 +58,8 @@ class LinearFitOptions(Options):
                 "set fit"
             )
         return self
+
+    @property
+    def descends(self) -> bool:
+        """Whether the fit is by gradient descent."""
+        return self.augmentation is not None

@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.config import Options
 from pipeline.errors import DataError
 from pipeline.evaluation.features import (
     LabelledFeatures,
@@ -20,13 +19,20 @@ from pipeline.evaluation.features import (
 )
 from pipeline.evaluation.metrics import top_k_accuracy
 from pipeline.evaluation.neighbours import Neighbours, nearest
-from pipeline.evaluation.setting import Outcome, Setting, classified, probe_splits, sizes
+from pipeline.evaluation.setting import (
+    Outcome,
+    ProtocolOptions,
+    Setting,
+    classified,
+    probe_splits,
+    sizes,
+)
 from pipeline.evaluation.subjects import Subject
 
 Temperature = Annotated[float, Field(gt=0)] | Literal["uniform"]
 
 
-class KnnOptions(Options):
+class KnnOptions(ProtocolOptions):
     """`evaluate.<name>` of kind knn: every pair of `ks` and `temperatures` is tried.
 
     The temperature "uniform" gives each neighbour one vote.
@@ -45,6 +51,27 @@ class KnnOptions(Options):
         0.2,
         "uniform",
     )
+
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Score one subject by `knn_probe`."""
+        splits = probe_splits(subject, setting.images)
+        result = knn_probe(*splits, options=self, device=setting.device)
+        tried = [
+            {"k": k, "temperature": temperature, "validation_top1": 100 * accuracy}
+            for (k, temperature), accuracy in result.validation_accuracies.items()
+        ]
+        return classified(
+            result.test_scores,
+            result.classes,
+            setting,
+            images=sizes(*splits),
+            values={
+                "validation_top1": 100 * max(result.validation_accuracies.values()),
+                "k": result.k,
+                "temperature": result.temperature,
+            },
+            details={"tried": tried},
+        )
 
 
 @dataclass(frozen=True)
@@ -103,28 +130,6 @@ def knn_probe(
         classes=classes,
         test_scores=scores,
         test_predictions=classes[scores.argmax(dim=1)],
-    )
-
-
-def score(options: KnnOptions, subject: Subject, setting: Setting) -> Outcome:
-    """Score one subject by `knn_probe`."""
-    splits = probe_splits(subject, setting.images)
-    result = knn_probe(*splits, options=options, device=setting.device)
-    tried = [
-        {"k": k, "temperature": temperature, "validation_top1": 100 * accuracy}
-        for (k, temperature), accuracy in result.validation_accuracies.items()
-    ]
-    return classified(
-        result.test_scores,
-        result.classes,
-        setting,
-        images=sizes(*splits),
-        values={
-            "validation_top1": 100 * max(result.validation_accuracies.values()),
-            "k": result.k,
-            "temperature": result.temperature,
-        },
-        details={"tried": tried},
     )
 
 

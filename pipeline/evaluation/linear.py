@@ -43,6 +43,50 @@ class LinearOptions(LinearFitOptions):
     )
     ten_crop: bool = False
 
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Score one subject: `linear_probe`, or the augmented fit, then crops where asked for."""
+        splits = probe_splits(subject, setting.images)
+        if self.augmentation is not None:
+            train, validation = (Rows(split.features, split.labels) for split in splits[:2])
+            fitted = augmented_fit(
+                train,
+                validation,
+                one_class(classes_of(*splits)),
+                subject,
+                setting,
+                augmentation=self.augmentation,
+                options=self.fit,
+            )
+            classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
+        else:
+            result = linear_probe(*splits, options=self, device=setting.device)
+            chosen = result.l2s.index(result.l2)
+            classifier = result.classifier
+            values = {
+                "validation_top1": 100 * result.validation_accuracies[chosen],
+                "l2": result.l2,
+                "converged": result.converged[chosen],
+            }
+            tried = [
+                {"l2": l2, "validation_top1": 100 * accuracy, "converged": converged}
+                for l2, accuracy, converged in zip(
+                    result.l2s, result.validation_accuracies, result.converged, strict=True
+                )
+            ]
+        crops = 1
+        if self.ten_crop and subject.embed is not None:  # a stored feature has no other view
+            crops, logits = 10, ten_crop_logits(classifier, subject.embed, setting.images)
+        else:
+            logits = classifier.logits(splits[2].features)
+        return classified(
+            logits.double().softmax(dim=1),
+            classifier.classes,
+            setting,
+            images=sizes(*splits),
+            values=values,
+            details={"tried": tried, "crops": crops},
+        )
+
 
 @dataclass(frozen=True)
 class LinearResult:
@@ -100,51 +144,6 @@ def linear_probe(
         converged=tuple(converged for _, converged in fits),
         test_logits=logits,
         test_predictions=classes[logits.argmax(dim=1)],
-    )
-
-
-def score(options: LinearOptions, subject: Subject, setting: Setting) -> Outcome:
-    """Score one subject: `linear_probe`, or the augmented fit, then crops where asked for."""
-    splits = probe_splits(subject, setting.images)
-    if options.augmentation is not None:
-        train, validation = (Rows(split.features, split.labels) for split in splits[:2])
-        fitted = augmented_fit(
-            train,
-            validation,
-            one_class(classes_of(*splits)),
-            subject,
-            setting,
-            augmentation=options.augmentation,
-            options=options.fit,
-        )
-        classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
-    else:
-        result = linear_probe(*splits, options=options, device=setting.device)
-        chosen = result.l2s.index(result.l2)
-        classifier = result.classifier
-        values = {
-            "validation_top1": 100 * result.validation_accuracies[chosen],
-            "l2": result.l2,
-            "converged": result.converged[chosen],
-        }
-        tried = [
-            {"l2": l2, "validation_top1": 100 * accuracy, "converged": converged}
-            for l2, accuracy, converged in zip(
-                result.l2s, result.validation_accuracies, result.converged, strict=True
-            )
-        ]
-    crops = 1
-    if options.ten_crop and subject.embed is not None:  # a stored feature has no other view
-        crops, logits = 10, ten_crop_logits(classifier, subject.embed, setting.images)
-    else:
-        logits = classifier.logits(splits[2].features)
-    return classified(
-        logits.double().softmax(dim=1),
-        classifier.classes,
-        setting,
-        images=sizes(*splits),
-        values=values,
-        details={"tried": tried, "crops": crops},
     )
 
 

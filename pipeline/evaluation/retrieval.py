@@ -10,14 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.config import Options
 from pipeline.datasets.base import Split
 from pipeline.dependence import distance_correlation
 from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures, check_features
 from pipeline.evaluation.metrics import bootstrap_interval, effective_rank
 from pipeline.evaluation.neighbours import nearest
-from pipeline.evaluation.setting import Outcome, Setting, Values
+from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, Values
 from pipeline.evaluation.subjects import Subject
 from pipeline.loading.batch import NO_LABEL
 
@@ -29,7 +28,7 @@ AGREEMENT_K = 10
 _QUERIES_AT_ONCE = 1024
 
 
-class RetrievalOptions(Options):
+class RetrievalOptions(ProtocolOptions):
     """`evaluate.<name>` of kind retrieval.
 
     `recall_ks` are used where images have labels, `agreement_ks` against a teacher.
@@ -39,44 +38,43 @@ class RetrievalOptions(Options):
     recall_ks: Ks = (1, 5, 10)
     agreement_ks: Ks = (1, 10, 50)
 
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Describe one subject's embeddings of test images, of validation where there is no test.
 
-def score(options: RetrievalOptions, subject: Subject, setting: Setting) -> Outcome:
-    """Describe one subject's embeddings of test images, of validation where there is no test.
-
-    The main figure is recall at the smallest k where every image has a label, else agreement at
-    10 (or the largest smaller k) with the first stored feature, else the effective rank.
-    """
-    images = setting.images
-    split: Split = "test" if "test" in images.splits else "validation"
-    if split not in images.splits:
-        raise DataError("Retrieval needs test or validation images, and there are none.")
-    embeddings, labels = subject.of(split), images.labels(split)
-    options = _possible(options, len(embeddings))
-    values: Values = {}
-    main, shares = "effective_rank", None
-    if not images.several_classes and bool((labels != NO_LABEL).all()):
-        labelled = LabelledFeatures(embeddings, labels)
-        hits = recall_at(labelled, ks=options.recall_ks, device=setting.device)
-        values |= {f"recall_at_{k}": 100 * hit.mean().item() for k, hit in hits.items()}
-        main, shares = f"recall_at_{min(hits)}", hits[min(hits)]
-    for name, reference in setting.references.items():
-        if name == subject.name:
-            continue
-        other = reference.of(split)
-        found = neighbour_agreement(
-            embeddings, other, ks=options.agreement_ks, device=setting.device
-        )
-        values[f"with_{name}"] = {
-            **{f"agreement_at_{k}": 100 * share.mean().item() for k, share in found.items()},
-            "dcor": mean_dependence(embeddings, other, setting.seed),
-        }
-        if shares is None:
-            k = max((k for k in found if k <= AGREEMENT_K), default=min(found))
-            main, shares = f"agreement_at_{k}_with_{name}", found[k]
-    values["effective_rank"] = effective_rank(embeddings.to(setting.device))
-    if shares is not None:
-        values = {**_interval(main, shares, setting.seed), **values}
-    return Outcome(main=main, values=values, images={split: len(embeddings)})
+        The main figure is recall at the smallest k where every image has a label, else agreement at
+        10 (or the largest smaller k) with the first stored feature, else the effective rank.
+        """
+        images = setting.images
+        split: Split = "test" if "test" in images.splits else "validation"
+        if split not in images.splits:
+            raise DataError("Retrieval needs test or validation images, and there are none.")
+        embeddings, labels = subject.of(split), images.labels(split)
+        options = _possible(self, len(embeddings))
+        values: Values = {}
+        main, shares = "effective_rank", None
+        if not images.several_classes and bool((labels != NO_LABEL).all()):
+            labelled = LabelledFeatures(embeddings, labels)
+            hits = recall_at(labelled, ks=options.recall_ks, device=setting.device)
+            values |= {f"recall_at_{k}": 100 * hit.mean().item() for k, hit in hits.items()}
+            main, shares = f"recall_at_{min(hits)}", hits[min(hits)]
+        for name, reference in setting.references.items():
+            if name == subject.name:
+                continue
+            other = reference.of(split)
+            found = neighbour_agreement(
+                embeddings, other, ks=options.agreement_ks, device=setting.device
+            )
+            values[f"with_{name}"] = {
+                **{f"agreement_at_{k}": 100 * share.mean().item() for k, share in found.items()},
+                "dcor": mean_dependence(embeddings, other, setting.seed),
+            }
+            if shares is None:
+                k = max((k for k in found if k <= AGREEMENT_K), default=min(found))
+                main, shares = f"agreement_at_{k}_with_{name}", found[k]
+        values["effective_rank"] = effective_rank(embeddings.to(setting.device))
+        if shares is not None:
+            values = {**_interval(main, shares, setting.seed), **values}
+        return Outcome(main=main, values=values, images={split: len(embeddings)})
 
 
 def recall_at(

@@ -22,7 +22,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.config import Options
 from pipeline.datasets.base import Split
 from pipeline.encoders import Encoder
 from pipeline.errors import DataError, TrainingError
@@ -31,7 +30,14 @@ from pipeline.evaluation.few_labels import labelled_rows, labelled_shards
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.linear import LinearOptions, linear_probe
 from pipeline.evaluation.metrics import top_k_accuracy
-from pipeline.evaluation.setting import Outcome, Setting, Values, classified, found_by_trying
+from pipeline.evaluation.setting import (
+    Outcome,
+    ProtocolOptions,
+    Setting,
+    Values,
+    classified,
+    found_by_trying,
+)
 from pipeline.evaluation.subjects import Subject
 from pipeline.images import normalise
 from pipeline.loading.batch import Batch, SplitData
@@ -46,7 +52,7 @@ _STEP = 1  # stream of random draws; 0 is that of the labels
 Rate = Annotated[float, Field(gt=0)]
 
 
-class SemiSupervisedOptions(Options):
+class SemiSupervisedOptions(ProtocolOptions):
     """`evaluate.<name>` of kind semi_supervised: fine-tuning on few labels.
 
     The labels are either a `share` of each class's training images (at least one), drawn by the
@@ -71,35 +77,39 @@ class SemiSupervisedOptions(Options):
             raise ValueError("set either share, such as 0.01, or files, a list of image names")
         return self
 
+    @property
+    def descends(self) -> bool:
+        """Encoders are fine-tuned by gradient descent."""
+        return True
 
-def score(options: SemiSupervisedOptions, subject: Subject, setting: Setting) -> Outcome:
-    """Score one subject.
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Score one subject.
 
-    Raises DataError if labels are missing, a listed image is not among the training images, or
-    a class has no labelled image.
-    """
-    images = setting.images
-    if images.several_classes:
-        raise DataError("semi_supervised needs images with one class each; use voc07 instead.")
-    chosen = labelled_rows(images, share=options.share, files=options.files, seed=setting.seed)
-    if subject.encoder is None:
-        shares, classes, values = _fitted(subject, chosen, setting)
-    else:
-        encoder = subject.encoder
-        shares, classes, values = _fine_tuned(options, encoder, subject, chosen, setting)
-    names = images.names("train")
-    return classified(
-        shares,
-        classes,
-        setting,
-        images={
-            "train": len(chosen),
-            "validation": int(images.known("validation").sum()),
-            "test": int(images.known("test").sum()),
-        },
-        values=values,
-        details={"labelled_images": sorted(names[row] for row in chosen.tolist())},
-    )
+        Raises DataError if labels are missing, a listed image is not among the training images, or
+        a class has no labelled image.
+        """
+        images = setting.images
+        if images.several_classes:
+            raise DataError("semi_supervised needs images with one class each; use voc07 instead.")
+        chosen = labelled_rows(images, share=self.share, files=self.files, seed=setting.seed)
+        if subject.encoder is None:
+            shares, classes, values = _fitted(subject, chosen, setting)
+        else:
+            encoder = subject.encoder
+            shares, classes, values = _fine_tuned(self, encoder, subject, chosen, setting)
+        names = images.names("train")
+        return classified(
+            shares,
+            classes,
+            setting,
+            images={
+                "train": len(chosen),
+                "validation": int(images.known("validation").sum()),
+                "test": int(images.known("test").sum()),
+            },
+            values=values,
+            details={"labelled_images": sorted(names[row] for row in chosen.tolist())},
+        )
 
 
 # Probabilities (N, K) of the labelled test images, the labels of the columns (K,), and values

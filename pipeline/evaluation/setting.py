@@ -1,14 +1,20 @@
-"""What a protocol is given beside the subject, and what it gives back."""
+"""The interface of a protocol, what it is given beside the subject, and what it gives back.
 
+To add one: write a file with an options class (its choices, and `score`), and add a row to
+`table.py`.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pipeline.checkpoints import Checkpoint
+from pipeline.config import Options
 from pipeline.datasets.base import Split
 from pipeline.evaluation.features import LabelledFeatures, class_indices
 from pipeline.evaluation.images import Images
@@ -65,6 +71,27 @@ class Outcome:
     images: Mapping[Split, int]
     details: Values = field(default_factory=dict)
     predictions: Predictions | None = None
+
+
+class ProtocolOptions(Options, ABC):
+    """What one kind of protocol may choose from. A subclass sets `kind: Literal["..."]`."""
+
+    # Whether pixels, stored features and the untrained encoder can be scored the same way.
+    has_controls: ClassVar[bool] = True
+
+    kind: str
+
+    @property
+    def descends(self) -> bool:
+        """Whether its fit has a learning rate and batches, which can be found by trying."""
+        return False
+
+    @abstractmethod
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Score one subject; choose on validation, and only score test images.
+
+        Raises DataError if the images lack what the protocol needs.
+        """
 
 
 def found_by_trying(trial: Trial, setting: Setting, *, batch_size: int, subject: Subject) -> Values:

@@ -1,91 +1,50 @@
-"""Every protocol, by kind: its options, how it scores one subject, and whom it can score.
+"""Every protocol, by the kind that an experiment file gives it. Adding one is one file and one row.
 
-To add one: write its file, and add it to the union and to `PROTOCOLS`.
+A protocol's options say what it chooses from, and score one subject.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.config import Options
 from pipeline.errors import ConfigError
-from pipeline.evaluation import (
-    knn,
-    linear,
-    online,
-    retrieval,
-    semi_supervised,
-    voc07,
-    zero_shot,
-)
-from pipeline.evaluation.fit_options import LinearFitOptions
-from pipeline.evaluation.setting import Outcome, Setting
+from pipeline.evaluation.knn import KnnOptions
+from pipeline.evaluation.linear import LinearOptions
+from pipeline.evaluation.online import OnlineOptions
+from pipeline.evaluation.retrieval import RetrievalOptions
+from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
+from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting
 from pipeline.evaluation.subjects import Subject
+from pipeline.evaluation.voc07 import Voc07Options
+from pipeline.evaluation.zero_shot import ZeroShotOptions
 
 AnyProtocol = Annotated[
-    linear.LinearOptions
-    | online.OnlineOptions
-    | knn.KnnOptions
-    | semi_supervised.SemiSupervisedOptions
-    | voc07.Voc07Options
-    | zero_shot.ZeroShotOptions
-    | retrieval.RetrievalOptions,
+    LinearOptions
+    | OnlineOptions
+    | KnnOptions
+    | SemiSupervisedOptions
+    | Voc07Options
+    | ZeroShotOptions
+    | RetrievalOptions,
     Field(discriminator="kind"),
 ]
 
 
-def _never(_: Options) -> bool:
-    return False
-
-
-def _always(_: Options) -> bool:
-    return True
-
-
-def _on_augmented_views(options: LinearFitOptions) -> bool:
-    return options.augmentation is not None
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a protocol scores one subject, and whether controls can be scored the same way.
-
-    `descends` says of its options whether a fit has a learning rate and batches.
-    """
-
-    score: Callable[[Any, Subject, Setting], Outcome]
-    has_controls: bool = True
-    descends: Callable[[Any], bool] = _never
-
-
-PROTOCOLS: dict[type[Options], Protocol] = {
-    linear.LinearOptions: Protocol(linear.score, descends=_on_augmented_views),
-    online.OnlineOptions: Protocol(online.score, has_controls=False),
-    knn.KnnOptions: Protocol(knn.score),
-    semi_supervised.SemiSupervisedOptions: Protocol(semi_supervised.score, descends=_always),
-    voc07.Voc07Options: Protocol(voc07.score, descends=_on_augmented_views),
-    zero_shot.ZeroShotOptions: Protocol(zero_shot.score),
-    retrieval.RetrievalOptions: Protocol(retrieval.score),
-}
-
-
 def score_all(
-    options: AnyProtocol, subjects: Sequence[Subject], setting: Setting
+    protocol: ProtocolOptions, subjects: Sequence[Subject], setting: Setting
 ) -> dict[str, Outcome]:
     """Return the outcome of the first subject, the student, then those of the controls.
 
     Raises DataError if the images lack what the protocol needs.
     """
-    protocol = PROTOCOLS[type(options)]
     scored = subjects if protocol.has_controls else subjects[:1]
-    return {subject.name: protocol.score(options, subject, setting) for subject in scored}
+    return {subject.name: protocol.score(subject, setting) for subject in scored}
 
 
-def require_something_to_find(protocols: Mapping[str, AnyProtocol]) -> None:
+def require_something_to_find(protocols: Mapping[str, ProtocolOptions]) -> None:
     """Raise ConfigError unless one of the protocols fits by gradient descent."""
-    if not any(PROTOCOLS[type(options)].descends(options) for options in protocols.values()):
+    if not any(protocol.descends for protocol in protocols.values()):
         raise ConfigError(
             f"None of the protocols {', '.join(protocols)} has a learning rate or batches to find: "
             "that is for semi_supervised, and for linear and voc07 with an augmentation."

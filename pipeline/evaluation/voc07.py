@@ -33,55 +33,56 @@ class Voc07Options(LinearFitOptions):
 
     kind: Literal["voc07"] = "voc07"
 
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Score one subject; mAP is the mean over classes of the 11-point average precision.
 
-def score(options: Voc07Options, subject: Subject, setting: Setting) -> Outcome:
-    """Score one subject; mAP is the mean over classes of the 11-point average precision.
-
-    Raises DataError if images have one class each, or a class has no positive image in a split.
-    """
-    images = setting.images
-    if not images.several_classes:
-        raise DataError(
-            "voc07 needs images with several classes each, and these have one: use linear."
-        )
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    labelled = {split: _labelled(subject, images, split) for split in splits}
-    if options.augmentation is None:
-        classifier, values = _exact_fit(labelled["train"], labelled["validation"], options, setting)
-        tried = None
-    else:
-        fitted = augmented_fit(
-            labelled["train"],
-            labelled["validation"],
-            several_classes(len(images.classes)),
-            subject,
-            setting,
-            augmentation=options.augmentation,
-            options=options.fit,
-        )
-        classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
-    present = labelled["test"].labels
-    logits = classifier.logits(labelled["test"].features).cpu()
-    means, areas = mean_over_classes(logits, present)
-    interval = bootstrap_mean(logits, present, seed=setting.seed)
-    return Outcome(
-        main="map",
-        values={
-            "map": 100 * interval.mean,
-            "map_low": 100 * interval.low,
-            "map_high": 100 * interval.high,
-            "map_area": 100 * means.area.item(),
-            **values,
-        },
-        images={split: len(labelled[split].labels) for split in splits},
-        details={
-            **({"tried": tried} if tried else {}),
-            "area_by_class": {
-                name: round(100 * area, 4)
-                for name, area in zip(images.classes, areas.tolist(), strict=True)
+        Raises DataError if images have one class each, or a class has no positive image in a split.
+        """
+        images = setting.images
+        if not images.several_classes:
+            raise DataError(
+                "voc07 needs images with several classes each, and these have one: use linear."
+            )
+        splits: tuple[Split, ...] = ("train", "validation", "test")
+        labelled = {split: _labelled(subject, images, split) for split in splits}
+        if self.augmentation is None:
+            classifier, values = _exact_fit(
+                labelled["train"], labelled["validation"], self, setting
+            )
+            tried = None
+        else:
+            fitted = augmented_fit(
+                labelled["train"],
+                labelled["validation"],
+                several_classes(len(images.classes)),
+                subject,
+                setting,
+                augmentation=self.augmentation,
+                options=self.fit,
+            )
+            classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
+        present = labelled["test"].labels
+        logits = classifier.logits(labelled["test"].features).cpu()
+        means, areas = mean_over_classes(logits, present)
+        interval = bootstrap_mean(logits, present, seed=setting.seed)
+        return Outcome(
+            main="map",
+            values={
+                "map": 100 * interval.mean,
+                "map_low": 100 * interval.low,
+                "map_high": 100 * interval.high,
+                "map_area": 100 * means.area.item(),
+                **values,
             },
-        },
-    )
+            images={split: len(labelled[split].labels) for split in splits},
+            details={
+                **({"tried": tried} if tried else {}),
+                "area_by_class": {
+                    name: round(100 * area, 4)
+                    for name, area in zip(images.classes, areas.tolist(), strict=True)
+                },
+            },
+        )
 
 
 def _labelled(subject: Subject, images: Images, split: Split) -> Rows:

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from pipeline.config import Options
 from pipeline.errors import ConfigError, DataError, unknown_name
 from pipeline.evaluation.features import check_features
-from pipeline.evaluation.setting import Outcome, Setting, Values, classified
+from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, Values, classified
 from pipeline.evaluation.subjects import Subject
 from pipeline.representations.base import RepresentationOptions
 from pipeline.teachers.open_clip import OpenClipOptions, text_embeddings
@@ -30,7 +29,7 @@ TEMPERATURE = 0.01  # CLIP's own; it only scales the confidences
 Templates = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
-class ZeroShotOptions(Options):
+class ZeroShotOptions(ProtocolOptions):
     """`evaluate.<name>` of kind zero_shot.
 
     `teacher` is a stored feature of kind open_clip. A template holds one `{}` for the class,
@@ -54,6 +53,33 @@ class ZeroShotOptions(Options):
             if template.count("{}") != 1:
                 raise ValueError(f"a template holds one {{}} for the class; {template!r} does not")
         return templates
+
+    def score(self, subject: Subject, setting: Setting) -> Outcome:
+        """Classify the test images of one subject by text.
+
+        Raises ConfigError if `teacher` is no stored, unreduced feature of kind open_clip, DataError
+        without class names or labelled test images.
+        """
+        images = setting.images
+        if images.several_classes or not images.classes:
+            raise DataError("Zero-shot classification needs images with one named class each.")
+        specification = teacher_of(self, setting.specifications)
+        known = images.known("test")
+        if subject.name == self.teacher:
+            embedded, used, values = subject.of("test")[known], {}, Values()
+        else:
+            embedded, values = _mapped(self, subject, setting)
+            used = {split: len(images.index(split)) for split in ("train", "validation")}
+        prompts = class_embeddings(specification, class_names(self, images.classes), self)
+        shares = (F.normalize(embedded, dim=1) @ prompts.T).double().div(TEMPERATURE).softmax(dim=1)
+        return classified(
+            shares,
+            torch.arange(len(images.classes)),
+            setting,
+            images={**used, "test": int(known.sum())},
+            values=values,
+            details={"prompts": [t.format(_readable(images.classes[0])) for t in self.templates]},
+        )
 
 
 class RidgeMap:
@@ -90,34 +116,6 @@ class RidgeMap:
             for rows in torch.split(features, _ROWS_AT_ONCE)
         ]
         return torch.cat(parts)
-
-
-def score(options: ZeroShotOptions, subject: Subject, setting: Setting) -> Outcome:
-    """Classify the test images of one subject by text.
-
-    Raises ConfigError if `teacher` is no stored, unreduced feature of kind open_clip, DataError
-    without class names or labelled test images.
-    """
-    images = setting.images
-    if images.several_classes or not images.classes:
-        raise DataError("Zero-shot classification needs images with one named class each.")
-    specification = teacher_of(options, setting.specifications)
-    known = images.known("test")
-    if subject.name == options.teacher:
-        embedded, used, values = subject.of("test")[known], {}, Values()
-    else:
-        embedded, values = _mapped(options, subject, setting)
-        used = {split: len(images.index(split)) for split in ("train", "validation")}
-    prompts = class_embeddings(specification, class_names(options, images.classes), options)
-    shares = (F.normalize(embedded, dim=1) @ prompts.T).double().div(TEMPERATURE).softmax(dim=1)
-    return classified(
-        shares,
-        torch.arange(len(images.classes)),
-        setting,
-        images={**used, "test": int(known.sum())},
-        values=values,
-        details={"prompts": [t.format(_readable(images.classes[0])) for t in options.templates]},
-    )
 
 
 def teacher_of(

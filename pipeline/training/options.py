@@ -51,10 +51,11 @@ class TrainOptions(Options):
     """`train`: one run of the optimiser.
 
     `batch_size` is that of one process. With `augment_both` the first view is augmented too, by
-    draws of its own, as VICReg has it, instead of being the image as it is. `ema` is the decay, per optimiser step, of an average of
-    the encoder's weights, which is then validated and kept instead of them. `select` is the rule
-    for the best checkpoint, always on validation images: `probe` (highest top-1 of the linear
-    probe), `objective` (lowest), or `auto`: probe where there are labels.
+    draws of its own, as VICReg has it, instead of being the image as it is. `ema` is the decay,
+    per optimiser step, of an average of the encoder's weights, which is then validated and kept
+    instead of them. `select` is the rule for the best checkpoint, always on validation images:
+    `probe` (highest top-1 of the linear probe), `objective` (lowest), or `auto`: probe where
+    there are labels.
     """
 
     epochs: Count

@@ -1,0 +1,148 @@
+"""Draw the figures of `docs/how-it-works.md` from the code that they are about.
+
+    python docs/figures/draw.py [FOLDER]
+
+Grey text and filled shapes are readable on light and on dark pages.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from pipeline.loading.plan import plan_epoch
+from pipeline.shards import sample_key
+
+GREY, SLATE, WHITE = "#808080", "#666666", "#ffffff"
+LETTERS = "ABCD"  # beside the colours, for those who cannot tell them apart
+READERS = ("#3b6ea5", "#a0522d", "#2e7d5b", "#7b4fa3")
+TARS, BATCH, RANKS, WORKERS, SEED = (8, 8, 8, 8, 8, 5), 3, 2, 2, 5
+SAMPLES = 512  # a tar, as in the default experiment
+CELL, GAP, LEFT = 13, 8, 76
+
+
+def canvas(width: int, height: int, title: str) -> ET.Element:
+    """Return an empty drawing; its title is what a screen reader says."""
+    svg = ET.Element(
+        "svg",
+        {
+            "xmlns": "http://www.w3.org/2000/svg",
+            "viewBox": f"0 0 {width} {height}",
+            "width": str(width),
+            "height": str(height),
+            "role": "img",
+            "font-family": "sans-serif",
+            "font-size": "12",
+        },
+    )
+    ET.SubElement(svg, "title").text = title
+    return svg
+
+
+def box(svg: ET.Element, x: float, y: float, width: float, height: float, **style: str) -> None:
+    """Add a rectangle."""
+    place = {"x": f"{x:g}", "y": f"{y:g}", "width": f"{width:g}", "height": f"{height:g}"}
+    ET.SubElement(svg, "rect", {**place, "rx": "2", **style})
+
+
+def write(
+    svg: ET.Element, x: float, y: float, text: str, *, fill: str = GREY, anchor: str = "start"
+) -> None:
+    """Add a line of text."""
+    place = {"x": f"{x:g}", "y": f"{y:g}", "fill": fill, "text-anchor": anchor}
+    ET.SubElement(svg, "text", place).text = text
+
+
+def line(svg: ET.Element, x: float, y: float, to_x: float, to_y: float) -> None:
+    """Add a straight line."""
+    ends = {"x1": f"{x:g}", "y1": f"{y:g}", "x2": f"{to_x:g}", "y2": f"{to_y:g}"}
+    ET.SubElement(svg, "line", {**ends, "stroke": GREY, "stroke-width": "1.5"})
+
+
+def plan() -> ET.Element:
+    """Draw who reads what in two epochs, as `plan_epoch` says."""
+    svg = canvas(730, 232, "Which process and worker reads which rows of which tar, in two epochs")
+    for epoch in range(2):
+        _epoch(svg, epoch, top=26 + 76 * epoch)
+    for number, colour in enumerate(READERS):
+        rank, worker = divmod(number, WORKERS)
+        x, y = LEFT + 190 * worker, 190 + 22 * rank
+        box(svg, x, y - 12, CELL, 16, fill=colour)
+        write(svg, x + CELL / 2, y, LETTERS[number], fill=WHITE, anchor="middle")
+        write(svg, x + 20, y, f"process {rank}, worker {worker}")
+    box(svg, LEFT + 380, 179, CELL, CELL, fill="none", stroke=GREY)
+    write(svg, LEFT + 400, 190, "left out, in this epoch")
+    return svg
+
+
+def _epoch(svg: ET.Element, epoch: int, top: float) -> None:
+    plans = plan_epoch(
+        TARS, seed=SEED, epoch=epoch, batch_size=BATCH, world_size=RANKS, workers=WORKERS
+    )
+    reader: dict[tuple[int, int], int] = {}
+    for rank, workers in enumerate(plans):
+        for worker, segments in enumerate(workers):
+            for part in segments:
+                rows = range(part.first, part.last)
+                reader |= {(part.shard, row): rank * WORKERS + worker for row in rows}
+    order = list(dict.fromkeys(tar for tar, _ in reader))
+    x = float(LEFT)
+    write(svg, 0, top + 14, f"epoch {epoch + 1}")
+    for tar in [*order, *sorted(set(range(len(TARS))) - set(order))]:
+        write(svg, x, top - 7, f"tar {tar}")
+        for row in range(TARS[tar]):
+            number = reader.get((tar, row))
+            style = {"fill": "none", "stroke": GREY}
+            if number is not None:
+                style = {"fill": READERS[number]}
+            box(svg, x, top, CELL - 1, 20, **style)
+            if number is not None:
+                write(svg, x + CELL / 2, top + 14, LETTERS[number], fill=WHITE, anchor="middle")
+            x += CELL
+        x += GAP
+
+
+def alignment() -> ET.Element:
+    """Draw where the parts of one sample lie."""
+    svg = canvas(730, 190, "One row of a tar and the same row of each feature make one sample")
+    chosen, shown = 2, 4
+    columns: list[tuple[str, Callable[[int], str]]] = [
+        ("train/000001.tar", lambda row: f"{sample_key(1, row)}.png"),
+        ("scattering/train, chunk 1", lambda row: f"row {SAMPLES + row}"),
+        ("hog/train, chunk 1", lambda row: f"row {SAMPLES + row}"),
+    ]
+    for place, (title, named) in enumerate(columns):
+        x = 190 * place
+        write(svg, x, 14, title)
+        for row in range(shown):
+            y = 24 + 30 * row
+            fill = READERS[0] if row == chosen else SLATE
+            box(svg, x, y, 160, 24, fill=fill)
+            write(svg, x + 80, y + 16, named(row), fill=WHITE, anchor="middle")
+        write(svg, x + 80, 162, "...", anchor="middle")
+    y = 24 + 30 * chosen + 12
+    for x in (160, 350, 540):
+        line(svg, x, y, x + 30, y)
+    box(svg, 570, y - 30, 156, 60, fill=READERS[0])
+    for number, text in enumerate(
+        ("one sample of a batch:", "image, label, index,", "two targets")
+    ):
+        write(svg, 648, y - 12 + 17 * number, text, fill=WHITE, anchor="middle")
+    write(svg, 0, 186, f"Sample {SAMPLES + chosen} of the training images, {SAMPLES} a tar.")
+    return svg
+
+
+FIGURES: dict[str, Callable[[], ET.Element]] = {"plan.svg": plan, "alignment.svg": alignment}
+
+
+def main(arguments: Iterable[str]) -> None:
+    """Write all figures into a folder, or beside this file."""
+    folder = Path(next(iter(arguments), Path(__file__).parent))
+    for name, draw in FIGURES.items():
+        svg = draw()
+        ET.indent(svg)
+        (folder / name).write_text(ET.tostring(svg, encoding="unicode") + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
