@@ -49,6 +49,15 @@ def covariance_penalty(x: Tensor) -> Tensor:
     return (everything - diagonal) / D
 
 
+def standardised(x: Tensor) -> Tensor:
+    """Return rows (B, D) with every dimension divided by its deviation, as `variance_hinge` has it.
+
+    A dimension that is constant stays so.
+    """
+    _require_rows(x)
+    return (x - x.mean(0)) / (x.var(0) + VARIANCE_EPSILON).sqrt()
+
+
 def _require_equal_shapes(x: Tensor, y: Tensor) -> None:
     # Broadcasting would turn a mistake into a number.
     if x.shape != y.shape:

@@ -38,6 +38,7 @@ from pipeline.losses import (
     cosine_distance,
     covariance_penalty,
     mean_squared_error,
+    standardised,
     variance_hinge,
 )
 
@@ -99,11 +100,16 @@ class _RepresentationTerm(Term):
 
 
 class DependenceTerm(_RepresentationTerm):
-    """1 - distance correlation of the embedding and a representation."""
+    """1 - distance correlation of the embedding and a representation.
+
+    With `standardise` distances are those of the embedding with every dimension divided by its
+    standard deviation over the batch, so that a few large ones do not decide alone.
+    """
 
     kind: Literal["dependence"] = "dependence"
     view: Literal["original", "augmented", "both"] = "augmented"
     statistic: Statistic = "dcor"
+    standardise: bool = False
 
 
 class RegressionTerm(_RepresentationTerm):
@@ -266,9 +272,9 @@ class Objective(nn.Module):
                 return 1 - distance_correlation(x, y, statistic=term.statistic)
             case DependenceTerm():
                 target = batch.representation(term.representation)
+                embeddings = batch.embeddings(term, standardise=term.standardise)
                 return 1 - _mean(
-                    distance_correlation(x, target, statistic=term.statistic)
-                    for x in batch.embeddings(term)
+                    distance_correlation(x, target, statistic=term.statistic) for x in embeddings
                 )
             case RegressionTerm():
                 head, loss = self.heads[f"to_{name}"], ROW_LOSSES[term.loss]
@@ -292,7 +298,7 @@ class _Batch:
             **{("representation", name): x for name, x in representations.items()},
         }
         self._gather = gather
-        self._samples: dict[tuple[str, str], Sample] = {}
+        self._samples: dict[tuple[str, str, bool], Sample] = {}
 
     @property
     def device(self) -> torch.device:
@@ -302,17 +308,21 @@ class _Batch:
         """Return the embeddings (B, D) on which a term acts, one a view."""
         return [sample.rows for sample in self.embeddings(term)]
 
-    def embeddings(self, term: AnyTerm) -> list[Sample]:
+    def embeddings(self, term: AnyTerm, *, standardise: bool = False) -> list[Sample]:
         """Return the same as samples, which hold their distances."""
-        return [self._sample(term.on, view) for view in term.views]
+        return [self._sample(term.on, view, standardise) for view in term.views]
 
     def representation(self, name: str) -> Sample:
-        return self._sample("representation", name)
+        return self._sample("representation", name, False)
 
-    def _sample(self, group: str, name: str) -> Sample:
-        key = (group, name)
+    def _sample(self, group: str, name: str, standardise: bool) -> Sample:
+        key = (group, name, standardise)
         if key not in self._samples:
-            self._samples[key] = Sample(self._rows(key))
+            if standardise:
+                rows = self._sample(group, name, False).rows
+                self._samples[key] = Sample(standardised(rows))
+            else:
+                self._samples[key] = Sample(self._rows((group, name)))
         return self._samples[key]
 
     def _rows(self, key: tuple[str, str]) -> Tensor:

@@ -21,6 +21,7 @@ TERMS: dict[str, Any] = {
     "covariance": {"weight": 0.5},
     "view_dependence": {"statistic": "dcor_squared_unbiased"},
     "hog": {"kind": "dependence", "on": "h", "view": "both"},
+    "scaled": {"kind": "dependence", "representation": "hog", "standardise": True},
     "clip": {"kind": "regression", "loss": "cosine"},
 }
 

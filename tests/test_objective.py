@@ -18,6 +18,7 @@ from pipeline.losses import (
     cosine_distance,
     covariance_penalty,
     mean_squared_error,
+    standardised,
     variance_hinge,
 )
 from pipeline.objective import (
@@ -145,7 +146,9 @@ def test_statistics_refuse_a_single_row(loss: Any) -> None:
         loss(torch.ones(1, 4))
 
 
-@pytest.mark.parametrize("loss", [variance_hinge, covariance_penalty])
+@pytest.mark.parametrize(
+    "loss", [variance_hinge, covariance_penalty, lambda x: standardised(x).sum()]
+)
 def test_gradients_are_finite_on_a_collapsed_batch(loss: Any) -> None:
     x = torch.full((6, 4), 0.3).requires_grad_()
     torch.autograd.backward(loss(x))
@@ -197,6 +200,19 @@ def test_dependence_terms_equal_the_package_dcor() -> None:
         dcor.u_distance_correlation_sqr(as_array(x), as_array(fixed["hog"])) for x in h.values()
     ]
     assert values["on_h"] == pytest.approx(1 - np.mean(both), abs=1e-6)
+
+
+def test_standardised_dependence_is_that_of_dimensions_of_one_deviation() -> None:
+    scale = torch.tensor([1e3, 1.0, 1e-3, 5.0, 1.0, 2.0, 1.0])
+    term = {"kind": "dependence", "on": "h", "standardise": True}
+    given, fixed = activations(), targets()
+    h = {view: scale * x + 3 for view, x in given.h.items()}
+    value = objective({"hog": term})(Activations(h, given.z), fixed).terms["hog"].item()
+    x = as_array(h["augmented"])
+    deviations = np.sqrt(x.var(axis=0, ddof=1) + 1e-4)
+    expected = dcor.distance_correlation(x / deviations, as_array(fixed["hog"]))
+    assert value == pytest.approx(1 - expected, abs=1e-6)
+    assert abs(value - (1 - dcor.distance_correlation(x, as_array(fixed["hog"])))) > 0.01
 
 
 @pytest.mark.parametrize("view", ["original", "augmented", "both"])
@@ -393,7 +409,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     terms = TERMS.validate_python({"a": {"kind": "dependence"}, "b": {"kind": "regression"}})
     assert terms["a"].model_dump() == {
         "kind": "dependence", "weight": 1, "representation": "a", "on": "z",
-        "view": "augmented", "statistic": "dcor",
+        "view": "augmented", "statistic": "dcor", "standardise": False,
     }  # fmt: skip
     assert terms["b"].model_dump() == {
         "kind": "regression", "weight": 1, "representation": "b", "on": "h",

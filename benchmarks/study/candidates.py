@@ -70,6 +70,7 @@ def _on_features() -> dict[str, Terms]:
         "minimised": {"weight": -5.0},
         "both views": {"weight": 5.0, "view": "both"},
         "unbiased": {"weight": 5.0, "statistic": "dcor_squared_unbiased"},
+        "standardised": {"weight": 5.0, "standardise": True},
     }
     for what, option in options.items():
         terms = depends(("scattering",), on="h", **option)
@@ -109,6 +110,9 @@ def _distilled() -> dict[str, Candidate]:
         for statistic in ("dcor", "dcor_squared", "dcor_squared_unbiased"):
             terms = depends(("clip",), on="h", view=view, statistic=statistic)
             dependence[f"clip on h, {view}, {statistic}"] = terms
+    for statistic in ("dcor", "dcor_squared_unbiased"):
+        terms = depends(("clip",), on="h", statistic=statistic, standardise=True)
+        dependence[f"clip on standardised h, {statistic}"] = terms
     regression: dict[str, Terms] = {
         f"clip regressed, {loss}, {view}": {"clip": {**REGRESSED, "loss": loss, "view": view}}
         for loss in ("cosine", "squared")
@@ -121,6 +125,10 @@ def _distilled() -> dict[str, Candidate]:
         }
         for weight in (0.3, 1.0, 3.0)
         for view in ("augmented", "both")
+    }
+    mixed["clip regressed + 0.3 on standardised h, augmented"] = {
+        "regressed": {**REGRESSED, "view": "augmented"},
+        **depends(("clip",), on="h", weight=0.3, standardise=True),
     }
     joint: dict[str, Terms] = {
         f"{what} + clip regressed, {weight:g}": {
