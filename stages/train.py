@@ -1,5 +1,6 @@
 """`mvmr train`: train the student on images and cached targets."""
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -7,9 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import torch
-from rich.console import Console
 
 from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.config import digest
@@ -32,7 +31,7 @@ from pipeline.training.processes import is_first_process
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
-from stages.console import ConsoleProgress
+from stages.console import Screen, table
 from stages.experiment import Experiment, load
 from stages.layout import (
     RunLayout,
@@ -42,44 +41,57 @@ from stages.layout import (
     unfinished_run,
 )
 from stages.material import check_source, checked_features
-from stages.options import console, data_option, experiment_options
+from stages.result import Result, follow
+from stages.summary import announce
 
 TUNED = "tuned.json"
+LAST_ROW = (
+    ("train/objective", "objective"),
+    ("validation/objective", "objective on validation"),
+    ("images_per_second", "images a second"),
+    ("wait_share", "share of time waiting for data"),
+)
 
 
-@click.command("train")
-@experiment_options
-@click.option("--auto-lr", is_flag=True, help="Find train.lr by trying, instead of the given one.")
-@click.option("--auto-batch-size", is_flag=True, help="Find train.batch_size, likewise.")
-@click.option("--force", is_flag=True, help="Train again, although nothing has changed.")
-@data_option
-def command(
+def train(
+    screen: Screen,
+    *,
     config: Path,
     assignments: tuple[str, ...],
-    quiet: bool,
     data: str,
     auto_lr: bool,
     auto_batch_size: bool,
     force: bool,
-) -> None:
+) -> Result:
     """Train the student; an interrupted run of the same experiment is continued."""
     experiment = load(config, assignments)
-    screen = console(quiet=quiet or not is_first_process())
+    layout, progress = run_layout(experiment.name), screen.progress
+    following = follow(["mvmr", "evaluate"], config, assignments, data)
+    stored = dataset_layout(experiment.dataset.name, data)
+    announce(
+        screen,
+        "train",
+        experiment,
+        data=stored,
+        reads=[stored.shards, *(stored.features / name for name in experiment.targets())],
+        writes=[layout.checkpoints, layout.logs, layout.curves, layout.training_metrics],
+        student=True,
+        objective=True,
+        device=True,
+    )
     if experiment.train is None or experiment.objective is None:
-        _take_over(experiment, screen)
-        return
-    layout = run_layout(experiment.name)
-    stored, progress = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
+        _take_over(experiment, progress)
+        return _result(layout, following)
     check_source(experiment, stored, progress)
     features = checked_features(experiment, experiment.targets(), stored, progress)
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
     )
     wanted = {"lr": auto_lr, "batch_size": auto_batch_size}
-    key = _digest(experiment, wanted, train, validation)
-    if not force and is_first_process() and _is_finished(layout, key):
-        screen.print(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
-        return
+    key = run_key(experiment, wanted, train, validation)
+    if not force and is_first_process() and is_finished(layout, key):
+        progress.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
+        return _result(layout, following, up_to_date=True)
     run = Run(
         train=train,
         validation=validation,
@@ -102,23 +114,35 @@ def command(
         },
     )
     work = unfinished_run(key)
-    with _alone(work), progress:
+    with _alone(work):
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
         if any(wanted.values()):
             run = _tuned(run, wanted, work, progress)
         fit(run, work=work, progress=progress)
         if not is_first_process():
-            return
+            return Result({})
         _publish(work, layout)
     about = load_checkpoint(layout.checkpoints / BEST).about
-    chosen = about["selection"]
     tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
-    write_json(layout.training_metrics, {**chosen, **tuned})
-    screen.print(
-        f"{layout.checkpoints / BEST}: epoch {chosen['epoch']}, {chosen['rule']} "
-        f"{chosen['score']:.4g}. Next: mvmr evaluate"
-    )
+    write_json(layout.training_metrics, {**about["selection"], **tuned})
+    return _result(layout, following)
+
+
+def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False) -> Result:
+    """Return which checkpoint was chosen and by what, and the last row of the curves."""
+    chosen = json.loads(layout.training_metrics.read_text(encoding="utf-8"))
+    with layout.curves.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    last = {name: float(value) for name, value in rows[-1].items() if value} if rows else {}
+    best = layout.checkpoints / BEST
+    values = {"checkpoint": str(best), "up_to_date": up_to_date, "selection": chosen, "last": last}
+    shown = [["checkpoint", str(best)], ["chosen by", f"{chosen['rule']}, epoch {chosen['epoch']}"]]
+    if chosen["score"] is not None:
+        shown.append([chosen["rule"], f"{chosen['score']:.4g}"])
+    shown += [[name, f"{value:.4g}"] for name, value in chosen.get("tuned", {}).items()]
+    shown += [[f"{label}, last epoch", f"{last[n]:.4g}"] for n, label in LAST_ROW if n in last]
+    return Result(values, [table("Trained", ["", ""], shown)], following)
 
 
 @contextmanager
@@ -129,7 +153,7 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def _is_finished(layout: RunLayout, key: str) -> bool:
+def is_finished(layout: RunLayout, key: str) -> bool:
     """Whether the experiment's outputs are all there, and made from exactly what is asked."""
     outputs = (layout.checkpoints / LAST, layout.logs, layout.curves, layout.training_metrics)
     best = layout.checkpoints / BEST
@@ -149,7 +173,7 @@ def _tuned(run: Run, wanted: Mapping[str, bool], work: Path, progress: Progress)
     return replace(run, options=run.options.model_copy(update=found), about=about)
 
 
-def _digest(experiment: Experiment, wanted: Mapping[str, bool], *splits: SplitData) -> str:
+def run_key(experiment: Experiment, wanted: Mapping[str, bool], *splits: SplitData) -> str:
     """Return the SHA-256 of all that determines the run: sections, images, targets, weights."""
     weights = _weights(experiment)
     return digest(
@@ -163,12 +187,11 @@ def _digest(experiment: Experiment, wanted: Mapping[str, bool], *splits: SplitDa
     )
 
 
-def _take_over(experiment: Experiment, screen: Console) -> None:
+def _take_over(experiment: Experiment, progress: Progress) -> None:
     """Leave the given weights where a finished run would leave its own, and no curves."""
     layout, weights = run_layout(experiment.name), _weights(experiment)
-    with ConsoleProgress(screen) as progress:
-        image = experiment.dataset.image
-        checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
+    image = experiment.dataset.image
+    checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
     remove_tree(layout.exports)  # they are of the checkpoint before
     for target in (layout.checkpoints, layout.logs):
         remove_tree(target)
@@ -178,7 +201,7 @@ def _take_over(experiment: Experiment, screen: Console) -> None:
         temporary.write_text("epoch\n", encoding="utf-8")
     write_json(layout.training_metrics, checkpoint.about["selection"])
     given = experiment.student.weights
-    screen.print(f"{layout.checkpoints / BEST}: the weights {given}. Next: mvmr evaluate")
+    progress.note(f"{layout.checkpoints / BEST}: the weights {given}, taken as they are.")
 
 
 def _weights(experiment: Experiment) -> Path | None:

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from pipeline.errors import TrainingError
 from pipeline.runtime import exclusive
-from stages.cli import COMMANDS, run
+from stages.cli import run
+from stages.commands import cli
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
@@ -458,7 +459,7 @@ def test_help_answers_at_once_and_lists_no_stub(tmp_path: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    for name in COMMANDS:
+    for name in cli.commands:
         assert name in answer
         assert run([name, "--help"]) == 0
     assert float(answer.splitlines()[-1]) < 0.5
