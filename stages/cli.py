@@ -19,9 +19,7 @@ def main() -> None:
     # several times faster. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = run(sys.argv[1:])
-    sys.stdout.flush()
-    if interruption.was_asked():
-        os._exit(code)  # what else would still run at the end was interrupted, and would say so
+    interruption.end(code)
     sys.exit(code)
 
 
@@ -45,7 +43,6 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
     from pipeline.errors import ConfigError, MvmrError
 
     if interruption.was_asked() or isinstance(error, KeyboardInterrupt | click.Abort):
-        interruption.ignore()
         return _say(interruption.sentence(arguments), FAILED, arguments)
     if isinstance(error, BrokenPipeError):
         return _reader_has_gone()

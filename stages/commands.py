@@ -47,6 +47,20 @@ def use(**options: Any) -> int:
 
 
 @cli.command(
+    "doctor",
+    cls=StageCommand,
+    section="Choose an experiment",
+    line="Check this machine and the state of every stage; say what to mend.",
+    example="mvmr doctor",
+)
+@experiment_options
+@data_option
+def doctor(**options: Any) -> int:
+    """Check this machine, the active config and the state of every stage; say what to mend."""
+    return call("doctor:doctor", **options)
+
+
+@cli.command(
     "plan",
     cls=StageCommand,
     section="Choose an experiment",

@@ -48,10 +48,15 @@ def was_asked() -> bool:
     return _asked
 
 
-def ignore() -> None:
-    """Do not answer signals any more: the program is ending."""
-    for number in SIGNALS if _asked else ():
-        signal.signal(number, signal.SIG_IGN)
+def end(code: int) -> None:
+    """Take leave: a signal changes nothing any more, and after an interruption this is the end.
+
+    What the interpreter would still do was interrupted too, and would say so.
+    """
+    _answer_by(lambda *_: os._exit(code))
+    if _asked:
+        sys.stdout.flush()
+        os._exit(code)
 
 
 @contextmanager

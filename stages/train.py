@@ -11,16 +11,13 @@ from pathlib import Path
 import torch
 
 from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
-from pipeline.config import digest
 from pipeline.datasets.base import Split
-from pipeline.encoders import PRETRAINED
 from pipeline.errors import DataError, TrainingError
 from pipeline.loading.batch import SplitData
 from pipeline.runtime import (
     Progress,
     atomic_path,
     exclusive,
-    sha256_of,
     write_json,
 )
 from pipeline.shards import read_manifests
@@ -37,11 +34,11 @@ from stages.layout import (
     RunLayout,
     dataset_layout,
     run_layout,
-    starting_weights,
     unfinished_run,
 )
 from stages.material import check_source, checked_features
 from stages.result import Result, follow
+from stages.state import given_weights, is_finished, run_key
 from stages.summary import announce
 
 TUNED = "tuned.json"
@@ -88,7 +85,7 @@ def train(
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
     )
     wanted = {"lr": auto_lr, "batch_size": auto_batch_size}
-    key = run_key(experiment, wanted, train, validation)
+    key = run_key(experiment, wanted, [train.manifest, validation.manifest], features)
     if not force and is_first_process() and is_finished(layout, key):
         progress.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
         return _result(layout, following, up_to_date=True)
@@ -100,7 +97,7 @@ def train(
         live={n: o.build(experiment.dataset.image) for n, o in experiment.live().items()},
         options=experiment.train,
         seed=experiment.seed,
-        weights=_weights(experiment),
+        weights=given_weights(experiment),
         about={
             "experiment": experiment.name,
             "digest": key,
@@ -153,15 +150,6 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def is_finished(layout: RunLayout, key: str) -> bool:
-    """Whether the experiment's outputs are all there, and made from exactly what is asked."""
-    outputs = (layout.checkpoints / LAST, layout.logs, layout.curves, layout.training_metrics)
-    best = layout.checkpoints / BEST
-    if not best.exists() or not all(path.exists() for path in outputs):
-        return False
-    return load_checkpoint(best).about.get("digest") == key
-
-
 def _tuned(run: Run, wanted: Mapping[str, bool], work: Path, progress: Progress) -> Run:
     """Find what is wanted, or read what was found before the run was interrupted."""
     record = work / TUNED
@@ -173,23 +161,9 @@ def _tuned(run: Run, wanted: Mapping[str, bool], work: Path, progress: Progress)
     return replace(run, options=run.options.model_copy(update=found), about=about)
 
 
-def run_key(experiment: Experiment, wanted: Mapping[str, bool], *splits: SplitData) -> str:
-    """Return the SHA-256 of all that determines the run: sections, images, targets, weights."""
-    weights = _weights(experiment)
-    return digest(
-        {
-            "sections": experiment.training_sections(),
-            "tuned": sorted(name for name in wanted if wanted[name]),
-            "shards": [split.manifest.digest for split in splits],
-            "targets": {name: f.digest for name, f in splits[0].features.items()},
-            "weights": sha256_of(weights) if weights and weights.exists() else None,
-        }
-    )
-
-
 def _take_over(experiment: Experiment, progress: Progress) -> None:
     """Leave the given weights where a finished run would leave its own, and no curves."""
-    layout, weights = run_layout(experiment.name), _weights(experiment)
+    layout, weights = run_layout(experiment.name), given_weights(experiment)
     image = experiment.dataset.image
     checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
     remove_tree(layout.exports)  # they are of the checkpoint before
@@ -202,11 +176,6 @@ def _take_over(experiment: Experiment, progress: Progress) -> None:
     write_json(layout.training_metrics, checkpoint.about["selection"])
     given = experiment.student.weights
     progress.note(f"{layout.checkpoints / BEST}: the weights {given}, taken as they are.")
-
-
-def _weights(experiment: Experiment) -> Path | None:
-    name = experiment.student.weights
-    return None if name in (None, PRETRAINED) else starting_weights(name)
 
 
 def _split(

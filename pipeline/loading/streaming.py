@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from pipeline.children import deaf_children
 from pipeline.errors import DataError
 from pipeline.images import decode, original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
@@ -53,7 +54,9 @@ class StreamingLoader(Loader):
         # A worker cannot skip a fraction of the round: the DataLoader asks worker 0 first.
         workers = max(1, self._loader.num_workers)
         surplus = skip % workers
-        for number, batch in enumerate(self._loader):
+        with deaf_children():
+            batches = iter(self._loader)
+        for number, batch in enumerate(batches):
             if number >= surplus:
                 yield batch
 
