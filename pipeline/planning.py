@@ -59,7 +59,8 @@ class Stopwatch:
 
     def advance(self, count: int, status: str = "") -> None:
         """Note the time."""
-        self._current.times.append(time.perf_counter())
+        if count:
+            self._current.times.append(time.perf_counter())
         self._watched.advance(count, status)
 
     def note(self, text: str) -> None:

@@ -66,9 +66,8 @@ def _say(sentence: str, code: int, arguments: list[str], *, before: str = "") ->
     if "--json" in arguments:
         import json
 
-        sys.stdout.write(
-            json.dumps({"ok": False, "error": sentence.removeprefix("Error: ")}) + "\n"
-        )
+        document = {"ok": False, "error": sentence.removeprefix("Error: ")}
+        sys.stdout.write(f"{json.dumps(document, ensure_ascii=False)}\n")
     return code
 
 

@@ -147,6 +147,7 @@ def train(**options: Any) -> int:
     "--checkpoint",
     metavar="FILE",
     type=FILE,
+    shell_complete=completion.checkpoints,
     help="Score this file instead of the run's best checkpoint, and only print the scores.",
 )
 @data_option
@@ -191,6 +192,7 @@ def report(**options: Any) -> int:
 @click.option(
     "--checkpoint",
     type=FILE,
+    shell_complete=completion.checkpoints,
     help="Export this file, which may be a released one, instead of the run's best checkpoint.",
 )
 @click.option("-o", "--output", type=FILE)
@@ -211,6 +213,7 @@ def export(**options: Any) -> int:
 @click.option(
     "--checkpoint",
     type=FILE,
+    shell_complete=completion.checkpoints,
     help="A checkpoint, or a released MV-MR file, instead of the run's best checkpoint.",
 )
 @click.option(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 CONFIGS = Path("configs")
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -21,6 +22,13 @@ def configs(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]
 def runs(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of finished runs."""
     return _matching(incomplete, (path.parent.name for path in Path("runs").glob("*/curves.csv")))
+
+
+def checkpoints(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the best checkpoints of finished runs; elsewhere any file."""
+    found = (str(path) for path in Path("runs").glob("*/checkpoints/best.pt"))
+    items = [CompletionItem(name) for name in _matching(incomplete, found)]
+    return items or [CompletionItem(incomplete, type="file")]
 
 
 def names_of_section(section: str) -> Complete:

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.children import deaf_children
+from pipeline.processes import deaf_children
 from stages.console import Screen
 from stages.environment import (
     Check,

@@ -115,6 +115,7 @@ def _material(
         }
     )
     features = checked_features(experiment, experiment.features, layout, progress)
+    progress.start("build encoders", 0, "")
     untrained = build_encoder(
         trained.student, channels=image.channels, size=image.size, seed=experiment.seed
     )

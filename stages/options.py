@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline.processes import is_first_process
 from stages import completion, interruption
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -83,12 +84,15 @@ def call(stage: str, *, quiet: bool, as_json: bool, **options: Any) -> int:
     from stages.console import Screen
 
     name, _, function = stage.partition(":")
-    with Screen(quiet=quiet, as_json=as_json) as screen:
+    silent = not is_first_process()  # the first of several speaks for all
+    with Screen(quiet=quiet or silent, as_json=as_json) as screen:
         screen.progress.start("loading libraries", 0, "")
         with interruption.at_once():
             module = importlib.import_module(f"stages.{name}")
         screen.progress.finish()
         result = getattr(module, function)(screen, **options)
+    if silent:
+        return 0 if result.ok else 1
     if as_json:
         command = click.get_current_context().command_path.removeprefix("mvmr ")
         click.echo(result.document(command, screen.told))

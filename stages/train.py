@@ -14,6 +14,7 @@ from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.datasets.base import Split
 from pipeline.errors import DataError, TrainingError
 from pipeline.loading.batch import SplitData
+from pipeline.processes import is_first_process
 from pipeline.runtime import (
     Progress,
     atomic_path,
@@ -24,7 +25,6 @@ from pipeline.shards import read_manifests
 from pipeline.storage import Location, remove_tree
 from pipeline.store import StoredFeature
 from pipeline.training.fit import CURVES, Run, fit, tune
-from pipeline.training.processes import is_first_process
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD

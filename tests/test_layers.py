@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "pipeline": 2,
     "pipeline.errors": 0,
-    "pipeline.children": 0,
     "pipeline.config": 0,
+    "pipeline.processes": 0,
     "pipeline.runtime": 0,
     "pipeline.storage": 0,
     "pipeline.encoding": 0,

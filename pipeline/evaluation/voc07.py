@@ -54,6 +54,7 @@ def score(options: Voc07Options, subject: Subject, setting: Setting) -> Outcome:
     splits: tuple[Split, ...] = ("train", "validation", "test")
     labelled = {split: _labelled(subject, images, split) for split in splits}
     strengths = sorted(set(options.l2), reverse=True)
+    setting.progress.start(f"fit {subject.name}", 0, "")
     candidates = _fit(*labelled["train"], strengths, options, setting.device)
     validation = [_map(classifier, *labelled["validation"]) for classifier in candidates]
     best = validation.index(max(validation))

@@ -108,6 +108,7 @@ def score(options: ZeroShotOptions, subject: Subject, setting: Setting) -> Outco
     else:
         embedded, values = _mapped(options, subject, setting)
         used = {split: len(images.index(split)) for split in ("train", "validation")}
+    setting.progress.start("read prompts", 0, "")
     prompts = class_embeddings(specification, class_names(options, images.classes), options)
     shares = (F.normalize(embedded, dim=1) @ prompts.T).double().div(TEMPERATURE).softmax(dim=1)
     return classified(

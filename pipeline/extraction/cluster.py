@@ -13,9 +13,9 @@ from distributed import Client, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
 from distributed.utils import LoopRunner
 
-from pipeline.children import deaf_children
 from pipeline.errors import StoreError
 from pipeline.extraction.worker import Task
+from pipeline.processes import deaf_children
 from pipeline.runtime import Progress, available_cores
 
 Result = TypeVar("Result")

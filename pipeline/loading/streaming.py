@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline.children import deaf_children
 from pipeline.errors import DataError
 from pipeline.images import decode, original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.plan import Segment, plan_epoch
+from pipeline.processes import deaf_children
 from pipeline.shards import Record, read_shard
 from pipeline.store import StoredFeature
 

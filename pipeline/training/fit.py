@@ -95,6 +95,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
         progress=progress,
     )
     validation.preload()  # so that the progress of training is not interrupted
+    progress.start("build the student", 0, "")
     module = _module(run, len(loader), gather=trainer.world_size > 1, progress=progress)
     saved = newest_checkpoint(work, progress)
     with plain_lightning(), stoppable(progress) as stop:
@@ -121,10 +122,12 @@ def tune(run: Run, *, lr: bool, batch_size: bool, progress: Progress) -> TrainOp
     if options.parallel.devices * options.parallel.nodes > 1:
         raise ConfigError("A rate and a batch size are found on one device: set devices to 1.")
     if batch_size:
+        progress.start("try batch sizes", 0, "")
         found = _found_batch_size(run, progress)
         progress.note(f"Found train.batch_size: {found}")
         options = options.model_copy(update={"batch_size": found})
     if lr:
+        progress.start("try learning rates", 0, "")
         with _trial(replace(run, options=options), progress) as (module, loader, trainer):
             rate = find_learning_rate(module, loader(options.batch_size), trainer)
         progress.note(f"Found train.lr: {rate:.3g}")

@@ -1,9 +1,20 @@
-"""Processes that this one starts, and Ctrl-C: a terminal sends it to all of them at once."""
+"""One process among several: which one it is, and which of them answers Ctrl-C."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files, before a trainer exists.
+
+    torchrun, SLURM and Lightning's own launcher number their processes in the environment.
+    """
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 @contextmanager
