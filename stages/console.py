@@ -114,8 +114,9 @@ class ConsoleProgress:
                 self._bar.update(self._task, completed=self._done, rate=beside, status=self._status)
 
     def note(self, text: str) -> None:
-        """Say one line that stays."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Say one line that stays; a log has it in one piece."""
+        whole = not self._console.is_terminal
+        self._console.print(text, markup=False, highlight=False, soft_wrap=whole)
 
     def finish(self) -> None:
         """End the phase, with a line that says what it took if that is worth one."""
@@ -193,7 +194,13 @@ def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
 ) -> Table:
     """Return a table whose first columns are text and whose others are numbers."""
-    result = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_header=any(columns),
+    )
     for number, column in enumerate(columns):
         result.add_column(
             column, justify="left" if number < text_columns else "right", overflow="fold"

@@ -49,14 +49,14 @@ def was_asked() -> bool:
 
 
 def end(code: int) -> None:
-    """Take leave: a signal changes nothing any more, and after an interruption this is the end.
+    """Take leave: all is said, and a signal only makes the interpreter's last work shorter.
 
-    What the interpreter would still do was interrupted too, and would say so.
+    What was interrupted is closed by that work, as far as it can be, and says so no more.
     """
     _answer_by(lambda *_: os._exit(code))
     if _asked:
         sys.stdout.flush()
-        os._exit(code)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager
