@@ -28,7 +28,7 @@ from pipeline.images import ImageOptions
 from pipeline.loading.batch import SplitData
 from pipeline.reduction import MOST_COMPONENTS
 from pipeline.representations.base import RepresentationOptions
-from pipeline.runtime import available_cores
+from pipeline.runtime import Progress, Silent, available_cores
 from pipeline.shards import Manifest, ShardOptions, write_split
 from pipeline.store import FeatureStore, StoredFeature, chunk_rows
 from pipeline.training.fit import Run, fit
@@ -42,19 +42,26 @@ FEWEST_IMAGES = 24
 
 
 class Stopwatch:
-    """A Progress that remembers when each phase began and each unit of it was done."""
+    """A Progress that remembers when each phase began and each unit of it was done.
 
-    def __init__(self) -> None:
+    What it is told goes on to `watched`, but for the lines that stay.
+    """
+
+    def __init__(self, watched: Progress | None = None) -> None:
         self.phases: dict[str, _Phase] = {}
         self._current = _Phase(0)
+        self._watched = watched or Silent()
 
     def start(self, what: str, total: int, unit: str) -> None:
         """Begin a phase."""
         self._current = self.phases[what] = _Phase(total)
+        self._watched.start(f"try: {what}", total, unit)
 
     def advance(self, count: int, status: str = "") -> None:
         """Note the time."""
-        self._current.times.append(time.perf_counter())
+        if count:
+            self._current.times.append(time.perf_counter())
+        self._watched.advance(count, status)
 
     def note(self, text: str) -> None:
         """Do nothing."""
@@ -125,6 +132,7 @@ def sample_of(
     *,
     count: int,
     root: Path,
+    progress: Progress | None = None,
 ) -> Sample:
     """Shard the first `count` training images, which are a random choice, below `root`.
 
@@ -138,7 +146,7 @@ def sample_of(
     border = len(chosen) - len(chosen) // VALIDATION_SHARE
     parts: dict[Split, Sequence[Item]] = {"train": chosen[:border], "validation": chosen[border:]}
     small = max(1, border // (SHARDS_PER_CORE * available_cores()))
-    watch = Stopwatch()
+    watch = Stopwatch(progress)
     began = time.perf_counter()
     manifests = {
         split: write_split(
@@ -180,7 +188,12 @@ def _tar_bytes(images: int, samples: int, bytes_per_image: float) -> int:
 
 
 def extraction_cost(
-    sample: Sample, name: str, options: RepresentationOptions, image: ImageOptions
+    sample: Sample,
+    name: str,
+    options: RepresentationOptions,
+    image: ImageOptions,
+    *,
+    progress: Progress | None = None,
 ) -> tuple[FeatureCost, StoredFeature]:
     """Extract one feature of the sample; return what the whole will cost, and the feature.
 
@@ -188,7 +201,7 @@ def extraction_cost(
     """
     store = FeatureStore(sample.root / "features.zarr")
     store.create()
-    watch, began = Stopwatch(), time.perf_counter()
+    watch, began = Stopwatch(progress), time.perf_counter()
     stored = extract(
         {name: _affordable(options, sample)},
         image=image,
@@ -238,7 +251,14 @@ def _size_below(path: object) -> int:
     return sum(f.stat().st_size for f in Path(str(path)).rglob("*") if f.is_file())
 
 
-def training_cost(run: Run, sample: Sample, *, memory_share: float, work: Path) -> TrainingCost:
+def training_cost(
+    run: Run,
+    sample: Sample,
+    *,
+    memory_share: float,
+    work: Path,
+    progress: Progress | None = None,
+) -> TrainingCost:
     """Train on the sample for some epochs, on one device; `run` has its shards and features.
 
     The batch is as large as the sample allows, and what a step takes is counted by its images.
@@ -257,7 +277,7 @@ def training_cost(run: Run, sample: Sample, *, memory_share: float, work: Path) 
             "parallel": ParallelOptions(accelerator=run.options.parallel.accelerator),
         }
     )
-    watch = Stopwatch()
+    watch = Stopwatch(progress)
     fit(replace(run, options=options), work=work, progress=watch)
     times = watch.phases["train"].times
     steps = train // batch

@@ -117,7 +117,7 @@ class Progress(Protocol):
     """How a long operation tells its caller where it is; a stage draws it."""
 
     def start(self, what: str, total: int, unit: str) -> None:
-        """Begin a phase of `total` units; it ends when the next begins."""
+        """Begin a phase of `total` units, 0 if they cannot be counted; the next one ends it."""
         ...
 
     def advance(self, count: int, status: str = "") -> None:

@@ -35,7 +35,7 @@ from pipeline.datasets.base import (
 )
 from pipeline.errors import DataError
 from pipeline.images import decode
-from pipeline.runtime import Progress, atomic_path, sha256_of, write_json
+from pipeline.runtime import Progress, Silent, atomic_path, sha256_of, write_json
 from pipeline.storage import Location, remove_tree
 
 FORMAT = 2
@@ -336,17 +336,22 @@ class DamagedFile:
     shard: int | None = None
 
 
-def find_damage(directory: Location, manifest: Manifest) -> list[DamagedFile]:
+def find_damage(
+    directory: Location, manifest: Manifest, *, progress: Progress | None = None
+) -> list[DamagedFile]:
     """Read every file of a split and return those that cannot be trusted."""
+    progress = progress or Silent()
     expected: list[tuple[str, str, int | None]] = [(LISTING, manifest.listing, None)]
     expected += [(s.name, s.sha256, number) for number, s in enumerate(manifest.shards)]
     damaged = []
+    progress.start(f"read {directory.name} shards", len(expected), "files")
     for name, sha256, number in expected:
         path = directory / name
         if not path.exists():
             damaged.append(DamagedFile(path, "is missing", number))
         elif sha256_of(path) != sha256:
             damaged.append(DamagedFile(path, "is not what was written", number))
+        progress.advance(1)
     return damaged
 
 

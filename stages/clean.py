@@ -4,16 +4,25 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from pipeline.errors import TrainingError
 from pipeline.runtime import exclusive
 from pipeline.storage import remove_tree
-from stages.console import table
+from stages.console import Screen
 from stages.layout import unfinished_runs
-from stages.options import console
+from stages.result import Column, Result, megabytes, rows_table
 
 SECONDS_A_DAY = 86_400
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+COLUMNS = (
+    Column("run", "run"),
+    Column("saved", "last saved", _moment),
+    Column("bytes", "MB", megabytes),
+)
 
 
 @dataclass(frozen=True)
@@ -25,33 +34,21 @@ class Unfinished:
     bytes: int
 
 
-@click.command("clean")
-@click.option(
-    "--days",
-    type=click.FloatRange(min=0),
-    default=7.0,
-    show_default=True,
-    help="Only runs that have not been saved for so long.",
-)
-@click.option("--remove", is_flag=True, help="Remove them; otherwise they are only listed.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-def command(days: float, remove: bool, quiet: bool) -> None:
-    """List unfinished training runs that were abandoned, or remove them.
-
-    A run that is being trained is left alone.
-    """
-    screen = console(quiet=quiet)
+def clean(screen: Screen, *, days: float, remove: bool) -> Result:
+    """List unfinished training runs that were abandoned, or remove them."""
+    screen.progress.start("look for unfinished runs", 0, "")
     abandoned = [run for run in _unfinished() if time.time() - run.saved >= days * SECONDS_A_DAY]
-    if not abandoned:
-        screen.print("There are no abandoned runs.")
-        return
     rows = [
-        [run.path.name, time.strftime("%Y-%m-%d %H:%M", time.localtime(run.saved)), _size(run)]
+        {"run": run.path.name, "saved": run.saved, "bytes": run.bytes}
         for run in abandoned
         if not remove or _remove(run)
     ]
-    title = "removed" if remove else "abandoned; --remove removes them"
-    screen.print(table(title, ["run", "last saved", "MB"], rows))
+    values = {"removed": remove, "runs": rows}
+    if not abandoned:
+        return Result(values, ["There are no abandoned runs."])
+    shown = rows_table("removed" if remove else "abandoned", COLUMNS, rows)
+    again = ["mvmr", "store", "clean", "--days", f"{days:g}", "--remove"]
+    return Result(values, [shown], [] if remove else again)
 
 
 def _unfinished() -> list[Unfinished]:
@@ -74,7 +71,3 @@ def _remove(run: Unfinished) -> bool:
     except TrainingError:
         return False
     return True
-
-
-def _size(run: Unfinished) -> str:
-    return f"{run.bytes / 1e6:.1f}"

@@ -1,105 +1,80 @@
-"""The command `mvmr`: one sub-command a stage, imported only when it is called."""
+"""The command `mvmr`: how it starts and how it ends. What there is to call is in `commands`.
+
+Exit codes: 0, 1 for a run that failed or was interrupted, 2 for wrong usage.
+"""
 
 import errno
-import importlib
 import os
 import sys
 
-import click
+from stages import interruption
 
-# In the order of the pipeline: name -> (module, one line of help).
-COMMANDS = {
-    "use": ("stages.use", "Check a config and make it the active experiment."),
-    "plan": ("stages.plan", "Say what the experiment will cost, from a short measurement."),
-    "shard": ("stages.shard", "Pack the images into WebDataset tars."),
-    "extract-features": ("stages.extract_features", "Compute every representation, once."),
-    "train": ("stages.train", "Train the student on images and cached targets."),
-    "evaluate": ("stages.evaluate", "Score the student beside its controls."),
-    "report": ("stages.report", "Write one HTML page about a run."),
-    "export": ("stages.export", "Write the trained backbone for other programs."),
-    "embed": ("stages.embed", "Write the embeddings of any images by a trained encoder."),
-    "store": ("stages.store", "Look at the feature store, check it, or clean up."),
-}
-
-
-class LazyGroup(click.Group):
-    """Lists the commands without importing them, so that `--help` answers at once."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, in the order of the pipeline."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(COMMANDS[cmd_name][0])
-        command: click.Command = module.command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command where one is misspelt."""
-        from pipeline.errors import unknown_name
-
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(unknown_name("command", args[0], COMMANDS), ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of commands."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="mvmr")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
-    """Train a small image encoder on images and cached representations.
-
-    `dvc repro` runs the active experiment, params.yaml; each command below is one of its stages.
-    """
-    del debug
+FAILED, WRONG_USAGE = 1, 2
 
 
 def main() -> None:
     """Run the command; an expected error is one sentence, exit code 1, or 2 for wrong usage."""
+    interruption.listen(sys.argv[1:])
     # Idle threads sleep rather than spin: where cores are shared, small operations are then
     # several times faster. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    interruption.end(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
-    from pipeline.errors import ConfigError, MvmrError
-
     if "--debug" in arguments:
         os.environ["MVMR_DEBUG"] = "1"
     try:
+        with interruption.at_once():
+            from stages.commands import cli
         result = cli.main(args=arguments, prog_name="mvmr", standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. The same command goes on from what is finished.", err=True)
-        return 1
-    except MvmrError as error:
-        if "MVMR_DEBUG" in os.environ:
-            raise
-        click.echo(f"Error: {error}", err=True)
-        return 2 if isinstance(error, ConfigError) else 1
-    except OSError as error:
-        if "MVMR_DEBUG" in os.environ:
-            raise
-        click.echo(f"Error: {_of_the_system(error)}", err=True)
-        return 1
+    except BaseException as error:
+        return _ended(error, arguments)
     return result if isinstance(result, int) else 0
+
+
+def _ended(error: BaseException, arguments: list[str]) -> int:
+    """Say why the command could not end well, and return its exit code."""
+    import click
+
+    from pipeline.errors import ConfigError, MvmrError
+
+    if interruption.was_asked() or isinstance(error, KeyboardInterrupt | click.Abort):
+        return _say(interruption.sentence(arguments), FAILED, arguments)
+    if isinstance(error, BrokenPipeError):
+        return _reader_has_gone()
+    if "MVMR_DEBUG" in os.environ and not isinstance(error, click.ClickException):
+        raise error
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        before = f"{context.get_usage()}\n" if context is not None else ""
+        return _say(f"Error: {error.format_message()}", error.exit_code, arguments, before=before)
+    if isinstance(error, MvmrError):
+        code = WRONG_USAGE if isinstance(error, ConfigError) else FAILED
+        return _say(f"Error: {error}", code, arguments)
+    if isinstance(error, OSError):
+        return _say(f"Error: {_of_the_system(error)}", FAILED, arguments)
+    raise error
+
+
+def _say(sentence: str, code: int, arguments: list[str], *, before: str = "") -> int:
+    """Print a sentence, and where the caller reads JSON, the document that stands for no result."""
+    sys.stderr.write(f"{before}{sentence}\n")
+    if "--json" in arguments:
+        import json
+
+        document = {"ok": False, "error": sentence.removeprefix("Error: ")}
+        sys.stdout.write(f"{json.dumps(document, ensure_ascii=False)}\n")
+    return code
+
+
+def _reader_has_gone() -> int:
+    """Be silent where the output is closed early, as by `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
 
 
 def _of_the_system(error: OSError) -> str:
@@ -109,5 +84,9 @@ def _of_the_system(error: OSError) -> str:
         return (
             f"No space is left on the disk{where}. Make room and run the same command again: it "
             "goes on from what is finished."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{error.strerror}{where}. Give yourself the right to write there, or work elsewhere."
         )
     return f"{error.strerror or error}{where}."

@@ -2,63 +2,45 @@
 
 from pathlib import Path
 
-import click
-
+from pipeline import embedding
 from pipeline.checkpoints import BEST
-from pipeline.embedding import embed, find_images
+from pipeline.embedding import find_images
 from pipeline.errors import ConfigError
 from pipeline.exporting import card_of
 from pipeline.ready import ReadyEncoder, load_encoder
 from pipeline.runtime import device_from
-from stages.console import ConsoleProgress
+from stages.console import Screen
 from stages.experiment import load
 from stages.layout import run_layout
-from stages.options import console, experiment_options
+from stages.result import Result
 
 
-@click.command("embed")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@experiment_options
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A checkpoint, or a released MV-MR file, instead of the run's best checkpoint.",
-)
-@click.option(
-    "--exported",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A file that `mvmr export` wrote, with its card beside it; needs no config.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("embeddings.npz"),
-    show_default=True,
-    help="An .npz file (names, embeddings), or .parquet (name, embedding).",
-)
-def command(
+def embed(
+    screen: Screen,
+    *,
     images: tuple[Path, ...],
     config: Path,
     assignments: tuple[str, ...],
-    quiet: bool,
     checkpoint: Path | None,
     exported: Path | None,
     output: Path,
-) -> None:
-    """Write the embeddings of IMAGES, files or folders, with their names."""
+) -> Result:
+    """Write the embeddings of images, files or folders, with their names."""
     if checkpoint and exported:
         raise ConfigError("Name either --checkpoint or --exported, not both.")
+    progress = screen.progress
+    progress.start("list images", 0, "")
     found = find_images(images)
+    progress.start("load the encoder", 0, "")
     encoder = _encoder(config, assignments, checkpoint, exported)
-    screen = console(quiet=quiet)
-    with ConsoleProgress(screen) as progress:
-        width = embed(found, encoder, output, device=device_from("auto"), progress=progress)
+    width = embedding.embed(found, encoder, output, device=device_from("auto"), progress=progress)
     image = encoder.preprocessing.image
-    screen.print(
+    line = (
         f"{output}: {len(found)} embeddings of {width} numbers, of images resized to "
         f"{image.resize or image.size} and cut to {image.size} pixels"
     )
+    values = {"file": str(output), "images": len(found), "width": width, "size": image.size}
+    return Result(values, [line])
 
 
 def _encoder(

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.table import Table
 
 from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
@@ -22,42 +21,28 @@ from pipeline.runtime import Progress, device_from, sha256_of, write_json
 from pipeline.shards import Manifest, read_manifests
 from pipeline.storage import remove_tree
 from pipeline.training.tuning import Wanted
-from stages.console import ConsoleProgress, table
+from stages.console import Screen, table
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout
 from stages.material import check_source, checked_features
-from stages.options import auto_options, console, data_option, experiment_options
+from stages.result import Result, follow
+from stages.summary import announce
 
 
-@click.command("evaluate")
-@experiment_options
-@click.option("--only", multiple=True, metavar="NAME", help="Run this protocol; repeatable.")
-@click.option(
-    "--checkpoint",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Score this file instead of the run's best checkpoint, and only print the scores.",
-)
-@auto_options
-@data_option
-def command(
+def evaluate(
+    screen: Screen,
+    *,
     config: Path,
     assignments: tuple[str, ...],
-    quiet: bool,
     data: str,
     only: tuple[str, ...],
     checkpoint: Path | None,
     auto_lr: bool,
     auto_batch_size: bool,
-) -> None:
-    """Score the trained student, the untrained one, pixels and every stored feature alike.
-
-    FILE of --checkpoint may hold released MV-MR weights as they are. What --auto-lr and
-    --auto-batch-size find replaces encoder_lr, head_lr and batch_size of semi_supervised, and
-    lrs and batch_size of an augmented fit, for each subject.
-    """
+) -> Result:
+    """Score the trained student, the untrained one, pixels and every stored feature alike."""
     experiment = load(config, assignments)
-    layout, screen = run_layout(experiment.name), console(quiet=quiet)
+    layout, stored = run_layout(experiment.name), dataset_layout(experiment.dataset.name, data)
     for name in only:
         if name not in experiment.evaluate:
             raise ConfigError(unknown_name("protocol", name, experiment.evaluate))
@@ -66,19 +51,42 @@ def command(
     if wanted:
         require_something_to_find(protocols)
     path = checkpoint or layout.checkpoints / BEST
+    announce(
+        screen,
+        f"evaluate {', '.join(protocols)}",
+        experiment,
+        data=stored,
+        reads=[path, stored.shards, stored.features],
+        writes=[layout.metrics, layout.scores, layout.predictions] if checkpoint is None else [],
+        student=True,
+        device=True,
+    )
+    progress = screen.progress
+    progress.start("load the checkpoint", 0, "")
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
-    with ConsoleProgress(screen) as progress:
-        setting, subjects = _material(
-            experiment, trained, dataset_layout(experiment.dataset.name, data), progress
-        )
-        setting = replace(setting, wanted=wanted)
-        for name, options in protocols.items():
-            progress.note(f"{name}: {options.kind}")
-            outcomes = score_all(options, subjects, setting)
-            record = full_record(outcomes, _provenance(experiment, options, trained, path))
-            if checkpoint is None:
-                _write(layout, name, outcomes, record, setting.images)
-            screen.print(_result_table(f"{experiment.name}: {name}", record))
+    setting, subjects = _material(experiment, trained, stored, progress)
+    setting = replace(setting, wanted=wanted)
+    records = {}
+    for name, options in protocols.items():
+        outcomes = score_all(options, subjects, setting)
+        record = full_record(outcomes, _provenance(experiment, options, trained, path))
+        if checkpoint is None:
+            _write(layout, name, outcomes, record, setting.images)
+        records[name] = record
+        progress.finish()
+        progress.note(f"{name}: {_headline(record)}")
+    tables = [_result_table(f"{experiment.name}: {n}", record) for n, record in records.items()]
+    following = follow(["mvmr", "report"], config, assignments)
+    return Result({"protocols": records}, tables, following if checkpoint is None else ())
+
+
+def _headline(record: Values) -> str:
+    """Return the main figure of the student, with its interval where it has one."""
+    main = record["main"]
+    interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
+    between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
+    value = record.get(main)
+    return f"{main.replace('_', ' ')} {value:.4g}{between}" if value is not None else main
 
 
 def _write(
@@ -115,6 +123,7 @@ def _material(
         }
     )
     features = checked_features(experiment, experiment.features, layout, progress)
+    progress.start("build encoders", 0, "")
     untrained = build_encoder(
         trained.student, channels=image.channels, size=image.size, seed=experiment.seed
     )

@@ -4,50 +4,40 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
-
+from pipeline import exporting
 from pipeline.checkpoints import BEST, load_checkpoint
-from pipeline.exporting import FORMATS, export
+from pipeline.exporting import FORMATS
 from pipeline.runtime import sha256_of
+from stages.console import Screen
 from stages.experiment import Experiment, load
 from stages.layout import run_layout
-from stages.options import console, experiment_options
+from stages.result import Result, megabytes
+from stages.summary import announce
 
 
-@click.command("export")
-@experiment_options
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(list(FORMATS)),
-    default="safetensors",
-    show_default=True,
-    help="safetensors, onnx, released: any student; torchvision: its ResNets, loadable there "
-    "with fc = Identity; timm: those and timm's own.",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Export this file, which may be a released one, instead of the run's best checkpoint.",
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False))
-def command(
+def export(
+    screen: Screen,
+    *,
     config: Path,
     assignments: tuple[str, ...],
-    quiet: bool,
     form: str,
     checkpoint: Path | None,
     output: Path | None,
-) -> None:
+) -> Result:
     """Write the backbone's weights, and a JSON card: architecture, preprocessing, how to load."""
     experiment = load(config, assignments)
     layout = run_layout(experiment.name)
     source = checkpoint or layout.checkpoints / BEST
     trained = load_checkpoint(source, student=experiment.student, image=experiment.dataset.image)
     path = output or layout.exports / f"{experiment.name}.{FORMATS[form].ending}"
+    announce(screen, f"export {form}", experiment, reads=[source], writes=[path], student=True)
+    screen.progress.start(f"write {form}", 0, "")
     scores = _scores(experiment, sha256_of(source))
-    card = export(trained, path, form=form, source=source, metrics=scores)
-    console(quiet=quiet).print(f"{path} and its card {card}")
+    card = exporting.export(trained, path, form=form, source=source, metrics=scores)
+    size = path.stat().st_size
+    values = {"format": form, "file": str(path), "card": str(card), "bytes": size}
+    following = ["mvmr", "embed", "IMAGES", "--exported", str(path)]
+    return Result(values, [f"{path} ({megabytes(size)} MB) and its card {card}"], following)
 
 
 def _scores(experiment: Experiment, checkpoint: str) -> dict[str, Any]:

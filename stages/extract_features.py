@@ -2,64 +2,64 @@
 
 from pathlib import Path
 
-import click
-
 from pipeline.errors import ConfigError, unknown_name
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.run import extract
 from pipeline.runtime import write_json
 from pipeline.store import FeatureStore
-from stages.console import ConsoleProgress
+from stages.console import Screen
 from stages.experiment import load
 from stages.layout import dataset_layout
 from stages.material import check_source
-from stages.options import console, data_option, experiment_options
-from stages.store import feature_table
+from stages.result import Result, follow, rows_table
+from stages.store import FEATURE_COLUMNS, feature_values
+from stages.summary import announce
 
 
-@click.command("extract-features")
-@experiment_options
-@click.option("--only", multiple=True, metavar="NAME", help="Extract this feature; repeatable.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Local worker processes.  [default: one a core, fewer for few images]",
-)
-@click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, tcp://...")
-@data_option
-@click.option("--force", is_flag=True, help="Recompute features that were made otherwise.")
-def command(
+def extract_features(
+    screen: Screen,
+    *,
     config: Path,
     assignments: tuple[str, ...],
-    quiet: bool,
     data: str,
     only: tuple[str, ...],
     workers: int | None,
     scheduler: str | None,
     force: bool,
-) -> None:
+) -> Result:
     """Compute the features of the experiment that the store lacks."""
     experiment = load(config, assignments)
-    layout, screen = dataset_layout(experiment.dataset.name, data), console(quiet=quiet)
+    layout, progress = dataset_layout(experiment.dataset.name, data), screen.progress
     for name in only:
         if name not in experiment.features:
             raise ConfigError(unknown_name("feature", name, experiment.features))
     wanted = {n: f for n, f in experiment.features.items() if not only or n in only}
+    following = follow(["mvmr", "train"], config, assignments, data)
     if not wanted:
-        screen.print("The experiment stores no features: there is nothing to extract.")
-        return
-    with ConsoleProgress(screen) as progress:
-        check_source(experiment, layout, progress)
-        features = extract(
-            wanted,
-            image=experiment.dataset.image,
-            shards=layout.shards,
-            store=FeatureStore(layout.features),
-            work=layout.work,
-            options=ClusterOptions(workers, scheduler),
-            progress=progress,
-            force=force,
-        )
+        line = "The experiment stores no features: there is nothing to extract."
+        return Result({"store": str(layout.features), "features": []}, [line], following)
+    announce(
+        screen,
+        f"extract {', '.join(wanted)}",
+        experiment,
+        data=layout,
+        reads=[layout.shards],
+        writes=[layout.features / name for name in wanted],
+        device=True,
+    )
+    check_source(experiment, layout, progress)
+    features = extract(
+        wanted,
+        image=experiment.dataset.image,
+        shards=layout.shards,
+        store=FeatureStore(layout.features),
+        work=layout.work,
+        options=ClusterOptions(workers, scheduler),
+        progress=progress,
+        force=force,
+    )
     for name, feature in features.items():
         write_json(layout.fidelity / f"{name}.json", feature.report["fidelity"])
-    screen.print(feature_table(layout.features, list(features.values())))
+    rows = [feature_values(feature) for feature in features.values()]
+    shown = [rows_table(str(layout.features), FEATURE_COLUMNS, rows)]
+    return Result({"store": str(layout.features), "features": rows}, shown, following)

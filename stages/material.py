@@ -50,6 +50,7 @@ def check_source(experiment: Experiment, layout: DatasetLayout, progress: Progre
     Where the source is not on this machine, as on one that has fetched the shards alone, there
     is nothing to compare; `progress` is told.
     """
+    progress.start("compare the images with the shards", 0, "")
     try:
         source = experiment.dataset.source.open()
     except DataError as error:

@@ -1,22 +1,37 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how a command calls its stage."""
 
-import sys
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 
-FILE_WIDTH = 120
+from pipeline.processes import is_first_process
+from stages import completion, interruption
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def experiment_options(command: Command) -> Command:
-    """Add --config, -s and --quiet."""
+def output_options(command: Command) -> Command:
+    """Add --quiet and --json."""
     for option in (
-        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+        click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            help="Print the result as one JSON document; all else goes to standard error.",
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and --json."),
+    ):
+        command = option(command)
+    return command
+
+
+def experiment_options(command: Command) -> Command:
+    """Add --config, -s, --quiet and --json."""
+    command = output_options(command)
+    for option in (
         click.option(
             "-s",
             "--set",
@@ -29,7 +44,7 @@ def experiment_options(command: Command) -> Command:
             "-c",
             "--config",
             type=click.Path(path_type=Path, dir_okay=False),
-            default=Path("params.yaml"),
+            default="params.yaml",
             show_default=True,
             help="The experiment file.",
         ),
@@ -68,7 +83,39 @@ def auto_options(command: Command) -> Command:
     return command
 
 
-def console(*, quiet: bool = False) -> Console:
-    """Return where results and progress go; a file gets lines of `FILE_WIDTH`."""
-    width = None if sys.stdout.isatty() else FILE_WIDTH
-    return Console(quiet=quiet, width=width)
+def only_option(section: str, text: str) -> Callable[[Command], Command]:
+    """Add --only, for the names of a section of the experiment file."""
+    return click.option(
+        "--only",
+        multiple=True,
+        metavar="NAME",
+        help=text,
+        shell_complete=completion.names_of_section(section),
+    )
+
+
+def call(stage: str, *, quiet: bool, as_json: bool, **options: Any) -> int:
+    """Call `module:function` of a stage, print what it hands back, and return the exit code.
+
+    The module is imported only now, as most take seconds to; a signal meanwhile ends all at once.
+    """
+    from stages.console import Screen
+
+    name, _, function = stage.partition(":")
+    silent = not is_first_process()  # the first of several speaks for all
+    with Screen(quiet=quiet or silent, as_json=as_json) as screen:
+        screen.progress.start("loading libraries", 0, "")
+        with interruption.at_once():
+            module = importlib.import_module(f"stages.{name}")
+        screen.progress.finish()
+        result = getattr(module, function)(screen, **options)
+    if silent:
+        return 0 if result.ok else 1
+    if as_json:
+        command = click.get_current_context().command_path.removeprefix("mvmr ")
+        click.echo(result.document(command, screen.told))
+    else:
+        screen.print(*result.shown)
+        if following := result.next_command():
+            screen.print(f"Next: {following}")
+    return 0 if result.ok else 1

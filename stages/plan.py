@@ -1,9 +1,12 @@
 """`mvmr plan`: what the active experiment will cost, before it is started."""
 
 import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import click
+from rich.console import RenderableType
 
 from pipeline.datasets.split import cut
 from pipeline.loading.batch import SplitData
@@ -15,53 +18,98 @@ from pipeline.planning import (
     sample_of,
     training_cost,
 )
+from pipeline.runtime import Progress
 from pipeline.store import StoredFeature
 from pipeline.training.fit import Run
-from stages.console import table
+from stages.console import Screen, table
 from stages.experiment import Experiment, load
-from stages.options import console, experiment_options
+from stages.result import CONFIG, Result, follow, megabytes
+from stages.summary import announce, source_name
 
-IMAGES = 1536
 
-
-@click.command("plan")
-@experiment_options
-@click.option(
-    "--images",
-    type=click.IntRange(min=24),
-    default=IMAGES,
-    show_default=True,
-    help="Measure on so many images; fewer for a large network on a slow machine.",
-)
-def command(config: Path, assignments: tuple[str, ...], quiet: bool, images: int) -> None:
+def plan(screen: Screen, *, config: Path, assignments: tuple[str, ...], images: int) -> Result:
     """Measure a few images on this machine, and say what the whole will take."""
-    experiment = load(config, assignments)
-    screen = console(quiet=quiet)
+    experiment, progress = load(config, assignments), screen.progress
     dataset = experiment.dataset
+    announce(
+        screen,
+        "plan",
+        experiment,
+        reads=[source_name(dataset.source)],
+        writes=[],
+        student=True,
+        objective=True,
+        device=True,
+    )
+    progress.start("list images", 0, "")
     source = dataset.source.open()
     splits = cut(source, dataset.split)
     with tempfile.TemporaryDirectory(prefix="mvmr-plan-") as root:
-        sample = sample_of(source, splits, dataset.shards, count=images, root=Path(root))
+        sample = sample_of(
+            source, splits, dataset.shards, count=images, root=Path(root), progress=progress
+        )
         measured = {
-            name: extraction_cost(sample, name, options, dataset.image)
+            name: extraction_cost(sample, name, options, dataset.image, progress=progress)
             for name, options in experiment.features.items()
         }
         costs = {name: cost for name, (cost, _) in measured.items()}
         stored = {name: feature for name, (_, feature) in measured.items()}
-        counts = ", ".join(f"{count} {split}" for split, count in sample.images.items())
-        screen.print(f"{experiment.name}: {counts} images; measured on {images} at most.")
-        rows = _stored_rows(sample, costs)
-        screen.print(table("On disk", ["", "numbers", "MB", "images/s", "time"], rows))
-        training = _training(experiment, sample, stored)
+        training = _training(experiment, sample, stored, progress)
+    following = follow(["mvmr", "shard"], config, assignments)
+    return Result(
+        _values(experiment, sample, costs, training, images),
+        [*_shown(experiment, sample, costs, training, images)],
+        following if config != CONFIG or assignments else ["dvc", "repro"],
+    )
+
+
+def _values(
+    experiment: Experiment,
+    sample: Sample,
+    costs: dict[str, FeatureCost],
+    training: TrainingCost | None,
+    measured: int,
+) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "images": dict(sample.images),
+        "measured_images": measured,
+        "shards": asdict(sample.cost),
+        "features": {name: asdict(cost) for name, cost in costs.items()},
+        "bytes": sample.cost.bytes + sum(cost.bytes for cost in costs.values()),
+        "seconds_before_training": sample.cost.seconds + sum(c.seconds for c in costs.values()),
+    }
     if training is not None and experiment.train is not None:
-        epochs = experiment.train.epochs
+        seconds = experiment.train.epochs * training.epoch_seconds
+        values["training"] = {
+            **asdict(training),
+            "epochs": experiment.train.epochs,
+            "seconds": seconds,
+        }
+    return values
+
+
+def _shown(
+    experiment: Experiment,
+    sample: Sample,
+    costs: dict[str, FeatureCost],
+    training: TrainingCost | None,
+    measured: int,
+) -> Iterator[RenderableType]:
+    counts = ", ".join(f"{count} {split}" for split, count in sample.images.items())
+    yield f"{experiment.name}: {counts} images; measured on {measured} at most."
+    yield table("On disk", ["", "numbers", "MB", "images/s", "time"], _stored_rows(sample, costs))
+    if training is not None and experiment.train is not None:
         before = sample.cost.seconds + sum(cost.seconds for cost in costs.values())
-        screen.print(table("Training", ["", ""], _training_rows(training, epochs, before)))
-        screen.print(_saving(experiment, sample, costs), highlight=False)
+        rows = _training_rows(training, experiment.train.epochs, before)
+        yield table("Training", ["", ""], rows)
+        yield _saving(experiment, sample, costs)
 
 
 def _training(
-    experiment: Experiment, sample: Sample, stored: dict[str, StoredFeature]
+    experiment: Experiment,
+    sample: Sample,
+    stored: dict[str, StoredFeature],
+    progress: Progress,
 ) -> TrainingCost | None:
     if experiment.train is None or experiment.objective is None:
         return None
@@ -82,20 +130,22 @@ def _training(
         about={},
     )
     share = experiment.train.loading.memory_share
-    return training_cost(run, sample, memory_share=share, work=sample.root / "run")
+    return training_cost(
+        run, sample, memory_share=share, work=sample.root / "run", progress=progress
+    )
 
 
 def _stored_rows(sample: Sample, costs: dict[str, FeatureCost]) -> list[list[str]]:
     total = sum(sample.images.values())
     shards = sample.cost
     rate = total / shards.seconds
-    rows = [["shards", "", _megabytes(shards.bytes), f"{rate:.0f}", _time(shards.seconds)]]
+    rows = [["shards", "", megabytes(shards.bytes), f"{rate:.0f}", _time(shards.seconds)]]
     for name, cost in costs.items():
         speed = f"{cost.images_per_second:.3g}"
-        rows.append([name, str(cost.width), _megabytes(cost.bytes), speed, _time(cost.seconds)])
+        rows.append([name, str(cost.width), megabytes(cost.bytes), speed, _time(cost.seconds)])
     size = shards.bytes + sum(cost.bytes for cost in costs.values())
     seconds = shards.seconds + sum(cost.seconds for cost in costs.values())
-    return [*rows, ["together", "", _megabytes(size), "", _time(seconds)]]
+    return [*rows, ["together", "", megabytes(size), "", _time(seconds)]]
 
 
 def _training_rows(training: TrainingCost, epochs: int, before: float) -> list[list[str]]:
@@ -104,11 +154,11 @@ def _training_rows(training: TrainingCost, epochs: int, before: float) -> list[l
         ["an epoch, with its validation", _time(training.epoch_seconds)],
         [f"{epochs} epochs", _time(whole)],
         ["from images to the trained encoder", _time(before + whole)],
-        ["memory", f"{_megabytes(training.host_bytes)} MB"],
-        ["images and targets, where kept in memory", f"{_megabytes(training.resident_bytes)} MB"],
+        ["memory", f"{megabytes(training.host_bytes)} MB"],
+        ["images and targets, where kept in memory", f"{megabytes(training.resident_bytes)} MB"],
     ]
     if training.gpu_bytes:
-        rows.append(["memory of the GPU", f"{_megabytes(training.gpu_bytes)} MB"])
+        rows.append(["memory of the GPU", f"{megabytes(training.gpu_bytes)} MB"])
     return rows
 
 
@@ -125,10 +175,6 @@ def _saving(experiment: Experiment, sample: Sample, costs: dict[str, FeatureCost
         f"Caching saves {_time(max(0.0, anew - once))} in this run, and {_time(anew)} in each "
         "later one."
     )
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:,.1f}"
 
 
 def _time(seconds: float) -> str:

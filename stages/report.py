@@ -5,26 +5,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-
 from pipeline.errors import DataError
 from pipeline.reporting import Report, read_curves, render
 from pipeline.runtime import atomic_path
 from pipeline.store import FeatureStore
+from stages.console import Screen
 from stages.experiment import Experiment, load
 from stages.layout import dataset_layout, run_layout
-from stages.options import console, experiment_options
-from stages.store import feature_columns, feature_row
+from stages.result import Result, follow, megabytes
+from stages.store import FEATURE_COLUMNS, feature_values
+from stages.summary import announce
 
 
-@click.command("report")
-@experiment_options
-def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
+def report(screen: Screen, *, config: Path, assignments: tuple[str, ...]) -> Result:
     """Write runs/NAME/report.html: metrics, curves, what was cached, the configuration."""
     experiment = load(config, assignments)
     layout = run_layout(experiment.name)
     if not layout.curves.exists():
         raise DataError(f"There is no finished run in {layout.root}: run `mvmr train`.")
+    announce(screen, "report", experiment, reads=[layout.root], writes=[layout.report])
+    screen.progress.start("draw", 0, "")
     page = render(
         Report(
             name=experiment.name,
@@ -36,7 +36,10 @@ def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
     )
     with atomic_path(layout.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    console(quiet=quiet).print(f"{layout.report} ({len(page) / 1e6:.1f} MB)")
+    size = layout.report.stat().st_size
+    shown = [f"{layout.report} ({megabytes(size)} MB)"]
+    following = follow(["mvmr", "export"], config, assignments)
+    return Result({"report": str(layout.report), "bytes": size}, shown, following)
 
 
 def _metrics(directory: Path, experiment: Experiment) -> dict[str, Mapping[str, Any]]:
@@ -49,6 +52,6 @@ def _metrics(directory: Path, experiment: Experiment) -> dict[str, Mapping[str, 
 def _features(experiment: Experiment) -> list[dict[str, str]]:
     store = FeatureStore(dataset_layout(experiment.dataset.name).features)
     return [
-        dict(zip(feature_columns(), feature_row(store[name]), strict=True))
-        for name in experiment.features
+        {column.head: column.show(values[column.key]) for column in FEATURE_COLUMNS}
+        for values in (feature_values(store[name]) for name in experiment.features)
     ]

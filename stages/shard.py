@@ -1,38 +1,50 @@
 """`mvmr shard`: pack the images of the active data set into WebDataset tars."""
 
 from pathlib import Path
-
-import click
+from typing import Any
 
 from pipeline.datasets.base import SPLITS
 from pipeline.datasets.split import cut
-from pipeline.shards import Manifest, write_split
+from pipeline.shards import Manifest, read_manifest, write_split
 from pipeline.storage import remove_tree
 from pipeline.store import FeatureStore
-from stages.console import ConsoleProgress, table
+from stages.console import Screen
 from stages.experiment import load
 from stages.layout import dataset_layout
 from stages.material import finished_splits, provenance
-from stages.options import console, data_option, experiment_options
+from stages.result import Column, Result, count, follow, megabytes, rows_table
+from stages.summary import announce, source_name
+
+COLUMNS = (
+    Column("split", "split"),
+    Column("images", "images", count),
+    Column("labelled", "labelled", count),
+    Column("invalid", "invalid", count),
+    Column("tars", "tars", count),
+    Column("bytes", "MB", megabytes),
+)
 
 
-@click.command("shard")
-@experiment_options
-@click.option("--force", is_flag=True, help="Pack again what other options or images made.")
-@data_option
-def command(
-    config: Path, assignments: tuple[str, ...], quiet: bool, data: str, force: bool
-) -> None:
-    """Pack the images into shuffled WebDataset tars, split by seed, with a manifest."""
-    dataset = load(config, assignments).dataset
-    layout, screen = dataset_layout(dataset.name, data), console(quiet=quiet)
+def shard(
+    screen: Screen, *, config: Path, assignments: tuple[str, ...], data: str, force: bool
+) -> Result:
+    """Pack the images of the experiment's data set, unless that is done."""
+    experiment = load(config, assignments)
+    dataset, progress = experiment.dataset, screen.progress
+    layout = dataset_layout(dataset.name, data)
+    announce(
+        screen, "shard", experiment, reads=[source_name(dataset.source)], writes=[layout.shards]
+    )
+    progress.start("list images", 0, "")
     source = dataset.source.open()
     FeatureStore(layout.features).create()
     splits = cut(source, dataset.split)
-    if not force and finished_splits(dataset, source, layout.shards) == set(splits):
-        screen.print(f"{layout.shards} is up to date.")
-        return
-    with ConsoleProgress(screen) as progress:
+    progress.start("compare with what is packed", 0, "")
+    fresh = not force and finished_splits(dataset, source, layout.shards) == set(splits)
+    progress.finish()
+    if fresh:
+        manifests = [read_manifest(layout.shards / split) for split in splits]
+    else:
         for name in SPLITS:
             remove_tree(layout.shards / name)
         manifests = [
@@ -48,20 +60,21 @@ def command(
             )
             for split, items in splits.items()
         ]
-    screen.print(table(f"{layout.shards}", *_summary(manifests)))
+    rows = [_row(manifest) for manifest in manifests]
+    title = f"{layout.shards} is up to date." if fresh else str(layout.shards)
+    return Result(
+        {"shards": str(layout.shards), "up_to_date": fresh, "splits": rows},
+        [rows_table(title, COLUMNS, rows)],
+        follow(["mvmr", "extract-features"], config, assignments, data),
+    )
 
 
-def _summary(manifests: list[Manifest]) -> tuple[list[str], list[list[str]]]:
-    columns = ["split", "images", "labelled", "invalid", "tars", "MB"]
-    rows = [
-        [
-            manifest.split,
-            str(manifest.samples),
-            str(manifest.labelled),
-            str(len(manifest.invalid)),
-            str(len(manifest.shards)),
-            f"{sum(shard.bytes for shard in manifest.shards) / 1e6:.1f}",
-        ]
-        for manifest in manifests
-    ]
-    return columns, rows
+def _row(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "split": manifest.split,
+        "images": manifest.samples,
+        "labelled": manifest.labelled,
+        "invalid": len(manifest.invalid),
+        "tars": len(manifest.shards),
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+    }

@@ -2,10 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import click
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from pipeline.datasets.base import SPLITS, Split
 from pipeline.datasets.split import cut
@@ -13,25 +10,18 @@ from pipeline.errors import DamagedChunkError, StoreError
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.repair import repair
 from pipeline.extraction.run import unfinished
-from pipeline.runtime import write_json
+from pipeline.runtime import Progress, write_json
 from pipeline.shards import MANIFEST, DamagedFile, find_damage, read_manifest, repair_split
-from pipeline.storage import Location, location, names_in
-from pipeline.store import Damage, FeatureStore, StoredFeature
+from pipeline.storage import location, names_in
+from pipeline.store import FeatureStore, StoredFeature
 from pipeline.store.integrity import METADATA
-from stages import clean
-from stages.console import ConsoleProgress, table
+from stages.console import Screen
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, dataset_layout, run_layout
 from stages.material import check_source, checked_features
-from stages.options import console, data_option, experiment_options
+from stages.result import Column, Result, follow, megabytes, rows_table
 
-
-@click.group("store")
-def command() -> None:
-    """Look at the feature store, check it, mend it, or clean up after abandoned runs."""
-
-
-command.add_command(clean.command)
+SHARDS = "shards/"  # before a split, in the name of a part that can be damaged
 
 
 def _layout(
@@ -51,113 +41,120 @@ def _layout(
     return layout
 
 
-@command.command("info")
-@experiment_options
-@data_option
-@click.argument("path", required=False)
 def info(
-    path: str | None, config: Path, assignments: tuple[str, ...], data: str, quiet: bool
-) -> None:
-    """Print what each feature holds: of the active data set, or of the store at PATH."""
-    layout, screen = _layout(path, config, assignments, data), console(quiet=quiet)
+    screen: Screen, *, path: str | None, config: Path, assignments: tuple[str, ...], data: str
+) -> Result:
+    """Say what each feature holds: of the active data set, or of the store at `path`."""
+    layout = _layout(path, config, assignments, data)
     store = FeatureStore(layout.features)
-    sound, damaged = [], []
+    sound, damaged = [], {}
+    screen.progress.start("read the store", 0, "")
     for name in store.names():
         try:
-            sound.append(store[name])
+            sound.append(feature_values(store[name]))
         except DamagedChunkError as error:
-            damaged.append(str(error))
-    screen.print(feature_table(store.path, sound))
-    for line in damaged:
-        screen.print(line, highlight=False)
-    for line in _in_the_making(layout):
-        screen.print(line)
+            damaged[name] = str(error)
+    making = list(_in_the_making(layout))
+    lines = [
+        f"{m['feature']} ({m['fingerprint'][:8]}) is not complete: {m['done']} of {m['shards']} "
+        f"shards are done. `mvmr extract-features --only {m['feature']}` goes on from there."
+        for m in making
+    ]
+    values = {"store": str(store.path), "features": sound, "damaged": damaged}
+    return Result(
+        {**values, "unfinished": making},
+        [rows_table(str(store.path), FEATURE_COLUMNS, sound), *damaged.values(), *lines],
+        ["mvmr", "store", "verify", "--repair", str(store.path)] if damaged else (),
+    )
 
 
-def _in_the_making(layout: DatasetLayout) -> Iterator[str]:
+def _in_the_making(layout: DatasetLayout) -> Iterator[dict[str, Any]]:
     directories = [layout.shards / split for split in SPLITS]
     made = [read_manifest(d) for d in directories if (d / MANIFEST).exists()]
     total = sum(len(manifest.shards) for manifest in made)
     for name, fingerprint, done in unfinished(layout.work):
-        yield (
-            f"{name} ({fingerprint[:8]}) is not complete: {done} of {total} shards are done. "
-            f"`mvmr extract-features --only {name}` goes on from there."
-        )
+        yield {"feature": name, "fingerprint": fingerprint, "done": done, "shards": total}
 
 
-@command.command("verify")
-@experiment_options
-@data_option
-@click.option("--repair", "mend", is_flag=True, help="Make what is damaged anew, and only that.")
-@click.argument("path", required=False)
 def verify(
+    screen: Screen,
+    *,
     path: str | None,
     config: Path,
     assignments: tuple[str, ...],
     data: str,
-    quiet: bool,
     mend: bool,
-) -> int:
+) -> Result:
     """Read every tar and chunk, and list what cannot be trusted."""
-    layout, screen = _layout(path, config, assignments, data), console(quiet=quiet)
-    tars, features = _damaged_tars(layout, screen), _damaged_features(layout, screen)
-    if not mend:
-        return 1 if tars or features else 0
-    if not tars and not features:
-        return 0
-    experiment = load(config, assignments)
-    with ConsoleProgress(screen) as progress:
-        if tars:
-            _repair_tars(tars, experiment, layout)
-        if METADATA in features:
-            del features[METADATA]
-            (layout.features / METADATA).unlink(missing_ok=True)
-            FeatureStore(layout.features).create()
-        if features:
-            repair(
-                features,
-                features=experiment.features,
-                image=experiment.dataset.image,
-                shards=layout.shards,
-                store=FeatureStore(layout.features),
-                work=layout.work,
-                options=ClusterOptions(),
-                progress=progress,
-            )
-    left = [*_damaged_tars(layout, screen), *_damaged_features(layout, screen)]
-    return 1 if left else 0
+    layout, progress = _layout(path, config, assignments, data), screen.progress
+    found = _damage(layout, progress)
+    if mend and any(found.values()):
+        screen.print(*_damage_lines(found))
+        _mend(found, load(config, assignments), layout, progress)
+        found = _damage(layout, progress)
+    rows = [
+        {"part": part, "damaged": [{"file": str(d.path), "reason": d.reason} for d in damages]}
+        for part, damages in found.items()
+    ]
+    sound = not any(found.values())
+    named = [] if path is None else [path]
+    again = follow(["mvmr", "store", "verify", "--repair", *named], config, assignments, data)
+    values = {"store": str(layout.features), "parts": rows}
+    return Result(values, _damage_lines(found), () if sound or mend else again, ok=sound)
 
 
-def _damaged_tars(layout: DatasetLayout, screen: Console) -> dict[Split, list[DamagedFile]]:
-    found = {}
+def _damage(layout: DatasetLayout, progress: Progress) -> dict[str, list[Any]]:
+    """Return what is damaged, by part: `shards/<split>` or the name of a feature."""
+    tars = {f"{SHARDS}{split}": damages for split, damages in _tars(layout, progress)}
+    return {**tars, **FeatureStore(layout.features).verify(progress=progress)}
+
+
+def _damage_lines(found: Mapping[str, Sequence[Any]]) -> list[str]:
+    lines = []
+    for part, damages in found.items():
+        files = "file is" if len(damages) == 1 else "files are"
+        lines.append(f"{part}: {f'{len(damages)} {files} damaged' if damages else 'sound'}")
+        lines += [f"  {damage.path}: {damage.reason}" for damage in damages]
+    return lines
+
+
+def _mend(
+    found: Mapping[str, Sequence[Any]],
+    experiment: Experiment,
+    layout: DatasetLayout,
+    progress: Progress,
+) -> None:
+    """Make what is damaged anew, and only that."""
+    damaged = {part: damages for part, damages in found.items() if damages}
+    tars = {s: damaged.pop(f"{SHARDS}{s}") for s in SPLITS if f"{SHARDS}{s}" in damaged}
+    if tars:
+        progress.start("pack damaged tars again", 0, "")
+        _repair_tars(tars, experiment, layout)
+    if damaged.pop(METADATA, None):
+        (layout.features / METADATA).unlink(missing_ok=True)
+        FeatureStore(layout.features).create()
+    if damaged:
+        repair(
+            damaged,
+            features=experiment.features,
+            image=experiment.dataset.image,
+            shards=layout.shards,
+            store=FeatureStore(layout.features),
+            work=layout.work,
+            options=ClusterOptions(),
+            progress=progress,
+        )
+
+
+def _tars(layout: DatasetLayout, progress: Progress) -> Iterator[tuple[Split, list[DamagedFile]]]:
     for split in SPLITS:
         directory = layout.shards / split
         if not names_in(directory):
             continue
         if (directory / MANIFEST).exists():
-            damages = find_damage(directory, read_manifest(directory))
+            yield split, find_damage(directory, read_manifest(directory), progress=progress)
         else:
-            damages = [DamagedFile(directory / MANIFEST, "is missing: run `mvmr shard`")]
-        _say(screen, f"shards/{split}", [(damage.path, damage.reason) for damage in damages])
-        if damages:
-            found[split] = damages
-    return found
-
-
-def _damaged_features(layout: DatasetLayout, screen: Console) -> dict[str, list[Damage]]:
-    found = {}
-    for name, damages in FeatureStore(layout.features).verify().items():
-        _say(screen, name, [(damage.path, damage.reason) for damage in damages])
-        if damages:
-            found[name] = damages
-    return found
-
-
-def _say(screen: Console, name: str, damages: Sequence[tuple[Location, str]]) -> None:
-    files = "file is" if len(damages) == 1 else "files are"
-    screen.print(f"{name}: {f'{len(damages)} {files} damaged' if damages else 'sound'}")
-    for path, reason in damages:
-        screen.print(f"  {path}: {reason}", highlight=False, soft_wrap=True)
+            yield split, [DamagedFile(directory / MANIFEST, "is missing: run `mvmr shard`")]
 
 
 def _repair_tars(
@@ -172,62 +169,47 @@ def _repair_tars(
         repair_split(source, items.get(split, []), directory, manifest, files, dataset.shards)
 
 
-@command.command("select")
-@experiment_options
-@data_option
-def select(config: Path, assignments: tuple[str, ...], data: str, quiet: bool) -> None:
-    """Check the experiment's shards and features and record their fingerprints.
-
-    The two small files stand between the shared store and one experiment: training depends on
-    the features that its objective names, evaluation on all of the experiment's, and neither
-    on what other experiments keep in the same store.
-    """
-    experiment, screen = load(config, assignments), console(quiet=quiet)
+def select(screen: Screen, *, config: Path, assignments: tuple[str, ...], data: str) -> Result:
+    """Check the experiment's shards and features and record their fingerprints."""
+    experiment = load(config, assignments)
     layout, run = dataset_layout(experiment.dataset.name, data), run_layout(experiment.name)
-    progress = ConsoleProgress(screen)
-    check_source(experiment, layout, progress)
-    features = checked_features(experiment, experiment.features, layout, progress)
-    write_json(run.targets, _digests(features, list(experiment.targets())))
-    write_json(run.features, _digests(features, list(features)))
-    screen.print(f"{len(features)} features are complete and as the config says.")
+    check_source(experiment, layout, screen.progress)
+    features = checked_features(experiment, experiment.features, layout, screen.progress)
+    digests = {name: feature.digest for name, feature in sorted(features.items())}
+    targets = {name: digest for name, digest in digests.items() if name in experiment.targets()}
+    write_json(run.targets, targets)
+    write_json(run.features, digests)
+    return Result(
+        {"experiment": experiment.name, "features": digests, "targets": list(targets)},
+        [f"{len(features)} features are complete and as the config says."],
+        follow(["mvmr", "train"], config, assignments, data),
+    )
 
 
-def _digests(features: Mapping[str, StoredFeature], names: Sequence[str]) -> dict[str, str]:
-    return {name: features[name].digest for name in sorted(names)}
-
-
-def feature_table(path: Location, features: Sequence[StoredFeature]) -> Table:
-    """Return one row a feature: its size, its type, and what storing it costs."""
-    return table(str(path), feature_columns(), [feature_row(feature) for feature in features])
-
-
-def feature_columns() -> list[str]:
-    """Return the heads of `feature_row`'s cells."""
-    return [
-        "feature",
-        "width",
-        "of",
-        "type",
-        "images",
-        "MB",
-        "bytes/image",
-        "dCor error",
-        "fingerprint",
-    ]
-
-
-def feature_row(feature: StoredFeature) -> list[str]:
-    """Return the cells of one feature."""
-    size = sum(file.stat().st_size for file in feature.path.rglob("*") if file.is_file())
+def feature_values(feature: StoredFeature) -> dict[str, Any]:
+    """Return what a feature holds and what storing it costs, one value a column."""
     fidelity = feature.report["fidelity"]
-    return [
-        feature.name,
-        str(feature.width),
-        str(feature.report["original_width"]),
-        feature.stored_type,
-        str(sum(feature.splits.values())),
-        f"{size / 1e6:.1f}",
-        str(fidelity["bytes_per_image"]),
-        f"{fidelity['dcor_error_max']:.1e}",
-        feature.digest[:8],
-    ]
+    return {
+        "feature": feature.name,
+        "width": feature.width,
+        "original_width": feature.report["original_width"],
+        "type": feature.stored_type,
+        "images": sum(feature.splits.values()),
+        "bytes": sum(f.stat().st_size for f in feature.path.rglob("*") if f.is_file()),
+        "bytes_per_image": fidelity["bytes_per_image"],
+        "dcor_error_max": fidelity["dcor_error_max"],
+        "fingerprint": feature.digest,
+    }
+
+
+FEATURE_COLUMNS = (
+    Column("feature", "feature"),
+    Column("width", "width"),
+    Column("original_width", "of"),
+    Column("type", "type"),
+    Column("images", "images"),
+    Column("bytes", "MB", megabytes),
+    Column("bytes_per_image", "bytes/image"),
+    Column("dcor_error_max", "dCor error", "{:.1e}".format),
+    Column("fingerprint", "fingerprint", lambda digest: str(digest)[:8]),
+)

@@ -1,5 +1,6 @@
 """`mvmr train`: train the student on images and cached targets."""
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -7,79 +8,88 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import click
 import torch
-from rich.console import Console
 
 from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
-from pipeline.config import digest
 from pipeline.datasets.base import Split
-from pipeline.encoders import PRETRAINED
 from pipeline.errors import DataError, TrainingError
 from pipeline.loading.batch import SplitData
+from pipeline.processes import is_first_process
 from pipeline.runtime import (
     Progress,
     atomic_path,
     exclusive,
-    sha256_of,
     write_json,
 )
 from pipeline.shards import read_manifests
 from pipeline.storage import Location, remove_tree
 from pipeline.store import StoredFeature
 from pipeline.training.fit import CURVES, Run, fit, tune
-from pipeline.training.processes import is_first_process
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.tuning import Wanted
-from stages.console import ConsoleProgress
+from stages.console import Screen, table
 from stages.experiment import Experiment, load
 from stages.layout import (
     RunLayout,
     dataset_layout,
     run_layout,
-    starting_weights,
     unfinished_run,
 )
 from stages.material import check_source, checked_features
-from stages.options import auto_options, console, data_option, experiment_options
+from stages.result import Result, follow
+from stages.state import given_weights, is_finished, run_key
+from stages.summary import announce
 
 TUNED = "tuned.json"
+LAST_ROW = (
+    ("train/objective", "objective"),
+    ("validation/objective", "objective on validation"),
+    ("images_per_second", "images a second"),
+    ("wait_share", "share of time waiting for data"),
+)
 
 
-@click.command("train")
-@experiment_options
-@auto_options
-@click.option("--force", is_flag=True, help="Train again, although nothing has changed.")
-@data_option
-def command(
+def train(
+    screen: Screen,
+    *,
     config: Path,
     assignments: tuple[str, ...],
-    quiet: bool,
     data: str,
     auto_lr: bool,
     auto_batch_size: bool,
     force: bool,
-) -> None:
+) -> Result:
     """Train the student; an interrupted run of the same experiment is continued."""
     experiment = load(config, assignments)
-    screen = console(quiet=quiet or not is_first_process())
+    layout, progress = run_layout(experiment.name), screen.progress
+    following = follow(["mvmr", "evaluate"], config, assignments, data)
+    stored = dataset_layout(experiment.dataset.name, data)
+    announce(
+        screen,
+        "train",
+        experiment,
+        data=stored,
+        reads=[stored.shards, *(stored.features / name for name in experiment.targets())],
+        writes=[layout.checkpoints, layout.logs, layout.curves, layout.training_metrics],
+        student=True,
+        objective=True,
+        device=True,
+    )
     if experiment.train is None or experiment.objective is None:
-        _take_over(experiment, screen)
-        return
-    layout = run_layout(experiment.name)
-    stored, progress = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
+        _take_over(experiment, progress)
+        return _result(layout, following)
     check_source(experiment, stored, progress)
     features = checked_features(experiment, experiment.targets(), stored, progress)
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
     )
     wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
-    key = _digest(experiment, wanted, train, validation)
-    if not force and is_first_process() and _is_finished(layout, key):
-        screen.print(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
-        return
+    key = run_key(experiment, asdict(wanted), [train.manifest, validation.manifest], features)
+    if not force and is_first_process() and is_finished(layout, key):
+        progress.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
+        return _result(layout, following, up_to_date=True)
     run = Run(
         train=train,
         validation=validation,
@@ -88,7 +98,7 @@ def command(
         live={n: o.build(experiment.dataset.image) for n, o in experiment.live().items()},
         options=experiment.train,
         seed=experiment.seed,
-        weights=_weights(experiment),
+        weights=given_weights(experiment),
         about={
             "experiment": experiment.name,
             "digest": key,
@@ -102,23 +112,35 @@ def command(
         },
     )
     work = unfinished_run(key)
-    with _alone(work), progress:
+    with _alone(work):
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
         if wanted:
             run = _tuned(run, wanted, work, progress)
         fit(run, work=work, progress=progress)
         if not is_first_process():
-            return
+            return Result({})
         _publish(work, layout)
     about = load_checkpoint(layout.checkpoints / BEST).about
-    chosen = about["selection"]
     tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
-    write_json(layout.training_metrics, {**chosen, **tuned})
-    screen.print(
-        f"{layout.checkpoints / BEST}: epoch {chosen['epoch']}, {chosen['rule']} "
-        f"{chosen['score']:.4g}. Next: mvmr evaluate"
-    )
+    write_json(layout.training_metrics, {**about["selection"], **tuned})
+    return _result(layout, following)
+
+
+def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False) -> Result:
+    """Return which checkpoint was chosen and by what, and the last row of the curves."""
+    chosen = json.loads(layout.training_metrics.read_text(encoding="utf-8"))
+    with layout.curves.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    last = {name: float(value) for name, value in rows[-1].items() if value} if rows else {}
+    best = layout.checkpoints / BEST
+    values = {"checkpoint": str(best), "up_to_date": up_to_date, "selection": chosen, "last": last}
+    shown = [["checkpoint", str(best)], ["chosen by", f"{chosen['rule']}, epoch {chosen['epoch']}"]]
+    if chosen["score"] is not None:
+        shown.append([chosen["rule"], f"{chosen['score']:.4g}"])
+    shown += [[name, f"{value:.4g}"] for name, value in chosen.get("tuned", {}).items()]
+    shown += [[f"{label}, last epoch", f"{last[n]:.4g}"] for n, label in LAST_ROW if n in last]
+    return Result(values, [table("Trained", ["", ""], shown)], following)
 
 
 @contextmanager
@@ -129,50 +151,23 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def _is_finished(layout: RunLayout, key: str) -> bool:
-    """Whether the experiment's outputs are all there, and made from exactly what is asked."""
-    outputs = (layout.checkpoints / LAST, layout.logs, layout.curves, layout.training_metrics)
-    best = layout.checkpoints / BEST
-    if not best.exists() or not all(path.exists() for path in outputs):
-        return False
-    return load_checkpoint(best).about.get("digest") == key
-
-
 def _tuned(run: Run, wanted: Wanted, work: Path, progress: Progress) -> Run:
     """Find what is wanted, or read what was found before the run was interrupted."""
     record = work / TUNED
     if not record.exists():
         options = tune(run, wanted, progress=progress)
-        write_json(record, {name: getattr(options, name) for name in _names(wanted)})
+        names = [name for name, asked in asdict(wanted).items() if asked]
+        write_json(record, {name: getattr(options, name) for name in names})
     found = json.loads(record.read_text(encoding="utf-8"))
     about = {**run.about, "tuned": found}
     return replace(run, options=run.options.model_copy(update=found), about=about)
 
 
-def _names(wanted: Wanted) -> list[str]:
-    return sorted(name for name, asked in asdict(wanted).items() if asked)
-
-
-def _digest(experiment: Experiment, wanted: Wanted, *splits: SplitData) -> str:
-    """Return the SHA-256 of all that determines the run: sections, images, targets, weights."""
-    weights = _weights(experiment)
-    return digest(
-        {
-            "sections": experiment.training_sections(),
-            "tuned": _names(wanted),
-            "shards": [split.manifest.digest for split in splits],
-            "targets": {name: f.digest for name, f in splits[0].features.items()},
-            "weights": sha256_of(weights) if weights and weights.exists() else None,
-        }
-    )
-
-
-def _take_over(experiment: Experiment, screen: Console) -> None:
+def _take_over(experiment: Experiment, progress: Progress) -> None:
     """Leave the given weights where a finished run would leave its own, and no curves."""
-    layout, weights = run_layout(experiment.name), _weights(experiment)
-    with ConsoleProgress(screen) as progress:
-        image = experiment.dataset.image
-        checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
+    layout, weights = run_layout(experiment.name), given_weights(experiment)
+    image = experiment.dataset.image
+    checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
     remove_tree(layout.exports)  # they are of the checkpoint before
     for target in (layout.checkpoints, layout.logs):
         remove_tree(target)
@@ -182,12 +177,7 @@ def _take_over(experiment: Experiment, screen: Console) -> None:
         temporary.write_text("epoch\n", encoding="utf-8")
     write_json(layout.training_metrics, checkpoint.about["selection"])
     given = experiment.student.weights
-    screen.print(f"{layout.checkpoints / BEST}: the weights {given}. Next: mvmr evaluate")
-
-
-def _weights(experiment: Experiment) -> Path | None:
-    name = experiment.student.weights
-    return None if name in (None, PRETRAINED) else starting_weights(name)
+    progress.note(f"{layout.checkpoints / BEST}: the weights {given}, taken as they are.")
 
 
 def _split(

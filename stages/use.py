@@ -3,37 +3,30 @@
 import re
 from pathlib import Path
 
-import click
-
 from pipeline.config import read_yaml
 from pipeline.errors import ConfigError, unknown_name
 from pipeline.runtime import atomic_path
-from stages.console import table
-from stages.options import console
+from stages.console import Screen
+from stages.interruption import at_once
+from stages.result import Column, Result, rows_table
 
 CONFIGS = Path("configs")
 ACTIVE = Path("params.yaml")
 
 
-@click.command("use")
-@click.argument("name", required=False)
-@click.option("--list", "listing", is_flag=True, help="Show the configs there are.")
-@click.option("--force", is_flag=True, help="Overwrite an edited params.yaml.")
-def command(name: str | None, listing: bool, force: bool) -> None:
-    """Check configs/NAME.yaml (or a file) and copy it to params.yaml."""
-    screen = console()
+def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Result:
+    """Check a config and make it the active one, or list what there is."""
     if not CONFIGS.is_dir():
         raise ConfigError(
             f"There is no folder {CONFIGS}/ here ({Path.cwd()}): change to the root of the project."
         )
     if listing or name is None:
-        rows = [_summary(path) for path in sorted(CONFIGS.glob("*.yaml"))]
-        columns = ["name", "data", "teacher", "student", "cost"]
-        screen.print(table("Experiments", columns, rows, text_columns=len(columns)))
-        return
+        return _list()
     path = _config_path(name)
-    from stages.experiment import load
-
+    screen.progress.start("loading libraries", 0, "")
+    with at_once():
+        from stages.experiment import load
+    screen.progress.finish()
     experiment = load(path)
     if ACTIVE.exists() and not force and not _is_a_config(ACTIVE):
         raise ConfigError(
@@ -42,7 +35,16 @@ def command(name: str | None, listing: bool, force: bool) -> None:
         )
     with atomic_path(ACTIVE) as temporary:
         temporary.write_bytes(path.read_bytes())
-    screen.print(f"{experiment.name} is the active experiment. Run it with: dvc repro")
+    values = {"experiment": experiment.name, "digest": experiment.digest(), "config": str(path)}
+    line = f"{experiment.name} is the active experiment. What it will cost says: mvmr plan"
+    return Result(values, [line], ["dvc", "repro"])
+
+
+def _list() -> Result:
+    rows = [_summary(path) for path in sorted(CONFIGS.glob("*.yaml"))]
+    columns = [Column(key, key) for key in ("name", "data", "teacher", "student", "cost")]
+    shown = rows_table("Experiments", columns, rows, text_columns=len(columns))
+    return Result({"configs": rows}, [shown], ["mvmr", "use", "NAME"])
 
 
 def _config_path(name: str) -> Path:
@@ -57,7 +59,7 @@ def _is_a_config(path: Path) -> bool:
     return any(other.read_bytes() == content for other in CONFIGS.glob("*.yaml"))
 
 
-def _summary(path: Path) -> list[str]:
+def _summary(path: Path) -> dict[str, str | None]:
     """Return a config's row of the list, from what its sections and its comments say."""
     data = read_yaml(path)
     try:
@@ -66,13 +68,13 @@ def _summary(path: Path) -> list[str]:
         student = data["student"]["architecture"]
         given = " given" if data["student"].get("weights") else ""
     except (KeyError, TypeError, AttributeError):
-        return [path.stem, "incomplete", "", "", ""]
+        return {"name": path.stem, "data": "incomplete"}
     text = path.read_text(encoding="utf-8")
     cost = re.search(r"^# Cost: (.+) \((?:estimate|measured)\)$", text, re.MULTILINE)
-    return [
-        path.stem,
-        f"{source} {size} px",
-        ", ".join(teachers) or "none",
-        f"{student}{given}",
-        cost[1].replace("minutes", "min") if cost else "unknown: mvmr plan",
-    ]
+    return {
+        "name": path.stem,
+        "data": f"{source} {size} px",
+        "teacher": ", ".join(teachers) or "none",
+        "student": f"{student}{given}",
+        "cost": cost[1].replace("minutes", "min") if cost else "unknown: mvmr plan",
+    }

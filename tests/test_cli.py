@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,43 +11,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from digits_run import QUICK, ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.errors import TrainingError
 from pipeline.runtime import exclusive
-from stages.cli import COMMANDS, run
-
-ROOT = Path(__file__).parents[1]
-QUICK = [
-    *("-s", "train.epochs=2"),
-    *("-s", "student={architecture: resnet8, projector: [32, 32]}"),
-    *("-s", "train.schedule={kind: cosine}"),
-]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which the digits experiment has been run, command by command."""
-    root = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "configs", root / "configs")
-    before = Path.cwd()
-    os.chdir(root)
-    try:
-        assert run(["use", "digits"]) == 0
-        for command in (["shard"], ["extract-features", "--workers", "1"], ["store", "select"]):
-            assert run([*command, *QUICK]) == 0
-        for command in (["train"], ["evaluate"], ["report"], ["export"]):
-            assert run([*command, *QUICK]) == 0
-    finally:
-        os.chdir(before)
-    return root
-
-
-@pytest.fixture
-def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(project)
-    return project
+from stages.cli import run
 
 
 def metrics(project: Path, protocol: str) -> dict[str, object]:
@@ -243,60 +211,6 @@ def test_verify_fails_on_damage(inside: Path, capsys: pytest.CaptureFixture[str]
         chunk.write_bytes(sound)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["trian"], 2, "Did you mean 'train'"),
-        (["train", "--epochs", "3"], 2, "No such option"),
-        (["train", "-s", "train.epoch=3"], 2, "Did you mean 'epochs'"),
-        (["train", "-c", "nowhere.yaml"], 2, "mvmr use"),
-        (["use", "digit"], 2, "Did you mean 'digits'"),
-        (["extract-features", "--only", "hogg"], 2, "Did you mean 'hog'"),
-        (["evaluate", "--only", "lin"], 2, "Valid: knn, linear, online, retrieval, ten_percent"),
-        (["evaluate", "--checkpoint", "nowhere.pt"], 1, "no checkpoint"),
-        (["evaluate"], 1, "architecture is resnet8 in the file"),
-        (["store", "verify", "nowhere"], 1, "no feature store"),
-        (["shard", "-s", "dataset.split.seed=9"], 1, "split.seed is now 9, was 0"),
-        (["extract-features", "-s", "features.hog.bins=12"], 1, "bins is now 12, was 24"),
-        (["train", "-s", "dataset.image.mean=[0.5]"], 1, "made from something else"),
-        (["train", "-s", "train.batch_size=5000"], 1, "lower train.batch_size"),
-        (
-            ["train", "-s", "features.dct={kind: dct}", "-s", "objective.dct={kind: dependence}"],
-            1,
-            "no feature 'dct'",
-        ),
-        (
-            ["shard", "-s", "dataset.source={kind: image_folder, root: nowhere}"],
-            1,
-            "'nowhere' does not exist",
-        ),
-        (["export", "--format", "torchvision", *QUICK], 2, "export it as safetensors"),
-        (["embed", "nowhere", *QUICK], 1, "no image or folder 'nowhere'"),
-        (["embed", "configs", *QUICK], 1, "no images in configs"),
-        (["embed", "params.yaml", *QUICK, "-o", "x.csv"], 2, ".parquet or .npz"),
-        (["embed", "params.yaml", *QUICK], 1, "params.yaml: Not a readable image"),
-        (["embed", "params.yaml", "--exported", "nowhere.onnx"], 2, "no card"),
-        (["evaluate", *QUICK, "-s", "evaluate.knn={ks: [2000]}"], 1, "Make ks smaller"),
-        (["evaluate", "-s", "evaluate.few={kind: semi_supervised}"], 2, "set either share"),
-        (["evaluate", "-s", "evaluate.zero_shot={teacher: hog}"], 2, "of kind hog, not open_clip"),
-        (["evaluate", "-s", "evaluate.zero_shot={teacher: clip}"], 2, "Unknown feature 'clip'"),
-        (["evaluate", "-s", "evaluate.knn={select: test}"], 2, "Unknown key 'select'"),
-        (["train", "-s", "train.select=test"], 2, "train.select"),
-    ],
-)
-def test_bad_input_ends_in_one_sentence(
-    inside: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    code: int,
-    message: str,
-) -> None:
-    assert run(arguments) == code
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert "Traceback" not in captured.err
-
-
 def test_a_finished_run_is_trained_again_only_by_force(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -383,13 +297,6 @@ def test_given_weights_are_evaluated_without_training(inside: Path, weights: str
     assert record["checkpoint"]["selection"]["rule"] == "given"
 
 
-def test_no_training_needs_weights(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["train", "-s", "train=none"]) == 2
-    assert "student.weights: train is none" in capsys.readouterr().err
-    assert run(["train", "-s", "objective=none"]) == 2
-    assert "objective: training needs one" in capsys.readouterr().err
-
-
 def test_use_lists_and_protects_edits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -456,27 +363,3 @@ def test_unlabelled_images_go_the_whole_way(
     record = json.loads((tmp_path / "runs/folder_clip/metrics/retrieval.json").read_text())
     assert set(record["with_clip"]) == {"agreement_at_1", "dcor"}
     assert run(["evaluate", *small, "-s", "evaluate.linear={}"]) == 1
-
-
-def test_another_folder_is_named_as_such(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(["use", "digits"]) == 2
-    assert "root of the project" in capsys.readouterr().err
-
-
-def test_help_answers_at_once_and_lists_no_stub(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; start = time.perf_counter()\n"
-        "from stages.cli import run; code = run(['--help'])\n"
-        "assert code == 0 and 'torch' not in sys.modules, code\n"
-        "print(time.perf_counter() - start)"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in COMMANDS:
-        assert name in answer
-        assert run([name, "--help"]) == 0
-    assert float(answer.splitlines()[-1]) < 0.5

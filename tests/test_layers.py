@@ -13,6 +13,7 @@ LAYERS = {
     "pipeline": 2,
     "pipeline.errors": 0,
     "pipeline.config": 0,
+    "pipeline.processes": 0,
     "pipeline.runtime": 0,
     "pipeline.storage": 0,
     "pipeline.encoding": 0,

@@ -20,11 +20,11 @@ from pipeline.images import normalise
 from pipeline.loading.batch import Batch
 from pipeline.loading.resident import EvaluationLoader, ResidentSplit
 from pipeline.objective import Objective, ObjectiveOptions
+from pipeline.processes import is_first_process
 from pipeline.runtime import Silent
 from pipeline.training.fit import CURVES, fit
 from pipeline.training.module import StudentModule
 from pipeline.training.options import TrainOptions
-from pipeline.training.processes import is_first_process
 from pipeline.training.trainer import build_trainer, plain_lightning
 
 B, STEPS = 12, 3

@@ -5,6 +5,7 @@ al. (arXiv 1805.01978). Their number and the temperature are chosen on validatio
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -28,6 +29,7 @@ from pipeline.evaluation.setting import (
     sizes,
 )
 from pipeline.evaluation.subjects import Subject
+from pipeline.runtime import Progress
 
 Temperature = Annotated[float, Field(gt=0)] | Literal["uniform"]
 
@@ -55,7 +57,9 @@ class KnnOptions(ProtocolOptions):
     def score(self, subject: Subject, setting: Setting) -> Outcome:
         """Score one subject by `knn_probe`."""
         splits = probe_splits(subject, setting.images)
-        result = knn_probe(*splits, options=self, device=setting.device)
+        queries = len(splits[1]) + len(splits[2])
+        setting.progress.start(f"neighbours of {subject.name}", queries, "images")
+        result = knn_probe(*splits, options=self, device=setting.device, progress=setting.progress)
         tried = [
             {"k": k, "temperature": temperature, "validation_top1": 100 * accuracy}
             for (k, temperature), accuracy in result.validation_accuracies.items()
@@ -97,6 +101,7 @@ def knn_probe(
     *,
     options: KnnOptions,
     device: torch.device,
+    progress: Progress | None = None,
 ) -> KnnResult:
     """Classify by the neighbours in `train`: choose on `validation`, score `test`.
 
@@ -112,7 +117,8 @@ def knn_probe(
     classes = classes_of(train, validation, test)
     targets = class_indices(validation.labels, classes)
     bank = class_indices(train.labels, classes)
-    found = nearest(validation.features, train.features, k=most, device=device)
+    search = partial(nearest, bank=train.features, device=device, progress=progress)
+    found = search(validation.features, k=most)
     accuracies = {
         (k, temperature): top_k_accuracy(
             vote(found, bank, classes=len(classes), k=k, temperature=temperature), targets
@@ -121,7 +127,7 @@ def knn_probe(
         for temperature in options.temperatures
     }
     k, temperature = max(accuracies, key=lambda pair: accuracies[pair])
-    found = nearest(test.features, train.features, k=k, device=device)
+    found = search(test.features, k=k)
     scores = vote(found, bank, classes=len(classes), k=k, temperature=temperature)
     return KnnResult(
         k=k,

@@ -22,6 +22,7 @@ from pipeline.evaluation.logistic import LinearClassifier, fit_logistic
 from pipeline.evaluation.metrics import top_k_accuracy
 from pipeline.evaluation.setting import Outcome, Setting, classified, probe_splits, sizes
 from pipeline.evaluation.subjects import Embed, Subject
+from pipeline.runtime import Progress
 
 
 class LinearOptions(LinearFitOptions):
@@ -59,7 +60,10 @@ class LinearOptions(LinearFitOptions):
             )
             classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
         else:
-            result = linear_probe(*splits, options=self, device=setting.device)
+            setting.progress.start(f"linear probe of {subject.name}", len(set(self.l2)), "fits")
+            result = linear_probe(
+                *splits, options=self, device=setting.device, progress=setting.progress
+            )
             chosen = result.l2s.index(result.l2)
             classifier = result.classifier
             values = {
@@ -113,6 +117,7 @@ def linear_probe(
     *,
     options: LinearOptions,
     device: torch.device,
+    progress: Progress | None = None,
 ) -> LinearResult:
     """Fit on `train` for each penalty, choose by accuracy on `validation`, score `test`.
 
@@ -127,6 +132,7 @@ def linear_probe(
         max_iterations=options.max_iterations,
         tolerance=options.tolerance,
         device=device,
+        progress=progress,
     )
     accuracies = tuple(
         top_k_accuracy(classifier.logits(validation.features).cpu(), targets)

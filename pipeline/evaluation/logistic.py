@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
+from pipeline.runtime import Progress
 
 _ROWS_AT_ONCE = 2048  # rows of features stay in the cache between the two products
 _GRAM_NUMBERS = 2**26  # features that the covariance is taken from
@@ -47,6 +48,7 @@ def fit_logistic(
     max_iterations: int,
     tolerance: float,
     device: torch.device,
+    progress: Progress | None = None,
 ) -> list[tuple[LinearClassifier, bool]]:
     """Return, for each penalty, the optimal classifier and whether the optimum was reached.
 
@@ -60,7 +62,7 @@ def fit_logistic(
     problem = _Multinomial(features, targets, len(classes))
     return [
         (_raw(weight, mean, scale, classes.to(device)), converged)
-        for weight, converged in _path(problem, l2s, max_iterations, tolerance)
+        for weight, converged in _path(problem, l2s, max_iterations, tolerance, progress)
     ]
 
 
@@ -72,6 +74,7 @@ def fit_binary(
     max_iterations: int,
     tolerance: float,
     device: torch.device,
+    progress: Progress | None = None,
 ) -> list[tuple[LinearClassifier, bool]]:
     """Return, for each penalty, K independent two-class classifiers of features (N, D).
 
@@ -83,7 +86,7 @@ def fit_binary(
     classes = torch.arange(present.shape[1], device=device)
     return [
         (_raw(weight, mean, scale, classes), converged)
-        for weight, converged in _path(problem, l2s, max_iterations, tolerance)
+        for weight, converged in _path(problem, l2s, max_iterations, tolerance, progress)
     ]
 
 
@@ -105,12 +108,18 @@ def _raw(weight: Tensor, mean: Tensor, scale: Tensor, classes: Tensor) -> Linear
 
 
 def _path(
-    problem: "_Problem", l2s: Sequence[float], max_iterations: int, tolerance: float
+    problem: "_Problem",
+    l2s: Sequence[float],
+    max_iterations: int,
+    tolerance: float,
+    progress: Progress | None,
 ) -> Iterator[tuple[Tensor, bool]]:
     features = problem.features
     weight = features.new_zeros(features.shape[1] + 1, problem.outputs)  # last row: the intercept
     for l2 in l2s:
         weight, converged = _minimise(problem, weight, l2, max_iterations, tolerance)
+        if progress is not None:
+            progress.advance(1)
         yield weight, converged
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import DataError
+from pipeline.runtime import Progress, Silent
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ def nearest(
     exclude_self: bool = False,
     queries_at_once: int = 1024,
     bank_at_once: int = 16_384,
+    progress: Progress | None = None,
 ) -> Neighbours:
     """Find the k rows of `bank` (N, D) of largest cosine with each of `queries` (Q, D).
 
@@ -37,10 +39,10 @@ def nearest(
     offered = len(bank) - exclude_self
     if offered < k:
         raise DataError(f"Expected at least {k} images to be neighbours; found {offered}.")
-    parts = [
-        _nearest_of_block(block, first, bank, k, device, exclude_self, bank_at_once)
-        for block, first in _blocks(queries, queries_at_once)
-    ]
+    progress, parts = progress or Silent(), []
+    for block, first in _blocks(queries, queries_at_once):
+        parts.append(_nearest_of_block(block, first, bank, k, device, exclude_self, bank_at_once))
+        progress.advance(len(block))
     return Neighbours(
         torch.cat([part.similarities for part in parts]),
         torch.cat([part.indices for part in parts]),

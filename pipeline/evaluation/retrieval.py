@@ -50,6 +50,7 @@ class RetrievalOptions(ProtocolOptions):
             raise DataError("Retrieval needs test or validation images, and there are none.")
         embeddings, labels = subject.of(split), images.labels(split)
         options = _possible(self, len(embeddings))
+        setting.progress.start(f"neighbours of {subject.name}", 0, "")
         values: Values = {}
         main, shares = "effective_rank", None
         if not images.several_classes and bool((labels != NO_LABEL).all()):

@@ -122,7 +122,16 @@ def _fitted(subject: Subject, chosen: Tensor, setting: Setting) -> Judged:
     images = setting.images
     train = LabelledFeatures(subject.of("train")[chosen], images.labels("train")[chosen])
     validation, test = (subject.labelled(images, split) for split in ("validation", "test"))
-    result = linear_probe(train, validation, test, options=LinearOptions(), device=setting.device)
+    options = LinearOptions()
+    setting.progress.start(f"few labels on {subject.name}", len(options.l2), "fits")
+    result = linear_probe(
+        train,
+        validation,
+        test,
+        options=options,
+        device=setting.device,
+        progress=setting.progress,
+    )
     shares = result.test_logits.double().softmax(dim=1)
     values = {"validation_top1": 100 * max(result.validation_accuracies)}
     return shares, result.classifier.classes, values

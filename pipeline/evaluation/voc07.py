@@ -46,6 +46,7 @@ class Voc07Options(LinearFitOptions):
         splits: tuple[Split, ...] = ("train", "validation", "test")
         labelled = {split: _labelled(subject, images, split) for split in splits}
         if self.augmentation is None:
+            setting.progress.start(f"fit {subject.name}", 0, "")
             classifier, values = _exact_fit(
                 labelled["train"], labelled["validation"], self, setting
             )

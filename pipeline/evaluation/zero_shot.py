@@ -70,6 +70,7 @@ class ZeroShotOptions(ProtocolOptions):
         else:
             embedded, values = _mapped(self, subject, setting)
             used = {split: len(images.index(split)) for split in ("train", "validation")}
+        setting.progress.start("read prompts", 0, "")
         prompts = class_embeddings(specification, class_names(self, images.classes), self)
         shares = (F.normalize(embedded, dim=1) @ prompts.T).double().div(TEMPERATURE).softmax(dim=1)
         return classified(

@@ -5,15 +5,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from dask import config as dask_config
 from distributed import Client, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
+from distributed.utils import LoopRunner
 
 from pipeline.errors import StoreError
 from pipeline.extraction.worker import Task
+from pipeline.processes import deaf_children
 from pipeline.runtime import Progress, available_cores
 
 Result = TypeVar("Result")
@@ -123,7 +125,9 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
     workers = min(workers, shards, most if gpus or options.workers is None else shards)
     with (
         dask_config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT, **QUIET}),
+        _loop() as loop,
         LocalCluster(
+            loop=loop,
             n_workers=workers,
             threads_per_worker=1,
             processes=workers > 1,
@@ -134,3 +138,15 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
         Client(local) as client,
     ):
         yield client
+
+
+@contextmanager
+def _loop() -> Iterator[Any]:
+    """Yield a running loop whose worker processes leave Ctrl-C to this process."""
+    runner = LoopRunner()
+    with deaf_children():
+        runner.start()
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()

@@ -52,6 +52,7 @@ def check_features(
     """
     manifests = read_manifests(shards)
     checked = {}
+    progress.start("check stored features", 0, "")
     for name, options in features.items():
         feature = store[name]
         expected, found = {}, dict(feature.fingerprint)

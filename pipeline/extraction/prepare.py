@@ -85,23 +85,23 @@ class _Sampler:
     ) -> None:
         self._feature, self._image = feature, image
         self._directory, self._manifest = directory, manifest
-        self._cluster, self._progress = cluster, progress
+        self._cluster, self.progress = cluster, progress
         invalid = manifest.invalid
         self.rows = [row for row in range(manifest.samples) if row not in invalid]
 
     def vectors(self, count: int) -> torch.Tensor:
         """Return the vectors of the first `count` images, (count, D), as the fit takes them."""
         tasks = self._tasks(0, count, self._manifest.samples_per_shard)
-        self._progress.start(f"sample {self._feature.name}", count, "images")
+        self.progress.start(f"sample {self._feature.name}", count, "images")
         return torch.from_numpy(
-            np.concatenate(self._cluster.run(sample_vectors, tasks, self._progress))
+            np.concatenate(self._cluster.run(sample_vectors, tasks, self.progress))
         )
 
     def witnesses(self, first: int, last: int, batches: int) -> list[Witness]:
         """Return witnesses of the images `first` to `last` (excluded), in so many batches."""
         tasks = self._tasks(first, last, -(-(last - first) // batches))
-        self._progress.start(f"measure {self._feature.name}", last - first, "images")
-        return self._cluster.run(witness_rows, tasks, self._progress)
+        self.progress.start(f"measure {self._feature.name}", last - first, "images")
+        return self._cluster.run(witness_rows, tasks, self.progress)
 
     def _tasks(self, first: int, last: int, size: int) -> Sequence[Task]:
         borders = [*range(first, last, size), last]
@@ -137,10 +137,13 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
             f"{LEAST_IMAGES} are needed to measure its fidelity; there are {measured}."
         )
     if fitted:
-        reduction, encoding = _fitted(reduction, options, sampler.vectors(fitted))
+        sample = sampler.vectors(fitted)
+        sampler.progress.start(f"fit {feature.name}", 0, "")
+        reduction, encoding = _fitted(reduction, options, sample)
     _write(writer, reduction, encoding, {}, final=False)
     batches = max(2 if reduce.fidelity else 1, -(-measured // FIDELITY_BATCH))
     witnesses = sampler.witnesses(fitted, fitted + measured, batches)
+    sampler.progress.start(f"compare {feature.name} with what is stored", 0, "")
     if reduce.fidelity is not None and reduction.pca is not None:
         half = len(witnesses) // 2
         choice, witnesses = witnesses[:half], witnesses[half:]

@@ -43,6 +43,7 @@ def extract(
     manifests = read_manifests(shards)
     tasks = []
     with exclusive(work / LOCK, busy(store)):
+        progress.start("build representations", 0, "")
         for name, wanted in features.items():
             task = feature_task(name, wanted, image, manifests, path, work)
             if name in store and not force:
@@ -100,6 +101,7 @@ def complete(
 ) -> None:
     """Do what is left to do for features in the making, and publish them."""
     total = sum(len(manifest.shards) for manifest in manifests.values())
+    progress.start("start workers", 0, "")
     with cluster(options, shards=total, progress=progress) as running:
         for feature in features:
             prepare(
@@ -126,6 +128,8 @@ def complete(
         names = ", ".join(feature.name for feature in features)
         progress.start(f"extract {names}", sum(task.images for task in pending), "images")
         running.run(extract_shard, pending, progress)
+        progress.start("stop workers", 0, "")
+    progress.start("publish", 0, "")
     for feature in features:
         writer = feature.writer()
         writer.publish({**_recipe(feature, image), **writer.reduction()[1]["report"]})

@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from pipeline.images import decode, original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.plan import Segment, plan_epoch
+from pipeline.processes import deaf_children
 from pipeline.shards import Record, read_shard
 from pipeline.store import StoredFeature
 
@@ -53,7 +54,9 @@ class StreamingLoader(Loader):
         # A worker cannot skip a fraction of the round: the DataLoader asks worker 0 first.
         workers = max(1, self._loader.num_workers)
         surplus = skip % workers
-        for number, batch in enumerate(self._loader):
+        with deaf_children():
+            batches = iter(self._loader)
+        for number, batch in enumerate(batches):
             if number >= surplus:
                 yield batch
 

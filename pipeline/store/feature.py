@@ -10,6 +10,7 @@ import zarr
 from pipeline.config import digest
 from pipeline.encoding import ARRAY_TYPES, Array, Encoding, StoredType
 from pipeline.errors import DamagedChunkError, StaleFeatureError, StoreError, unknown_name
+from pipeline.runtime import Progress
 from pipeline.storage import Location, names_in, zarr_store
 from pipeline.store.integrity import (
     METADATA,
@@ -171,12 +172,12 @@ class FeatureStore:
         check_fingerprint(name, expected, feature.fingerprint)
         return feature
 
-    def verify(self) -> dict[str, list[Damage]]:
+    def verify(self, *, progress: Progress | None = None) -> dict[str, list[Damage]]:
         """Read every feature and return what cannot be trusted, by feature.
 
         The store's own metadata file stands among them, by its name.
         """
-        found = {name: find_damage(self.path / name) for name in self.names()}
+        found = {name: find_damage(self.path / name, progress) for name in self.names()}
         try:
             zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False)
         except UNREADABLE as error:

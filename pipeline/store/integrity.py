@@ -10,7 +10,7 @@ import zarr
 
 from pipeline.config import digest
 from pipeline.encoding import ARRAY_TYPES, Array
-from pipeline.runtime import sha256_of
+from pipeline.runtime import Progress, Silent, sha256_of
 from pipeline.storage import Location, names_in, zarr_store
 
 METADATA = "zarr.json"
@@ -68,25 +68,40 @@ def metadata_damage(feature: Location, recorded: Mapping[str, str]) -> Iterator[
             yield Damage(file, "is not what was written", array)
 
 
-def find_damage(feature: Location) -> list[Damage]:
+def find_damage(feature: Location, progress: Progress | None = None) -> list[Damage]:
     """Read all of a feature and return what cannot be trusted; an empty list is good news."""
+    progress = progress or Silent()
     try:
         attributes = root_attributes(feature)
     except (*UNREADABLE, AttributeError) as error:
         own = Damage(feature / METADATA, reason_of(error), "")
         arrays = sorted(path.removesuffix(f"/{METADATA}") for path in metadata_digests(feature))
         return [own, *(d for a in arrays for d in array_damage(feature, a))]
+    progress.start(f"read {feature.name}", _chunks(feature), "chunks")
     recorded: dict[str, str] = attributes.get("metadata", {})
     damages = list(metadata_damage(feature, recorded))
     unknown = {damage.array for damage in damages}
     for path in recorded:
         array = path.removesuffix(f"/{METADATA}")
         if array not in unknown:
-            damages += array_damage(feature, array)
+            damages += array_damage(feature, array, progress)
     return damages
 
 
-def array_damage(feature: Location, array: str) -> Iterator[Damage]:
+def _chunks(feature: Location) -> int:
+    """Return how many chunks a feature's readable arrays have."""
+    try:
+        arrays = zarr.open_group(zarr_store(feature), mode="r", use_consolidated=False).members(
+            None
+        )
+        return sum(node.nchunks for _, node in arrays if isinstance(node, zarr.Array))
+    except UNREADABLE:
+        return 0
+
+
+def array_damage(
+    feature: Location, array: str, progress: Progress | None = None
+) -> Iterator[Damage]:
     """Yield the chunks of an array that fail their checksum, are cut short or are missing."""
     place = feature / array
     try:
@@ -96,8 +111,9 @@ def array_damage(feature: Location, array: str) -> Iterator[Damage]:
         return
     if not isinstance(node, zarr.Array):
         return
-    step = node.chunks[0]
+    step, progress = node.chunks[0], progress or Silent()
     for number, first in enumerate(range(0, node.shape[0], step)):
+        progress.advance(1)
         path = place / "c" / "/".join([str(number), *["0"] * (node.ndim - 1)])
         try:
             numbers = np.asarray(node[first : first + step])

@@ -88,6 +88,10 @@ class Curves(Callback):
             )
         self._progress.advance(1, status)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that steps pause."""
+        self._progress.advance(0, "validating")
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the row of this epoch, and say it in a line."""
         count = torch.tensor([self._samples], dtype=torch.float64, device=pl_module.device)

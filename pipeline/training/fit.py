@@ -83,6 +83,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
         progress=progress,
     )
     validation.preload()  # so that the progress of training is not interrupted
+    progress.start("build the student", 0, "")
     module = _module(run, len(loader), gather=trainer.world_size > 1, progress=progress)
     saved = newest_checkpoint(work, progress)
     with plain_lightning(), stoppable(progress) as stop:
@@ -116,6 +117,7 @@ def tune(run: Run, wanted: Wanted, *, progress: Progress) -> TrainOptions:
         samples=run.train.valid_samples,
         options=options,
     )
+    progress.start("try rates and batch sizes", 0, "")
     found = find(trial, wanted, batch_size=options.batch_size)
     for name, value in found.items():
         progress.note(f"Found train.{name}: {value:.4g}")

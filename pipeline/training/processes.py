@@ -1,20 +1,8 @@
-"""One process among several: which one it is, and numbers that all of them share."""
-
-import os
+"""Numbers that several processes share."""
 
 import torch
 from lightning import Trainer
 from torch import Tensor, distributed
-
-RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes files, before a trainer exists.
-
-    torchrun, SLURM and Lightning's own launcher number their processes in the environment.
-    """
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""`mvmr doctor`: this machine, the active config, and how far each stage is; what to mend.
+
+A broken library may end a process in ways that no `except` catches, so what needs torch is
+looked at in another process, whose end is a finding.
+"""
+
+import multiprocessing
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.processes import deaf_children
+from stages.console import Screen
+from stages.environment import (
+    Check,
+    library_checks,
+    machine_checks,
+    place_checks,
+    python_check,
+    version_control_checks,
+)
+from stages.result import Result
+
+PATIENCE_SECONDS = 300.0
+STYLES = {"ok": "green", "done": "green", "mend": "bold red", "broken": "bold red"}
+
+
+def doctor(screen: Screen, *, config: Path, assignments: tuple[str, ...], data: str) -> Result:
+    """Check the machine, the experiment, and the state of its stages."""
+    screen.progress.start("look at this machine and the experiment", 0, "")
+    beside = _Beside(config, assignments, data)
+    places = [Path("runs")] if "://" in data else [Path(data), Path("runs")]
+    checks = [python_check(), *library_checks(), *machine_checks(), *place_checks(places)]
+    checks += version_control_checks(Path.cwd())
+    found, stages = beside.findings()
+    checks += found
+    wrong = sum(c.state == "mend" for c in checks) + sum(s.condition == "broken" for s in stages)
+    left = sum(stage.condition != "done" for stage in stages)
+    shown: list[RenderableType] = [_grid([(c.state, c.check, c.found, c.remedy) for c in checks])]
+    if stages:
+        rows = [(s.condition, s.stage, s.found, s.remedy) for s in stages]
+        shown += ["", _grid(rows)]
+    values = {
+        "checks": [check.values() for check in checks],
+        "stages": [stage.values() for stage in stages],
+    }
+    shown += ["", _verdict(wrong, left)]
+    return Result(values, shown, ["dvc", "repro"] if left and not wrong else (), ok=not wrong)
+
+
+class _Beside:
+    """Looks at torch and the experiment in a process of its own, from now on."""
+
+    def __init__(self, *asked: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._received, sent = context.Pipe(duplex=False)
+        self._process = context.Process(target=_look, args=(sent, *asked), daemon=True)
+        with deaf_children():
+            self._process.start()
+        sent.close()
+
+    def findings(self) -> tuple[list[Check], list[Any]]:
+        """Return the checks, and the states of the stages; its end by a signal is a check too."""
+        try:
+            if self._received.poll(PATIENCE_SECONDS):
+                found: tuple[list[Check], list[Any]] = self._received.recv()
+                return found
+            end = f"has not answered within {PATIENCE_SECONDS:.0f} s"
+        except EOFError:
+            self._process.join()
+            end = f"ended the process that tried it, with exit code {self._process.exitcode}"
+        finally:
+            self._process.kill()
+        return [Check("torch", f"importing or using it {end}", "mend", "make setup")], []
+
+
+def _look(connection: Connection, config: Path, assignments: tuple[str, ...], data: str) -> None:
+    """Send what there is to say about torch, the experiment and its stages."""
+    try:
+        from stages.examination import examine
+
+        found = examine(config, assignments, data)
+    except Exception as error:  # libraries that do not fit each other fail in many ways
+        text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
+        remedy = "Install the versions of constraints.txt: make setup"
+        found = [Check("torch and the libraries around it", text, "mend", remedy)], []
+    connection.send(found)
+    connection.close()
+
+
+def _verdict(wrong: int, left: int) -> str:
+    if wrong:
+        return f"{wrong} to mend: do what stands behind the arrow, then run `mvmr doctor` again."
+    if left:
+        return f"All is well; {left} {'stage is' if left == 1 else 'stages are'} left to run."
+    return "All is well, and every stage is done."
+
+
+def _grid(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for state, name, found, remedy in rows:
+        text = Text(found)
+        if remedy:
+            text.append(f"{' ' if found else ''}-> {remedy}", style="bold")
+        grid.add_row(Text(state, style=STYLES.get(state, "yellow")), name, text)
+    return grid

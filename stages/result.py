@@ -1,0 +1,101 @@
+"""What a command hands back, and its one rendering: tables for people, JSON for programs."""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from stages.console import table
+
+CONFIG, DATA = Path("params.yaml"), "data"  # what the commands take where nothing is said
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a command.
+
+    `values` is what `--json` prints: stable keys, plain numbers. `shown` are tables and lines made
+    from the same values; `following` is the command to run next, without `mvmr`. A check that found
+    something wrong is not `ok`, and ends with exit code 1.
+    """
+
+    values: Mapping[str, Any]
+    shown: Sequence[RenderableType] = ()
+    following: Sequence[str] = ()
+    ok: bool = True
+
+    def next_command(self) -> str | None:
+        """Return the next command; none where DVC runs the stages."""
+        if not self.following or "DVC_STAGE" in os.environ:
+            return None
+        return shlex.join(self.following)
+
+    def document(self, command: str, told: Mapping[str, Any]) -> str:
+        """Return the JSON document, with what was `told` at the start; not finite is null."""
+        begun = {"ok": self.ok, "command": command, **told}
+        content = {**begun, **self.values, "next": self.next_command()}
+        return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a table shows the value `key` of each row."""
+
+    key: str
+    head: str
+    show: Callable[[Any], str] = str
+
+
+def rows_table(
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    text_columns: int = 1,
+) -> Table:
+    """Return a table of values as JSON has them; a missing one is blank."""
+    cells = [
+        ["" if row.get(c.key) is None else c.show(row[c.key]) for c in columns] for row in rows
+    ]
+    return table(title, [column.head for column in columns], cells, text_columns=text_columns)
+
+
+def follow(
+    command: Sequence[str], config: Path, assignments: Sequence[str], data: str = DATA
+) -> list[str]:
+    """Return a command with the options that chose this one's experiment and data."""
+    chosen = [*command]
+    if config != CONFIG:
+        chosen += ["-c", str(config)]
+    for assignment in assignments:
+        chosen += ["-s", assignment]
+    if data != os.environ.get("MVMR_DATA", DATA):
+        chosen += ["--data", data]
+    return chosen
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as megabytes."""
+    return f"{size / 1e6:,.1f}"
+
+
+def count(number: int) -> str:
+    """Return a whole number with its thousands set apart."""
+    return f"{number:,}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)
