@@ -148,5 +148,6 @@ def test_experiments_metrics_params_and_plots(project: Project) -> None:
     assert "0.004" in project.call("dvc", "params", "diff")
     page = project.call("dvc", "plots", "show").strip().removeprefix("file://")
     text = Path(page).read_text()
-    assert "train/objective" in text
+    for curve in ("train/objective", "validation/probe_top1", "validation/knn_top1"):
+        assert curve in text
     assert "predictions_knn" in text

@@ -142,6 +142,7 @@ def test_every_rank_worker_and_epoch(data: SplitData, world_size: int, workers: 
             assert {len(rank) for rank in ranks} == {101 // (10 * world_size)}
             seen = Counter(index for rank in ranks for batch in rank for index in batch)
             assert max(seen.values()) == 1
+            assert len(seen) == 101 // (10 * world_size) * 10 * world_size
             assert not seen.keys() & set(BAD)
         assert epochs[0] != epochs[1]
         orders.append(epochs)

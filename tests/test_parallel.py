@@ -144,9 +144,15 @@ def test_a_run_in_two_processes_counts_every_validation_image_once(tmp_path: Pat
     images, labels = normalise(batch["images"], IMAGE), batch["labels"]
     assert last.probe is not None
     with torch.no_grad():
-        logits = encoder.features(images) @ last.probe["weight"].T + last.probe["bias"]
+        h = encoder.features(images)
+        logits = h @ last.probe["weight"].T + last.probe["bias"]
     score = 100 * (logits.argmax(1) == labels).float().mean()
     assert float(rows[-1]["validation/probe_top1"]) == pytest.approx(float(score), abs=1e-3)
+    cosines = nn.functional.normalize(h) @ nn.functional.normalize(h).T
+    weights, places = cosines.fill_diagonal_(-1).topk(20)
+    votes = torch.zeros(count, 10).scatter_add_(1, labels[places], (weights / 0.07).exp())
+    score = 100 * (votes.argmax(1) == labels).float().mean()
+    assert float(rows[-1]["validation/knn_top1"]) == pytest.approx(float(score), abs=1e-3)
 
 
 def run_in_this_process(data: Path, work: Path) -> None:

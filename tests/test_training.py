@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from training_runs import IMAGE, RESUMED, SELF_SUPERVISED, STUDENT, TRAIN, make_data, make_run
 
@@ -34,6 +35,7 @@ from pipeline.training.options import TrainOptions
 from pipeline.training.probe import OnlineNeighbours
 from pipeline.training.saving import PREVIOUS, RESUME
 from pipeline.training.start import initial_encoder
+from pipeline.training.trainer import TENSORBOARD
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,26 @@ def curves(path: Path) -> list[dict[str, str]]:
     ]
 
 
+class Screen(Silent):
+    """Keeps what would be shown."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, int] = {}
+        self.statuses: list[str] = []
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Note how long a phase will be."""
+        self.begun[what] = total
+        self.statuses = []
+
+    def advance(self, count: int, status: str = "") -> None:
+        """Keep what stands beside the bar."""
+        self.statuses.append(status)
+
+
 def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
-    fit(make_run(data, epochs=6, probe={"lr": 0.02}), work=tmp_path, progress=Silent())
+    screen = Screen()
+    fit(make_run(data, epochs=6, probe={"lr": 0.02}), work=tmp_path, progress=screen)
     rows = curves(tmp_path)
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert float(rows[-1]["train/objective"]) < float(rows[0]["train/objective"])
@@ -65,10 +85,27 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> No
     assert best.about["selection"]["score"] == pytest.approx(max(scores), rel=1e-4)
     assert max(scores) > 30  # chance is 10
     assert load_checkpoint(tmp_path / LAST).about["selection"]["epoch"] == 6
+    shown = next(status for status in screen.statuses if status)
+    for part in ("objective", *SELF_SUPERVISED, "rate", "images/s", "waiting"):
+        assert part in shown
+    assert screen.begun["train"] == len(screen.statuses) == 6 * 5  # from which time left follows
+    written = EventAccumulator(str(tmp_path / TENSORBOARD)).Reload()
+    for tag in ("train/objective", "validation/probe_top1", "validation/knn_top1"):
+        scalars = [event.value for event in written.Scalars(tag)]
+        assert scalars == pytest.approx([float(row[tag]) for row in rows], rel=1e-4)
+    assert {"step/objective", "step/learning_rate"} <= set(written.Tags()["scalars"])
 
 
 def test_a_checkpoint_holds_the_student_alone(data: Path, tmp_path: Path) -> None:
-    fit(make_run(data, epochs=1), work=tmp_path, progress=Silent())
+    run = make_run(data, epochs=1)
+    teacher = run.live["pixels"]  # as a network that is run in every step
+    teacher.register_parameter("teacher", nn.Parameter(torch.zeros(100_000)))
+    fit(run, work=tmp_path, progress=Silent())
+    resumable = torch.load(tmp_path / RESUME, weights_only=True)
+    assert not [name for name in resumable["state_dict"] if "teacher" in name]
+    for file in (BEST, LAST):
+        assert (tmp_path / file).stat().st_size < 1_000_000
+        assert b"teacher" not in (tmp_path / file).read_bytes()
     checkpoint = load_checkpoint(tmp_path / LAST)
     assert {name.split(".")[0] for name in checkpoint.encoder} == {"backbone", "projector"}
     assert checkpoint.probe is not None

@@ -38,6 +38,7 @@ TRAIN: dict[str, Any] = {
     "lr": 3e-3,
     "augmentation": {"flip_p": 0, "min_scale": 0.5},
     "schedule": {"warmup_epochs": 0.5},
+    "parallel": {"accelerator": "cpu"},  # where a run can be repeated to the last bit
 }
 
 RESUMED: dict[str, Any] = {"epochs": 4, "ema": 0.9, "saving": {"steps": 1}}

@@ -93,6 +93,7 @@ class StudentModule(lightning.LightningModule):
                 on_epoch=True,
                 batch_size=len(batch["images"]),
                 sync_dist=True,
+                logger=False,  # Curves writes the row of an epoch
             )
         return {"h": h, "labels": batch["labels"]}
 

@@ -90,7 +90,7 @@ class OnlineProbe(Callback):
         """Log the share of right answers, in percent."""
         right, seen = sum_over_processes(self._counts)
         if seen:
-            pl_module.log(METRIC, 100 * right / seen, sync_dist=True)
+            pl_module.log(METRIC, 100 * right / seen, sync_dist=True, logger=False)
 
     def weights(self) -> dict[str, Tensor]:
         """Return weight and bias, on the CPU."""
@@ -152,4 +152,4 @@ class OnlineNeighbours(Callback):
         found = nearest(features, features, k=k, device=pl_module.device, exclude_self=True)
         shares = vote(found, labels, classes=self._classes, k=k, temperature=KNN_TEMPERATURE)
         score = 100 * (shares.argmax(dim=1) == labels).float().mean()
-        pl_module.log(KNN_METRIC, score, sync_dist=True)
+        pl_module.log(KNN_METRIC, score, sync_dist=True, logger=False)

@@ -69,6 +69,8 @@ def plain_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
         warnings.filterwarnings("ignore", "You passed in a `val_dataloader` but have no")
+        # What torch.compile looks at is none of the user's tensors.
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
         try:
             yield
         finally:
