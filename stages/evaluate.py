@@ -20,7 +20,7 @@ from pipeline.loading.batch import SplitData
 from pipeline.runtime import Progress, device_from, sha256_of, write_json
 from pipeline.shards import Manifest, read_manifests
 from pipeline.storage import remove_tree
-from pipeline.training.tuning import Wanted
+from pipeline.training.trial import Wanted
 from stages.console import Screen, table
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout

@@ -28,7 +28,7 @@ from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
-from pipeline.training.tuning import Wanted
+from pipeline.training.trial import Wanted
 from stages.console import Screen, table
 from stages.experiment import Experiment, load
 from stages.layout import (

@@ -1,6 +1,8 @@
 """The layers of the design, read from the imports themselves."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -97,3 +99,12 @@ def test_there_is_no_circle() -> None:
 def test_every_listed_layer_exists() -> None:
     known = {module_name(path) for path in ROOT.glob("pipeline/**/*.py")} | {"stages"}
     assert LAYERS.keys() - known == set()
+
+
+def test_checking_a_config_loads_no_library_that_only_training_needs() -> None:
+    heavy = ("lightning", "open_clip", "torchvision", "kornia", "distributed", "matplotlib")
+    code = f"import sys, stages.experiment; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

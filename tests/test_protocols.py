@@ -42,7 +42,8 @@ from pipeline.runtime import Silent
 from pipeline.shards import ShardOptions, write_split
 from pipeline.teachers.open_clip import OpenClipOptions
 from pipeline.training import tuning
-from pipeline.training.tuning import Wanted, taken_by
+from pipeline.training.trial import Wanted
+from pipeline.training.tuning import taken_by
 from pipeline.views import AugmentationOptions
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ from training_runs import make_data, make_run
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.runtime import Silent
 from pipeline.training.fit import tune
-from pipeline.training.tuning import Wanted, largest_batch, taken_by
+from pipeline.training.trial import Wanted
+from pipeline.training.tuning import largest_batch, taken_by
 
 
 @pytest.fixture(scope="module")

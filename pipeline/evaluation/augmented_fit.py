@@ -25,7 +25,7 @@ from pipeline.evaluation.setting import Setting, Values, found_by_trying
 from pipeline.evaluation.subjects import Subject
 from pipeline.loading.training import loader_by_size
 from pipeline.schedules import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate
-from pipeline.training.tuning import Trial, TrialModule, plain_trial_options
+from pipeline.training.trial import PlainFit, Trial, plain_trial_options
 from pipeline.views import AugmentationOptions, build_augmentation
 
 
@@ -197,14 +197,14 @@ class _Fit:
             update["lrs"] = (update["lrs"],)
         return self._options.model_copy(update=update), {"tuned": found}
 
-    def _trial(self) -> TrialModule:
+    def _trial(self) -> PlainFit:
         candidate = self.candidate(self._options.lrs[0], self._options.weight_decays[0])
 
         def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
             features, labels = batch
             return self._task.loss(candidate.head(self.standardised(features)), labels)
 
-        return TrialModule(candidate.head, loss, candidate.optimizer)
+        return PlainFit(candidate.head, loss, candidate.optimizer)
 
 
 def _step(

@@ -44,7 +44,7 @@ from pipeline.loading.batch import Batch, SplitData
 from pipeline.loading.training import LoadingOptions, loader_by_size, training_loader
 from pipeline.runtime import seed_from
 from pipeline.schedules import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate
-from pipeline.training.tuning import Trial, TrialModule, plain_trial_options
+from pipeline.training.trial import PlainFit, Trial, plain_trial_options
 from pipeline.views import AugmentationOptions, build_augmentation
 
 _STEP = 1  # stream of random draws; 0 is that of the labels
@@ -243,10 +243,10 @@ class _Learning:
             lr_factors={"head.": options.head_lr / options.encoder_lr},
         )
 
-    def trial(self) -> TrialModule:
+    def trial(self) -> PlainFit:
         """Return all of it as the tuner takes it."""
         network = self.network()
-        return TrialModule(network, partial(self.loss, network), self.optimizer(network))
+        return PlainFit(network, partial(self.loss, network), self.optimizer(network))
 
 
 def _fine_tune(learning: _Learning) -> nn.Module:

@@ -22,7 +22,7 @@ from pipeline.evaluation.metrics import bootstrap_interval, per_class_accuracy, 
 from pipeline.evaluation.subjects import Subject
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress
-from pipeline.training.tuning import Trial, Wanted, find
+from pipeline.training.trial import Trial, Wanted
 
 Values = dict[str, Any]
 
@@ -101,6 +101,8 @@ def found_by_trying(trial: Trial, setting: Setting, *, batch_size: int, subject:
     """
     if not setting.wanted:
         return {}
+    from pipeline.training.tuning import find  # and with it Lightning, which takes seconds
+
     found = find(trial, setting.wanted, batch_size=batch_size)
     for name, value in found.items():
         setting.progress.note(f"{subject.name}: found {name} {value:.4g}")

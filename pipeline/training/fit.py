@@ -27,7 +27,8 @@ from pipeline.training.probe import OnlineNeighbours, OnlineProbe
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint, stoppable
 from pipeline.training.start import initial_encoder
 from pipeline.training.trainer import build_trainer, plain_lightning
-from pipeline.training.tuning import Trial, Wanted, find
+from pipeline.training.trial import Trial, Wanted
+from pipeline.training.tuning import find
 
 CURVES = "epochs.csv"
 

@@ -9,23 +9,23 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.tuner.tuning import Tuner
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.errors import TrainingError
-from pipeline.training.options import ParallelOptions, TrainOptions
+from pipeline.training.options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
+from pipeline.training.trial import Loader, PlainFit, Trial, Wanted
 
 MEMORY_SHARE = 0.5  # of what is free, as the estimate leaves out what a backward pass allocates
 MEASURED_BATCHES = (16, 32)
@@ -35,51 +35,14 @@ RATES = (1e-7, 1.0)
 RATE_STEPS = 100
 
 
-class Loader(Protocol):
-    """What the tuner iterates over, as often as it asks."""
+class _PlainModule(LightningModule):
+    """A plain fit, as the tuner takes it."""
 
-    def __iter__(self) -> Any: ...
-    def __len__(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be found by trying."""
-
-    lr: bool = False
-    batch_size: bool = False
-
-    def __bool__(self) -> bool:
-        return self.lr or self.batch_size
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A fit that is begun as often as asked, and thrown away each time.
-
-    `module()` is a new module, whose `loss(batch)` is what a step lowers; `loader(size)` gives
-    batches of a size, of `samples` samples. `options` say on what device, how precise, and so on.
-    """
-
-    module: Callable[[], LightningModule]
-    loader: Callable[[int], Loader]
-    samples: int
-    options: TrainOptions
-
-
-class TrialModule(LightningModule):
-    """A network whose fit is a plain loop, as the tuner takes it.
-
-    `loss` maps a batch to what a step lowers; `optimizer` may hold groups of a `lr_factor`.
-    """
-
-    def __init__(
-        self, network: nn.Module, loss: Callable[[Any], Tensor], optimizer: Optimizer
-    ) -> None:
+    def __init__(self, fit: PlainFit) -> None:
         super().__init__()
-        self.network = network
-        self.loss = loss
-        self._optimizer = optimizer
+        self.network = fit.network
+        self.loss = fit.loss
+        self._optimizer = fit.optimizer
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -93,13 +56,6 @@ class TrialModule(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """Return the given one."""
         return self._optimizer
-
-
-def plain_trial_options(device: torch.device) -> TrainOptions:
-    """Return the options of a trial in float32 on one device."""
-    accelerator = "gpu" if device.type == "cuda" else "cpu"
-    parallel = ParallelOptions.model_validate({"accelerator": accelerator})
-    return TrainOptions(epochs=1, lr=1.0, parallel=parallel)
 
 
 def find(trial: Trial, wanted: Wanted, *, batch_size: int) -> dict[str, Any]:
@@ -123,7 +79,7 @@ def find_learning_rate(trial: Trial, batch_size: int) -> float:
     """
     with _trainer(trial.options) as trainer:
         finder = Tuner(trainer).lr_find(
-            trial.module(),
+            _module(trial),
             trial.loader(batch_size),
             min_lr=RATES[0],
             max_lr=RATES[1],
@@ -147,7 +103,7 @@ def find_batch_size(trial: Trial) -> int:
     start = min(MEASURED_BATCHES[0], trial.samples)
     largest = start if trial.samples < MEASURED_BATCHES[1] else _largest_batch(trial)
     with _trainer(trial.options) as trainer:
-        module: Any = trial.module()
+        module: Any = _module(trial)
         module.batch_size = start
         module.train_dataloader = module.val_dataloader = lambda: trial.loader(module.batch_size)
         found = Tuner(trainer).scale_batch_size(
@@ -158,6 +114,11 @@ def find_batch_size(trial: Trial) -> int:
             max_val=largest,
         )
     return min(int(found or start), largest)
+
+
+def _module(trial: Trial) -> LightningModule:
+    made = trial.module()
+    return _PlainModule(made) if isinstance(made, PlainFit) else made
 
 
 @contextmanager
@@ -171,7 +132,7 @@ def _trainer(options: TrainOptions) -> Iterator[Trainer]:
 def _largest_batch(trial: Trial) -> int:
     with _trainer(trial.options) as trainer:
         device = trainer.strategy.root_device
-        module: Any = trial.module().to(device)
+        module: Any = _module(trial).to(device)
 
         def step(batches: Loader) -> Tensor:
             batch = trainer.strategy.batch_to_device(next(iter(batches)), device)
