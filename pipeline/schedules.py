@@ -5,7 +5,7 @@ fractions: they are turned into whole steps once, here.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -110,28 +110,45 @@ def learning_rate(
 
 
 def build_optimizer(
-    parameters: Iterable[tuple[str, Tensor]], options: OptimizerOptions, *, lr: float
+    parameters: Iterable[tuple[str, Tensor]],
+    options: OptimizerOptions,
+    *,
+    lr: float,
+    lr_factors: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """Return the optimiser of `options` for named parameters, such as `named_parameters()`.
 
     The first group holds the matrices and kernels, the second the vectors: biases and norms.
-    A parameter that needs no gradient is left out. Names end up in the optimiser's state.
-    Raises ConfigError if nothing is left to learn.
+    Parameters whose name begins with a key of `lr_factors` learn at that multiple of `lr`; they
+    are two groups of their own, whose `lr_factor` says so. A parameter that needs no gradient is
+    left out. Names end up in the optimiser's state. Raises ConfigError if nothing is left to
+    learn.
     """
     learnable = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
     if not learnable:
         raise ConfigError("There is nothing to optimise: no parameter needs a gradient.")
-    weights = [pair for pair in learnable if pair[1].ndim > 1]
-    vectors = [pair for pair in learnable if pair[1].ndim <= 1]
-    decay = options.weight_decay
-    groups = [
-        {"params": weights, "weight_decay": decay},
-        {"params": vectors, "weight_decay": decay if options.decay_norms_and_biases else 0.0},
-    ]
-    return OPTIMIZERS[options.name]([group for group in groups if group["params"]], lr, options)
+    groups: Groups = []
+    for prefix, factor in (lr_factors or {}).items():
+        own = [pair for pair in learnable if pair[0].startswith(prefix)]
+        learnable = [pair for pair in learnable if not pair[0].startswith(prefix)]
+        groups += [
+            {**group, "lr": lr * factor, "lr_factor": factor} for group in _by_decay(own, options)
+        ]
+    return OPTIMIZERS[options.name]([*_by_decay(learnable, options), *groups], lr, options)
 
 
 Groups = list[dict[str, Any]]
+
+
+def _by_decay(named: Sequence[tuple[str, Tensor]], options: OptimizerOptions) -> Groups:
+    weights = [pair for pair in named if pair[1].ndim > 1]
+    vectors = [pair for pair in named if pair[1].ndim <= 1]
+    decay = options.weight_decay
+    groups: Groups = [
+        {"params": weights, "weight_decay": decay},
+        {"params": vectors, "weight_decay": decay if options.decay_norms_and_biases else 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _adam(groups: Groups, lr: float, options: OptimizerOptions) -> Optimizer:

@@ -11,7 +11,14 @@ import click
 
 from stages import completion
 from stages.help import PipelineGroup, StageCommand, StageGroup
-from stages.options import call, data_option, experiment_options, only_option, output_options
+from stages.options import (
+    auto_options,
+    call,
+    data_option,
+    experiment_options,
+    only_option,
+    output_options,
+)
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FORMATS = ("safetensors", "onnx", "torchvision", "timm", "released")
@@ -125,8 +132,7 @@ def extract_features(**options: Any) -> int:
     example="mvmr train -s train.epochs=50",
 )
 @experiment_options
-@click.option("--auto-lr", is_flag=True, help="Find train.lr by trying, instead of the given one.")
-@click.option("--auto-batch-size", is_flag=True, help="Find train.batch_size, likewise.")
+@auto_options
 @click.option("--force", is_flag=True, help="Train again, although nothing has changed.")
 @data_option
 def train(**options: Any) -> int:
@@ -150,11 +156,14 @@ def train(**options: Any) -> int:
     shell_complete=completion.checkpoints,
     help="Score this file instead of the run's best checkpoint, and only print the scores.",
 )
+@auto_options
 @data_option
 def evaluate(**options: Any) -> int:
     """Score the trained student, the untrained one, pixels and every stored feature alike.
 
-    FILE of --checkpoint may hold released MV-MR weights as they are.
+    FILE of --checkpoint may hold released MV-MR weights as they are. What --auto-lr and
+    --auto-batch-size find replaces encoder_lr, head_lr and batch_size of semi_supervised, and
+    lrs and batch_size of an augmented fit, for each subject.
     """
     return call("evaluate:evaluate", **options)
 

@@ -1,6 +1,7 @@
 """`mvmr evaluate`: score the student by each protocol, beside controls obtained the same way."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from pipeline.evaluation.images import Images
 from pipeline.evaluation.record import full_record, summary, write_predictions
 from pipeline.evaluation.setting import Outcome, Setting, Values
 from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
-from pipeline.evaluation.table import AnyProtocol, score_all
+from pipeline.evaluation.table import AnyProtocol, require_something_to_find, score_all
 from pipeline.loading.batch import SplitData
 from pipeline.runtime import Progress, device_from, sha256_of, write_json
 from pipeline.shards import Manifest, read_manifests
 from pipeline.storage import remove_tree
+from pipeline.training.tuning import Wanted
 from stages.console import Screen, table
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout
@@ -35,6 +37,8 @@ def evaluate(
     data: str,
     only: tuple[str, ...],
     checkpoint: Path | None,
+    auto_lr: bool,
+    auto_batch_size: bool,
 ) -> Result:
     """Score the trained student, the untrained one, pixels and every stored feature alike."""
     experiment = load(config, assignments)
@@ -43,6 +47,9 @@ def evaluate(
         if name not in experiment.evaluate:
             raise ConfigError(unknown_name("protocol", name, experiment.evaluate))
     protocols = {n: p for n, p in experiment.evaluate.items() if not only or n in only}
+    wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
+    if wanted:
+        require_something_to_find(protocols)
     path = checkpoint or layout.checkpoints / BEST
     announce(
         screen,
@@ -58,6 +65,7 @@ def evaluate(
     progress.start("load the checkpoint", 0, "")
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
     setting, subjects = _material(experiment, trained, stored, progress)
+    setting = replace(setting, wanted=wanted)
     records = {}
     for name, options in protocols.items():
         outcomes = score_all(options, subjects, setting)

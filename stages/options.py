@@ -65,6 +65,24 @@ def data_option(command: Command) -> Command:
     )(command)
 
 
+def auto_options(command: Command) -> Command:
+    """Add --auto-lr and --auto-batch-size."""
+    for option in (
+        click.option(
+            "--auto-batch-size",
+            is_flag=True,
+            help="Find the batch size, likewise: the largest that runs and fits the memory.",
+        ),
+        click.option(
+            "--auto-lr",
+            is_flag=True,
+            help="Find the learning rate by trying, instead of the given one.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def only_option(section: str, text: str) -> Callable[[Command], Command]:
     """Add --only, for the names of a section of the experiment file."""
     return click.option(

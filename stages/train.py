@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
+from pipeline.training.tuning import Wanted
 from stages.console import Screen, table
 from stages.experiment import Experiment, load
 from stages.layout import (
@@ -84,8 +85,9 @@ def train(
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
     )
-    wanted = {"lr": auto_lr, "batch_size": auto_batch_size}
-    key = run_key(experiment, wanted, [train.manifest, validation.manifest], features)
+    wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
+    manifests = [train.manifest, validation.manifest]
+    key = run_key(experiment, asdict(wanted), manifests, features)
     if not force and is_first_process() and is_finished(layout, key):
         progress.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
         return _result(layout, following, up_to_date=True)
@@ -114,7 +116,7 @@ def train(
     with _alone(work):
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
-        if any(wanted.values()):
+        if wanted:
             run = _tuned(run, wanted, work, progress)
         fit(run, work=work, progress=progress)
         if not is_first_process():
@@ -150,15 +152,19 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def _tuned(run: Run, wanted: Mapping[str, bool], work: Path, progress: Progress) -> Run:
+def _tuned(run: Run, wanted: Wanted, work: Path, progress: Progress) -> Run:
     """Find what is wanted, or read what was found before the run was interrupted."""
     record = work / TUNED
     if not record.exists():
-        options = tune(run, **wanted, progress=progress)
-        write_json(record, {name: getattr(options, name) for name in wanted if wanted[name]})
+        options = tune(run, wanted, progress=progress)
+        write_json(record, {name: getattr(options, name) for name in _names(wanted)})
     found = json.loads(record.read_text(encoding="utf-8"))
     about = {**run.about, "tuned": found}
     return replace(run, options=run.options.model_copy(update=found), about=about)
+
+
+def _names(wanted: Wanted) -> list[str]:
+    return sorted(name for name, asked in asdict(wanted).items() if asked)
 
 
 def _take_over(experiment: Experiment, progress: Progress) -> None:

@@ -239,6 +239,24 @@ def test_what_is_found_by_trying_is_printed_and_recorded(
     assert found["batch_size"] == 1024  # of 1259 training images
 
 
+def test_fine_tuning_records_what_is_found_by_trying(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["-s", "evaluate={few: {kind: semi_supervised, share: 0.1, epochs: 1}, knn: {}}"]
+    auto = ["--auto-lr", "--auto-batch-size"]
+    assert run(["evaluate", *QUICK, *few, "--only", "few", *auto]) == 0
+    printed = capsys.readouterr().out
+    record = json.loads((inside / "runs/digits/metrics/few.json").read_text())
+    for name, values in {"student": record, **record["controls"]}.items():
+        if name not in ("student", "untrained"):  # nothing is fitted by descent
+            assert "tuned" not in values
+            continue
+        assert values["tuned"]["batch_size"] == 64  # of 126 labelled images
+        assert f"{name}: found lr {values['tuned']['encoder_lr']:.4g}" in printed
+    assert run(["evaluate", *QUICK, *few, "--only", "knn", "--auto-lr"]) == 2
+    assert "None of the protocols knn has a learning rate" in capsys.readouterr().err
+
+
 def test_abandoned_runs_are_listed_and_removed(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,19 @@ from torchvision.transforms.functional import to_pil_image
 from pipeline.checkpoints import Checkpoint
 from pipeline.datasets.base import Encoded, Item, Label, MultiLabel, Source, Split
 from pipeline.encoders import StudentOptions, build_encoder
-from pipeline.errors import ConfigError, DataError, WeightsError
+from pipeline.errors import ConfigError, DataError, TrainingError, WeightsError
 from pipeline.evaluation import linear, online, semi_supervised, voc07, zero_shot
+from pipeline.evaluation.augmented_fit import several_classes
 from pipeline.evaluation.features import LabelledFeatures
+from pipeline.evaluation.few_labels import labelled_rows
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.logistic import fit_binary
 from pipeline.evaluation.online import OnlineOptions
-from pipeline.evaluation.semi_supervised import SemiSupervisedOptions, labelled_rows
+from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.subjects import Subject, encoder_digest, encoder_subject, pixel_subject
+from pipeline.evaluation.table import PROTOCOLS
 from pipeline.evaluation.voc07 import Voc07Options
 from pipeline.evaluation.zero_shot import RidgeMap, ZeroShotOptions, class_names
 from pipeline.images import ImageOptions
@@ -38,6 +42,8 @@ from pipeline.representations.table import KINDS
 from pipeline.runtime import Silent
 from pipeline.shards import ShardOptions, write_split
 from pipeline.teachers.open_clip import OpenClipOptions
+from pipeline.training import tuning
+from pipeline.training.tuning import Wanted, taken_by
 from pipeline.views import AugmentationOptions
 
 CPU = torch.device("cpu")
@@ -268,15 +274,19 @@ def test_the_online_probe_is_the_checkpoints_own(labelled: Images, tmp_path: Pat
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
 def test_few_labels_are_stratified_and_drawn_once(labelled: Images, share: float) -> None:
     options = SemiSupervisedOptions(share=share)
-    rows = labelled_rows(options, labelled, seed=3)
+    rows = labelled_rows(labelled, share=options.share, files=options.files, seed=3)
     assert len(rows.unique()) == len(rows)  # type: ignore[no-untyped-call]
-    assert torch.equal(rows, labelled_rows(options, labelled, seed=3))
+    assert torch.equal(
+        rows, labelled_rows(labelled, share=options.share, files=options.files, seed=3)
+    )
     labels = labelled.labels("train")
     for label in range(3):
         group = int((labels == label).sum())
         assert int((labels[rows] == label).sum()) == max(1, round(share * group))
     if share == 0.1:
-        assert not torch.equal(rows, labelled_rows(options, labelled, seed=4))
+        assert not torch.equal(
+            rows, labelled_rows(labelled, share=options.share, files=options.files, seed=4)
+        )
 
 
 def test_a_given_list_of_images_is_used_as_it_is(labelled: Images, tmp_path: Path) -> None:
@@ -284,7 +294,10 @@ def test_a_given_list_of_images_is_used_as_it_is(labelled: Images, tmp_path: Pat
     names = [labelled.names("train")[row] for row in known[:20]]
     (tmp_path / "list.txt").write_text("\n".join([names[0], *(Path(n).name for n in names[1:])]))
     options = SemiSupervisedOptions(files=tmp_path / "list.txt", epochs=1)
-    assert labelled_rows(options, labelled, seed=0).tolist() == known[:20]
+    assert (
+        labelled_rows(labelled, share=options.share, files=options.files, seed=0).tolist()
+        == known[:20]
+    )
     made, student, pixels = setting(labelled, tmp_path)
     for subject in (student, pixels):
         outcome = semi_supervised.score(options, subject, made)
@@ -292,7 +305,7 @@ def test_a_given_list_of_images_is_used_as_it_is(labelled: Images, tmp_path: Pat
         assert outcome.images["train"] == 20
     (tmp_path / "list.txt").write_text("nowhere.png\n")
     with pytest.raises(DataError, match=r"1 of 1 are not, such as 'nowhere.png'"):
-        labelled_rows(options, labelled, seed=0)
+        labelled_rows(labelled, share=options.share, files=options.files, seed=0)
 
 
 def test_fine_tuning_learns_from_few_labels(labelled: Images, tmp_path: Path) -> None:
@@ -310,6 +323,130 @@ def test_fine_tuning_learns_from_few_labels(labelled: Images, tmp_path: Path) ->
     outcome = semi_supervised.score(options, student, made)
     assert outcome.values["top1"] > 80
     assert semi_supervised.score(options, student, made).values == outcome.values
+
+
+SPARSE: Any = {"policy": "custom", "jitter": 0.0, "grey_p": 0.0}
+AUGMENTED: Any = {"augmentation": SPARSE, "fit": {"epochs": 2}}
+
+
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep a line."""
+        self.notes.append(text)
+
+
+def by_hand(protocol: Any, found: dict[str, Any]) -> Any:
+    """Return the options with the found values set."""
+    if isinstance(protocol, SemiSupervisedOptions):
+        return protocol.model_copy(update=found)
+    fit = {"lrs": (found["lr"],), "batch_size": found["batch_size"]}
+    return protocol.model_copy(update={"fit": protocol.fit.model_copy(update=fit)})
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        SemiSupervisedOptions(share=0.5, epochs=2, encoder_lr=1e-4, head_lr=5e-4),
+        LinearOptions.model_validate(AUGMENTED),
+        Voc07Options.model_validate(AUGMENTED),
+    ],
+    ids=lambda protocol: protocol.kind,
+)
+def test_rate_and_batch_size_found_by_trying_are_recorded_said_and_used(
+    labelled: Images, multi: Images, tmp_path: Path, protocol: Any
+) -> None:
+    score = PROTOCOLS[type(protocol)].score
+    made, student, _ = setting(multi if protocol.kind == "voc07" else labelled, tmp_path)
+    notes = Notes()
+    trying = replace(made, wanted=Wanted(lr=True, batch_size=True), progress=notes)
+    outcome = score(protocol, student, trying)
+    found = outcome.values["tuned"]
+    # The largest power of two: of 147 images, or of the half of those with a label.
+    assert found["batch_size"] == (32 if protocol.kind == "semi_supervised" else 128)
+    rate = found.get("lr", found.get("encoder_lr"))
+    assert 1e-7 < rate < 1
+    if "head_lr" in found:
+        assert found["head_lr"] == pytest.approx(5 * rate)
+    assert f"student: found lr {rate:.4g}" in notes.notes
+    assert f"student: found batch_size {found['batch_size']}" in notes.notes
+    again = score(by_hand(protocol, found), student, made)
+    assert again.values == {k: v for k, v in outcome.values.items() if k != "tuned"}
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [SemiSupervisedOptions(share=1.0, epochs=1), Voc07Options.model_validate(AUGMENTED)],
+    ids=lambda protocol: protocol.kind,
+)
+def test_a_batch_is_bounded_by_what_the_memory_can_hold(
+    labelled: Images, multi: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Any
+) -> None:
+    made, student, _ = setting(multi if protocol.kind == "voc07" else labelled, tmp_path)
+    made = replace(made, wanted=Wanted(batch_size=True))
+    score = PROTOCOLS[type(protocol)].score
+    seen: list[int] = []
+
+    def free(size: float) -> None:
+        monkeypatch.setattr(tuning, "free_memory", lambda _: int(size))
+
+    def noted(step: Any) -> int:
+        seen.append(taken_by(step))
+        return seen[-1]
+
+    monkeypatch.setattr(tuning, "taken_by", noted)
+    free(1e5)
+    with pytest.raises(TrainingError, match=r"A batch of 16 does not fit into 0\.0 GB"):
+        score(protocol, student, made)
+    assert student.encoder is not None
+    weights = 16 * sum(p.numel() for p in student.encoder.backbone.parameters())
+    fixed = weights if protocol.kind == "semi_supervised" else 0  # and some for the head
+    free(2 * (1.2 * fixed + 1.2 * seen[1]))  # a batch of 32, of 16 and 32 that were measured
+    assert score(protocol, student, made).values["tuned"]["batch_size"] == 32
+
+
+def test_a_control_without_a_network_has_nothing_to_find(labelled: Images, tmp_path: Path) -> None:
+    made, _, pixels = setting(labelled, tmp_path)
+    trying = replace(made, wanted=Wanted(lr=True, batch_size=True))
+    outcome = semi_supervised.score(SemiSupervisedOptions(share=0.5), pixels, trying)
+    assert "tuned" not in outcome.values
+    stored = Subject("stored", pixels.of)  # a fit on augmented views learns from its features
+    options = LinearOptions.model_validate(AUGMENTED)
+    assert linear.score(options, stored, trying).values["tuned"]["batch_size"] == 64
+
+
+def test_several_classes_are_learned_from_augmented_views(multi: Images, tmp_path: Path) -> None:
+    made, _, pixels = setting(multi, tmp_path)
+    augmented: Any = {
+        "augmentation": SPARSE,
+        "fit": {"epochs": 25, "batch_size": 32, "lrs": [1e-3]},
+    }
+    outcome = voc07.score(Voc07Options.model_validate(augmented), pixels, made)
+    exact = voc07.score(Voc07Options(), pixels, made)
+    assert outcome.values["map"] > exact.values["map"] - 10
+    assert outcome.details["tried"] == [
+        {"lr": 1e-3, "weight_decay": 0.0, "validation_map": outcome.values["validation_map"]}
+    ]
+
+
+def test_the_loss_of_several_classes_is_a_mean_over_images_that_count() -> None:
+    source = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, 4, generator=source)
+    labels = torch.randint(-1, 2, (9, 4), generator=source, dtype=torch.int8)
+    labels[:, 3] = -1  # a class that no image of the batch counts for
+    naive = []
+    for column in range(4):
+        own = [
+            -torch.nn.functional.logsigmoid(x if y else -x)
+            for x, y in zip(logits[:, column], labels[:, column].tolist(), strict=True)
+            if y >= 0
+        ]
+        naive.append(sum(own) / len(own) if own else torch.tensor(0.0))
+    torch.testing.assert_close(several_classes(4).loss(logits, labels), sum(naive) / 4)
 
 
 def test_binary_fits_agree_with_scikit_learn_on_the_images_that_count() -> None:

@@ -1,5 +1,6 @@
-"""Extraction survives: kills at random moments, a full disk, workers that die, DVC's ways."""
+"""Work survives: kills at random moments, a full disk, workers that die, DVC's ways."""
 
+import csv
 import os
 import random
 import shutil
@@ -14,7 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from ruamel.yaml import YAML
+
+from pipeline.checkpoints import BEST, LAST
+from pipeline.training.saving import RESUME
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -26,23 +31,31 @@ FEATURES: dict[str, Any] = {
     "scattering": {"J": 2, "L": 8, "reduce": {"pca": 64}},
     "hog": {"cell": 4, "dtype": "int8"},
 }
+# Five epochs of nine steps, each of which is saved.
+TRAINING: dict[str, Any] = {
+    "student": {"architecture": "resnet8", "projector": [16]},
+    "objective": {"variance": {}, "invariance": {}, "hog": {"kind": "dependence"}},
+    "train": {"epochs": 5, "batch_size": 128, "lr": 1e-3, "ema": 0.9, "saving": {"steps": 1}},
+}
 
 
 class Project:
-    """A folder with a digits experiment whose extraction takes a few seconds."""
+    """A folder with a digits experiment; as it comes, its extraction takes a few seconds."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, configured: bool = False) -> None:
         self.root = root
         root.mkdir(exist_ok=True)
-        self.configure(FEATURES)
+        if not configured:
+            self.configure(FEATURES)
 
-    def configure(self, features: dict[str, Any]) -> None:
-        """Write params.yaml with these features."""
+    def configure(self, features: dict[str, Any], *, size: int = 32, **sections: Any) -> None:
+        """Write params.yaml with these features, at a size, and other sections replaced."""
         data = YAML(typ="safe", pure=True).load(ROOT / "configs" / "digits.yaml")
         data["dataset"]["shards"]["samples"] = 64
-        data["dataset"]["image"]["size"] = 32
+        data["dataset"]["image"]["size"] = size
         data["features"] = features
         data["objective"] = {"invariance": {}, "variance": {}}
+        data.update(sections)
         with (self.root / "params.yaml").open("w") as file:
             YAML().dump(data, file)
 
@@ -209,6 +222,78 @@ def test_a_killed_experiment_goes_on_though_dvc_restores_the_older_output(
     assert project.store() == undisturbed.store()
     root = project.data / "features.zarr"
     assert {name: stamp(root / name) for name in before} == before
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return a project in which training comes next."""
+    project = in_dvc(Project(tmp_path_factory.mktemp("untrained")))
+    project.configure({"hog": {"cell": 4}}, size=8, **TRAINING)
+    project.call("dvc", "repro", "select")
+    return project
+
+
+@pytest.fixture(scope="module")
+def trained(untrained: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return the same project after an undisturbed training."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copytree(untrained.root, root, dirs_exist_ok=True)
+    project = Project(root, configured=True)
+    project.call("dvc", "repro", "train")
+    return project
+
+
+def results(project: Project) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Return what training leaves, without what depends on the clock: curves and weights."""
+    run = project.root / "runs" / "digits"
+    with (run / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        del row["images_per_second"], row["wait_share"]
+    weights = {
+        f"{file}: {part}.{name}": value
+        for file in (BEST, LAST)
+        for part, state in torch.load(run / "checkpoints" / file, weights_only=True).items()
+        if part in ("encoder", "online_finetuner")
+        for name, value in state.items()
+    }
+    return rows, weights
+
+
+def wait_for_saves(project: Project, process: "subprocess.Popen[str]", count: int) -> None:
+    """Return when the unfinished run has been saved `count` times, or some more."""
+    seen: set[int] = set()
+    deadline = time.monotonic() + 240
+    while len(seen) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        for path in project.root.glob(f"runs/.unfinished/*/{RESUME}"):
+            with suppress(FileNotFoundError):  # between its two renames
+                seen.add(stamp(path))
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(3))
+def test_a_killed_training_continues_the_losses_of_an_undisturbed_one(
+    untrained: Project, trained: Project, tmp_path: Path, moment: int
+) -> None:
+    shutil.copytree(untrained.root, tmp_path, dirs_exist_ok=True)
+    project, draw = Project(tmp_path, configured=True), random.Random(moment)
+    for _ in range(2):  # the second time it goes on, and is killed again
+        process = project.start("dvc", "repro", "train")
+        wait_for_saves(project, process, draw.randrange(1, 20))
+        time.sleep(draw.uniform(0, 0.05))  # also amid a step, or a save
+        kill(process)
+        assert not (project.root / "runs/digits/checkpoints").exists()
+    output = project.call("dvc", "repro", "train")
+    assert "Continuing the interrupted run" in output
+    assert not list(project.root.glob("runs/.unfinished/*/"))
+    (rows, weights), (expected, others) = results(project), results(trained)
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 6))
+    assert rows == expected
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
 
 
 @contextmanager

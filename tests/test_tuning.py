@@ -10,7 +10,7 @@ from training_runs import make_data, make_run
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.runtime import Silent
 from pipeline.training.fit import tune
-from pipeline.training.tuning import kept_for_backward, largest_batch
+from pipeline.training.tuning import Wanted, largest_batch, taken_by
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_found_values_are_the_only_change(data: Path) -> None:
     run = make_run(data, epochs=1, schedule={"kind": "constant"})
-    options = tune(run, lr=True, batch_size=True, progress=Silent())
+    options = tune(run, Wanted(lr=True, batch_size=True), progress=Silent())
     assert options.batch_size == 128  # the largest power of two in 250 images
     assert 1e-7 <= options.lr <= 1
     assert options.lr != run.options.lr
@@ -32,19 +32,26 @@ def test_found_values_are_the_only_change(data: Path) -> None:
 
 def test_several_processes_are_refused(data: Path) -> None:
     with pytest.raises(ConfigError, match="on one device"):
-        tune(make_run(data, parallel={"devices": 2}), lr=True, batch_size=False, progress=Silent())
+        tune(make_run(data, parallel={"devices": 2}), Wanted(lr=True), progress=Silent())
 
 
-def test_what_a_step_keeps_is_counted_once() -> None:
+def test_what_a_step_takes_is_the_most_that_lives_at_one_time() -> None:
     layer = nn.Linear(10, 10, bias=False)
     x = torch.randn(32, 10)
+    one = 4 * x.numel()
 
-    def step() -> torch.Tensor:
-        y: torch.Tensor = layer(x).sigmoid()
-        return (y * y).sum()  # y is kept for the sigmoid, and twice for the product
+    def learning() -> torch.Tensor:
+        y: torch.Tensor = layer(x).sigmoid().sigmoid()  # both are kept for the backward pass
+        return (y * y).sum()
 
-    kept = kept_for_backward(step)
-    assert kept == 4 * (x.numel() + x.numel())  # the input and y; the weight needs no gradient of x
+    def frozen() -> torch.Tensor:
+        with torch.no_grad():
+            y: torch.Tensor = layer(x).sigmoid().sigmoid()
+        return y[:0].sum()
+
+    few = 100  # bytes of sums
+    assert 3 * one <= taken_by(learning) <= 3 * one + few  # with y * y, before it is summed
+    assert 2 * one <= taken_by(frozen) <= 2 * one + few
 
 
 @pytest.mark.parametrize(("free", "expected"), [(10_000, 64), (3_000, 16), (10**9, 1024)])

@@ -5,46 +5,75 @@ same batches of features, so that a sweep costs one pass of the encoder. The enc
 evaluation mode: labelled images do not move its batch norm.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.config import Options
 from pipeline.errors import TrainingError
-from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
+from pipeline.evaluation.average_precision import mean_over_classes
+from pipeline.evaluation.feature_batches import Batches, Embedded, Rows, StoredBatches, ViewBatches
+from pipeline.evaluation.features import class_indices
+from pipeline.evaluation.fit_options import AugmentedFitOptions
 from pipeline.evaluation.logistic import LinearClassifier
 from pipeline.evaluation.metrics import top_k_accuracy
-from pipeline.evaluation.setting import Setting
+from pipeline.evaluation.setting import Setting, Values, found_by_trying
 from pipeline.evaluation.subjects import Subject
-from pipeline.loading.batch import NO_LABEL, Batch
-from pipeline.loading.training import LoadingOptions, training_loader
-from pipeline.runtime import seed_from
+from pipeline.loading.training import loader_by_size
 from pipeline.schedules import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate
+from pipeline.training.tuning import Trial, TrialModule, plain_trial_options
 from pipeline.views import AugmentationOptions, build_augmentation
 
-Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)]
 
+@dataclass(frozen=True)
+class Task:
+    """What a linear classifier says of an image: how it learns from labels, and how it is judged.
 
-class AugmentedFitOptions(Options):
-    """`evaluate.<name>.fit`: gradient descent on features of augmented views.
-
-    Every pair of `lrs` and `weight_decays` is tried. The defaults are the published fit: Adam
-    at 1e-3 with a cosine to 0 over 100 epochs.
+    `loss` maps logits (B, K) and labels, as a batch has them, to a scalar; `score` gives percent,
+    and `figure` names it. `classes` (K,) are the labels of the columns.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 100
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    lrs: Rates = (1e-3,)
-    weight_decays: Annotated[
-        tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)
-    ] = (0.0,)
-    loading: LoadingOptions = LoadingOptions()
+    classes: Tensor
+    figure: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], float]
+
+
+def one_class(classes: Tensor) -> Task:
+    """Return the task to name an image's only class, among `classes` (K,)."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, class_indices(labels, classes).to(logits.device))
+
+    def score(logits: Tensor, labels: Tensor) -> float:
+        return 100 * top_k_accuracy(logits, class_indices(labels, classes))
+
+    return Task(classes, "validation_top1", loss, score)
+
+
+def several_classes(count: int) -> Task:
+    """Return the task to tell of each of `count` classes whether an image has it.
+
+    Labels are (B, K), negative where an image does not count for a class. The loss of a class is
+    the mean over the images of the batch that count; that of a batch is the mean over classes.
+    """
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        present = labels.to(logits)
+        counts = (present >= 0).to(logits)
+        losses = F.binary_cross_entropy_with_logits(
+            logits, present.clamp_min(0), weight=counts, reduction="none"
+        )
+        return (losses.sum(dim=0) / counts.sum(dim=0).clamp_min(1)).mean()
+
+    def score(logits: Tensor, labels: Tensor) -> float:
+        return 100 * mean_over_classes(logits, labels)[0].eleven_point.item()
+
+    return Task(torch.arange(count), "validation_map", loss, score)
 
 
 @dataclass(frozen=True)
@@ -63,113 +92,131 @@ class _Candidate:
     optimizer: torch.optim.Optimizer
 
 
-def augmented_probe(
-    train: LabelledFeatures,
-    validation: LabelledFeatures,
-    test: LabelledFeatures,
+def augmented_fit(
+    train: Rows,
+    validation: Rows,
+    task: Task,
     subject: Subject,
     setting: Setting,
     *,
     augmentation: AugmentationOptions,
     options: AugmentedFitOptions,
 ) -> AugmentedFit:
-    """Fit on augmented training images, choose by accuracy on `validation`.
+    """Fit on augmented training images, choose by the task's score on `validation`.
 
     A subject that is stored, and so has nothing to compute of a view, is fitted the same way on
-    its stored features. Raises DataError if there are fewer than two classes, or one of the test
-    images' has no training image, TrainingError if a loss is not finite.
+    its stored features. Raises TrainingError if a loss is not finite.
     """
-    classes = classes_of(train, validation, test)
-    batches = _Batches(train, subject, setting, augmentation, options)
-    mean, scale = train.features.mean(dim=0), train.features.std(dim=0).clamp_min(1e-6)
-    candidates = [
-        _candidate(lr, decay, train.features.shape[1], len(classes), setting)
-        for lr, decay in product(options.lrs, options.weight_decays)
-    ]
+    fit = _Fit(train, task, subject, setting, augmentation, options)
+    options, tuned = fit.tuned(subject)
+    pairs = list(product(options.lrs, options.weight_decays))
+    candidates = [fit.candidate(lr, decay) for lr, decay in pairs]
+    batches = fit.batches(min(options.batch_size, fit.samples))
     setting.progress.start(f"fit {subject.name}", options.epochs * len(batches), "steps")
-    for step in range(options.epochs * len(batches)):
-        features, labels = batches.next(step)
-        inputs = ((features.cpu() - mean) / scale).to(setting.device)
-        targets = class_indices(labels, classes).to(setting.device)
-        for candidate in candidates:
-            _step(candidate, inputs, targets, step, options.epochs, len(batches))
-        setting.progress.advance(1)
-    targets = class_indices(validation.labels, classes)
-    fitted = [_raw(candidate.head, mean, scale, classes) for candidate in candidates]
-    scores = [100 * top_k_accuracy(c.logits(validation.features), targets) for c in fitted]
+    step = 0
+    for _ in range(options.epochs):
+        for features, labels in batches:
+            inputs = fit.standardised(features)
+            for candidate in candidates:
+                _step(candidate, inputs, labels, task, step, options.epochs, len(batches))
+            step += 1
+            setting.progress.advance(1)
+    fitted = [fit.raw(candidate.head) for candidate in candidates]
+    scores = [task.score(c.logits(validation.features), validation.labels) for c in fitted]
     tried = [
-        {"lr": lr, "weight_decay": decay, "validation_top1": score}
-        for (lr, decay), score in zip(
-            product(options.lrs, options.weight_decays), scores, strict=True
-        )
+        {"lr": lr, "weight_decay": decay, task.figure: score}
+        for (lr, decay), score in zip(pairs, scores, strict=True)
     ]
     best = scores.index(max(scores))
-    return AugmentedFit(fitted[best], tried[best], tried)
+    return AugmentedFit(fitted[best], {**tried[best], **tuned}, tried)
 
 
-class _Batches:
-    """Features and labels of labelled training images, batch after batch."""
+class _Fit:
+    """What all candidates share: batches of features, their standardisation, and the task."""
 
     def __init__(
         self,
-        train: LabelledFeatures,
+        train: Rows,
+        task: Task,
         subject: Subject,
         setting: Setting,
         augmentation: AugmentationOptions,
         options: AugmentedFitOptions,
     ) -> None:
         data = setting.images.splits["train"]
-        self._train, self._embed, self._seed = train, subject.embed, setting.seed
-        self._size = min(options.batch_size, data.valid_samples)
-        self._augment = build_augmentation(augmentation, data.image)
-        if self._embed is None:
-            self._count = max(1, len(train) // self._size)
-            self._order = torch.empty(0, dtype=torch.int64)
-            return
-        self._loader = training_loader(
-            data, options.loading, batch_size=self._size, seed=setting.seed
+        self._train, self._task, self._setting, self._options = train, task, setting, options
+        self._mean = train.features.mean(dim=0)
+        self._scale = train.features.std(dim=0).clamp_min(1e-6)
+        self._images: Embedded | None = None
+        self.samples = len(train.labels)
+        if subject.embed is not None:
+            self.samples = data.valid_samples
+            loader = loader_by_size(data, options.loading, seed=setting.seed)
+            augment = build_augmentation(augmentation, data.image)
+            self._images = Embedded(loader, augment, subject.embed)
+
+    def batches(self, size: int) -> Batches:
+        """Return the batches of one size, epoch after epoch."""
+        if self._images is None:
+            return StoredBatches(self._train, size, self._setting.seed)
+        return ViewBatches(self._images, size, self._setting.seed)
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Return features (B, D) by the mean and scale of the training images, on the device."""
+        return ((features.cpu() - self._mean) / self._scale).to(self._setting.device)
+
+    def candidate(self, lr: float, decay: float) -> _Candidate:
+        """Return an untrained classifier and its optimiser."""
+        head = nn.Linear(len(self._mean), len(self._task.classes))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        head.to(self._setting.device)
+        options = OptimizerOptions(weight_decay=decay)
+        return _Candidate(lr, head, build_optimizer(head.named_parameters(), options, lr=lr))
+
+    def raw(self, head: nn.Linear) -> LinearClassifier:
+        """Return the classifier of features as they were before standardising."""
+        weight = head.weight.detach().cpu().T / self._scale[:, None]
+        bias = head.bias.detach().cpu() - self._mean @ weight
+        return LinearClassifier(weight, bias, self._task.classes)
+
+    def tuned(self, subject: Subject) -> tuple[AugmentedFitOptions, Values]:
+        """Return the options with what the setting wants found, and what was found."""
+        trial = Trial(
+            module=self._trial,
+            loader=self.batches,
+            samples=self.samples,
+            options=plain_trial_options(self._setting.device),
         )
-        self._count = len(self._loader)
-        self._running: Iterator[Batch] = iter(())
+        size = min(self._options.batch_size, self.samples)
+        found = found_by_trying(trial, self._setting, batch_size=size, subject=subject)
+        if not found:
+            return self._options, {}
+        update = {"lrs" if name == "lr" else name: value for name, value in found.items()}
+        if "lrs" in update:
+            update["lrs"] = (update["lrs"],)
+        return self._options.model_copy(update=update), {"tuned": found}
 
-    def __len__(self) -> int:
-        return self._count
+    def _trial(self) -> TrialModule:
+        candidate = self.candidate(self._options.lrs[0], self._options.weight_decays[0])
 
-    def next(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the features and labels of step `step`; each is asked for once, in order."""
-        place = step % self._count
-        torch.manual_seed(seed_from(self._seed, step))
-        if self._embed is None:
-            if place == 0:
-                self._order = torch.randperm(len(self._train))
-            rows = self._order[place * self._size : (place + 1) * self._size]
-            return self._train.features[rows], self._train.labels[rows]
-        if place == 0:
-            self._running = iter(self._loader)
-        batch = next(self._running)
-        known = batch["labels"] != NO_LABEL
-        views = self._augment(batch["images"][known].float() / 255)
-        return self._embed(views), batch["labels"][known]
+        def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+            features, labels = batch
+            return self._task.loss(candidate.head(self.standardised(features)), labels)
 
-
-def _candidate(lr: float, decay: float, width: int, classes: int, setting: Setting) -> _Candidate:
-    head = nn.Linear(width, classes)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    head.to(setting.device)
-    options = OptimizerOptions(weight_decay=decay)
-    return _Candidate(lr, head, build_optimizer(head.named_parameters(), options, lr=lr))
+        return TrialModule(candidate.head, loss, candidate.optimizer)
 
 
 def _step(
     candidate: _Candidate,
     features: Tensor,
-    targets: Tensor,
+    labels: Tensor,
+    task: Task,
     step: int,
     epochs: int,
     steps_per_epoch: int,
 ) -> None:
-    if not len(targets):  # a batch in which no image has a label
+    if not len(labels):  # a batch in which no image has a label
         return
     rate = learning_rate(
         step,
@@ -180,7 +227,7 @@ def _step(
     )
     for group in candidate.optimizer.param_groups:
         group["lr"] = rate
-    loss = F.cross_entropy(candidate.head(features), targets)
+    loss = task.loss(candidate.head(features), labels)
     if not torch.isfinite(loss):
         raise TrainingError(
             f"The loss of the linear fit is not finite at step {step} with lr {candidate.lr}: "
@@ -189,18 +236,3 @@ def _step(
     candidate.optimizer.zero_grad()
     torch.autograd.backward(loss)
     candidate.optimizer.step()
-
-
-def _raw(head: nn.Linear, mean: Tensor, scale: Tensor, classes: Tensor) -> LinearClassifier:
-    """Return the classifier of features as they were before standardising."""
-    weight = head.weight.detach().cpu().T / scale[:, None]
-    return LinearClassifier(weight, head.bias.detach().cpu() - mean @ weight, classes)
-
-
-def ten_crop(images: Tensor, size: int) -> list[Tensor]:
-    """Cut corners and centre (B, C, size, size) from square images, and mirror each."""
-    side = images.shape[-1]
-    far, middle = side - size, (side - size) // 2
-    corners = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
-    crops = [images[..., top : top + size, left : left + size] for top, left in corners]
-    return [*crops, *(crop.flip(-1) for crop in crops)]

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from pipeline.config import Options
-from pipeline.evaluation.augmented_fit import AugmentedFitOptions, augmented_probe, ten_crop
+from pipeline.evaluation.augmented_fit import augmented_fit, one_class
+from pipeline.evaluation.feature_batches import Rows
 from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
+from pipeline.evaluation.fit_options import LinearFitOptions
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.logistic import LinearClassifier, fit_logistic
 from pipeline.evaluation.metrics import top_k_accuracy
 from pipeline.evaluation.setting import Outcome, Setting, classified, probe_splits, sizes
 from pipeline.evaluation.subjects import Embed, Subject
 from pipeline.runtime import Progress
-from pipeline.views import AugmentationOptions
 
 
-class LinearOptions(Options):
+class LinearOptions(LinearFitOptions):
     """`evaluate.<name>` of kind linear.
 
     Each of `l2` is tried; one is a factor lambda on ||W||^2 / 2, added to the mean cross
@@ -42,24 +42,7 @@ class LinearOptions(Options):
         1e-4,
         1e-5,
     )
-    max_iterations: Annotated[int, Field(ge=1)] = 100
-    # The fit ends when no component of the gradient is larger.
-    tolerance: Annotated[float, Field(gt=0)] = 3e-5
-    augmentation: AugmentationOptions | None = None
-    fit: AugmentedFitOptions = AugmentedFitOptions()
     ten_crop: bool = False
-
-    @model_validator(mode="after")
-    def _one_fit(self) -> "LinearOptions":
-        exact = self.model_fields_set & {"l2", "max_iterations", "tolerance"}
-        if self.augmentation is None and "fit" in self.model_fields_set:
-            raise ValueError("fit belongs to an augmentation; set one, or leave fit out")
-        if self.augmentation is not None and exact:
-            raise ValueError(
-                f"{', '.join(sorted(exact))} belong to the fit without augmentation; with one, "
-                "set fit"
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -127,8 +110,11 @@ def score(options: LinearOptions, subject: Subject, setting: Setting) -> Outcome
     """Score one subject: `linear_probe`, or the augmented fit, then crops where asked for."""
     splits = probe_splits(subject, setting.images)
     if options.augmentation is not None:
-        fitted = augmented_probe(
-            *splits,
+        train, validation = (Rows(split.features, split.labels) for split in splits[:2])
+        fitted = augmented_fit(
+            train,
+            validation,
+            one_class(classes_of(*splits)),
             subject,
             setting,
             augmentation=options.augmentation,
@@ -181,3 +167,12 @@ def ten_crop_logits(classifier: LinearClassifier, embed: Embed, images: Images) 
         crops = ten_crop(batch, images.image.size)
         parts.append(torch.stack([classifier.logits(embed(c).cpu()) for c in crops]).mean(dim=0))
     return torch.cat(parts)[images.known("test")]
+
+
+def ten_crop(images: Tensor, size: int) -> list[Tensor]:
+    """Cut corners and centre (B, C, size, size) from square images, and mirror each."""
+    side = images.shape[-1]
+    far, middle = side - size, (side - size) // 2
+    corners = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
+    crops = [images[..., top : top + size, left : left + size] for top, left in corners]
+    return [*crops, *(crop.flip(-1) for crop in crops)]

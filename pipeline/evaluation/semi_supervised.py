@@ -10,11 +10,10 @@ A control without a network (pixels, a stored feature) gets a logistic regressio
 labelled images, its penalty chosen on validation.
 """
 
-from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 from typing import Annotated, Literal
 
 import torch
@@ -23,32 +22,26 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.config import Options, digest
-from pipeline.datasets.base import Encoded, Item, Source, Split
+from pipeline.config import Options
+from pipeline.datasets.base import Split
 from pipeline.encoders import Encoder
 from pipeline.errors import DataError, TrainingError
 from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
+from pipeline.evaluation.few_labels import labelled_rows, labelled_shards
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.linear import LinearOptions, linear_probe
 from pipeline.evaluation.metrics import top_k_accuracy
-from pipeline.evaluation.setting import Outcome, Setting, classified
+from pipeline.evaluation.setting import Outcome, Setting, Values, classified, found_by_trying
 from pipeline.evaluation.subjects import Subject
 from pipeline.images import normalise
-from pipeline.loading.batch import SplitData
-from pipeline.loading.training import LoadingOptions, training_loader
-from pipeline.runtime import Silent, generator, seed_from
+from pipeline.loading.batch import Batch, SplitData
+from pipeline.loading.training import LoadingOptions, loader_by_size, training_loader
+from pipeline.runtime import seed_from
 from pipeline.schedules import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate
-from pipeline.shards import (
-    IMAGE_EXTENSIONS,
-    Record,
-    ShardOptions,
-    read_manifest,
-    read_shard,
-    write_split,
-)
+from pipeline.training.tuning import Trial, TrialModule, plain_trial_options
 from pipeline.views import AugmentationOptions, build_augmentation
 
-_DRAW, _STEP = 0, 1  # streams of random draws
+_STEP = 1  # stream of random draws; 0 is that of the labels
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -88,11 +81,12 @@ def score(options: SemiSupervisedOptions, subject: Subject, setting: Setting) ->
     images = setting.images
     if images.several_classes:
         raise DataError("semi_supervised needs images with one class each; use voc07 instead.")
-    chosen = labelled_rows(options, images, seed=setting.seed)
+    chosen = labelled_rows(images, share=options.share, files=options.files, seed=setting.seed)
     if subject.encoder is None:
-        shares, classes, validation = _fitted(subject, chosen, setting)
+        shares, classes, values = _fitted(subject, chosen, setting)
     else:
-        shares, classes, validation = _fine_tuned(options, subject.encoder, chosen, setting)
+        encoder = subject.encoder
+        shares, classes, values = _fine_tuned(options, encoder, subject, chosen, setting)
     names = images.names("train")
     return classified(
         shares,
@@ -103,14 +97,14 @@ def score(options: SemiSupervisedOptions, subject: Subject, setting: Setting) ->
             "validation": int(images.known("validation").sum()),
             "test": int(images.known("test").sum()),
         },
-        values={"validation_top1": 100 * validation},
+        values=values,
         details={"labelled_images": sorted(names[row] for row in chosen.tolist())},
     )
 
 
-# Probabilities (N, K) of the labelled test images, the labels of the columns (K,), and the
-# accuracy on validation, in [0, 1].
-Judged = tuple[Tensor, Tensor, float]
+# Probabilities (N, K) of the labelled test images, the labels of the columns (K,), and values
+# for the record, such as the accuracy on validation.
+Judged = tuple[Tensor, Tensor, Values]
 
 
 def _fitted(subject: Subject, chosen: Tensor, setting: Setting) -> Judged:
@@ -129,60 +123,50 @@ def _fitted(subject: Subject, chosen: Tensor, setting: Setting) -> Judged:
         progress=setting.progress,
     )
     shares = result.test_logits.double().softmax(dim=1)
-    return shares, result.classifier.classes, max(result.validation_accuracies)
+    values = {"validation_top1": 100 * max(result.validation_accuracies)}
+    return shares, result.classifier.classes, values
 
 
 def _fine_tuned(
-    options: SemiSupervisedOptions, encoder: Encoder, chosen: Tensor, setting: Setting
+    options: SemiSupervisedOptions,
+    encoder: Encoder,
+    subject: Subject,
+    chosen: Tensor,
+    setting: Setting,
 ) -> Judged:
     """Judge an encoder by a copy of it, fine-tuned on the chosen images."""
     images = setting.images
     others = [images.labels(s)[images.known(s)] for s in ("validation", "test")]
     classes = _classes(images.labels("train")[chosen], torch.cat(others))
     data = labelled_shards(images, chosen, setting.work)
-    network = fine_tune(options, encoder, data, classes, setting)
+    learning = _Learning(options, encoder, data, classes, setting)
+    options, tuned = _tuned(learning, subject)
+    network = _fine_tune(replace(learning, options=options))
     shares = _shares(network, images, "validation", setting.device)
     accuracy = top_k_accuracy(shares, class_indices(others[0], classes))
-    return _shares(network, images, "test", setting.device), classes, accuracy
+    values = {"validation_top1": 100 * accuracy, **tuned}
+    return _shares(network, images, "test", setting.device), classes, values
 
 
-def labelled_rows(options: SemiSupervisedOptions, images: Images, *, seed: int) -> Tensor:
-    """Return the rows (N,), sorted, of the training images whose labels may be seen."""
-    known = images.known("train").nonzero().flatten()
-    if options.files is not None:
-        return _listed(options.files, images, known)
-    share = options.share or 0.0
-    labels, source = images.labels("train")[known], generator(seed, _DRAW)
-    parts = []
-    for label in torch.unique(labels).tolist():
-        group = known[labels == label]
-        count = max(1, round(share * len(group)))
-        parts.append(group[torch.randperm(len(group), generator=source)[:count]])
-    return torch.cat(parts).sort().values
+def _tuned(learning: "_Learning", subject: Subject) -> tuple[SemiSupervisedOptions, Values]:
+    """Return the options with what the setting wants found, and what was found.
 
-
-def _listed(path: Path, images: Images, known: Tensor) -> Tensor:
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"The list of labelled images {str(path)!r} cannot be read: {error}."
-        ) from error
-    names = images.names("train")
-    rows = {names[row]: row for row in known.tolist()}
-    by_file = {Path(name).name: row for name, row in rows.items()}
-    if len(by_file) < len(rows):  # the same file name in several folders
-        by_file = {}
-    missing = [line for line in lines if line not in rows and line not in by_file]
-    if missing or not lines:
-        found = f"{len(missing)} of {len(lines)} are not" if missing else "it is empty"
-        first = f", such as {missing[0]!r}" if missing else ""
-        raise DataError(
-            f"{path} must list labelled training images by name, one a line; {found}{first}. "
-            f"A name here is like {names[0]!r}."
-        )
-    chosen = {rows[line] if line in rows else by_file[line] for line in lines}
-    return torch.tensor(sorted(chosen))
+    The rate of the encoder is found, and that of the head keeps its ratio to it.
+    """
+    options, data, setting = learning.options, learning.data, learning.setting
+    if not setting.wanted:
+        return options, {}
+    trial = Trial(
+        module=learning.trial,
+        loader=loader_by_size(data, options.loading, seed=setting.seed),
+        samples=data.valid_samples,
+        options=plain_trial_options(setting.device),
+    )
+    found = found_by_trying(trial, setting, batch_size=learning.batch_size, subject=subject)
+    if "lr" in found:
+        rate = found.pop("lr")
+        found["encoder_lr"], found["head_lr"] = rate, rate * options.head_lr / options.encoder_lr
+    return options.model_copy(update=found), {"tuned": found}
 
 
 def _classes(labels: Tensor, others: Tensor) -> Tensor:
@@ -192,58 +176,6 @@ def _classes(labels: Tensor, others: Tensor) -> Tensor:
         LabelledFeatures(blank.expand(len(labels), 1), labels),
         LabelledFeatures(blank.expand(len(others), 1), others),
     )
-
-
-class _Chosen(Source):
-    """Some images of a split, read back from its tars."""
-
-    def __init__(self, data: SplitData, rows: Sequence[int], labels: Sequence[int]) -> None:
-        self.classes = data.manifest.classes
-        self._data = data
-        self._lock = Lock()
-        per = data.manifest.samples_per_shard
-        self._places = {f"{row}": divmod(row, per) for row in rows}
-        self.splits = {
-            "train": [Item(f"{row}", label) for row, label in zip(rows, labels, strict=True)]
-        }
-        self._shard = lru_cache(maxsize=2)(self._read_shard)
-
-    def read(self, item: Item) -> Encoded:
-        """Return one image's file, from the tar that holds it."""
-        number, row = self._places[item.name]
-        with self._lock:
-            record = self._shard(number)[row]
-        return Encoded(record.data, _extension(record.data))
-
-    def _read_shard(self, number: int) -> list[Record]:
-        return list(read_shard(self._data.directory, self._data.manifest, number))
-
-
-def _extension(data: bytes) -> str:
-    jpg, png, webp = IMAGE_EXTENSIONS
-    return jpg if data[:2] == b"\xff\xd8" else png if data[:4] == b"\x89PNG" else webp
-
-
-def labelled_shards(images: Images, rows: Tensor, work: Path) -> SplitData:
-    """Write training images `rows` (N,) of the valid ones as shards below `work`, or find them."""
-    data = images.splits["train"]
-    index = images.index("train")[rows].tolist()
-    labels = images.labels("train")[rows].tolist()
-    key = digest([data.manifest.digest, index])[:16]
-    directory = work / f"labelled-{key}"
-    source = _Chosen(data, index, labels)
-    if not (directory / "manifest.json").exists():
-        write_split(
-            source,
-            source.splits["train"],
-            directory,
-            dataset=data.manifest.dataset,
-            split="train",
-            options=ShardOptions(samples=min(data.manifest.samples_per_shard, len(index))),
-            provenance={},
-            progress=Silent(),
-        )
-    return SplitData(directory, read_manifest(directory), {}, data.image)
 
 
 class _Network(nn.Module):
@@ -261,70 +193,95 @@ class _Network(nn.Module):
         return logits
 
 
-def fine_tune(
-    options: SemiSupervisedOptions,
-    encoder: Encoder,
-    data: SplitData,
-    classes: Tensor,
-    setting: Setting,
-) -> nn.Module:
-    """Return a copy of the encoder with a head, trained on `data`, in evaluation mode.
+@dataclass(frozen=True)
+class _Learning:
+    """What fine-tuning begins with, and its loss and its optimiser."""
+
+    options: SemiSupervisedOptions
+    encoder: Encoder
+    data: SplitData
+    classes: Tensor
+    setting: Setting
+
+    @property
+    def batch_size(self) -> int:
+        """The given batch size, or all images where there are fewer."""
+        return min(self.options.batch_size, self.data.valid_samples)
+
+    @cached_property
+    def _augment(self) -> nn.Module:
+        return build_augmentation(self.options.augmentation, self.data.image)
+
+    def network(self) -> nn.Module:
+        """Return a copy of the encoder's backbone with a new head, in training mode."""
+        return _Network(self.encoder, len(self.classes)).to(self.setting.device).train()
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """Return the cross entropy of a view of each image of a batch."""
+        device = self.setting.device
+        views = self._augment(batch["images"].float() / 255).to(device)
+        targets = class_indices(batch["labels"], self.classes).to(device)
+        return F.cross_entropy(network(normalise(views, self.data.image)), targets)
+
+    def optimizer(self, network: nn.Module) -> Optimizer:
+        """Return one for backbone and head, each at its own rate."""
+        options = self.options
+        return build_optimizer(
+            network.named_parameters(),
+            options.optimizer,
+            lr=options.encoder_lr,
+            lr_factors={"head.": options.head_lr / options.encoder_lr},
+        )
+
+    def trial(self) -> TrialModule:
+        """Return all of it as the tuner takes it."""
+        network = self.network()
+        return TrialModule(network, partial(self.loss, network), self.optimizer(network))
+
+
+def _fine_tune(learning: _Learning) -> nn.Module:
+    """Return a trained copy of the encoder with a head, in evaluation mode.
 
     Raises TrainingError if the loss is not finite.
     """
-    network = _Network(encoder, len(classes)).to(setting.device).train()
-    augment = build_augmentation(options.augmentation, data.image)
-    batch_size = min(options.batch_size, data.valid_samples)
-    loader = training_loader(data, options.loading, batch_size=batch_size, seed=setting.seed)
-    optimizers = [
-        (rate, build_optimizer(part.named_parameters(), options.optimizer, lr=rate))
-        for part, rate in (
-            (network.backbone, options.encoder_lr),
-            (network.head, options.head_lr),
-        )
-    ]
+    options, data, setting = learning.options, learning.data, learning.setting
+    network = learning.network()
+    loader = training_loader(
+        data, options.loading, batch_size=learning.batch_size, seed=setting.seed
+    )
+    optimizer = learning.optimizer(network)
     total = options.epochs * len(loader)
     setting.progress.start("fine-tune", total, "steps")
     step = 0
     for _ in range(options.epochs):
         for batch in loader:
             torch.manual_seed(seed_from(setting.seed, _STEP, step))
-            _set_rates(optimizers, step, total, len(loader), options.schedule)
-            views = augment(batch["images"].float() / 255).to(setting.device)
-            targets = class_indices(batch["labels"], classes).to(setting.device)
-            loss = F.cross_entropy(network(normalise(views, data.image)), targets)
+            _set_rates(optimizer, options, step, total, len(loader))
+            loss = learning.loss(network, batch)
             if not torch.isfinite(loss):
                 raise TrainingError(
                     f"The loss of fine-tuning is not finite at step {step}: lower encoder_lr or "
                     "head_lr."
                 )
-            for _, optimizer in optimizers:
-                optimizer.zero_grad()
+            optimizer.zero_grad()
             torch.autograd.backward(loss)
-            for _, optimizer in optimizers:
-                optimizer.step()
+            optimizer.step()
             step += 1
             setting.progress.advance(1)
     return network.eval()
 
 
 def _set_rates(
-    optimizers: Iterable[tuple[float, Optimizer]],
-    step: int,
-    total: int,
-    steps_per_epoch: int,
-    schedule: ScheduleOptions,
+    optimizer: Optimizer, options: SemiSupervisedOptions, step: int, total: int, epoch_steps: int
 ) -> None:
-    for base, optimizer in optimizers:
-        rate = learning_rate(
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(
             step,
             total_steps=total,
-            steps_per_epoch=steps_per_epoch,
-            base_lr=base,
-            options=schedule,
+            steps_per_epoch=epoch_steps,
+            base_lr=options.encoder_lr * group.get("lr_factor", 1.0),
+            options=options.schedule,
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
 
 
 def _shares(network: nn.Module, images: Images, split: Split, device: torch.device) -> Tensor:

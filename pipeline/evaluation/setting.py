@@ -16,6 +16,7 @@ from pipeline.evaluation.metrics import bootstrap_interval, per_class_accuracy, 
 from pipeline.evaluation.subjects import Subject
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress
+from pipeline.training.tuning import Trial, Wanted, find
 
 Values = dict[str, Any]
 
@@ -25,7 +26,8 @@ class Setting:
     """What a protocol may use beside the subject.
 
     `references` are the stored features, `specifications` what they were made by; `work` is a
-    directory for files that may be lost.
+    directory for files that may be lost. `wanted` are values that a fit is to find by trying,
+    for every subject anew; what it finds is in the outcome's values, as `tuned`.
     """
 
     images: Images
@@ -36,6 +38,7 @@ class Setting:
     seed: int
     work: Path
     progress: Progress
+    wanted: Wanted = field(default_factory=Wanted)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,19 @@ class Outcome:
     images: Mapping[Split, int]
     details: Values = field(default_factory=dict)
     predictions: Predictions | None = None
+
+
+def found_by_trying(trial: Trial, setting: Setting, *, batch_size: int, subject: Subject) -> Values:
+    """Return the values that the setting wants found, of one subject's fit, and say them.
+
+    Raises TrainingError if nothing is found.
+    """
+    if not setting.wanted:
+        return {}
+    found = find(trial, setting.wanted, batch_size=batch_size)
+    for name, value in found.items():
+        setting.progress.note(f"{subject.name}: found {name} {value:.4g}")
+    return found
 
 
 def probe_splits(

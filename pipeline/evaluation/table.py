@@ -3,13 +3,14 @@
 To add one: write its file, and add it to the union and to `PROTOCOLS`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from pipeline.config import Options
+from pipeline.errors import ConfigError
 from pipeline.evaluation import (
     knn,
     linear,
@@ -19,6 +20,7 @@ from pipeline.evaluation import (
     voc07,
     zero_shot,
 )
+from pipeline.evaluation.fit_options import LinearFitOptions
 from pipeline.evaluation.setting import Outcome, Setting
 from pipeline.evaluation.subjects import Subject
 
@@ -34,20 +36,36 @@ AnyProtocol = Annotated[
 ]
 
 
+def _never(_: Options) -> bool:
+    return False
+
+
+def _always(_: Options) -> bool:
+    return True
+
+
+def _on_augmented_views(options: LinearFitOptions) -> bool:
+    return options.augmentation is not None
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """How a protocol scores one subject, and whether controls can be scored the same way."""
+    """How a protocol scores one subject, and whether controls can be scored the same way.
+
+    `descends` says of its options whether a fit has a learning rate and batches.
+    """
 
     score: Callable[[Any, Subject, Setting], Outcome]
     has_controls: bool = True
+    descends: Callable[[Any], bool] = _never
 
 
 PROTOCOLS: dict[type[Options], Protocol] = {
-    linear.LinearOptions: Protocol(linear.score),
+    linear.LinearOptions: Protocol(linear.score, descends=_on_augmented_views),
     online.OnlineOptions: Protocol(online.score, has_controls=False),
     knn.KnnOptions: Protocol(knn.score),
-    semi_supervised.SemiSupervisedOptions: Protocol(semi_supervised.score),
-    voc07.Voc07Options: Protocol(voc07.score),
+    semi_supervised.SemiSupervisedOptions: Protocol(semi_supervised.score, descends=_always),
+    voc07.Voc07Options: Protocol(voc07.score, descends=_on_augmented_views),
     zero_shot.ZeroShotOptions: Protocol(zero_shot.score),
     retrieval.RetrievalOptions: Protocol(retrieval.score),
 }
@@ -63,3 +81,12 @@ def score_all(
     protocol = PROTOCOLS[type(options)]
     scored = subjects if protocol.has_controls else subjects[:1]
     return {subject.name: protocol.score(options, subject, setting) for subject in scored}
+
+
+def require_something_to_find(protocols: Mapping[str, AnyProtocol]) -> None:
+    """Raise ConfigError unless one of the protocols fits by gradient descent."""
+    if not any(PROTOCOLS[type(options)].descends(options) for options in protocols.values()):
+        raise ConfigError(
+            f"None of the protocols {', '.join(protocols)} has a learning rate or batches to find: "
+            "that is for semi_supervised, and for linear and voc07 with an augmentation."
+        )

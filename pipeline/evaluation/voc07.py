@@ -2,43 +2,36 @@
 
 One binary logistic regression a class; objects marked difficult count neither way. The penalty
 is fitted on train and chosen on validation, which together are VOC's trainval; the classifier
-is then fitted on both, and scored once on test. The encoder is in evaluation mode throughout, so
-its batch norm does not drift.
+is then fitted on both, and scored once on test. On request it is fitted by gradient descent on
+augmented views instead, as published, and then on train alone. The encoder is in evaluation mode
+throughout, so its batch norm does not drift.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
 
-from pipeline.config import Options
 from pipeline.datasets.base import Split
 from pipeline.errors import DataError
+from pipeline.evaluation.augmented_fit import augmented_fit, several_classes
 from pipeline.evaluation.average_precision import bootstrap_mean, mean_over_classes
+from pipeline.evaluation.feature_batches import Rows
 from pipeline.evaluation.features import check_features
+from pipeline.evaluation.fit_options import LinearFitOptions
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.logistic import LinearClassifier, fit_binary
-from pipeline.evaluation.setting import Outcome, Setting
+from pipeline.evaluation.setting import Outcome, Setting, Values
 from pipeline.evaluation.subjects import Subject
 
 
-class Voc07Options(Options):
+class Voc07Options(LinearFitOptions):
     """`evaluate.<name>` of kind voc07.
 
-    Each of `l2`, a factor on ||w||^2 / 2 beside a class's mean loss, is tried.
+    Each of `l2`, a factor on ||w||^2 / 2 beside a class's mean loss, is tried. With an
+    `augmentation` the classifier is not fitted to the optimum but as `fit` says.
     """
 
     kind: Literal["voc07"] = "voc07"
-    l2: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)] = (
-        1e-1,
-        1e-2,
-        1e-3,
-        1e-4,
-    )
-    max_iterations: Annotated[int, Field(ge=1)] = 100
-    # The fit ends when no component of the gradient is larger.
-    tolerance: Annotated[float, Field(gt=0)] = 3e-5
 
 
 def score(options: Voc07Options, subject: Subject, setting: Setting) -> Outcome:
@@ -53,15 +46,23 @@ def score(options: Voc07Options, subject: Subject, setting: Setting) -> Outcome:
         )
     splits: tuple[Split, ...] = ("train", "validation", "test")
     labelled = {split: _labelled(subject, images, split) for split in splits}
-    strengths = sorted(set(options.l2), reverse=True)
-    setting.progress.start(f"fit {subject.name}", 0, "")
-    candidates = _fit(*labelled["train"], strengths, options, setting.device)
-    validation = [_map(classifier, *labelled["validation"]) for classifier in candidates]
-    best = validation.index(max(validation))
-    x, y = (torch.cat([labelled[s][part] for s in ("train", "validation")]) for part in (0, 1))
-    (classifier,) = _fit(x, y, [strengths[best]], options, setting.device)
-    features, present = labelled["test"]
-    logits = classifier.logits(features).cpu()
+    if options.augmentation is None:
+        setting.progress.start(f"fit {subject.name}", 0, "")
+        classifier, values = _exact_fit(labelled["train"], labelled["validation"], options, setting)
+        tried = None
+    else:
+        fitted = augmented_fit(
+            labelled["train"],
+            labelled["validation"],
+            several_classes(len(images.classes)),
+            subject,
+            setting,
+            augmentation=options.augmentation,
+            options=options.fit,
+        )
+        classifier, values, tried = fitted.classifier, fitted.chosen, fitted.tried
+    present = labelled["test"].labels
+    logits = classifier.logits(labelled["test"].features).cpu()
     means, areas = mean_over_classes(logits, present)
     interval = bootstrap_mean(logits, present, seed=setting.seed)
     return Outcome(
@@ -71,20 +72,20 @@ def score(options: Voc07Options, subject: Subject, setting: Setting) -> Outcome:
             "map_low": 100 * interval.low,
             "map_high": 100 * interval.high,
             "map_area": 100 * means.area.item(),
-            "validation_map": 100 * validation[best],
-            "l2": strengths[best],
+            **values,
         },
-        images={split: len(labelled[split][0]) for split in splits},
+        images={split: len(labelled[split].labels) for split in splits},
         details={
+            **({"tried": tried} if tried else {}),
             "area_by_class": {
                 name: round(100 * area, 4)
                 for name, area in zip(images.classes, areas.tolist(), strict=True)
-            }
+            },
         },
     )
 
 
-def _labelled(subject: Subject, images: Images, split: Split) -> tuple[Tensor, Tensor]:
+def _labelled(subject: Subject, images: Images, split: Split) -> Rows:
     """Return features (N, D) and labels (N, K) of the labelled images of a split.
 
     Raises DataError if a class has no positive image.
@@ -98,27 +99,35 @@ def _labelled(subject: Subject, images: Images, split: Split) -> tuple[Tensor, T
             f"No {split} image holds {', '.join(empty[:5])}; average precision is not defined "
             "there. Give the split more images."
         )
-    return features, present
+    return Rows(features, present)
+
+
+def _exact_fit(
+    train: Rows, validation: Rows, options: Voc07Options, setting: Setting
+) -> tuple[LinearClassifier, Values]:
+    """Choose the penalty on validation, then fit on both."""
+    strengths = sorted(set(options.l2), reverse=True)
+    candidates = _fit(train, strengths, options, setting.device)
+    score = several_classes(validation.labels.shape[1]).score
+    scores = [score(c.logits(validation.features).cpu(), validation.labels) for c in candidates]
+    best = scores.index(max(scores))
+    both = Rows(
+        torch.cat([train.features, validation.features]),
+        torch.cat([train.labels, validation.labels]),
+    )
+    (classifier,) = _fit(both, [strengths[best]], options, setting.device)
+    return classifier, {"validation_map": scores[best], "l2": strengths[best]}
 
 
 def _fit(
-    features: Tensor,
-    present: Tensor,
-    l2s: list[float],
-    options: Voc07Options,
-    device: torch.device,
+    rows: Rows, l2s: list[float], options: Voc07Options, device: torch.device
 ) -> list[LinearClassifier]:
     fits = fit_binary(
-        features,
-        present,
+        rows.features,
+        rows.labels,
         l2s=l2s,
         max_iterations=options.max_iterations,
         tolerance=options.tolerance,
         device=device,
     )
     return [classifier for classifier, _ in fits]
-
-
-def _map(classifier: LinearClassifier, features: Tensor, present: Tensor) -> float:
-    means, _ = mean_over_classes(classifier.logits(features).cpu(), present)
-    return means.eleven_point.item()

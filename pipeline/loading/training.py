@@ -1,5 +1,6 @@
 """Choosing how training batches come: from memory where the data set fits, else from the tars."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import psutil
@@ -37,23 +38,53 @@ def training_loader(
     progress: Progress | None = None,
 ) -> Loader:
     """Return the resident or the streaming loader, as `options` and the memory say."""
-    batches = data.valid_samples // (batch_size * world_size)
-    if batches == 0:
+    _require_a_batch(data, batch_size, world_size)  # before the time that decoding takes
+    loader = loader_by_size(
+        data, options, seed=seed, rank=rank, world_size=world_size, progress=progress
+    )
+    return loader(batch_size)
+
+
+def loader_by_size(
+    data: SplitData,
+    options: LoadingOptions,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Progress | None = None,
+) -> Callable[[int], Loader]:
+    """Return what gives a new loader for a batch size; a resident split is decoded once."""
+    held = None
+    if _is_resident(data, options, world_size):
+        held = load_resident(data, progress=progress)
+
+    def loader(batch_size: int) -> Loader:
+        _require_a_batch(data, batch_size, world_size)
+        if held is not None:
+            return ResidentLoader(held, batch_size, seed=seed, rank=rank, world_size=world_size)
+        return StreamingLoader(
+            data,
+            workers=options.workers,
+            buffer=options.buffer,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    return loader
+
+
+def _is_resident(data: SplitData, options: LoadingOptions, world_size: int) -> bool:
+    budget = options.memory_share * psutil.virtual_memory().available / world_size
+    fits = data.resident_bytes() <= budget
+    return options.mode == "resident" or (options.mode == "auto" and fits)
+
+
+def _require_a_batch(data: SplitData, batch_size: int, world_size: int) -> None:
+    if data.valid_samples < batch_size * world_size:
         raise DataError(
             f"A batch of {batch_size} on {world_size} rank(s) needs more than the "
             f"{data.valid_samples} training images there are: lower train.batch_size."
         )
-    budget = options.memory_share * psutil.virtual_memory().available / world_size
-    fits = data.resident_bytes() <= budget
-    if options.mode == "resident" or (options.mode == "auto" and fits):
-        split = load_resident(data, progress=progress)
-        return ResidentLoader(split, batch_size, seed=seed, rank=rank, world_size=world_size)
-    return StreamingLoader(
-        data,
-        workers=options.workers,
-        buffer=options.buffer,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-    )

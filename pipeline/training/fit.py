@@ -1,24 +1,21 @@
 """One training run, from data and options to checkpoints; it continues where it was stopped."""
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from pipeline.checkpoints import BEST, LAST, Checkpoint, save_checkpoint
 from pipeline.encoders import Encoder, StudentOptions
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.images import ImageOptions
-from pipeline.loading.batch import Loader, SplitData
+from pipeline.loading.batch import SplitData
 from pipeline.loading.resident import EvaluationLoader
-from pipeline.loading.training import training_loader
+from pipeline.loading.training import loader_by_size, training_loader
 from pipeline.objective import AnyTerm, Objective
 from pipeline.representations.base import Representation
 from pipeline.runtime import Progress
@@ -30,18 +27,9 @@ from pipeline.training.probe import OnlineNeighbours, OnlineProbe
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint, stoppable
 from pipeline.training.start import initial_encoder
 from pipeline.training.trainer import build_trainer, plain_lightning
-from pipeline.training.tuning import (
-    RATE_STEPS,
-    find_batch_size,
-    find_learning_rate,
-    fixed_memory,
-    free_memory,
-    kept_for_backward,
-    largest_batch,
-)
+from pipeline.training.tuning import Trial, Wanted, find
 
 CURVES = "epochs.csv"
-MEASURED_BATCHES = (16, 32)
 
 
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
         observers.save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})
 
 
-def tune(run: Run, *, lr: bool, batch_size: bool, progress: Progress) -> TrainOptions:
+def tune(run: Run, wanted: Wanted, *, progress: Progress) -> TrainOptions:
     """Return the options of `run` with a batch size, then a learning rate, found by trying.
 
     Raises ConfigError under several processes, TrainingError if nothing is found.
@@ -121,57 +109,19 @@ def tune(run: Run, *, lr: bool, batch_size: bool, progress: Progress) -> TrainOp
     options = run.options
     if options.parallel.devices * options.parallel.nodes > 1:
         raise ConfigError("A rate and a batch size are found on one device: set devices to 1.")
-    if batch_size:
-        progress.start("try batch sizes", 0, "")
-        found = _found_batch_size(run, progress)
-        progress.note(f"Found train.batch_size: {found}")
-        options = options.model_copy(update={"batch_size": found})
-    if lr:
-        progress.start("try learning rates", 0, "")
-        with _trial(replace(run, options=options), progress) as (module, loader, trainer):
-            rate = find_learning_rate(module, loader(options.batch_size), trainer)
-        progress.note(f"Found train.lr: {rate:.3g}")
-        options = options.model_copy(update={"lr": rate})
-    return options
-
-
-def _found_batch_size(run: Run, progress: Progress) -> int:
-    with _trial(run, progress) as (module, loader, trainer):
-        device = trainer.strategy.root_device
-        module.to(device)
-        kept = {}
-        for size in MEASURED_BATCHES:
-            batch = next(iter(loader(size)))
-            moved = trainer.strategy.batch_to_device(batch, device)
-            kept[size] = kept_for_backward(partial(module.loss, moved))
-        largest = largest_batch(
-            kept,
-            fixed_bytes=fixed_memory(module),
-            free_bytes=free_memory(device),
-            samples=run.train.valid_samples,
-        )
-        return find_batch_size(module, loader, trainer, largest=largest)
-
-
-@contextmanager
-def _trial(
-    run: Run, progress: Progress
-) -> Iterator[tuple[StudentModule, Callable[[int], Loader], Trainer]]:
-    """Yield a module, its batches by their size, and a trainer, all to be thrown away."""
-
-    def loader(size: int) -> Loader:
-        loading = run.options.loading
-        return training_loader(run.train, loading, batch_size=size, seed=run.seed)
-
-    with tempfile.TemporaryDirectory(prefix="mvmr-tuning-") as work, plain_lightning():
-        batches = len(loader(run.options.batch_size))
-        # An epoch has a step at least, so the epochs never end before the trial does.
-        endless = run.options.model_copy(update={"epochs": RATE_STEPS + 1})
-        yield (
-            _module(run, batches, gather=False, progress=progress),
-            loader,
-            build_trainer(endless, Path(work)),
-        )
+    loader = loader_by_size(run.train, options.loading, seed=run.seed, progress=progress)
+    batches = len(loader(options.batch_size))
+    trial = Trial(
+        module=partial(_module, run, batches, gather=False, progress=progress),
+        loader=loader,
+        samples=run.train.valid_samples,
+        options=options,
+    )
+    progress.start("try batch sizes and rates", 0, "")
+    found = find(trial, wanted, batch_size=options.batch_size)
+    for name, value in found.items():
+        progress.note(f"Found train.{name}: {value:.4g}")
+    return options.model_copy(update=found)
 
 
 def _advice(work: Path, last_saved: int | None) -> str:

@@ -68,6 +68,7 @@ def plain_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
+        warnings.filterwarnings("ignore", "You passed in a `val_dataloader` but have no")
         try:
             yield
         finally:

@@ -1,23 +1,34 @@
 """Finding a learning rate and a batch size by trying, with Lightning's tuner.
 
 The tuner doubles the batch until memory runs out, which a GPU answers with an error and a CPU
-with the end of the process. So memory is estimated first, from what two small batches keep for
-the backward pass, and larger batches than fit are not tried.
+with the end of the process. So memory is estimated first, from what the tensors of two small
+batches take, and larger batches than fit are not tried.
 """
 
-from collections.abc import Callable, Mapping
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.tuner.tuning import Tuner
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline.errors import TrainingError
-from pipeline.training.trainer import plain_lightning
+from pipeline.training.options import ParallelOptions, TrainOptions
+from pipeline.training.trainer import build_trainer, plain_lightning
 
-MEMORY_SHARE = 0.5  # of what is free, as the estimate leaves out what a step allocates and frees
+MEMORY_SHARE = 0.5  # of what is free, as the estimate leaves out what a backward pass allocates
+MEASURED_BATCHES = (16, 32)
 LARGEST_BATCH = 8192
 TRIAL_STEPS = 3
 RATES = (1e-7, 1.0)
@@ -31,15 +42,89 @@ class Loader(Protocol):
     def __len__(self) -> int: ...
 
 
-def find_learning_rate(module: LightningModule, loader: Loader, trainer: Trainer) -> float:
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be found by trying."""
+
+    lr: bool = False
+    batch_size: bool = False
+
+    def __bool__(self) -> bool:
+        return self.lr or self.batch_size
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fit that is begun as often as asked, and thrown away each time.
+
+    `module()` is a new module, whose `loss(batch)` is what a step lowers; `loader(size)` gives
+    batches of a size, of `samples` samples. `options` say on what device, how precise, and so on.
+    """
+
+    module: Callable[[], LightningModule]
+    loader: Callable[[int], Loader]
+    samples: int
+    options: TrainOptions
+
+
+class TrialModule(LightningModule):
+    """A network whose fit is a plain loop, as the tuner takes it.
+
+    `loss` maps a batch to what a step lowers; `optimizer` may hold groups of a `lr_factor`.
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: Callable[[Any], Tensor], optimizer: Optimizer
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self._optimizer = optimizer
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        return self.loss(batch)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep the ratio of rates: the tuner gives every group the same one before each step."""
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_factor", 1.0)
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return the given one."""
+        return self._optimizer
+
+
+def plain_trial_options(device: torch.device) -> TrainOptions:
+    """Return the options of a trial in float32 on one device."""
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    parallel = ParallelOptions.model_validate({"accelerator": accelerator})
+    return TrainOptions(epochs=1, lr=1.0, parallel=parallel)
+
+
+def find(trial: Trial, wanted: Wanted, *, batch_size: int) -> dict[str, Any]:
+    """Return the `batch_size` and the `lr` that are wanted, each found by trying.
+
+    A rate is that of the found batch size, or of the given one. Raises TrainingError if nothing
+    is found.
+    """
+    found: dict[str, Any] = {}
+    if wanted.batch_size:
+        found["batch_size"] = batch_size = find_batch_size(trial)
+    if wanted.lr:
+        found["lr"] = find_learning_rate(trial, batch_size)
+    return found
+
+
+def find_learning_rate(trial: Trial, batch_size: int) -> float:
     """Return the rate at which the loss falls fastest while the rate grows exponentially.
 
-    `module` and `trainer` are used up. Raises TrainingError if the loss falls nowhere.
+    Raises TrainingError if the loss falls nowhere.
     """
-    with plain_lightning():
+    with _trainer(trial.options) as trainer:
         finder = Tuner(trainer).lr_find(
-            module,
-            loader,
+            trial.module(),
+            trial.loader(batch_size),
             min_lr=RATES[0],
             max_lr=RATES[1],
             num_training=RATE_STEPS,
@@ -49,29 +134,24 @@ def find_learning_rate(module: LightningModule, loader: Loader, trainer: Trainer
     if found is None:
         raise TrainingError(
             "No learning rate made the objective fall in "
-            f"{RATE_STEPS} steps from {RATES[0]:g} to {RATES[1]:g}: set train.lr yourself."
+            f"{RATE_STEPS} steps from {RATES[0]:g} to {RATES[1]:g}: set it yourself."
         )
     return float(found)
 
 
-def find_batch_size(
-    module: LightningModule,
-    loader: Callable[[int], Loader],
-    trainer: Trainer,
-    *,
-    largest: int,
-    start: int = 16,
-) -> int:
-    """Return the largest power of two times `start`, at most `largest`, that runs.
+def find_batch_size(trial: Trial) -> int:
+    """Return the largest size that runs and should fit: a power of two times the smallest tried.
 
-    `loader(size)` gives batches of a size. `module` and `trainer` are used up.
+    The samples bound it too: fewer than the smallest are one batch.
     """
-    trial: Any = module
-    trial.batch_size = start
-    trial.train_dataloader = trial.val_dataloader = lambda: loader(trial.batch_size)
-    with plain_lightning():
+    start = min(MEASURED_BATCHES[0], trial.samples)
+    largest = start if trial.samples < MEASURED_BATCHES[1] else _largest_batch(trial)
+    with _trainer(trial.options) as trainer:
+        module: Any = trial.module()
+        module.batch_size = start
+        module.train_dataloader = module.val_dataloader = lambda: trial.loader(module.batch_size)
         found = Tuner(trainer).scale_batch_size(
-            trial,
+            module,
             mode="power",
             steps_per_trial=TRIAL_STEPS,
             init_val=start,
@@ -80,16 +160,43 @@ def find_batch_size(
     return min(int(found or start), largest)
 
 
+@contextmanager
+def _trainer(options: TrainOptions) -> Iterator[Trainer]:
+    """Yield a trainer for one trial, whose epochs never end before the trial does."""
+    endless = options.model_copy(update={"epochs": RATE_STEPS + 1})
+    with tempfile.TemporaryDirectory(prefix="mvmr-tuning-") as work, plain_lightning():
+        yield build_trainer(endless, Path(work))
+
+
+def _largest_batch(trial: Trial) -> int:
+    with _trainer(trial.options) as trainer:
+        device = trainer.strategy.root_device
+        module: Any = trial.module().to(device)
+
+        def step(batches: Loader) -> Tensor:
+            batch = trainer.strategy.batch_to_device(next(iter(batches)), device)
+            loss: Tensor = module.loss(batch)
+            return loss
+
+        taken = {size: taken_by(partial(step, trial.loader(size))) for size in MEASURED_BATCHES}
+        return largest_batch(
+            taken,
+            fixed_bytes=fixed_memory(module),
+            free_bytes=free_memory(device),
+            samples=trial.samples,
+        )
+
+
 def largest_batch(
-    kept_bytes: Mapping[int, int], *, fixed_bytes: int, free_bytes: int, samples: int
+    taken_bytes: Mapping[int, int], *, fixed_bytes: int, free_bytes: int, samples: int
 ) -> int:
     """Return the largest power of two whose step should fit into `MEMORY_SHARE` of free memory.
 
-    `kept_bytes` says what batches of two sizes kept for their backward pass: it grows with the
-    batch and, by the distances between samples, with its square. The answer is at most
-    `LARGEST_BATCH` and `samples`. Raises TrainingError if not even the smaller one fits.
+    `taken_bytes` says what steps of two batch sizes took: it grows with the batch and, by the
+    distances between samples, with its square. The answer is at most `LARGEST_BATCH` and
+    `samples`. Raises TrainingError if not even the smaller one fits.
     """
-    (small, low), (large, high) = sorted(kept_bytes.items())
+    (small, low), (large, high) = sorted(taken_bytes.items())
     square = max(0.0, (high / large - low / small) / (large - small))
     linear = low / small - square * small
     budget = MEMORY_SHARE * free_bytes - fixed_bytes
@@ -108,19 +215,52 @@ def largest_batch(
     return size
 
 
-def kept_for_backward(step: Callable[[], Tensor]) -> int:
-    """Return the bytes that autograd keeps between the forward and the backward of `step`."""
-    storages: dict[int, int] = {}
+def taken_by(step: Callable[[], Tensor]) -> int:
+    """Return the most bytes that tensors made in `step` took at one time.
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    What autograd keeps for the backward pass of the returned loss is among them.
+    """
+    peak = _Peak()
+    with peak:
         loss = step()
     del loss
-    return sum(storages.values())
+    return peak.bytes
+
+
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the memory of the tensors that operations return, each as long as it lives."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+        self._now = 0
+        self._living: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for storage in _storages((args, kwargs)):  # what was there before, such as weights
+            self._count(storage, 0)
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            self._count(storage, storage.nbytes())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage, taken: int) -> None:
+        key = int(storage._cdata)
+        if key in self._living:  # a view, or a result written in place
+            return
+        self._living[key] = taken
+        self._now += taken
+        self.bytes = max(self.bytes, self._now)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self._now -= self._living.pop(key)
+
+
+def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            yield leaf.untyped_storage()
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,0 +1,81 @@
+"""What the benchmarks of loading and training share: fair rounds, CPU time, medians with spread.
+
+On cores that others use too, the clock tells of the others as well. So what is compared takes
+turns, in reversed order every other round, a ratio is taken within a round, and the CPU time of all
+processes stands beside the clock: it hardly depends on who else is running.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock, and of CPU by this process and its workers, for `count` things."""
+
+    wall: float
+    cpu: float
+    count: int = 1
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.wall + other.wall, self.cpu + other.cpu, self.count + other.count)
+
+    @property
+    def wall_each(self) -> float:
+        """Seconds a thing by the clock."""
+        return self.wall / self.count
+
+    @property
+    def cpu_each(self) -> float:
+        """Seconds of CPU a thing."""
+        return self.cpu / self.count
+
+
+def cost_of(work: Callable[[], int]) -> Cost:
+    """Return what `work` costs; it says how many things it did."""
+    cpu, began = _cpu_seconds(), time.perf_counter()
+    count = work()
+    return Cost(time.perf_counter() - began, _cpu_seconds() - cpu, count)
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time that this process and its living descendants have used."""
+    own = psutil.Process()
+    total = 0.0
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def rounds(turns: Sequence[str], count: int) -> Iterable[Sequence[str]]:
+    """Yield whose turn it is, round after round, in reversed order every other time."""
+    for number in range(count):
+        yield turns[::-1] if number % 2 else turns
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Return median, smallest and largest."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def ratios(above: Sequence[Cost], below: Sequence[Cost]) -> Mapping[str, list[float]]:
+    """Return the ratios of cost of each round, by the clock and by CPU time."""
+    pairs = list(zip(above, below, strict=True))
+    return {
+        "clock": [a.wall_each / b.wall_each for a, b in pairs],
+        "CPU": [a.cpu_each / b.cpu_each for a, b in pairs],
+    }
+
+
+def verdict(value: float, *, at_least: float = 0.0, at_most: float = float("inf")) -> str:
+    """Return whether a value meets its target."""
+    target = f">= {at_least:g}" if at_least else f"<= {at_most:g}"
+    return f"target {target}: {'met' if at_least <= value <= at_most else 'MISSED'}"
