@@ -8,23 +8,20 @@ import click
 from rich.table import Table
 
 from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
-from pipeline.datasets.base import Split
-from pipeline.encoders import build_encoder
-from pipeline.errors import ConfigError, DataError, unknown_name
+from pipeline.errors import ConfigError, unknown_name
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.record import full_record, summary, write_predictions
 from pipeline.evaluation.setting import Outcome, Setting, Values
-from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
 from pipeline.evaluation.table import AnyProtocol, score_all
-from pipeline.loading.batch import SplitData
-from pipeline.runtime import Progress, device_from, sha256_of, write_json
-from pipeline.shards import Manifest, read_manifests
+from pipeline.runtime import Progress, sha256_of, write_json
 from pipeline.storage import remove_tree
+from pipeline.timing import timed
 from stages.console import ConsoleProgress, table
 from stages.experiment import Experiment, load
-from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.material import check_source, checked_features
+from stages.layout import RunLayout, dataset_layout, evaluation_work, run_layout
 from stages.options import console, data_option, experiment_options
+from stages.scoring import Scored, scored
+from stages.times import evaluation_record
 
 
 @click.command("evaluate")
@@ -58,15 +55,18 @@ def command(
     path = checkpoint or layout.checkpoints / BEST
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
     with ConsoleProgress(screen) as progress:
-        setting, subjects = _material(
-            experiment, trained, dataset_layout(experiment.dataset.name, data), progress
-        )
+        stored = dataset_layout(experiment.dataset.name, data)
+        seen = scored(experiment, trained, stored, progress)
+        setting = _setting(experiment, trained, seen, progress)
         for name, options in protocols.items():
             progress.note(f"{name}: {options.kind}")
-            outcomes = score_all(options, subjects, setting)
-            record = full_record(outcomes, _provenance(experiment, options, trained, path))
+            provenance = _provenance(experiment, options, trained, path)
+            records = [evaluation_record(layout, name, provenance)] if checkpoint is None else []
+            with timed(records, progress):
+                outcomes = score_all(options, seen.subjects, setting)
+            record = full_record(outcomes, provenance)
             if checkpoint is None:
-                _write(layout, name, outcomes, record, setting.images)
+                _write(layout, name, outcomes, record, seen.images)
             screen.print(_result_table(f"{experiment.name}: {name}", record))
 
 
@@ -88,62 +88,20 @@ def _write(
         write_predictions(path, predictions, classes=images.classes, names=images.names("test"))
 
 
-def _material(
-    experiment: Experiment, trained: Checkpoint, layout: DatasetLayout, progress: Progress
-) -> tuple[Setting, list[Subject]]:
-    """Return what the protocols need, and who is scored: the student first, then the controls."""
-    image = experiment.dataset.image
-    device = device_from("auto")
-    check_source(experiment, layout, progress)
-    manifests = read_manifests(layout.shards)
-    _require_same_images(trained, experiment.dataset.name, manifests)
-    images = Images(
-        {
-            split: SplitData(layout.shards / split, manifest, {}, image)
-            for split, manifest in manifests.items()
-        }
-    )
-    features = checked_features(experiment, experiment.features, layout, progress)
-    untrained = build_encoder(
-        trained.student, channels=image.channels, size=image.size, seed=experiment.seed
-    )
-    work = evaluation_work(experiment.name)
-    references = {name: stored_subject(f, images) for name, f in features.items()}
-    pixels = pixel_subject(images, device=device, progress=progress)
-    encoders = {"student": trained.build(), "untrained": untrained}
-    subjects = [
-        encoder_subject(name, encoder, images, device=device, cache=work, progress=progress)
-        for name, encoder in encoders.items()
-    ]
-    setting = Setting(
-        images=images,
-        references=references,
+def _setting(
+    experiment: Experiment, trained: Checkpoint, seen: Scored, progress: Progress
+) -> Setting:
+    """Return what the protocols may use beside who is scored."""
+    return Setting(
+        images=seen.images,
+        references=seen.references,
         specifications=experiment.features,
         checkpoint=trained,
-        device=device,
+        device=seen.device,
         seed=experiment.seed,
-        work=work,
+        work=evaluation_work(experiment.name),
         progress=progress,
     )
-    beside = [] if "pixels" in references else [pixels]
-    return setting, [*subjects, *beside, *references.values()]
-
-
-def _require_same_images(
-    trained: Checkpoint, dataset: str, manifests: Mapping[Split, Manifest]
-) -> None:
-    """Raise DataError if the data set was cut anew since: test images may be training images."""
-    seen = dict(trained.about.get("shards", {}))
-    if seen.pop("dataset", None) != dataset:
-        return
-    now = {split: manifest.digest for split, manifest in manifests.items()}
-    other = [split for split, digest in seen.items() if now.get(split) != digest]
-    if other:
-        raise DataError(
-            f"The checkpoint was trained on other {' and '.join(other)} images of {dataset!r} than "
-            "these shards hold, so that images it has seen may be among the test images: run "
-            "`mvmr train`, or restore the shards."
-        )
 
 
 def _provenance(

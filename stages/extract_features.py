@@ -8,13 +8,16 @@ from pipeline.errors import ConfigError, unknown_name
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.run import extract
 from pipeline.runtime import write_json
+from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore
+from pipeline.timing import timed
 from stages.console import ConsoleProgress
 from stages.experiment import load
 from stages.layout import dataset_layout
 from stages.material import check_source
 from stages.options import console, data_option, experiment_options
 from stages.store import feature_table
+from stages.times import feature_record
 
 
 @click.command("extract-features")
@@ -48,13 +51,20 @@ def command(
     if not wanted:
         screen.print("The experiment stores no features: there is nothing to extract.")
         return
-    with ConsoleProgress(screen) as progress:
+    image, store = experiment.dataset.image, FeatureStore(layout.features)
+    manifests = read_manifests(layout.shards)
+    records = [
+        feature_record(layout, name, options, image, manifests)
+        for name, options in wanted.items()
+        if force or name not in store
+    ]
+    with ConsoleProgress(screen) as watched, timed(records, watched) as progress:
         check_source(experiment, layout, progress)
         features = extract(
             wanted,
-            image=experiment.dataset.image,
+            image=image,
             shards=layout.shards,
-            store=FeatureStore(layout.features),
+            store=store,
             work=layout.work,
             options=ClusterOptions(workers, scheduler),
             progress=progress,

@@ -9,11 +9,13 @@ from pipeline.datasets.split import cut
 from pipeline.shards import Manifest, write_split
 from pipeline.storage import remove_tree
 from pipeline.store import FeatureStore
+from pipeline.timing import timed
 from stages.console import ConsoleProgress, table
 from stages.experiment import load
 from stages.layout import dataset_layout
 from stages.material import finished_splits, provenance
 from stages.options import console, data_option, experiment_options
+from stages.times import shard_record
 
 
 @click.command("shard")
@@ -32,7 +34,8 @@ def command(
     if not force and finished_splits(dataset, source, layout.shards) == set(splits):
         screen.print(f"{layout.shards} is up to date.")
         return
-    with ConsoleProgress(screen) as progress:
+    record = shard_record(layout, provenance(dataset), source.listing_digest())
+    with ConsoleProgress(screen) as watched, timed([record], watched) as progress:
         for name in SPLITS:
             remove_tree(layout.shards / name)
         manifests = [

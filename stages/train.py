@@ -27,6 +27,7 @@ from pipeline.runtime import (
 from pipeline.shards import read_manifests
 from pipeline.storage import Location, remove_tree
 from pipeline.store import StoredFeature
+from pipeline.timing import timed
 from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.processes import is_first_process
 from pipeline.training.saving import RESUME
@@ -43,6 +44,7 @@ from stages.layout import (
 )
 from stages.material import check_source, checked_features
 from stages.options import console, data_option, experiment_options
+from stages.times import training_record
 
 TUNED = "tuned.json"
 
@@ -69,9 +71,9 @@ def command(
         _take_over(experiment, screen)
         return
     layout = run_layout(experiment.name)
-    stored, progress = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
-    check_source(experiment, stored, progress)
-    features = checked_features(experiment, experiment.targets(), stored, progress)
+    stored, watched = dataset_layout(experiment.dataset.name, data), ConsoleProgress(screen)
+    check_source(experiment, stored, watched)
+    features = checked_features(experiment, experiment.targets(), stored, watched)
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
     )
@@ -102,7 +104,8 @@ def command(
         },
     )
     work = unfinished_run(key)
-    with _alone(work), progress:
+    records = [training_record(layout, key)] if is_first_process() else []
+    with _alone(work), watched, timed(records, watched) as progress:
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
         if any(wanted.values()):
