@@ -1,54 +1,41 @@
-"""`mvmr report`: one HTML page about a run."""
+"""`mvmr report`: one HTML page about a run, or about several beside each other."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pipeline.errors import DataError
-from pipeline.reporting import Report, read_curves, render
-from pipeline.runtime import atomic_path
-from pipeline.store import FeatureStore
-from stages.experiment import Experiment, load
+from pipeline.reporting import render_report
+from pipeline.runtime import atomic_path, write_json
+from stages.console import ConsoleProgress
+from stages.experiment import load
 from stages.layout import dataset_layout, run_layout
-from stages.options import console, experiment_options
-from stages.store import feature_columns, feature_row
+from stages.options import console, data_option, experiment_options
+from stages.reported import gather
 
 
 @click.command("report")
 @experiment_options
-def command(config: Path, assignments: tuple[str, ...], quiet: bool) -> None:
-    """Write runs/NAME/report.html: metrics, curves, what was cached, the configuration."""
+@data_option
+def command(
+    config: Path,
+    assignments: tuple[str, ...],
+    quiet: bool,
+    data: str,
+) -> None:
+    """Write runs/NAME/report.html: what was done, how good it is, whether to trust it."""
+    screen = console(quiet=quiet)
     experiment = load(config, assignments)
     layout = run_layout(experiment.name)
-    if not layout.curves.exists():
-        raise DataError(f"There is no finished run in {layout.root}: run `mvmr train`.")
-    page = render(
-        Report(
-            name=experiment.name,
-            metrics=_metrics(layout.metrics, experiment),
-            curves=read_curves(layout.curves),
-            features=_features(experiment),
-            config=config.read_text(encoding="utf-8"),
-        )
-    )
-    with atomic_path(layout.report) as temporary:
+    stored = dataset_layout(experiment.dataset.name, data)
+    with ConsoleProgress(screen) as progress:
+        file = config.read_text(encoding="utf-8")
+        report = gather(experiment, file, layout, stored, progress)
+        page = render_report(report, progress)
+    _write(layout.report, page)
+    write_json(layout.record, report.run.to_json())
+    screen.print(f"{layout.report} ({len(page.encode()) / 1e6:.1f} MB)")
+
+
+def _write(path: Path, page: str) -> None:
+    with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    console(quiet=quiet).print(f"{layout.report} ({len(page) / 1e6:.1f} MB)")
-
-
-def _metrics(directory: Path, experiment: Experiment) -> dict[str, Mapping[str, Any]]:
-    """Read the metrics of the protocols that the experiment names, and of training."""
-    names = ["training", *experiment.evaluate]
-    paths = {name: directory / f"{name}.json" for name in names}
-    return {n: json.loads(p.read_text(encoding="utf-8")) for n, p in paths.items() if p.exists()}
-
-
-def _features(experiment: Experiment) -> list[dict[str, str]]:
-    store = FeatureStore(dataset_layout(experiment.dataset.name).features)
-    return [
-        dict(zip(feature_columns(), feature_row(store[name]), strict=True))
-        for name in experiment.features
-    ]
