@@ -5,6 +5,7 @@ on from there. So a signal ends the program at once where nothing is under way, 
 libraries are being imported, and unwinds it by KeyboardInterrupt otherwise.
 """
 
+import atexit
 import os
 import shlex
 import signal
@@ -31,6 +32,9 @@ def listen(arguments: list[str]) -> None:
         sys.__unraisablehook__(problem)
 
     _arguments[:] = arguments
+    # The interpreter's last work takes a second with torch in memory, and hands signals back to
+    # the system before it ends, which would end the process by the signal: not so if ignored.
+    atexit.register(_answer_by, signal.SIG_IGN)
     sys.unraisablehook = unraisable
     for number in SIGNALS:
         signal.signal(number, _unwind)

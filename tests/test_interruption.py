@@ -86,6 +86,20 @@ def test_a_stage_that_is_interrupted_says_what_goes_on(
     assert capsys.readouterr().err.lstrip() == f"{SENTENCE}dvc repro\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_very_end_is_no_crash(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path, ["store", "clean"])
+    assert process.stdout is not None
+    while "no abandoned runs" not in (line := process.stdout.readline()):
+        assert line, "it ended without its result"
+    while process.poll() is None:
+        process.send_signal(number)
+        time.sleep(0.05)
+    output, _ = process.communicate()
+    assert "Traceback" not in output
+    assert process.returncode == (1 if SENTENCE in output else 0)  # never by the signal
+
+
 def copy_of(project: Path, root: Path) -> Path:
     shutil.copytree(project / "data", root / "data")
     shutil.copy(ROOT / "configs" / "digits.yaml", root / "params.yaml")
@@ -93,8 +107,10 @@ def copy_of(project: Path, root: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["workers", "work", "later"])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(signal.SIGINT, "workers"), (signal.SIGINT, "later"), (signal.SIGTERM, "work")],
+)
 def test_workers_that_extract_end_without_a_word(
     project: Path, tmp_path: Path, number: signal.Signals, moment: str
 ) -> None:
