@@ -77,26 +77,24 @@ def find_damage(feature: Location, progress: Progress | None = None) -> list[Dam
         own = Damage(feature / METADATA, reason_of(error), "")
         arrays = sorted(path.removesuffix(f"/{METADATA}") for path in metadata_digests(feature))
         return [own, *(d for a in arrays for d in array_damage(feature, a))]
-    progress.start(f"read {feature.name}", _chunks(feature), "chunks")
     recorded: dict[str, str] = attributes.get("metadata", {})
     damages = list(metadata_damage(feature, recorded))
     unknown = {damage.array for damage in damages}
-    for path in recorded:
-        array = path.removesuffix(f"/{METADATA}")
-        if array not in unknown:
-            damages += array_damage(feature, array, progress)
+    known = [a for path in recorded if (a := path.removesuffix(f"/{METADATA}")) not in unknown]
+    total = sum(_chunks(feature / array) for array in known)
+    progress.start(f"read {feature.name}", total, "chunks")
+    for array in known:
+        damages += array_damage(feature, array, progress)
     return damages
 
 
-def _chunks(feature: Location) -> int:
-    """Return how many chunks a feature's readable arrays have."""
+def _chunks(place: Location) -> int:
+    """Return how many chunks an array has; none where it is a group, or cannot be read."""
     try:
-        arrays = zarr.open_group(zarr_store(feature), mode="r", use_consolidated=False).members(
-            None
-        )
-        return sum(node.nchunks for _, node in arrays if isinstance(node, zarr.Array))
+        node = zarr.open(zarr_store(place), mode="r")
     except UNREADABLE:
         return 0
+    return node.nchunks if isinstance(node, zarr.Array) else 0
 
 
 def array_damage(
