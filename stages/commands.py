@@ -176,8 +176,9 @@ def evaluate(**options: Any) -> int:
     example="mvmr report",
 )
 @experiment_options
+@data_option
 def report(**options: Any) -> int:
-    """Write runs/NAME/report.html: metrics, curves, what was cached, the configuration."""
+    """Write runs/NAME/report.html: what was done, how good it is, whether to trust it."""
     return call("report:report", **options)
 
 

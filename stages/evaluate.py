@@ -8,25 +8,22 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
-from pipeline.datasets.base import Split
-from pipeline.encoders import build_encoder
-from pipeline.errors import ConfigError, DataError, unknown_name
+from pipeline.errors import ConfigError, unknown_name
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.record import full_record, summary, write_predictions
 from pipeline.evaluation.setting import Outcome, Setting, Values
-from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
 from pipeline.evaluation.table import AnyProtocol, require_something_to_find, score_all
-from pipeline.loading.batch import SplitData
-from pipeline.runtime import Progress, device_from, sha256_of, write_json
-from pipeline.shards import Manifest, read_manifests
+from pipeline.runtime import Progress, sha256_of, write_json
 from pipeline.storage import remove_tree
+from pipeline.timing import timed
 from pipeline.training.trial import Wanted
 from stages.console import Screen, table
 from stages.experiment import Experiment, load
-from stages.layout import DatasetLayout, RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.material import check_source, checked_features
+from stages.layout import RunLayout, dataset_layout, evaluation_work, run_layout
 from stages.result import Result, follow
+from stages.scoring import Scored, scored
 from stages.summary import announce
+from stages.times import evaluation_record
 
 
 def evaluate(
@@ -64,14 +61,17 @@ def evaluate(
     progress = screen.progress
     progress.start("load the checkpoint", 0, "")
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
-    setting, subjects = _material(experiment, trained, stored, progress)
-    setting = replace(setting, wanted=wanted)
+    seen = scored(experiment, trained, stored, progress)
+    setting = replace(_setting(experiment, trained, seen, progress), wanted=wanted)
     records = {}
     for name, options in protocols.items():
-        outcomes = score_all(options, subjects, setting)
-        record = full_record(outcomes, _provenance(experiment, options, trained, path))
+        provenance = _provenance(experiment, options, trained, path)
+        times = [evaluation_record(layout, name, provenance)] if checkpoint is None else []
+        with timed(times, progress):
+            outcomes = score_all(options, seen.subjects, setting)
+        record = full_record(outcomes, provenance)
         if checkpoint is None:
-            _write(layout, name, outcomes, record, setting.images)
+            _write(layout, name, outcomes, record, seen.images)
         records[name] = record
         progress.finish()
         progress.note(f"{name}: {_headline(record)}")
@@ -107,63 +107,20 @@ def _write(
         write_predictions(path, predictions, classes=images.classes, names=images.names("test"))
 
 
-def _material(
-    experiment: Experiment, trained: Checkpoint, layout: DatasetLayout, progress: Progress
-) -> tuple[Setting, list[Subject]]:
-    """Return what the protocols need, and who is scored: the student first, then the controls."""
-    image = experiment.dataset.image
-    device = device_from("auto")
-    check_source(experiment, layout, progress)
-    manifests = read_manifests(layout.shards)
-    _require_same_images(trained, experiment.dataset.name, manifests)
-    images = Images(
-        {
-            split: SplitData(layout.shards / split, manifest, {}, image)
-            for split, manifest in manifests.items()
-        }
-    )
-    features = checked_features(experiment, experiment.features, layout, progress)
-    progress.start("build encoders", 0, "")
-    untrained = build_encoder(
-        trained.student, channels=image.channels, size=image.size, seed=experiment.seed
-    )
-    work = evaluation_work(experiment.name)
-    references = {name: stored_subject(f, images) for name, f in features.items()}
-    pixels = pixel_subject(images, device=device, progress=progress)
-    encoders = {"student": trained.build(), "untrained": untrained}
-    subjects = [
-        encoder_subject(name, encoder, images, device=device, cache=work, progress=progress)
-        for name, encoder in encoders.items()
-    ]
-    setting = Setting(
-        images=images,
-        references=references,
+def _setting(
+    experiment: Experiment, trained: Checkpoint, seen: Scored, progress: Progress
+) -> Setting:
+    """Return what the protocols may use beside who is scored."""
+    return Setting(
+        images=seen.images,
+        references=seen.references,
         specifications=experiment.features,
         checkpoint=trained,
-        device=device,
+        device=seen.device,
         seed=experiment.seed,
-        work=work,
+        work=evaluation_work(experiment.name),
         progress=progress,
     )
-    beside = [] if "pixels" in references else [pixels]
-    return setting, [*subjects, *beside, *references.values()]
-
-
-def _require_same_images(
-    trained: Checkpoint, dataset: str, manifests: Mapping[Split, Manifest]
-) -> None:
-    """Raise DataError if the data set was cut anew since: test images may be training images."""
-    seen = dict(trained.about.get("shards", {}))
-    if seen.pop("dataset", None) != dataset:
-        return
-    now = {split: manifest.digest for split, manifest in manifests.items()}
-    other = [split for split, digest in seen.items() if now.get(split) != digest]
-    if other:
-        raise DataError(
-            f"The checkpoint was trained on other {' and '.join(other)} images of {dataset!r} than "
-            "these shards hold, so that images it has seen may be among the test images: run "
-            "`mvmr train`, or restore the shards."
-        )
 
 
 def _provenance(

@@ -6,7 +6,9 @@ from pipeline.errors import ConfigError, unknown_name
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.run import extract
 from pipeline.runtime import write_json
+from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore
+from pipeline.timing import timed
 from stages.console import Screen
 from stages.experiment import load
 from stages.layout import dataset_layout
@@ -14,6 +16,7 @@ from stages.material import check_source
 from stages.result import Result, follow, rows_table
 from stages.store import FEATURE_COLUMNS, feature_values
 from stages.summary import announce
+from stages.times import feature_record
 
 
 def extract_features(
@@ -29,7 +32,7 @@ def extract_features(
 ) -> Result:
     """Compute the features of the experiment that the store lacks."""
     experiment = load(config, assignments)
-    layout, progress = dataset_layout(experiment.dataset.name, data), screen.progress
+    layout = dataset_layout(experiment.dataset.name, data)
     for name in only:
         if name not in experiment.features:
             raise ConfigError(unknown_name("feature", name, experiment.features))
@@ -47,17 +50,25 @@ def extract_features(
         writes=[layout.features / name for name in wanted],
         device=True,
     )
-    check_source(experiment, layout, progress)
-    features = extract(
-        wanted,
-        image=experiment.dataset.image,
-        shards=layout.shards,
-        store=FeatureStore(layout.features),
-        work=layout.work,
-        options=ClusterOptions(workers, scheduler),
-        progress=progress,
-        force=force,
-    )
+    image, store = experiment.dataset.image, FeatureStore(layout.features)
+    manifests = read_manifests(layout.shards)
+    times = [
+        feature_record(layout, name, options, image, manifests)
+        for name, options in wanted.items()
+        if force or name not in store
+    ]
+    with timed(times, screen.progress) as progress:
+        check_source(experiment, layout, progress)
+        features = extract(
+            wanted,
+            image=image,
+            shards=layout.shards,
+            store=store,
+            work=layout.work,
+            options=ClusterOptions(workers, scheduler),
+            progress=progress,
+            force=force,
+        )
     for name, feature in features.items():
         write_json(layout.fidelity / f"{name}.json", feature.report["fidelity"])
     rows = [feature_values(feature) for feature in features.values()]

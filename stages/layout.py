@@ -29,6 +29,11 @@ class DatasetLayout:
         return self.root / "fidelity"
 
     @property
+    def times(self) -> Location:
+        """How long shards and features took to make; not an output of any stage."""
+        return self.root / "times"
+
+    @property
     def work(self) -> Location:
         """Unfinished extractions; not an output of any stage."""
         return self.root / "work"
@@ -91,9 +96,19 @@ class RunLayout:
         return self.metrics / "training.json"
 
     @property
+    def times(self) -> Path:
+        """How long training and each protocol took; not an output of any stage."""
+        return self.root / "times"
+
+    @property
     def report(self) -> Path:
         """The page that tells it all."""
         return self.root / "report.html"
+
+    @property
+    def record(self) -> Path:
+        """What the page says of the run, for pages that compare runs."""
+        return self.root / "report.json"
 
 
 def dataset_layout(name: str, data: str = "data") -> DatasetLayout:

@@ -1,19 +1,23 @@
 """`mvmr shard`: pack the images of the active data set into WebDataset tars."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.base import SPLITS
+from pipeline.datasets.base import SPLITS, Item, Source, Split
 from pipeline.datasets.split import cut
+from pipeline.runtime import Progress
 from pipeline.shards import Manifest, read_manifest, write_split
 from pipeline.storage import remove_tree
 from pipeline.store import FeatureStore
+from pipeline.timing import timed
 from stages.console import Screen
-from stages.experiment import load
-from stages.layout import dataset_layout
+from stages.experiment import DatasetOptions, load
+from stages.layout import DatasetLayout, dataset_layout
 from stages.material import finished_splits, provenance
 from stages.result import Column, Result, count, follow, megabytes, rows_table
 from stages.summary import announce, source_name
+from stages.times import shard_record
 
 COLUMNS = (
     Column("split", "split"),
@@ -30,36 +34,24 @@ def shard(
 ) -> Result:
     """Pack the images of the experiment's data set, unless that is done."""
     experiment = load(config, assignments)
-    dataset, progress = experiment.dataset, screen.progress
+    dataset, watched = experiment.dataset, screen.progress
     layout = dataset_layout(dataset.name, data)
     announce(
         screen, "shard", experiment, reads=[source_name(dataset.source)], writes=[layout.shards]
     )
-    progress.start("list images", 0, "")
+    watched.start("list images", 0, "")
     source = dataset.source.open()
     FeatureStore(layout.features).create()
     splits = cut(source, dataset.split)
-    progress.start("compare with what is packed", 0, "")
+    watched.start("compare with what is packed", 0, "")
     fresh = not force and finished_splits(dataset, source, layout.shards) == set(splits)
-    progress.finish()
+    watched.finish()
     if fresh:
         manifests = [read_manifest(layout.shards / split) for split in splits]
     else:
-        for name in SPLITS:
-            remove_tree(layout.shards / name)
-        manifests = [
-            write_split(
-                source,
-                items,
-                layout.shards / split,
-                dataset=dataset.name,
-                split=split,
-                options=dataset.shards,
-                provenance=provenance(dataset),
-                progress=progress,
-            )
-            for split, items in splits.items()
-        ]
+        record = shard_record(layout, provenance(dataset), source.listing_digest())
+        with timed([record], watched) as progress:
+            manifests = _pack(dataset, source, splits, layout, progress)
     rows = [_row(manifest) for manifest in manifests]
     title = f"{layout.shards} is up to date." if fresh else str(layout.shards)
     return Result(
@@ -67,6 +59,30 @@ def shard(
         [rows_table(title, COLUMNS, rows)],
         follow(["mvmr", "extract-features"], config, assignments, data),
     )
+
+
+def _pack(
+    dataset: DatasetOptions,
+    source: Source,
+    splits: Mapping[Split, Sequence[Item]],
+    layout: DatasetLayout,
+    progress: Progress,
+) -> list[Manifest]:
+    for name in SPLITS:
+        remove_tree(layout.shards / name)
+    return [
+        write_split(
+            source,
+            items,
+            layout.shards / split,
+            dataset=dataset.name,
+            split=split,
+            options=dataset.shards,
+            provenance=provenance(dataset),
+            progress=progress,
+        )
+        for split, items in splits.items()
+    ]
 
 
 def _row(manifest: Manifest) -> dict[str, Any]:

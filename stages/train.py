@@ -24,6 +24,7 @@ from pipeline.runtime import (
 from pipeline.shards import read_manifests
 from pipeline.storage import Location, remove_tree
 from pipeline.store import StoredFeature
+from pipeline.timing import timed
 from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
@@ -41,6 +42,7 @@ from stages.material import check_source, checked_features
 from stages.result import Result, follow
 from stages.state import given_weights, is_finished, run_key
 from stages.summary import announce
+from stages.times import training_record
 
 TUNED = "tuned.json"
 LAST_ROW = (
@@ -63,7 +65,7 @@ def train(
 ) -> Result:
     """Train the student; an interrupted run of the same experiment is continued."""
     experiment = load(config, assignments)
-    layout, progress = run_layout(experiment.name), screen.progress
+    layout, watched = run_layout(experiment.name), screen.progress
     following = follow(["mvmr", "evaluate"], config, assignments, data)
     stored = dataset_layout(experiment.dataset.name, data)
     announce(
@@ -78,17 +80,18 @@ def train(
         device=True,
     )
     if experiment.train is None or experiment.objective is None:
-        _take_over(experiment, progress)
+        _take_over(experiment, watched)
         return _result(layout, following)
-    check_source(experiment, stored, progress)
-    features = checked_features(experiment, experiment.targets(), stored, progress)
+    check_source(experiment, stored, watched)
+    features = checked_features(experiment, experiment.targets(), stored, watched)
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
     )
     wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
-    key = run_key(experiment, asdict(wanted), [train.manifest, validation.manifest], features)
+    manifests = [train.manifest, validation.manifest]
+    key = run_key(experiment, asdict(wanted), manifests, features)
     if not force and is_first_process() and is_finished(layout, key):
-        progress.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
+        watched.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
         return _result(layout, following, up_to_date=True)
     run = Run(
         train=train,
@@ -112,7 +115,8 @@ def train(
         },
     )
     work = unfinished_run(key)
-    with _alone(work):
+    records = [training_record(layout, key)] if is_first_process() else []
+    with _alone(work), timed(records, watched) as progress:
         if (work / RESUME).exists():
             progress.note(f"Continuing the interrupted run in {work}.")
         if wanted:

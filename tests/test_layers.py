@@ -18,6 +18,7 @@ LAYERS = {
     "pipeline.processes": 0,
     "pipeline.runtime": 0,
     "pipeline.storage": 0,
+    "pipeline.timing": 0,
     "pipeline.encoding": 0,
     "pipeline.images": 1,
     "pipeline.views": 1,

@@ -21,10 +21,15 @@ BATCH = 256
 
 
 class Images:
-    """The valid images of each split of one data set, in the order of the manifest."""
+    """The valid images of each split of one data set, in the order of the manifest.
 
-    def __init__(self, splits: Mapping[Split, SplitData]) -> None:
+    With `first`, only so many of each split: samples were shuffled when they were packed, so
+    that these are a random sample, and the tars behind them are not read.
+    """
+
+    def __init__(self, splits: Mapping[Split, SplitData], *, first: int | None = None) -> None:
         self.splits = splits
+        self.first = first
         self._labels: dict[Split, Tensor] = {}
 
     @property
@@ -47,7 +52,12 @@ class Images:
         manifest = self._data(split).manifest
         valid = torch.ones(manifest.samples, dtype=torch.bool)
         valid[sorted(manifest.invalid)] = False
-        return valid.nonzero().flatten()
+        return valid.nonzero().flatten()[: self.first]
+
+    def count(self, split: Split) -> int:
+        """Return the number of these images."""
+        valid = self._data(split).valid_samples
+        return valid if self.first is None else min(valid, self.first)
 
     def labels(self, split: Split) -> Tensor:
         """Return labels as a batch has them: (N,) int64, or (N, K) int8 for several classes."""
@@ -90,7 +100,7 @@ class Images:
         def prepared(record: Record) -> Tensor:
             return original_view(decode(record.data), view)
 
-        sizes = _even_sizes(data.valid_samples)
+        sizes = _even_sizes(self.count(split))
         held: list[Record] = []
         with ThreadPoolExecutor(available_cores()) as pool:
             size = next(sizes, 0)
@@ -101,6 +111,8 @@ class Images:
                     if len(held) == size:
                         yield torch.stack(list(pool.map(prepared, held)))
                         held, size = [], next(sizes, 0)
+                        if size == 0:
+                            return
 
     def _data(self, split: Split) -> SplitData:
         if split not in self.splits:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save, save_file
+from safetensors import safe_open
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from pipeline.config import digest
@@ -64,7 +65,8 @@ def encoder_subject(
 ) -> Subject:
     """Return the features h of an encoder, in evaluation mode, of the original view.
 
-    They are kept in the directory `cache`, by the digest of encoder and images.
+    They are kept in the directory `cache`, by the digest of encoder and images; those of the
+    first images alone are taken from there, but not kept.
     """
     encoder.to(device).eval()
     embed = _frozen(encoder.features, images.image, device)
@@ -74,13 +76,16 @@ def encoder_subject(
         data = images.splits[split]
         key = digest([identity, data.manifest.digest, images.image.model_dump(mode="json")])
         path = cache / f"{name}-{split}-{key[:16]}.safetensors"
+        if images.first is not None and not path.exists():
+            return _stream(embed, images, split, f"embed {split} by {name}", progress)
         if not path.exists():
             for older in cache.glob(f"{name}-{split}-*.safetensors"):
                 older.unlink()
             embedded = _stream(embed, images, split, f"embed {split} by {name}", progress)
             with atomic_path(path) as temporary:
                 save_file({"h": embedded}, temporary)
-        features: Tensor = load_file(path)["h"]
+        with safe_open(path, framework="pt") as kept:
+            features: Tensor = kept.get_slice("h")[: images.count(split)]
         return features
 
     return Subject(name, of, embed, encoder)
@@ -102,7 +107,7 @@ def _frozen(network: Embed, image: ImageOptions, device: torch.device) -> Embed:
 
 def _stream(embed: Embed, images: Images, split: Split, what: str, progress: Progress) -> Tensor:
     """Return the features (N, D) of a split, on the CPU."""
-    count = images.splits[split].valid_samples
+    count = images.count(split)
     progress.start(what, count, "images")
     features, first = torch.empty(0), 0
     for batch in images.batches(split):
@@ -136,7 +141,8 @@ def stored_subject(feature: StoredFeature, images: Images) -> Subject:
     """Return a stored feature, as it is stored, of the valid images."""
 
     def of(split: Split) -> Tensor:
-        rows = torch.from_numpy(feature.read(split))[images.index(split)]
-        return rows.float()
+        index = images.index(split)
+        rows = torch.from_numpy(feature.read(split, 0, int(index[-1]) + 1))
+        return rows[index].float()
 
     return Subject(feature.name, of)

@@ -118,7 +118,7 @@ def tune(run: Run, wanted: Wanted, *, progress: Progress) -> TrainOptions:
         samples=run.train.valid_samples,
         options=options,
     )
-    progress.start("try rates and batch sizes", 0, "")
+    progress.start("try batch sizes and rates", 0, "")
     found = find(trial, wanted, batch_size=options.batch_size)
     for name, value in found.items():
         progress.note(f"Found train.{name}: {value:.4g}")

@@ -1,0 +1,6 @@
+"""One self-contained HTML page about a run, or about several beside each other."""
+
+from pipeline.reporting.page import Report, render_report
+from pipeline.reporting.run import Run, run_from_json
+
+__all__ = ["Report", "Run", "render_report", "run_from_json"]

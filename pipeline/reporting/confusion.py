@@ -1,0 +1,129 @@
+"""Where a classifier errs: which classes it takes for which, how each fares, its worst mistakes."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.reporting.pictures import picture
+from pipeline.reporting.sample import Absent, Sample
+
+WHOLE_MATRIX = 20  # classes, at most
+PAIRS, MISTAKES = 12, 12
+Z = 1.959964  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One test image: its name, its class, the predicted one, and how sure the classifier was."""
+
+    image: str
+    actual: str
+    predicted: str
+    confidence: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction is true."""
+        return self.actual == self.predicted
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The accuracy within a class, in percent, with its 95 % interval (Wilson's)."""
+
+    name: str
+    images: int
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts by true class (row) and predicted one; none where there are too many classes.
+
+    `pairs` are the most frequent errors: true class, predicted class, how many, of how many.
+    """
+
+    protocol: str
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    pairs: tuple[tuple[str, str, int, int], ...]
+    by_class: tuple[ClassScore, ...]
+    images: int
+
+    def share(self, row: int, column: int) -> float:
+        """Return the part of a true class that is predicted as another, in [0, 1]."""
+        return self.counts[row][column] / max(1, sum(self.counts[row]))
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong prediction, with its image."""
+
+    uri: str
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The wrong predictions of highest confidence among the first `images` test images."""
+
+    protocol: str
+    mistakes: tuple[Mistake, ...]
+    images: int
+    wrong: int
+
+
+def confusion(
+    protocol: str, predictions: Sequence[Prediction], classes: Sequence[str]
+) -> Confusion | Absent:
+    """Return which classes are taken for which; `classes` gives their order."""
+    if not predictions:
+        return Absent("no protocol of this run predicts one class an image")
+    sizes = Counter(p.actual for p in predictions)
+    cells = Counter((p.actual, p.predicted) for p in predictions)
+    present = {name for cell in cells for name in cell}
+    ordered = [name for name in classes if name in present] + sorted(present - set(classes))
+    errors = Counter({cell: n for cell, n in cells.items() if cell[0] != cell[1]})
+    whole = len(ordered) <= WHOLE_MATRIX
+    return Confusion(
+        protocol=protocol,
+        classes=tuple(ordered),
+        counts=tuple(tuple(cells[a, b] for b in ordered) for a in ordered) if whole else (),
+        pairs=tuple((a, b, n, sizes[a]) for (a, b), n in errors.most_common(PAIRS)),
+        by_class=tuple(_class_score(a, cells[a, a], sizes[a]) for a in ordered if sizes[a]),
+        images=len(predictions),
+    )
+
+
+def _class_score(name: str, right: int, images: int) -> ClassScore:
+    low, high = wilson(right, images)
+    return ClassScore(name, images, 100 * right / images, 100 * low, 100 * high)
+
+
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share, which keeps within [0, 1] for few images."""
+    share = right / images
+    scale = 1 + Z**2 / images
+    middle = (share + Z**2 / (2 * images)) / scale
+    reach = Z / scale * math.sqrt(share * (1 - share) / images + Z**2 / (4 * images**2))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def mistakes(protocol: str, predictions: Sequence[Prediction], sample: Sample) -> Mistakes | Absent:
+    """Return the most confident mistakes among the images of a sample."""
+    if not predictions:
+        return Absent("no protocol of this run predicts one class an image")
+    rows = {name: row for row, name in enumerate(sample.names)}
+    seen = [p for p in predictions if p.image in rows]
+    wrong = sorted((p for p in seen if not p.right), key=lambda p: -p.confidence)
+    if not wrong:
+        return Absent(f"there is none among {len(seen)} test images")
+    return Mistakes(
+        protocol=protocol,
+        mistakes=tuple(Mistake(picture(sample.images[rows[p.image]]), p) for p in wrong[:MISTAKES]),
+        images=len(seen),
+        wrong=len(wrong),
+    )

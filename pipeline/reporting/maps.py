@@ -1,0 +1,168 @@
+"""Embeddings in the plane: by PCA, and by t-SNE, each image a mark in the colour of its class."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.encoding import Array
+from pipeline.reporting.pictures import Sprite, sprite
+from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample, class_name
+
+LEAST_IMAGES = 10
+SEED = 0
+PERPLEXITY = 30
+PCA_FIRST = 50  # dimensions that t-SNE is given
+NAMED_CLASSES = 10  # with a colour and a mark of their own
+SIDE, MARGIN = 400, 14  # of a map, in its own units
+OTHERS = "other classes"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The images of one class, or all others: its place in the palette, and its size."""
+
+    label: str
+    place: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One class on one map: marks (x, y), and where its label stands."""
+
+    group: Group
+    points: tuple[tuple[str, str], ...]
+    label_at: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Map:
+    """One space by one method."""
+
+    name: str
+    title: str
+    note: str
+    groups: tuple[Placed, ...]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """All maps, whose marks are the same images in the same order, as are `items` and tiles."""
+
+    maps: tuple[Map, ...]
+    groups: tuple[Group, ...]
+    items: tuple[Mapping[str, str], ...]
+    sprite: Sprite
+    labelled: bool
+    images: int
+
+
+def maps(sample: Sample, predicted: Mapping[str, str]) -> Maps | Absent:
+    """Return maps of student and untrained encoder; `predicted` classes are by image name."""
+    N = len(sample.images)
+    if N < LEAST_IMAGES:
+        return Absent(f"a map needs at least {LEAST_IMAGES} images; there are {N}")
+    groups, of_image = _grouped(sample)
+    order = np.argsort(of_image, kind="stable")
+    titles = {STUDENT: "Student", UNTRAINED: "Untrained"}
+    drawn = []
+    for method in ("t-SNE", "PCA"):
+        for space, title in titles.items():
+            points, note = project(sample.spaces[space], method)
+            name = f"{space}-{method.lower()}"
+            placed = _placed(_scaled(points), of_image, groups)
+            drawn.append(Map(name, f"{title}, {method}", note, placed))
+    return Maps(
+        maps=tuple(drawn),
+        groups=groups,
+        items=tuple(_item(sample, row, predicted) for row in order.tolist()),
+        sprite=sprite(sample.images[order]),
+        labelled=sample.labels is not None,
+        images=N,
+    )
+
+
+def project(space: Tensor, method: str) -> tuple[Array, str]:
+    """Return features (N, D) in the plane (N, 2), and a note on the method.
+
+    PCA is of the features themselves; t-SNE keeps neighbourhoods by cosine, as the
+    nearest-neighbour protocols do.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if method == "PCA":
+        pca = PCA(min(2, *space.shape), random_state=SEED)
+        points: Array = _two(pca.fit_transform(space.double().numpy()))
+        kept = float(np.nan_to_num(pca.explained_variance_ratio_).sum())
+        return points, f"the two axes hold {100 * kept:.0f} % of the variance"
+    unit = F.normalize(space.double(), dim=1).numpy()
+    if unit.shape[1] > PCA_FIRST:
+        unit = PCA(min(PCA_FIRST, *unit.shape), random_state=SEED).fit_transform(unit)
+    unit = _two(unit)
+    perplexity = min(PERPLEXITY, (len(unit) - 1) / 3)
+    init = "pca" if unit.var() > 0 else "random"
+    tsne = TSNE(perplexity=perplexity, init=init, random_state=SEED, n_jobs=1)
+    near: Array = tsne.fit_transform(unit)
+    return near, "what is near is similar; distances between clusters say little"
+
+
+def _two(points: Array) -> Array:
+    """Give a single column a second one of zeros."""
+    return points if points.shape[1] > 1 else np.column_stack([points, np.zeros(len(points))])
+
+
+def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
+    """Return the groups, and the place of each image's group among them."""
+    N = len(sample.images)
+    if sample.labels is None:
+        return (Group("images", 0, N),), np.zeros(N, dtype=int)
+    labels = sample.labels.tolist()
+    counts = Counter(labels)
+    named = sorted(counts)
+    if len(named) > NAMED_CLASSES:
+        named = sorted(label for label, _ in counts.most_common(NAMED_CLASSES - 1))
+    places = {label: place for place, label in enumerate(named)}
+    of_image = np.array([places.get(label, len(named)) for label in labels])
+    groups = [
+        Group(class_name(label, sample.classes), place, counts[label])
+        for label, place in places.items()
+    ]
+    rest = int((of_image == len(named)).sum())
+    if rest:
+        groups.append(Group(OTHERS, NAMED_CLASSES - 1, rest))
+    return tuple(groups), of_image
+
+
+def _scaled(points: Array) -> Array:
+    """Fit points (N, 2) into the map, both axes by the same factor, upwards as y grows."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent = max(float((high - low).max()), 1e-12)
+    centred = (points - (low + high) / 2) / extent * (SIDE - 2 * MARGIN)
+    scaled: Array = SIDE / 2 + centred * np.array([1, -1])
+    return scaled
+
+
+def _placed(points: Array, of_image: Array, groups: Sequence[Group]) -> tuple[Placed, ...]:
+    placed = []
+    for place, group in enumerate(groups):
+        own = points[of_image == place]
+        middle = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
+        marks = tuple((f"{x:.1f}", f"{y:.1f}") for x, y in own)
+        placed.append(Placed(group, marks, (f"{middle[0]:.0f}", f"{middle[1]:.0f}")))
+    return tuple(placed)
+
+
+def _item(sample: Sample, row: int, predicted: Mapping[str, str]) -> dict[str, str]:
+    name = sample.names[row]
+    item = {"name": name}
+    label = sample.called(row)
+    if label is not None:
+        item["class"] = label
+    if name in predicted:
+        item["predicted"] = predicted[name]
+    return item

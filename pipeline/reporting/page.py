@@ -1,0 +1,136 @@
+"""One self-contained HTML page: panels in, a string out. Nothing on it is fetched."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.reporting import formats
+from pipeline.reporting.cached import cache
+from pipeline.reporting.confusion import Prediction, confusion, mistakes
+from pipeline.reporting.curves import curves
+from pipeline.reporting.dependence import dependence
+from pipeline.reporting.health import health
+from pipeline.reporting.maps import maps
+from pipeline.reporting.neighbours import searches
+from pipeline.reporting.provenance import provenance
+from pipeline.reporting.representations import representations
+from pipeline.reporting.run import Run
+from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample
+from pipeline.reporting.scores import protocols
+from pipeline.reporting.summary import summary
+from pipeline.representations.base import RepresentationOptions
+from pipeline.runtime import Progress
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One part of the page: `content` is what its template shows, or why it is left out."""
+
+    name: str
+    title: str
+    content: Any
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is something to show."""
+        return not isinstance(self.content, Absent)
+
+    @property
+    def template(self) -> str:
+        """The file that shows it."""
+        return f"{self.name}.html.j2"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page of one run is made from.
+
+    `file` is the experiment file as it was written, `features` what the run stores,
+    `predictions` those of `protocol`; none where no protocol predicts a class.
+    """
+
+    run: Run
+    sample: Sample
+    features: Mapping[str, RepresentationOptions]
+    file: str
+    protocol: str
+    predictions: Sequence[Prediction]
+
+
+def render_report(report: Report, progress: Progress) -> str:
+    """Return the page about one run."""
+    return render(
+        f"{report.run.name}: report",
+        report.run.name,
+        "report of a run",
+        panels_of(report, progress),
+    )
+
+
+def panels_of(report: Report, progress: Progress) -> list[Panel]:
+    """Return the panels of a run's page, in their order."""
+    recipes = _recipes(report)
+    progress.start("draw the page", len(recipes), "panels")
+    panels = []
+    for name, (title, content) in recipes.items():
+        panels.append(Panel(name, title, content()))
+        progress.advance(1)
+    return panels
+
+
+def _recipes(report: Report) -> dict[str, tuple[str, Callable[[], Any]]]:
+    """Return the title of each panel, and what makes its content."""
+    run, sample = report.run, report.sample
+    protocol, predictions = report.protocol, report.predictions
+    predicted = {p.image: p.predicted for p in predictions}
+    teachers = [feature.name for feature in run.cached if feature.teacher]
+    compared = [STUDENT, UNTRAINED, *teachers[:1]]
+    return {
+        "summary": ("Summary", lambda: summary(run)),
+        "scores": ("Scores", lambda: protocols(run) or Absent("nothing has been evaluated")),
+        "cached": ("What was cached", lambda: cache(run)),
+        "curves": ("Training", lambda: curves(run)),
+        "representations": ("Representations", lambda: representations(sample, report.features)),
+        "dependence": ("Dependence between spaces", lambda: dependence(sample)),
+        "maps": ("Maps of the embedding", lambda: maps(sample, predicted)),
+        "neighbours": ("Nearest neighbours", lambda: searches(sample, compared)),
+        "confusion": ("Errors by class", lambda: confusion(protocol, predictions, run.classes)),
+        "mistakes": ("Most confident mistakes", lambda: mistakes(protocol, predictions, sample)),
+        "health": ("Health of the embedding", lambda: health(sample)),
+        "provenance": ("Provenance", lambda: provenance(run, report.file)),
+    }
+
+
+def render(title: str, heading: str, kind: str, panels: Sequence[Panel]) -> str:
+    """Return a page of panels."""
+    page: str = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(title=title, heading=heading, kind=kind, panels=panels)
+    )
+    return page
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: Mapping[str, Callable[..., str]] = {
+        "number": formats.number,
+        "percent": formats.percent,
+        "count": formats.count,
+        "size": formats.size,
+        "duration": formats.duration,
+        "word": formats.word,
+    }
+    environment.filters.update(filters)
+    return environment

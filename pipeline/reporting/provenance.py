@@ -1,0 +1,97 @@
+"""From what a run came: its whole config, digests, versions, commands, times of the stages."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.reporting.formats import count, duration
+from pipeline.reporting.run import Run, Work
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's work: how long it took, when, on what, and its phases."""
+
+    name: str
+    seconds: str
+    when: str
+    machine: str
+    phases: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """`config` is the resolved experiment, `file` the experiment file as it was written."""
+
+    config: str
+    file: str
+    digests: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...]
+    commands: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    total: str
+    unknown: tuple[str, ...]
+
+
+def provenance(run: Run, file: str) -> Provenance:
+    """Return where a run came from."""
+    known = [work for work in run.work if work.attempts]
+    return Provenance(
+        config=json.dumps(run.config, indent=2, ensure_ascii=False),
+        file=file,
+        digests=tuple(_digests(run)),
+        versions=tuple(run.versions.items()),
+        commands=tuple(_commands(run)),
+        stages=tuple(map(_stage, known)),
+        total=duration(sum(work.seconds or 0 for work in known)),
+        unknown=tuple(work.stage for work in run.work if not work.attempts),
+    )
+
+
+def _digests(run: Run) -> Iterator[tuple[str, str]]:
+    yield "experiment", run.digest
+    yield run.student.checkpoint, run.student.sha256
+    for name, split in run.splits.items():
+        yield f"shards, {name}", split.digest
+    for feature in run.cached:
+        yield f"feature, {feature.name}", feature.digest
+
+
+def _commands(run: Run) -> Iterator[str]:
+    yield f"mvmr use {run.name} && dvc repro"
+    yield "mvmr shard"
+    if run.cached:
+        yield "mvmr extract-features"
+    yield from ("mvmr train", "mvmr evaluate", "mvmr report")
+
+
+def _stage(work: Work) -> Stage:
+    last = work.attempts[-1]
+    attempts = f" in {len(work.attempts)} attempts" if len(work.attempts) > 1 else ""
+    cores = "1 core" if last.cores == 1 else f"{last.cores} cores"
+    return Stage(
+        name=work.stage,
+        seconds=f"{duration(work.seconds or 0)}{attempts}",
+        when=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(last.began)),
+        machine=f"{cores}, {last.gpu}" if last.gpu else f"{cores}, no GPU",
+        phases="; ".join(
+            f"{phase.what}: {count(phase.done)} {phase.unit} in {duration(phase.seconds)}"
+            for attempt in work.attempts
+            for phase in attempt.phases
+            if phase.done
+        ),
+    )
+
+
+def flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return a nested config as dotted keys; lists are values."""
+    result = dict[str, Any]()
+    for key, value in config.items():
+        below = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, below)
+        else:
+            result[below] = value
+    return result

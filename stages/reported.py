@@ -1,0 +1,220 @@
+"""What a report is made from, gathered from where the stages have left it."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
+from pipeline.datasets.base import Split
+from pipeline.encoders import parameters_count
+from pipeline.errors import DataError
+from pipeline.evaluation.record import LIBRARIES
+from pipeline.loading.batch import NO_LABEL
+from pipeline.reporting import Report, Run
+from pipeline.reporting.confusion import Prediction
+from pipeline.reporting.health import collapse_of
+from pipeline.reporting.run import Cached, Student, Work
+from pipeline.reporting.run import Split as SplitFacts
+from pipeline.reporting.sample import Sample
+from pipeline.runtime import Progress, sha256_of
+from pipeline.shards import Manifest, read_manifests
+from pipeline.store import FeatureStore, StoredFeature
+from pipeline.teachers.exported import ExportedOptions
+from pipeline.teachers.open_clip import OpenClipOptions
+from pipeline.teachers.timm import TimmOptions
+from pipeline.timing import read_attempts
+from stages.experiment import Experiment
+from stages.layout import DatasetLayout, RunLayout
+from stages.scoring import scored
+from stages.times import evaluation_record, feature_record, shard_record, training_record
+
+IMAGES = 2000  # that the pictures are made from, at most
+TEACHERS = (OpenClipOptions, TimmOptions, ExportedOptions)
+
+Manifests = Mapping[Split, Manifest]
+
+
+def gather(
+    experiment: Experiment,
+    file: str,
+    layout: RunLayout,
+    stored: DatasetLayout,
+    progress: Progress,
+) -> Report:
+    """Return what the page of a finished run is made from.
+
+    Raises DataError if the run has not been trained, or its images or features have changed.
+    """
+    if not layout.curves.exists() or not (layout.checkpoints / BEST).exists():
+        raise DataError(f"There is no finished run in {layout.root}: run `mvmr train`.")
+    trained = load_checkpoint(
+        layout.checkpoints / BEST, student=experiment.student, image=experiment.dataset.image
+    )
+    manifests = read_manifests(stored.shards)
+    sample = _sample(experiment, trained, manifests, stored, progress)
+    metrics = _metrics(layout, experiment)
+    protocol, predictions = _predictions(layout, experiment)
+    run = Run(
+        name=experiment.name,
+        digest=experiment.digest(),
+        config=experiment.model_dump(mode="json"),
+        classes=manifests["train"].classes or (),
+        multi_label=manifests["train"].multi_label,
+        splits={split: _split(manifest) for split, manifest in manifests.items()},
+        cached=tuple(_cached(experiment, stored, manifests)),
+        student=_student(trained, layout),
+        training=_json(layout.training_metrics),
+        curves=_curves(layout.curves),
+        metrics=metrics,
+        health={name: collapse_of(space) for name, space in sample.spaces.items()},
+        work=tuple(_work(experiment, trained, metrics, layout, stored, manifests)),
+        versions={name: version(name) for name in (*LIBRARIES, "lightning", "zarr")},
+    )
+    return Report(run, sample, experiment.features, file, protocol, predictions)
+
+
+def _sample(
+    experiment: Experiment,
+    trained: Checkpoint,
+    manifests: Manifests,
+    stored: DatasetLayout,
+    progress: Progress,
+) -> Sample:
+    """Return the first images of the last split there is, and all their spaces."""
+    seen = scored(experiment, trained, stored, progress, first=IMAGES)
+    split = list(manifests)[-1]
+    labels = seen.images.labels(split)
+    labelled = not seen.images.several_classes and bool((labels != NO_LABEL).all())
+    return Sample(
+        split=split,
+        image=experiment.dataset.image,
+        images=torch.cat(list(seen.images.batches(split))),
+        names=seen.images.names(split),
+        labels=labels if labelled else None,
+        classes=seen.images.classes,
+        spaces={subject.name: subject.of(split) for subject in seen.subjects},
+    )
+
+
+def _split(manifest: Manifest) -> SplitFacts:
+    return SplitFacts(
+        images=manifest.samples,
+        labelled=manifest.labelled,
+        invalid=len(manifest.invalid),
+        bytes=sum(shard.bytes for shard in manifest.shards),
+        digest=manifest.digest,
+    )
+
+
+def _cached(
+    experiment: Experiment, stored: DatasetLayout, manifests: Manifests
+) -> Iterator[Cached]:
+    store = FeatureStore(stored.features)
+    for name, options in experiment.features.items():
+        feature = store[name]
+        fidelity = feature.report["fidelity"]
+        record = feature_record(stored, name, options, experiment.dataset.image, manifests)
+        yield Cached(
+            name=name,
+            kind=options.kind,
+            teacher=isinstance(options, TEACHERS),
+            width=feature.width,
+            original_width=feature.report["original_width"],
+            stored_type=feature.stored_type,
+            images=sum(feature.splits.values()),
+            bytes=_bytes(feature),
+            bytes_per_image=fidelity["bytes_per_image"],
+            dcor_error=fidelity["dcor_error_max"],
+            dcor_error_independent=fidelity["dcor_error_independent"],
+            digest=feature.digest,
+            images_per_second=_speed(Work(name, tuple(read_attempts(record)))),
+        )
+
+
+def _bytes(feature: StoredFeature) -> int:
+    return sum(file.stat().st_size for file in feature.path.rglob("*") if file.is_file())
+
+
+def _speed(work: Work) -> float | None:
+    """Return the images a second of the phase that computed the feature of every image."""
+    phases = [p for a in work.attempts for p in a.phases if p.what.startswith("extract ")]
+    seconds = sum(phase.seconds for phase in phases)
+    return sum(phase.done for phase in phases) / seconds if seconds > 0 else None
+
+
+def _student(trained: Checkpoint, layout: RunLayout) -> Student:
+    encoder = trained.build()
+    return Student(
+        architecture=trained.student.architecture,
+        parameters=parameters_count(encoder.backbone),
+        width=encoder.h_width,
+        checkpoint=BEST,
+        sha256=sha256_of(layout.checkpoints / BEST),
+    )
+
+
+def _curves(path: Path) -> tuple[dict[str, float | None], ...]:
+    """Read the rows that training wrote, one an epoch; None where there is no finite value."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return tuple({k: _finite(v) for k, v in row.items()} for row in csv.DictReader(file))
+
+
+def _finite(text: str) -> float | None:
+    value = float(text) if text else math.nan
+    return value if math.isfinite(value) else None
+
+
+def _metrics(layout: RunLayout, experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """Read the metrics of the protocols that the experiment names, without the long lists."""
+    found = {}
+    for name in experiment.evaluate:
+        path = layout.metrics / f"{name}.json"
+        if path.exists():
+            found[name] = {k: v for k, v in _json(path).items() if k != "details"}
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _predictions(layout: RunLayout, experiment: Experiment) -> tuple[str, list[Prediction]]:
+    """Read those of the first protocol that has some."""
+    for name in experiment.evaluate:
+        path = layout.predictions / name / "predictions.csv"
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                return name, [_prediction(row) for row in csv.DictReader(file)]
+    return "", []
+
+
+def _prediction(row: Mapping[str, str]) -> Prediction:
+    return Prediction(row["image"], row["actual"], row["predicted"], float(row["confidence"]))
+
+
+def _work(
+    experiment: Experiment,
+    trained: Checkpoint,
+    metrics: Mapping[str, Mapping[str, Any]],
+    layout: RunLayout,
+    stored: DatasetLayout,
+    manifests: Manifests,
+) -> Iterator[Work]:
+    """Yield how long each stage took, where that was recorded."""
+    image, train = experiment.dataset.image, manifests["train"]
+    records = {"shard": shard_record(stored, train.options, train.source)}
+    for name, options in experiment.features.items():
+        records[f"extract {name}"] = feature_record(stored, name, options, image, manifests)
+    if experiment.train is not None:
+        records["train"] = training_record(layout, trained.about.get("digest", ""))
+    for name, record in metrics.items():
+        records[f"evaluate {name}"] = evaluation_record(layout, name, record)
+    for stage, path in records.items():
+        yield Work(stage, tuple(read_attempts(path)))
