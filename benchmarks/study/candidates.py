@@ -75,8 +75,9 @@ def _on_features() -> dict[str, Terms]:
     for what, option in options.items():
         terms = depends(("scattering",), on="h", **option)
         found[f"vicreg + scattering on h, 5, {what}"] = {**VICREG, **terms}
-    regressed = {"scattering": {"kind": "regression", "view": "augmented", "weight": 5.0}}
-    found["vicreg + scattering regressed, 5"] = {**VICREG, **regressed}
+    for name, weight in (("scattering", 5.0), ("scattering", 50.0), ("hog", 50.0)):
+        regressed = {name: {"kind": "regression", "weight": weight}}
+        found[f"vicreg + {name} regressed, {weight:g}"] = {**VICREG, **regressed}
     return found
 
 
@@ -140,6 +141,11 @@ def _distilled() -> dict[str, Candidate]:
     }
     clip = depends(("clip",), on="h", view="both", weight=50.0)
     joint["vicreg + clip on h, 50"] = {**VICREG, **clip}
+    everything = {
+        "regressed": {**REGRESSED, "view": "both", "weight": 50.0},
+        **depends(("clip",), on="h", view="both", weight=15.0, standardise=True),
+    }
+    joint["vicreg + clip regressed, 50, + 15 on standardised h"] = {**VICREG, **everything}
     groups = (
         (BY_DEPENDENCE, dependence),
         (BY_REGRESSION, regression),
