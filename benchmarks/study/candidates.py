@@ -54,6 +54,9 @@ def _published() -> dict[str, Terms]:
     }
 
 
+REGRESSIONS = (("scattering", 5.0), ("scattering", 50.0), ("scattering", 150.0), ("hog", 50.0))
+
+
 def _on_features() -> dict[str, Terms]:
     """Return dependence on the backbone's features: weights, sets, statistics, regression."""
     found: dict[str, Terms] = {
@@ -75,9 +78,12 @@ def _on_features() -> dict[str, Terms]:
     for what, option in options.items():
         terms = depends(("scattering",), on="h", **option)
         found[f"vicreg + scattering on h, 5, {what}"] = {**VICREG, **terms}
-    for name, weight in (("scattering", 5.0), ("scattering", 50.0), ("hog", 50.0)):
+    for name, weight in REGRESSIONS:
         regressed = {name: {"kind": "regression", "weight": weight}}
         found[f"vicreg + {name} regressed, {weight:g}"] = {**VICREG, **regressed}
+    for weight in (25.0, 75.0):
+        both = {name: {"kind": "regression", "weight": weight} for name in ("scattering", "hog")}
+        found[f"vicreg + scattering and hog regressed, {weight:g} each"] = {**VICREG, **both}
     return found
 
 
@@ -127,10 +133,11 @@ def _distilled() -> dict[str, Candidate]:
         for weight in (0.3, 1.0, 3.0)
         for view in ("augmented", "both")
     }
-    mixed["clip regressed + 0.3 on standardised h, augmented"] = {
-        "regressed": {**REGRESSED, "view": "augmented"},
-        **depends(("clip",), on="h", weight=0.3, standardise=True),
-    }
+    for view in ("augmented", "both"):
+        mixed[f"clip regressed + 0.3 on standardised h, {view}"] = {
+            "regressed": {**REGRESSED, "view": view},
+            **depends(("clip",), on="h", view=view, weight=0.3, standardise=True),
+        }
     joint: dict[str, Terms] = {
         f"{what} + clip regressed, {weight:g}": {
             **base,
