@@ -54,7 +54,13 @@ def _published() -> dict[str, Terms]:
     }
 
 
-REGRESSIONS = (("scattering", 5.0), ("scattering", 50.0), ("scattering", 150.0), ("hog", 50.0))
+REGRESSIONS = (
+    ("scattering", 5.0),
+    ("scattering", 50.0),
+    ("scattering", 150.0),
+    ("hog", 50.0),
+    ("hog", 150.0),
+)
 
 
 def _on_features() -> dict[str, Terms]:
@@ -81,6 +87,7 @@ def _on_features() -> dict[str, Terms]:
     for name, weight in REGRESSIONS:
         regressed = {name: {"kind": "regression", "weight": weight}}
         found[f"vicreg + {name} regressed, {weight:g}"] = {**VICREG, **regressed}
+    found["hog regressed, no other term"] = {"hog": {"kind": "regression"}}
     for weight in (25.0, 75.0):
         both = {name: {"kind": "regression", "weight": weight} for name in ("scattering", "hog")}
         found[f"vicreg + scattering and hog regressed, {weight:g} each"] = {**VICREG, **both}
