@@ -174,7 +174,8 @@ def _compared(name: str, found: Sequence[Protocol | None]) -> Compared:
     best = max(known, key=lambda score: score.value)
     overlap = [best.overlaps(score) for score in known if score is not best]
     clear = None if not overlap or None in overlap else not any(overlap)
-    spans = [protocol.span for protocol in found if protocol is not None]
+    drawn = [v for s in known for v in (s.value, s.low, s.high) if v is not None]
+    margin = max(0.1 * (max(drawn) - min(drawn)), 0.5)
     return Compared(
         name=name,
         figure=first.figure,
@@ -183,7 +184,7 @@ def _compared(name: str, found: Sequence[Protocol | None]) -> Compared:
         untrained=untrained,
         best=own.index(best),
         clear=clear,
-        span=(min(low for low, _ in spans), max(high for _, high in spans)),
+        span=(max(0.0, min(drawn) - margin), max(drawn) + margin),
     )
 
 
@@ -225,7 +226,7 @@ def _overlaid(chart: Chart, runs: Sequence[tuple[int, Run]]) -> Drawn:
 
 def differences(runs: Sequence[Run]) -> Differences | Absent:
     """Return the settings in which the runs differ, with defaults and overrides."""
-    settings = [flat(run.config) for run in runs]
+    settings = [_settings(run, runs) for run in runs]
     keys = dict.fromkeys(key for found in settings for key in found if key not in OWN)
     rows = [Row(key, tuple(_setting(found, key) for found in settings)) for key in keys]
     differing = tuple(row for row in rows if row.differs)
@@ -236,6 +237,19 @@ def differences(runs: Sequence[Run]) -> Differences | Absent:
         rows=differing,
         same=len(rows) - len(differing),
     )
+
+
+def _settings(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return a run's dotted settings; an entry that another run lacks is one, by its kind."""
+    result = flat(run.config)
+    for section in ("features", "objective", "evaluate"):
+        entries = [other.config[section] or {} for other in runs]
+        for name, entry in (run.config[section] or {}).items():
+            if not all(name in others for others in entries):
+                prefix = f"{section}.{name}."
+                result = {k: v for k, v in result.items() if not k.startswith(prefix)}
+                result[f"{section}.{name}"] = entry.get("kind", name)
+    return result
 
 
 def _setting(settings: Mapping[str, Any], key: str) -> str:
