@@ -175,10 +175,21 @@ def evaluate(**options: Any) -> int:
     line="Write one HTML page about a run.",
     example="mvmr report",
 )
+@click.argument("runs", nargs=-1, metavar="[RUN RUN ...]", shell_complete=completion.runs)
 @experiment_options
 @data_option
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="Where the page goes.  [default: runs/NAME/report.html, or runs/comparison.html]",
+)
 def report(**options: Any) -> int:
-    """Write runs/NAME/report.html: what was done, how good it is, whether to trust it."""
+    """Write a page about the active experiment, or compare the named RUNs.
+
+    What was done, how good it is, whether to trust it. Runs that are compared must have a report
+    of their own.
+    """
     return call("report:report", **options)
 
 

@@ -121,6 +121,11 @@ def run_layout(name: str) -> RunLayout:
     return RunLayout(Path("runs") / name)
 
 
+def comparison_page() -> Path:
+    """Return where the page that compares runs goes."""
+    return Path("runs") / "comparison.html"
+
+
 def starting_weights(weights: str) -> Path:
     """Return the checkpoint that `student.weights` means: a file, or a run's best one."""
     best = run_layout(weights).checkpoints / BEST

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ Manifests = Mapping[Split, Manifest]
 def gather(
     experiment: Experiment,
     file: str,
+    assignments: Sequence[str],
     layout: RunLayout,
     stored: DatasetLayout,
     progress: Progress,
@@ -76,7 +77,7 @@ def gather(
         work=tuple(_work(experiment, trained, metrics, layout, stored, manifests)),
         versions={name: version(name) for name in (*LIBRARIES, "lightning", "zarr")},
     )
-    return Report(run, sample, experiment.features, file, protocol, predictions)
+    return Report(run, sample, experiment.features, file, assignments, protocol, predictions)
 
 
 def _sample(

@@ -1,6 +1,7 @@
 """One self-contained HTML page about a run, or about several beside each other."""
 
+from pipeline.reporting.comparison import render_comparison
 from pipeline.reporting.page import Report, render_report
 from pipeline.reporting.run import Run, run_from_json
 
-__all__ = ["Report", "Run", "render_report", "run_from_json"]
+__all__ = ["Report", "Run", "render_comparison", "render_report", "run_from_json"]

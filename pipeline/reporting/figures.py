@@ -13,6 +13,7 @@ _INK, _FAINT = "#0a0b0c", "#0a0b0d"
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = "os^DvP*X<>"
 _MARKED_POINTS = 30
+SIZE = (5.2, 3.2)  # inches: their ratio, and that of the letters
 
 
 @dataclass(frozen=True)
@@ -34,29 +35,29 @@ def line_chart(
     log: bool = False,
     from_zero: bool = False,
     mark: float | None = None,
-    whole_x: bool = True,
-    size: tuple[float, float] = (5.2, 3.2),
+    always_named: bool = False,
 ) -> Markup:
     """Return a chart as SVG; `name` must be the page's only one of its kind.
 
-    Lines differ by colour, dash and marker. `mark` is the x of a vertical line.
+    Lines differ by colour, dash and marker. `mark` is the x of a vertical line. A single line
+    has a legend only if it is `always_named`.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     with rc_context(_style(name)):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
-        for number, line in enumerate(lines):
+        for line in lines:
             few = len(line.x) <= _MARKED_POINTS
             axes.plot(
                 line.x,
                 line.y,
                 label=line.label,
                 color=_placeholder(line.colour),
-                linestyle=_DASHES[number % len(_DASHES)],
-                marker=_MARKERS[number % len(_MARKERS)] if few else None,
+                linestyle=_DASHES[line.colour % len(_DASHES)],
+                marker=_MARKERS[line.colour % len(_MARKERS)] if few else None,
                 markersize=4,
                 linewidth=1.8,
             )
@@ -65,14 +66,14 @@ def line_chart(
         if log:
             axes.set_yscale("log")
         elif from_zero:
-            axes.set_ylim(bottom=0)
+            known = [value for line in lines for value in line.y if value == value]
+            axes.set_ylim(0, 1.08 * max(known, default=0) or 1)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        if whole_x:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, color=_FAINT, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(lines) > 1:
+        if len(lines) > 1 or always_named:
             figure.legend(
                 frameon=False,
                 fontsize="small",

@@ -19,6 +19,8 @@ PCA_FIRST = 50  # dimensions that t-SNE is given
 NAMED_CLASSES = 10  # with a colour and a mark of their own
 SIDE, MARGIN = 400, 14  # of a map, in its own units
 OTHERS = "other classes"
+LETTER, LINE = 8.0, 16.0  # room for a letter of a label, and for a line
+STEPS = (0, -1, 1, -2, 2, -3, 3)  # lines up or down, where a place is taken
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Placed:
-    """One class on one map: marks (x, y), and where its label stands."""
+    """One class on one map: marks (x, y), and where its label stands, if there is room."""
 
     group: Group
     points: tuple[tuple[str, str], ...]
-    label_at: tuple[str, str]
+    label_at: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -148,13 +150,43 @@ def _scaled(points: Array) -> Array:
 
 
 def _placed(points: Array, of_image: Array, groups: Sequence[Group]) -> tuple[Placed, ...]:
-    placed = []
-    for place, group in enumerate(groups):
-        own = points[of_image == place]
-        middle = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
-        marks = tuple((f"{x:.1f}", f"{y:.1f}") for x, y in own)
-        placed.append(Placed(group, marks, (f"{middle[0]:.0f}", f"{middle[1]:.0f}")))
-    return tuple(placed)
+    own = [points[of_image == place] for place in range(len(groups))]
+    labels = _apart([group.label for group in groups], [_middle(part) for part in own])
+    return tuple(
+        Placed(group, tuple((f"{x:.1f}", f"{y:.1f}") for x, y in part), label)
+        for group, part, label in zip(groups, own, labels, strict=True)
+    )
+
+
+def _middle(points: Array) -> tuple[float, float]:
+    """Return the point nearest to the median of all."""
+    x, y = points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
+    return float(x), float(y)
+
+
+def _apart(
+    labels: Sequence[str], wanted: Sequence[tuple[float, float]]
+) -> list[tuple[str, str] | None]:
+    """Return where labels stand near the wanted places without overlapping; None for no room."""
+    taken: list[tuple[float, float, float]] = []  # half a width, x, y
+    result: list[tuple[str, str] | None] = []
+    for label, (x, y) in zip(labels, wanted, strict=True):
+        half = LETTER * max(len(label), 1) / 2
+        x = min(max(x, half + 2), SIDE - half - 2)
+        free = (
+            y + LINE * step
+            for step in STEPS
+            if LINE < y + LINE * step < SIDE
+            and not any(
+                abs(x - other) < half + width and abs(y + LINE * step - line) < LINE
+                for width, other, line in taken
+            )
+        )
+        at = next(free, None)
+        result.append(None if at is None else (f"{x:.0f}", f"{at:.0f}"))
+        if at is not None:
+            taken.append((half, x, at))
+    return result
 
 
 def _item(sample: Sample, row: int, predicted: Mapping[str, str]) -> dict[str, str]:

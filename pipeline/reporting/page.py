@@ -50,14 +50,16 @@ class Panel:
 class Report:
     """What the page of one run is made from.
 
-    `file` is the experiment file as it was written, `features` what the run stores,
-    `predictions` those of `protocol`; none where no protocol predicts a class.
+    `file` is the experiment file as it was written, `assignments` what was set on top of it,
+    `features` what the run stores, `predictions` those of `protocol`; none where no protocol
+    predicts a class.
     """
 
     run: Run
     sample: Sample
     features: Mapping[str, RepresentationOptions]
     file: str
+    assignments: Sequence[str]
     protocol: str
     predictions: Sequence[Prediction]
 
@@ -102,7 +104,7 @@ def _recipes(report: Report) -> dict[str, tuple[str, Callable[[], Any]]]:
         "confusion": ("Errors by class", lambda: confusion(protocol, predictions, run.classes)),
         "mistakes": ("Most confident mistakes", lambda: mistakes(protocol, predictions, sample)),
         "health": ("Health of the embedding", lambda: health(sample)),
-        "provenance": ("Provenance", lambda: provenance(run, report.file)),
+        "provenance": ("Provenance", lambda: provenance(run, report.file, report.assignments)),
     }
 
 

@@ -1,8 +1,9 @@
 """From what a run came: its whole config, digests, versions, commands, times of the stages."""
 
 import json
+import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +36,15 @@ class Provenance:
     unknown: tuple[str, ...]
 
 
-def provenance(run: Run, file: str) -> Provenance:
-    """Return where a run came from."""
+def provenance(run: Run, file: str, assignments: Sequence[str]) -> Provenance:
+    """Return where a run came from: an experiment file, with `assignments` on top."""
     known = [work for work in run.work if work.attempts]
     return Provenance(
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
         file=file,
         digests=tuple(_digests(run)),
         versions=tuple(run.versions.items()),
-        commands=tuple(_commands(run)),
+        commands=tuple(_commands(run, assignments)),
         stages=tuple(map(_stage, known)),
         total=duration(sum(work.seconds or 0 for work in known)),
         unknown=tuple(work.stage for work in run.work if not work.attempts),
@@ -59,12 +60,12 @@ def _digests(run: Run) -> Iterator[tuple[str, str]]:
         yield f"feature, {feature.name}", feature.digest
 
 
-def _commands(run: Run) -> Iterator[str]:
-    yield f"mvmr use {run.name} && dvc repro"
-    yield "mvmr shard"
-    if run.cached:
-        yield "mvmr extract-features"
-    yield from ("mvmr train", "mvmr evaluate", "mvmr report")
+def _commands(run: Run, assignments: Sequence[str]) -> Iterator[str]:
+    overrides = "".join(f" -s {shlex.quote(assignment)}" for assignment in assignments)
+    if not overrides:
+        yield "dvc repro"
+    names = ["shard", *(["extract-features"] if run.cached else []), "train", "evaluate", "report"]
+    yield from (f"mvmr {name}{overrides}" for name in names)
 
 
 def _stage(work: Work) -> Stage:

@@ -19,6 +19,7 @@ ASKS = {
     "zero_shot": "How well do the teacher's text prompts name an image, without a label?",
     "retrieval": "Is what lies close by really similar?",
 }
+ASKS_AGREEMENT = "Do this space and the stored feature find the same images similar?"
 FIGURES = {"top1": "top-1 accuracy", "map": "mean average precision"}
 UNITLESS = ("effective_rank",)
 CONTROLS = {
@@ -111,7 +112,7 @@ def _protocol(
     return Protocol(
         name=name,
         kind=kind,
-        asks=ASKS.get(kind, ""),
+        asks=ASKS_AGREEMENT if main.startswith("agreement") else ASKS.get(kind, ""),
         figure=FIGURES.get(main, word(main)),
         unit="" if main in UNITLESS else "%",
         split=metrics["split"],

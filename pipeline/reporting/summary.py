@@ -103,8 +103,8 @@ def _teachers(run: Run) -> str:
 def _cached(stored: Cache) -> str:
     names = ", ".join(saving.feature.name for saving in stored.savings)
     text = (
-        f"{names}: {size(stored.bytes)} instead of {size(stored.raw_bytes)}, at an error of "
-        f"distance correlation of at most {number(stored.dcor_error)}"
+        f"{names}: {size(stored.bytes)} instead of {size(stored.raw_bytes)} unreduced, at an error "
+        f"of distance correlation of at most {number(stored.dcor_error)}"
     )
     if stored.saved_seconds:
         text += f"; {duration(stored.saved_seconds)} of extraction not repeated"
@@ -129,7 +129,7 @@ def _training(run: Run) -> str:
 def _notes(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
     yield from _selection(run)
     yield from _test_images(scored)
-    yield from _against_controls(scored)
+    yield from _against_controls(run, scored)
     yield from _published(run, scored)
     yield from _health(run)
     yield Note(
@@ -177,16 +177,24 @@ def _test_images(scored: Sequence[Protocol]) -> Iterator[Note]:
             )
 
 
-def _against_controls(scored: Sequence[Protocol]) -> Iterator[Note]:
+def _against_controls(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
     first = next((p for p in scored if len(p.scores) > 1 and p.student.low is not None), None)
     if first is None:
         return
     untrained = first.of(UNTRAINED)
     if untrained is not None:
         yield _gain(first, untrained)
+    teachers = {feature.name for feature in run.cached if feature.teacher}
     better, level = [], []
     for score in first.scores[1:]:
         if score.subject == UNTRAINED:
+            continue
+        if score.subject in teachers:
+            yield Note(
+                "info",
+                f"By {first.name}, the embedding of the teacher {score.subject} reaches "
+                f"{percent(score.value)}, the student {percent(first.student.value)}.",
+            )
             continue
         named = f"{_named(score)} ({percent(score.value)})"
         if first.student.overlaps(score):
@@ -256,7 +264,7 @@ def _health(run: Run) -> Iterator[Note]:
     if found is None:
         return
     says = (
-        f"an effective rank of {number(found.rank)} of at most {found.limit}, "
+        f"an effective rank of {percent(found.rank)} of at most {found.limit}, "
         f"{percent(100 * found.dead_share)} % of the dimensions dead"
     )
     if has_collapsed(found):

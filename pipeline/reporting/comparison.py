@@ -1,0 +1,259 @@
+"""Several runs beside each other: scores, curves on the same axes, and what differs in config."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.reporting.cached import cache
+from pipeline.reporting.curves import Chart, Drawn, charts_of, spoken, values_of
+from pipeline.reporting.figures import Line, line_chart
+from pipeline.reporting.formats import count, duration, millions, number, percent, size
+from pipeline.reporting.page import Panel, render
+from pipeline.reporting.provenance import flat
+from pipeline.reporting.run import Run
+from pipeline.reporting.sample import STUDENT, Absent
+from pipeline.reporting.scores import Protocol, Score, protocols
+
+# What every run has its own of, so that a difference says nothing.
+OWN = ("name",)
+NOTHING = "–"  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a cell a run; `differs` where they are not all the same."""
+
+    name: str
+    cells: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether a cell is another than the first."""
+        return len(set(self.cells)) > 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the runs are, and what is not to be compared."""
+
+    runs: tuple[str, ...]
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One protocol: a score a run, None where it was not evaluated; the best has `best`."""
+
+    name: str
+    figure: str
+    unit: str
+    scores: tuple[Score | None, ...]
+    untrained: tuple[Score | None, ...]
+    best: int
+    clear: bool | None
+    span: tuple[float, float]
+
+    def place(self, value: float) -> float:
+        """Return where a value lies on the axis, in percent of its length."""
+        low, high = self.span
+        return round(100 * (value - low) / (high - low), 2)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of all runs by protocol."""
+
+    runs: tuple[str, ...]
+    protocols: tuple[Compared, ...]
+
+
+@dataclass(frozen=True)
+class Overlaid:
+    """Curves of all runs on the same axes."""
+
+    charts: tuple[Drawn, ...]
+    without: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Settings that differ, by dotted key, and how many do not."""
+
+    runs: tuple[str, ...]
+    rows: tuple[Row, ...]
+    same: int
+
+
+def render_comparison(runs: Sequence[Run]) -> str:
+    """Return the page that compares two runs or more."""
+    names = " · ".join(run.name for run in runs)
+    return render(f"{names}: comparison", names, f"comparison of {len(runs)} runs", compared(runs))
+
+
+def compared(runs: Sequence[Run]) -> list[Panel]:
+    """Return the panels of a comparison."""
+    return [
+        Panel("compared-facts", "What is compared", facts(runs)),
+        Panel("compared-scores", "Scores", scores(runs)),
+        Panel("compared-curves", "Training", overlaid(runs)),
+        Panel("compared-config", "Differences of config", differences(runs)),
+    ]
+
+
+def facts(runs: Sequence[Run]) -> Facts:
+    """Return what the runs are, with what it cost to make them."""
+    tells: Mapping[str, Callable[[Run], str]] = {
+        "data": lambda run: str(run.config["dataset"]["name"]),
+        "training images": lambda run: count(run.splits["train"].images),
+        "student": lambda run: run.student.architecture,
+        "parameters": lambda run: millions(run.student.parameters),
+        "numbers an image": lambda run: count(run.student.width),
+        "epochs": lambda run: NOTHING if run.epochs is None else count(run.epochs),
+        "seed": lambda run: str(run.config["seed"]),
+        "best epoch": lambda run: str(run.training.get("epoch") or NOTHING),
+        "stored features": lambda run: ", ".join(f.name for f in run.cached) or NOTHING,
+        "their size": _cached,
+        "effective rank": lambda run: number(run.health[STUDENT].rank),
+        "dead dimensions (%)": lambda run: percent(100 * run.health[STUDENT].dead_share),
+        "time of training": _training_time,
+    }
+    return Facts(
+        runs=tuple(run.name for run in runs),
+        rows=tuple(Row(name, tuple(tell(run) for run in runs)) for name, tell in tells.items()),
+        warnings=tuple(_warnings(runs)),
+    )
+
+
+def _cached(run: Run) -> str:
+    stored = cache(run)
+    return NOTHING if isinstance(stored, Absent) else size(stored.bytes)
+
+
+def _training_time(run: Run) -> str:
+    seconds = next((w.seconds for w in run.work if w.stage == "train"), None)
+    return NOTHING if seconds is None else duration(seconds)
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    result = []
+    last = {tuple(run.splits)[-1] for run in runs}
+    tested = {run.splits[tuple(run.splits)[-1]].digest for run in runs}
+    if len(last) > 1 or len(tested) > 1:
+        result.append(
+            "The runs were not scored on the same images: their scores cannot be compared directly."
+        )
+    if len({run.splits["train"].digest for run in runs}) > 1:
+        result.append("The runs were not trained on the same images.")
+    if len({run.config["seed"] for run in runs}) == 1:
+        result.append(
+            "One seed each: a small difference between runs may be that of the seed alone."
+        )
+    return result
+
+
+def scores(runs: Sequence[Run]) -> Comparison | Absent:
+    """Return the main figure of every protocol that two runs or more have in common."""
+    by_run = [{protocol.name: protocol for protocol in protocols(run)} for run in runs]
+    names = dict.fromkeys(name for found in by_run for name in found)
+    shared = [
+        _compared(name, [found.get(name) for found in by_run])
+        for name in names
+        if len({found[name].figure for found in by_run if name in found}) == 1
+    ]
+    if not shared:
+        return Absent("the runs have no protocol in common")
+    return Comparison(tuple(run.name for run in runs), tuple(shared))
+
+
+def _compared(name: str, found: Sequence[Protocol | None]) -> Compared:
+    first = next(protocol for protocol in found if protocol is not None)
+    own = tuple(None if p is None else p.student for p in found)
+    untrained = tuple(None if p is None else p.of("untrained") for p in found)
+    known = [score for score in own if score is not None]
+    best = max(known, key=lambda score: score.value)
+    overlap = [best.overlaps(score) for score in known if score is not best]
+    clear = None if not overlap or None in overlap else not any(overlap)
+    drawn = [v for s in known for v in (s.value, s.low, s.high) if v is not None]
+    margin = max(0.1 * (max(drawn) - min(drawn)), 0.5)
+    return Compared(
+        name=name,
+        figure=first.figure,
+        unit=first.unit,
+        scores=own,
+        untrained=untrained,
+        best=own.index(best),
+        clear=clear,
+        span=(max(0.0, min(drawn) - margin), max(drawn) + margin),
+    )
+
+
+def overlaid(runs: Sequence[Run]) -> Overlaid | Absent:
+    """Return the curves of all runs that trained, a chart a figure, a line a run."""
+    trained = [(place, run) for place, run in enumerate(runs) if run.curves]
+    if not trained:
+        return Absent("none of the runs trained")
+    columns = list(dict.fromkeys(column for _, run in trained for column in run.curves[0]))
+    charts = [
+        Chart(f"{chart.name}-{number}", f"{chart.title}: {label}", ((column, label),), *rest)
+        for chart in charts_of(columns)
+        for number, (column, label) in enumerate(chart.columns)
+        for rest in [(chart.y_label, chart.scale, chart.from_zero)]
+    ]
+    return Overlaid(
+        charts=tuple(_overlaid(chart, trained) for chart in charts),
+        without=tuple(run.name for run in runs if not run.curves),
+    )
+
+
+def _overlaid(chart: Chart, runs: Sequence[tuple[int, Run]]) -> Drawn:
+    ((column, _),) = chart.columns
+    lines = [
+        Line(run.name, values_of(run, "epoch"), values_of(run, column, chart.scale), place)
+        for place, run in runs
+        if column in run.curves[0]
+    ]
+    svg = line_chart(
+        f"overlaid-{chart.name}",
+        lines,
+        x_label="epoch",
+        y_label=chart.y_label,
+        from_zero=chart.from_zero,
+        always_named=True,
+    )
+    return Drawn(chart.title, svg, f"{chart.title}: {'; '.join(map(spoken, lines))}.")
+
+
+def differences(runs: Sequence[Run]) -> Differences | Absent:
+    """Return the settings in which the runs differ, with defaults and overrides."""
+    settings = [_settings(run, runs) for run in runs]
+    keys = dict.fromkeys(key for found in settings for key in found if key not in OWN)
+    rows = [Row(key, tuple(_setting(found, key) for found in settings)) for key in keys]
+    differing = tuple(row for row in rows if row.differs)
+    if not differing:
+        return Absent("the runs have the same config")
+    return Differences(
+        runs=tuple(run.name for run in runs),
+        rows=differing,
+        same=len(rows) - len(differing),
+    )
+
+
+def _settings(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return a run's dotted settings; an entry that another run lacks is one, by its kind."""
+    result = flat(run.config)
+    for section in ("features", "objective", "evaluate"):
+        entries = [other.config[section] or {} for other in runs]
+        for name, entry in (run.config[section] or {}).items():
+            if not all(name in others for others in entries):
+                prefix = f"{section}.{name}."
+                result = {k: v for k, v in result.items() if not k.startswith(prefix)}
+                result[f"{section}.{name}"] = entry.get("kind", name)
+    return result
+
+
+def _setting(settings: Mapping[str, Any], key: str) -> str:
+    if key not in settings:
+        return NOTHING
+    value = settings[key]
+    return "none" if value is None else str(value)
