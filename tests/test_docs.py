@@ -173,7 +173,8 @@ def test_stages_targets_and_programs_exist(found: Page) -> None:
             assert set(rest) <= set(targets), words
         elif "-m" in rest and program == "python":
             (module,) = values_of(words, "-m")
-            assert (ROOT / f"{module.replace('.', '/')}.py").exists(), words
+            place = ROOT / module.replace(".", "/")
+            assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), words
         else:
             assert program in PROGRAMS | {"dvc"} or "mvmr" in words, words
 

@@ -7,6 +7,7 @@ import dcor
 import numpy as np
 import pytest
 import torch
+from test_config import CONFIGS
 
 from pipeline.images import ImageOptions
 from pipeline.reporting.cached import Cache, cache
@@ -26,7 +27,6 @@ from pipeline.reporting.sample import Absent, Sample
 from pipeline.reporting.scores import protocols
 from pipeline.reporting.summary import summary
 from stages.experiment import load
-from tests.test_config import CONFIGS
 
 IMAGE = ImageOptions(size=8, channels=3, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 N = 60
@@ -226,7 +226,7 @@ def test_the_summary_warns_where_intervals_overlap() -> None:
     texts = [note.text for note in summary(a_run()).notes]
     assert any("gained 20.0 points" in text for text in texts)
     overlapping = a_run()
-    overlapping.metrics["linear"]["controls"]["untrained"]["top1_high"] = 65.0  # type: ignore[index]
+    overlapping.metrics["linear"]["controls"]["untrained"]["top1_high"] = 65.0
     notes = summary(overlapping).notes
     assert any(n.kind == "caution" and "no clear gain" in n.text for n in notes)
 
