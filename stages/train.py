@@ -118,6 +118,7 @@ def command(
     chosen = about["selection"]
     tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
     write_json(layout.training_metrics, {**chosen, **tuned})
+    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whatever is evaluated
     screen.print(
         f"{layout.checkpoints / BEST}: epoch {chosen['epoch']}, {chosen['rule']} "
         f"{chosen['score']:.4g}. Next: mvmr evaluate"
@@ -180,6 +181,7 @@ def _take_over(experiment: Experiment, screen: Console) -> None:
     with atomic_path(layout.curves) as temporary:
         temporary.write_text("epoch\n", encoding="utf-8")
     write_json(layout.training_metrics, checkpoint.about["selection"])
+    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whatever is evaluated
     given = experiment.student.weights
     screen.print(f"{layout.checkpoints / BEST}: the weights {given}. Next: mvmr evaluate")
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import dcor
 import numpy as np
@@ -26,8 +27,8 @@ from pipeline.reporting.sample import Absent, Sample
 from pipeline.reporting.scores import protocols
 from pipeline.reporting.summary import summary
 from stages.experiment import load
-from tests.test_config import CONFIGS
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 IMAGE = ImageOptions(size=8, channels=3, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 N = 60
 
@@ -226,7 +227,7 @@ def test_the_summary_warns_where_intervals_overlap() -> None:
     texts = [note.text for note in summary(a_run()).notes]
     assert any("gained 20.0 points" in text for text in texts)
     overlapping = a_run()
-    overlapping.metrics["linear"]["controls"]["untrained"]["top1_high"] = 65.0  # type: ignore[index]
+    overlapping.metrics["linear"]["controls"]["untrained"]["top1_high"] = 65.0
     notes = summary(overlapping).notes
     assert any(n.kind == "caution" and "no clear gain" in n.text for n in notes)
 
