@@ -128,6 +128,7 @@ def train(
     about = load_checkpoint(layout.checkpoints / BEST).about
     tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
     write_json(layout.training_metrics, {**about["selection"], **tuned})
+    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whatever is evaluated
     return _result(layout, following)
 
 
@@ -180,6 +181,7 @@ def _take_over(experiment: Experiment, progress: Progress) -> None:
     with atomic_path(layout.curves) as temporary:
         temporary.write_text("epoch\n", encoding="utf-8")
     write_json(layout.training_metrics, checkpoint.about["selection"])
+    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whatever is evaluated
     given = experiment.student.weights
     progress.note(f"{layout.checkpoints / BEST}: the weights {given}, taken as they are.")
 

@@ -5,12 +5,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, DRIVER, Browser, Scheme, browser
+from test_reporting import a_run, sample
 
 from pipeline.reporting import Report, render_comparison, render_report
 from pipeline.reporting.confusion import Prediction
 from pipeline.runtime import Silent
-from tests.browser import CHROMIUM, DRIVER, Browser, Scheme, browser
-from tests.test_reporting import a_run, sample
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import dcor
 import numpy as np
 import pytest
 import torch
-from test_config import CONFIGS
 
 from pipeline.images import ImageOptions
 from pipeline.reporting.cached import Cache, cache
@@ -28,6 +28,7 @@ from pipeline.reporting.scores import protocols
 from pipeline.reporting.summary import summary
 from stages.experiment import load
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 IMAGE = ImageOptions(size=8, channels=3, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 N = 60
 
