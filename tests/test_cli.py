@@ -75,6 +75,27 @@ def test_select_records_the_fingerprints_between_store_and_run(project: Path) ->
     assert all(len(value) == 64 for value in targets.values())
 
 
+def test_runs_are_compared_by_name_on_one_page(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(inside / "runs/digits", inside / "runs/second")
+    record = inside / "runs/second/report.json"
+    record.write_text(record.read_text().replace('"name": "digits"', '"name": "second"'))
+    assert run(["report", "digits", "second"]) == 0
+    page = (inside / "runs/comparison.html").read_text()
+    top1 = json.loads((inside / "runs/digits/metrics/linear.json").read_text())["top1"]
+    assert page.count(f"{top1:.1f}") >= 2  # of both
+    assert "second" in page
+    assert run(["report", "digits"]) == 2
+    assert "two runs or more" in capsys.readouterr().err
+    assert run(["report", "digits", "third"]) == 1
+    assert "There is no report of a run 'third'" in capsys.readouterr().err
+    (inside / "runs/second/checkpoints/best.pt").write_bytes(b"another")
+    assert run(["report", "digits", "second"]) == 1
+    assert "was trained again since its report" in capsys.readouterr().err
+    shutil.rmtree(inside / "runs/second")
+
+
 def test_the_report_is_one_file_that_needs_nothing(project: Path) -> None:
     page = (project / "runs/digits/report.html").read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
