@@ -25,8 +25,6 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
-    if "--debug" in arguments:
-        os.environ["MVMR_DEBUG"] = "1"
     try:
         with interruption.at_once():
             from stages.commands import cli
@@ -46,7 +44,7 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
         return _say(interruption.sentence(arguments), FAILED, arguments)
     if isinstance(error, BrokenPipeError):
         return _reader_has_gone()
-    if "MVMR_DEBUG" in os.environ and not isinstance(error, click.ClickException):
+    if "--debug" in arguments and not isinstance(error, click.ClickException):
         raise error
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)

@@ -68,8 +68,9 @@ class Screen(Silent):
         self.statuses = []
 
     def advance(self, count: int, status: str = "") -> None:
-        """Keep what stands beside the bar."""
-        self.statuses.append(status)
+        """Keep what stands beside the bar as it moves."""
+        if count:
+            self.statuses.append(status)
 
 
 def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
