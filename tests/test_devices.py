@@ -1,6 +1,7 @@
 """Precision, layout, compilation and DDP change how fast a run is, not what it learns."""
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,13 @@ def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, flo
 
 @pytest.fixture(autouse=True)
 def one_process_again() -> Iterator[None]:
-    """End the process group of a DDP run, which otherwise lasts as long as the process."""
+    """End the process group that a run leaves, and forget what it says of itself to children."""
+    before = dict(os.environ)
     yield
     if distributed.is_initialized():
         distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def learned(data: Path, work: Path, options: dict[str, Any]) -> dict[str, float]:
