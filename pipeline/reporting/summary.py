@@ -210,8 +210,8 @@ def _against_controls(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
     if level:
         yield Note(
             "caution",
-            f"By {first.name}, the student's interval overlaps with that of {_and(level)}: these "
-            "images cannot tell them apart.",
+            f"By {first.name}, the student's interval overlaps with that of {_and(level)}: the "
+            "intervals alone do not settle which is better.",
         )
 
 
