@@ -24,6 +24,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.wording import counted
+from stages import proposal
+
 PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
 FIRST_SECONDS = 2.0  # after which a phase is worth a line of its own there
 FILE_WIDTH = 120
@@ -64,7 +67,9 @@ class Screen:
     def print(self, *shown: RenderableType) -> None:
         """Print what stays."""
         for item in shown:
-            self._console.print(item, soft_wrap=isinstance(item, str), markup=False)
+            whole = isinstance(item, str)
+            text = proposal.sentence(item) if isinstance(item, str) else item
+            self._console.print(text, soft_wrap=whole, markup=False)
 
 
 class ConsoleProgress:
@@ -116,7 +121,8 @@ class ConsoleProgress:
     def note(self, text: str) -> None:
         """Say one line that stays; a log has it in one piece."""
         whole = not self._console.is_terminal
-        self._console.print(text, markup=False, highlight=False, soft_wrap=whole)
+        told = proposal.sentence(text)
+        self._console.print(told, markup=False, highlight=False, soft_wrap=whole)
 
     def finish(self) -> None:
         """End the phase, with a line that says what it took if that is worth one."""
@@ -127,9 +133,8 @@ class ConsoleProgress:
             self._task = None
             seconds = time.monotonic() - self._began
             if self._done and self._unit:
-                self.note(
-                    f"{self._what}: {self._done} {self._unit} in {seconds:.1f} s, {self._rate()}"
-                )
+                done = counted(self._done, self._unit)
+                self.note(f"{self._what}: {done} in {seconds:.1f} s, {self._rate()}")
             elif seconds >= FIRST_SECONDS:
                 self.note(f"{self._what}: {seconds:.1f} s")
 
@@ -149,7 +154,9 @@ class ConsoleProgress:
         self.note(f"{self._what}: {', '.join([*beside, *filter(None, [self._status])])}")
 
     def _count(self) -> str:
-        return f"{self._done}{f' of {self._total}' if self._total else ''} {self._unit}"
+        if not self._total:
+            return counted(self._done, self._unit)
+        return f"{self._done:,} of {counted(self._total, self._unit)}"
 
     def _left(self) -> list[str]:
         if not self._done or not self._total:

@@ -8,7 +8,6 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
-from pipeline.errors import ConfigError, unknown_name
 from pipeline.evaluation.images import Images
 from pipeline.evaluation.record import full_record, summary, write_predictions
 from pipeline.evaluation.setting import Outcome, Setting, Values
@@ -18,9 +17,10 @@ from pipeline.storage import remove_tree
 from pipeline.timing import timed
 from pipeline.training.trial import Wanted
 from stages.console import Screen, table
+from stages.early import check_names
 from stages.experiment import Experiment, load
 from stages.layout import RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.result import Result, follow
+from stages.result import Result
 from stages.scoring import Scored, scored
 from stages.summary import announce
 from stages.times import evaluation_record
@@ -40,9 +40,7 @@ def evaluate(
     """Score the trained student, the untrained one, pixels and every stored feature alike."""
     experiment = load(config, assignments)
     layout, stored = run_layout(experiment.name), dataset_layout(experiment.dataset.name, data)
-    for name in only:
-        if name not in experiment.evaluate:
-            raise ConfigError(unknown_name("protocol", name, experiment.evaluate))
+    check_names("protocol", only, experiment.evaluate)
     protocols = {n: p for n, p in experiment.evaluate.items() if not only or n in only}
     wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
     if wanted:
@@ -76,7 +74,7 @@ def evaluate(
         progress.finish()
         progress.note(f"{name}: {_headline(record)}")
     tables = [_result_table(f"{experiment.name}: {n}", record) for n, record in records.items()]
-    following = follow(["mvmr", "report"], config, assignments)
+    following = ["mvmr", "report"]
     return Result({"protocols": records}, tables, following if checkpoint is None else ())
 
 

@@ -15,7 +15,7 @@ from stages.console import Screen
 from stages.experiment import DatasetOptions, load
 from stages.layout import DatasetLayout, dataset_layout
 from stages.material import finished_splits, provenance
-from stages.result import Column, Result, count, follow, megabytes, rows_table
+from stages.result import Column, Result, count, megabytes, rows_table
 from stages.summary import announce, source_name
 from stages.times import shard_record
 
@@ -57,7 +57,7 @@ def shard(
     return Result(
         {"shards": str(layout.shards), "up_to_date": fresh, "splits": rows},
         [rows_table(title, COLUMNS, rows)],
-        follow(["mvmr", "extract-features"], config, assignments, data),
+        ["mvmr", "extract-features"],
     )
 
 

@@ -19,7 +19,7 @@ from stages.console import Screen
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, dataset_layout, run_layout
 from stages.material import check_source, checked_features
-from stages.result import Column, Result, follow, megabytes, rows_table
+from stages.result import Column, Result, megabytes, rows_table
 
 SHARDS = "shards/"  # before a split, in the name of a part that can be damaged
 
@@ -98,7 +98,7 @@ def verify(
     ]
     sound = not any(found.values())
     named = [] if path is None else [path]
-    again = follow(["mvmr", "store", "verify", "--repair", *named], config, assignments, data)
+    again = ["mvmr", "store", "verify", "--repair", *named]
     values = {"store": str(layout.features), "parts": rows}
     return Result(values, _damage_lines(found), () if sound or mend else again, ok=sound)
 
@@ -182,7 +182,7 @@ def select(screen: Screen, *, config: Path, assignments: tuple[str, ...], data: 
     return Result(
         {"experiment": experiment.name, "features": digests, "targets": list(targets)},
         [f"{len(features)} features are complete and as the config says."],
-        follow(["mvmr", "train"], config, assignments, data),
+        ["mvmr", "train"],
     )
 
 

@@ -1,15 +1,17 @@
 """Where extraction runs: local Dask workers, or those of a running scheduler."""
 
 import logging
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from dask import config as dask_config
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, LocalCluster, Nanny, as_completed
 from distributed.scheduler import KilledWorker
 from distributed.utils import LoopRunner
 
@@ -137,7 +139,20 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
         ) as local,
         Client(local) as client,
     ):
-        yield client
+        try:
+            yield client
+        except BaseException:
+            _end_at_once(local)
+            raise
+
+
+def _end_at_once(local: LocalCluster) -> None:
+    """Kill the worker processes, which would otherwise end only with the tasks that they are at."""
+    for worker in local.workers.values():
+        if isinstance(worker, Nanny):
+            worker.auto_restart = False
+            with suppress(ProcessLookupError, TypeError):  # it has ended, or not begun
+                os.kill(worker.pid, signal.SIGKILL)
 
 
 @contextmanager

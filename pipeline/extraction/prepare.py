@@ -53,7 +53,11 @@ def prepare(
     writer.begin()
     if not writer.has_reduction():
         sampler = _Sampler(feature, image, shards / "train", manifests["train"], cluster, progress)
-        _fit(feature, sampler)
+        try:
+            _fit(feature, sampler)
+        except KeyboardInterrupt:
+            progress.note(f"{feature.name}: fitting its reduction begins anew the next time.")
+            raise
     lay_out(feature, manifests)
 
 
