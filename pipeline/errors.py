@@ -75,4 +75,4 @@ def nearest(name: str, names: "Sequence[str]") -> str | None:
     """Return the name that was most likely meant: the most similar, or the only one it begins."""
     similar = get_close_matches(name, names, n=1)
     begun = [other for other in names if name and other.startswith(name)]
-    return (begun if len(begun) == 1 else similar or [None])[0]
+    return next(iter(begun if len(begun) == 1 else similar), None)

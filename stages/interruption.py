@@ -2,7 +2,8 @@
 
 Nothing is lost by stopping: what is finished is kept by every stage, and the same command goes
 on from there. So a signal ends the program at once where nothing is under way, as while
-libraries are being imported, and unwinds it by KeyboardInterrupt otherwise; a second signal ends it at once.
+libraries are being imported, and unwinds it by KeyboardInterrupt otherwise; a second signal
+ends it at once.
 """
 
 import atexit

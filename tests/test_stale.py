@@ -53,17 +53,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def added(folder: Path) -> str:
     Image.new("L", (8, 8), 9).save(folder / "new.png")
-    return "1 images added (new.png)"
+    return "1 image added (new.png)"
 
 
 def removed(folder: Path) -> str:
     (folder / "0003.png").unlink()
-    return "1 images removed (0003.png)"
+    return "1 image removed (0003.png)"
 
 
 def replaced(folder: Path) -> str:
     Image.new("L", (8, 8), 9).save(folder / "0003.png")
-    return "1 images changed (0003.png)"
+    return "1 image changed (0003.png)"
 
 
 @pytest.mark.parametrize("change", [added, removed, replaced])
