@@ -20,7 +20,7 @@ from stages.console import Screen, table
 from stages.early import check_names
 from stages.experiment import Experiment, load
 from stages.layout import RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.result import Result
+from stages.result import Result, headline
 from stages.scoring import Scored, scored
 from stages.summary import announce
 from stages.times import evaluation_record
@@ -72,19 +72,10 @@ def evaluate(
             _write(layout, name, outcomes, record, seen.images)
         records[name] = record
         progress.finish()
-        progress.note(f"{name}: {_headline(record)}")
+        progress.note(f"{name}: {headline(record)}")
     tables = [_result_table(f"{experiment.name}: {n}", record) for n, record in records.items()]
     following = ["mvmr", "report"]
     return Result({"protocols": records}, tables, following if checkpoint is None else ())
-
-
-def _headline(record: Values) -> str:
-    """Return the main figure of the student, with its interval where it has one."""
-    main = record["main"]
-    interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
-    between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
-    value = record.get(main)
-    return f"{main.replace('_', ' ')} {value:.4g}{between}" if value is not None else main
 
 
 def _write(

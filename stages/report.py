@@ -1,8 +1,9 @@
 """`mvmr report`: one HTML page about a run, or about several beside each other."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.checkpoints import BEST
 from pipeline.errors import DataError
@@ -13,7 +14,7 @@ from stages.early import check_runs
 from stages.experiment import load
 from stages.layout import comparison_page, dataset_layout, run_layout
 from stages.reported import gather
-from stages.result import Result, megabytes
+from stages.result import Result, headline, megabytes
 from stages.summary import announce
 
 
@@ -48,16 +49,23 @@ def report(
     found = gather(experiment, file, assignments, layout, stored, screen.progress)
     page = render_report(found, screen.progress)
     write_json(layout.record, found.run.to_json())
-    return _written(page, path, ["mvmr", "export"])
+    return _written(page, path, ["mvmr", "export"], scores=found.run.metrics)
 
 
-def _written(page: str, path: Path, following: Sequence[str]) -> Result:
+def _written(
+    page: str,
+    path: Path,
+    following: Sequence[str],
+    *,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Result:
+    """Write the page, and say what is on top of it and where it is."""
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     size = path.stat().st_size
-    return Result(
-        {"report": str(path), "bytes": size}, [f"{path} ({megabytes(size)} MB)"], following
-    )
+    shown = [f"{name}: {headline(record)}" for name, record in (scores or {}).items()][:1]
+    shown.append(f"Open {path} in a browser ({megabytes(size)} MB).")
+    return Result({"report": str(path), "bytes": size}, shown, following)
 
 
 def _read(name: str) -> Run:

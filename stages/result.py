@@ -65,6 +65,15 @@ def rows_table(
     return table(title, [column.head for column in columns], cells, text_columns=text_columns)
 
 
+def headline(record: Mapping[str, Any]) -> str:
+    """Return the main figure of the student, with its interval where it has one."""
+    main = record["main"]
+    interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
+    between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
+    value = record.get(main)
+    return f"{main.replace('_', ' ')} {value:.4g}{between}" if value is not None else main
+
+
 def megabytes(size: float) -> str:
     """Return bytes as megabytes."""
     return f"{size / 1e6:,.1f}"

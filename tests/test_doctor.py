@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,9 @@ def test_a_sound_project_is_well(inside: Path, capsys: pytest.CaptureFixture[str
     assert found["shard"] == found["extract@hog"] == "done"
     assert found["train"] == "missing"
     assert found["evaluate@knn"] == found["report"] == "waiting"
-    assert document["next"] == "dvc repro"
+    (training,) = [entry for entry in document["stages"] if entry["stage"] == "train"]
+    same = shlex.join([*QUICK, "-s", "name=fresh"])  # DVC would run params.yaml as it is
+    assert document["next"] == training["remedy"] == f"mvmr train {same}"
 
 
 def test_a_poor_place_says_what_to_mend(

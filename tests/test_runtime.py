@@ -10,7 +10,7 @@ from pipeline.errors import TrainingError
 from pipeline.runtime import exclusive
 
 
-class Busy(TrainingError):
+class BusyError(TrainingError):
     """Somebody else holds the lock."""
 
 
@@ -25,13 +25,13 @@ def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> N
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
             try:
-                with exclusive(path, Busy("busy")):
+                with exclusive(path, BusyError("busy")):
                     inside.append(number)
                     most.append(len(inside))
                     time.sleep(0.0001)
                     inside.remove(number)
                     entered += 1
-            except Busy:
+            except BusyError:
                 continue
         return entered
 
@@ -45,9 +45,9 @@ def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> N
 def test_a_lock_that_was_left_behind_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     path.touch()  # by a process that was killed
-    with exclusive(path, Busy("busy")):
+    with exclusive(path, BusyError("busy")):
         assert path.exists()
-        with pytest.raises(Busy), exclusive(path, Busy("busy")):
+        with pytest.raises(BusyError), exclusive(path, BusyError("busy")):
             pass
         assert path.exists()
     assert not path.exists()

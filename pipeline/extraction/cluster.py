@@ -19,6 +19,7 @@ from pipeline.errors import StoreError
 from pipeline.extraction.worker import Task
 from pipeline.processes import deaf_children
 from pipeline.runtime import Progress, available_cores
+from pipeline.wording import counted
 
 Result = TypeVar("Result")
 # A worker process takes seconds to start; below this it is not worth it.
@@ -77,7 +78,7 @@ class Cluster:
                 self.client.cancel(futures)
                 raise
             future.release()
-            progress.advance(task.images, f"{done} of {len(tasks)} {task.unit}")
+            progress.advance(task.images, f"{done} of {counted(len(tasks), task.unit)}")
         if deadly:
             raise StoreError(
                 f"Workers died again and again on {', '.join(sorted(deadly))} (out of memory?); "

@@ -27,6 +27,7 @@ from pipeline.runtime import Progress
 from pipeline.shards import Manifest
 from pipeline.storage import Location
 from pipeline.store import FeatureWriter
+from pipeline.wording import counted
 
 # Images that fidelity is measured on, in batches as large as those of training usually are.
 FIDELITY_IMAGES = 1024
@@ -137,8 +138,8 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     fitted, measured = _shares(options, reduction.width(feature.width), len(sampler.rows))
     if measured < LEAST_IMAGES:
         raise DataError(
-            f"{feature.name}: beside the {fitted} images that its reduction is fitted on, at least "
-            f"{LEAST_IMAGES} are needed to measure its fidelity; there are {measured}."
+            f"{feature.name}: beside {counted(fitted, 'images')} that its reduction is fitted on, "
+            f"at least {LEAST_IMAGES} are needed to measure its fidelity; there are {measured}."
         )
     if fitted:
         sample = sampler.vectors(fitted)
