@@ -91,9 +91,9 @@ def _write(
     remove_tree(directory)
     directory.mkdir(parents=True)
     predictions = outcomes["student"].predictions
-    if predictions is not None:
-        path = directory / "predictions.csv"
-        write_predictions(path, predictions, classes=images.classes, names=images.names("test"))
+    names = images.names("test") if predictions is not None else []
+    path = directory / "predictions.csv"
+    write_predictions(path, predictions, classes=images.classes, names=names)
 
 
 def _setting(

@@ -135,10 +135,17 @@ def test_what_an_experiment_demands_of_the_machine(
     assert {c.check for c in _demanded_by(gpus) if c.state == "mend"} == {"devices"}
 
 
-def test_a_change_makes_stale_what_depends_on_it(inside: Path) -> None:
+def test_a_change_makes_stale_what_depends_on_it(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["train", *QUICK]) == 0
     assert run(["evaluate", *QUICK]) == 0
+    capsys.readouterr()
     assert run(["report", *QUICK]) == 0
+    *_, score, place, following = capsys.readouterr().out.splitlines()
+    assert score.startswith("linear: top1 ")
+    assert place.startswith("Open runs/digits/report.html in a browser")
+    assert following.startswith("Next: mvmr export")
     assert {state.condition for state in conditions().values()} == {"done"}
     changed = conditions("features.hog.bins=12")
     assert changed["extract@hog"].condition == "stale"

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, sent as a terminal or a scheduler sends them: no traceback, how to go on."""
 
+import json
 import os
 import pty
 import re
@@ -17,7 +18,7 @@ import psutil
 import pytest
 from digits_run import ROOT
 
-from stages import clean
+from stages import clean, interruption
 from stages.cli import run
 
 MVMR = [sys.executable, "-c", "from stages.cli import main; main()"]
@@ -84,6 +85,37 @@ def test_a_stage_that_is_interrupted_says_what_goes_on(
     monkeypatch.setenv("DVC_STAGE", "train")
     assert run(["store", "clean"]) == 1
     assert capsys.readouterr().err.lstrip() == f"{SENTENCE}dvc repro\n"
+
+
+def test_an_interruption_that_comes_too_late_still_ends_with_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As where a library swallows it: whatever is chained to the command must not start."""
+
+    def interrupted() -> list[clean.Unfinished]:
+        monkeypatch.setattr(interruption, "_asked", True)
+        return []
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clean, "_unfinished", interrupted)
+    assert run(["store", "clean", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["ok"] is True  # one document, of what was done
+    assert "by then everything was done" in captured.err
+
+
+def test_ending_that_takes_a_while_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(interruption, "_asked", False)
+    monkeypatch.setattr(interruption, "_tell", told.append)
+    monkeypatch.setattr(interruption, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(KeyboardInterrupt):
+        interruption._unwind(signal.SIGINT, None)
+    assert not told
+    deadline = time.monotonic() + 10
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [line.partition(":")[0] for line in told] == ["Stopping"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
