@@ -323,7 +323,7 @@ def store_clean(**options: Any) -> int:
     line="Print what makes a shell complete commands, options and names.",
     example='eval "$(mvmr completion bash)"',
 )
-@click.argument("shell", type=OneOf("shell", SHELLS))
+@click.argument("shell", metavar="SHELL", type=OneOf("shell", SHELLS))
 def completion_script(shell: str) -> None:
     """Print what makes SHELL complete commands, options, configs, features, protocols and runs.
 

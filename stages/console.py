@@ -1,7 +1,8 @@
 """What the user sees while a command works: what it will do, progress, lines that stay.
 
-Where the output is a terminal, a bar with count, rate and time left; elsewhere plain lines, one
-a phase and one every half a minute, so that a log shows what is going on.
+Where the output is a terminal, a bar with count, rate and time left; elsewhere, and with
+TERM=dumb, plain lines, one a phase and one every half a minute, so that a log shows what is going
+on.
 """
 
 import sys
@@ -73,14 +74,15 @@ class Screen:
 
 
 class ConsoleProgress:
-    """A bar with count, rate and time left; plain lines where the output is not a terminal.
+    """A bar with count, rate and time left; plain lines where nothing can be drawn again.
 
     Used as a context; implements `pipeline.runtime.Progress`.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = _Bars(console)
+        self._moves = console.is_terminal and not console.is_dumb_terminal
+        self._bar = _Bars(console, disable=not self._moves)
         self._task: TaskID | None = None
         self._what, self._unit, self._status = "", "", ""
         self._total = self._done = 0
@@ -91,7 +93,7 @@ class ConsoleProgress:
 
     def __enter__(self) -> "ConsoleProgress":
         self._bar.start()
-        if not self._console.is_terminal and not self._console.quiet:
+        if not self._moves and not self._console.quiet:
             threading.Thread(target=self._speak_now_and_then, daemon=True).start()
         return self
 
@@ -120,7 +122,7 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """Say one line that stays; a log has it in one piece."""
-        whole = not self._console.is_terminal
+        whole = not self._moves
         told = proposal.sentence(text)
         self._console.print(told, markup=False, highlight=False, soft_wrap=whole)
 
@@ -174,7 +176,7 @@ class ConsoleProgress:
 class _Bars(Progress):
     """Bars that leave the terminal when they are done; what they say beside has its own line."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, disable: bool) -> None:
         super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -183,7 +185,7 @@ class _Bars(Progress):
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=disable,
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:

@@ -19,6 +19,7 @@ from pipeline.errors import DataError, MvmrError, StaleFeatureError
 from pipeline.runtime import Progress, Silent, sha256_of
 from pipeline.shards import MANIFEST, Manifest, read_manifest
 from pipeline.store import FeatureStore, StoredFeature
+from pipeline.timing import read_attempts
 from pipeline.wording import counted
 from stages.experiment import Experiment
 from stages.layout import (
@@ -31,6 +32,7 @@ from stages.layout import (
 )
 from stages.making import in_the_making
 from stages.material import checked_features, finished_splits
+from stages.times import training_record
 
 Condition = Literal["done", "missing", "waiting", "unfinished", "stale", "broken"]
 TRIED = ("lr", "batch_size")
@@ -161,7 +163,9 @@ def _training(
             return StageState("train", "unfinished", text, f"mvmr train{flags}")
     if best.exists():
         return StageState("train", "stale", f"{best} was made from something else", "mvmr train")
-    return StageState("train", "missing", "", "mvmr train")
+    attempts = [a for key, _ in keys for a in read_attempts(training_record(run, key))]
+    text = "the last attempt ended without a result" if attempts else ""
+    return StageState("train", "missing", text, "mvmr train")
 
 
 def _protocol(experiment: Experiment, name: str, run: RunLayout, *, ready: bool) -> StageState:

@@ -166,6 +166,14 @@ def test_a_change_makes_stale_what_depends_on_it(
 
 def test_what_was_interrupted_is_unfinished_and_named(inside: Path) -> None:
     changes = ["name=halted", "train.lr=7e-3"]
+    assert conditions(*changes)["train"].found == ""
+    too_large = [*changes, "train.batch_size=5000"]
+    assert run(["train", *(w for s in [*SETTINGS, *too_large] for w in ("-s", s))]) == 1
+    failed = conditions(*too_large)["train"]
+    assert (failed.condition, failed.found) == (
+        "missing",
+        "the last attempt ended without a result",
+    )
     assert conditions(*changes)["train"].condition == "missing"
     experiment = load(Path("params.yaml"), [*SETTINGS, *changes])
     shards = [read_manifest(Path("data/digits/shards") / s) for s in ("train", "validation")]
