@@ -63,6 +63,7 @@ def ended(process: "subprocess.Popen[str]", arguments: list[str]) -> str:
 def test_libraries_that_are_being_imported_do_not_show(
     tmp_path: Path, number: signal.Signals, seconds: float
 ) -> None:
+    shutil.copy(ROOT / "configs" / "digits.yaml", tmp_path / "my experiment.yaml")
     arguments = ["train", "-c", "my experiment.yaml"]
     process = start(tmp_path, arguments)
     own = psutil.Process(process.pid)
@@ -197,6 +198,7 @@ def read(terminal: int) -> bytes:
 
 
 def test_ctrl_c_on_a_terminal_leaves_it_as_it_was(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "configs" / "digits.yaml", tmp_path / "params.yaml")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*MVMR, "train"],
