@@ -147,6 +147,16 @@ class Progress(Protocol):
         ...
 
 
+@contextmanager
+def not_kept(what: str, progress: Progress) -> Iterator[None]:
+    """Say of work that an interruption undoes that it is undone: most of it is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.note(f"Interrupted: {what} begins anew the next time.")
+        raise
+
+
 class Silent:
     """A Progress that nobody watches."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.datasets.base import SPLITS, Item, Source, Split
 from pipeline.datasets.split import cut
-from pipeline.runtime import Progress
+from pipeline.runtime import Progress, not_kept
 from pipeline.shards import Manifest, read_manifest, write_split
 from pipeline.storage import remove_tree
 from pipeline.store import FeatureStore
@@ -50,7 +50,7 @@ def shard(
         manifests = [read_manifest(layout.shards / split) for split in splits]
     else:
         record = shard_record(layout, provenance(dataset), source.listing_digest())
-        with timed([record], watched) as progress:
+        with timed([record], watched) as progress, not_kept("packing", progress):
             manifests = _pack(dataset, source, splits, layout, progress)
     rows = [_row(manifest) for manifest in manifests]
     title = f"{layout.shards} is up to date." if fresh else str(layout.shards)

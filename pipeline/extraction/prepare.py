@@ -23,7 +23,7 @@ from pipeline.reduction import (
     fit_pca,
 )
 from pipeline.representations.base import RepresentationOptions
-from pipeline.runtime import Progress
+from pipeline.runtime import Progress, not_kept
 from pipeline.shards import Manifest
 from pipeline.storage import Location
 from pipeline.store import FeatureWriter
@@ -54,11 +54,8 @@ def prepare(
     writer.begin()
     if not writer.has_reduction():
         sampler = _Sampler(feature, image, shards / "train", manifests["train"], cluster, progress)
-        try:
+        with not_kept(f"fitting the reduction of {feature.name}", progress):
             _fit(feature, sampler)
-        except KeyboardInterrupt:
-            progress.note(f"{feature.name}: fitting its reduction begins anew the next time.")
-            raise
     lay_out(feature, manifests)
 
 
