@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.checkpoints import BEST
@@ -11,7 +12,7 @@ from pipeline.runtime import atomic_path, sha256_of, write_json
 from stages.console import Screen
 from stages.experiment import load
 from stages.layout import comparison_page, dataset_layout, run_layout
-from stages.reported import gather
+from stages.reported import gather, per_image
 from stages.result import Result, follow, megabytes
 from stages.summary import announce
 
@@ -78,4 +79,4 @@ def _read(name: str) -> Run:
     best = layout.checkpoints / BEST
     if best.exists() and sha256_of(best) != run.student.sha256:
         raise DataError(f"The run {name!r} was trained again since its report: run `mvmr report`.")
-    return run
+    return replace(run, per_image=per_image(layout, run.metrics))

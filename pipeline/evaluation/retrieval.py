@@ -103,7 +103,7 @@ def recall_at(
 
 def chance_of_recall(labels: Tensor, *, k: int) -> float:
     """Return how often one of an image's class (N,) is among k others drawn by lot, in [0, 1]."""
-    sizes = labels.unique(return_counts=True)[1].double()
+    sizes = torch.unique(labels, return_counts=True)[1].double()
     missed = torch.ones_like(sizes)
     for drawn in range(k):  # without replacement, from the images of other classes
         missed *= ((len(labels) - sizes - drawn) / (len(labels) - 1 - drawn)).clamp_min(0)
