@@ -9,7 +9,12 @@ from rich.table import Table
 
 from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
 from pipeline.evaluation.images import Images
-from pipeline.evaluation.record import full_record, summary, write_predictions
+from pipeline.evaluation.record import (
+    full_record,
+    summary,
+    write_per_image,
+    write_predictions,
+)
 from pipeline.evaluation.setting import Outcome, Setting, Values
 from pipeline.evaluation.table import AnyProtocol, require_something_to_find, score_all
 from pipeline.runtime import Progress, sha256_of, write_json
@@ -87,6 +92,7 @@ def _write(
 ) -> None:
     write_json(layout.metrics / f"{name}.json", record)
     write_json(layout.scores / f"{name}.json", summary(outcomes))
+    write_per_image(layout.per_image(name), outcomes, images.names(record["split"]))
     directory = layout.predictions / name
     remove_tree(directory)
     directory.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stages.console import Screen
 from stages.early import check_runs
 from stages.experiment import load
 from stages.layout import comparison_page, dataset_layout, run_layout
-from stages.reported import gather
+from stages.reported import gather, per_image
 from stages.result import Result, headline, megabytes
 from stages.summary import announce
 
@@ -81,4 +82,4 @@ def _read(name: str) -> Run:
     best = layout.checkpoints / BEST
     if best.exists() and sha256_of(best) != run.student.sha256:
         raise DataError(f"The run {name!r} was trained again since its report: run `mvmr report`.")
-    return run
+    return replace(run, per_image=per_image(layout, run.metrics))
