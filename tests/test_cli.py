@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.errors import TrainingError
+from pipeline.evaluation.record import read_per_image
 from pipeline.runtime import exclusive
 from stages.cli import run
 
@@ -57,6 +58,12 @@ def test_scores_are_few_and_predictions_add_up_to_them(project: Path) -> None:
         assert len(rows) == 359
         hits = [row["actual"] == row["predicted"] for row in rows]
         assert 100 * sum(hits) / len(hits) == pytest.approx(record["top1"])
+        images = read_per_image(run / f"metrics/{protocol}.csv")
+        assert images.names == [row["image"] for row in rows]
+        assert images.values["student"].tolist() == hits
+        for name, values in record["controls"].items():
+            assert 100 * images.values[name].mean() == pytest.approx(values["top1"])
+        assert 9 < record["chance"] < 12
     assert not list((run / "predictions/retrieval").iterdir())
 
 
