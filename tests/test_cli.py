@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -22,8 +23,8 @@ from pipeline.runtime import exclusive
 from stages.cli import run
 
 
-def metrics(project: Path, protocol: str) -> dict[str, object]:
-    result: dict[str, object] = json.loads(
+def metrics(project: Path, protocol: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(
         (project / "runs" / "digits" / "metrics" / f"{protocol}.json").read_text()
     )
     return result

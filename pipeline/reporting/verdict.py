@@ -162,7 +162,7 @@ def _rivals(scored: Sequence[Protocol]) -> str:
         said = [f"{named} by {listed(by)}" for named, by in better.items()]
         return f"Yet what needs no training does better: {'; '.join(said)}."
     if level:
-        return "No control without training is clearly better, but one is not clearly worse."
+        return "No control without training is clearly better, but not all are clearly worse."
     return "It is better than every control without training." if rivals else ""
 
 
