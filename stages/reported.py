@@ -218,7 +218,9 @@ def _predictions(layout: RunLayout, experiment: Experiment) -> tuple[str, list[P
         path = layout.predictions / name / "predictions.csv"
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                return name, [_prediction(row) for row in csv.DictReader(file)]
+                rows = [_prediction(row) for row in csv.DictReader(file)]
+            if rows:
+                return name, rows
     return "", []
 
 

@@ -51,10 +51,11 @@ def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
 
 
 def write_predictions(
-    path: Path, predictions: Predictions, *, classes: Sequence[str], names: Sequence[str]
+    path: Path, predictions: Predictions | None, *, classes: Sequence[str], names: Sequence[str]
 ) -> None:
     """Write one row a test image: its name, the true class, the predicted one, the confidence.
 
+    Without predictions there are no rows, but there is a file, as DVC warns of empty folders.
     `names` are those of all valid images of the split.
     """
 
@@ -64,7 +65,7 @@ def write_predictions(
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "actual", "predicted", "confidence"])
-        for row, actual, predicted, confidence in _rows(predictions):
+        for row, actual, predicted, confidence in _rows(predictions) if predictions else ():
             writer.writerow([names[row], called(actual), called(predicted), f"{confidence:.4f}"])
 
 
