@@ -10,6 +10,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.average_precision import (
     average_precision,
     bootstrap_mean,
+    chance_mean,
     mean_over_classes,
 )
 
@@ -88,3 +89,17 @@ def test_a_class_without_a_positive_is_an_error() -> None:
     present = torch.tensor([[1, 0], [0, -1], [0, 0], [1, 0], [0, 0]])
     with pytest.raises(DataError, match=r"classes \[1\] have none"):
         mean_over_classes(scores, present)
+
+
+def test_chance_is_what_rankings_by_lot_reach() -> None:
+    rng = np.random.default_rng(0)
+    present = (rng.random((200, 4)) < [0.05, 0.2, 0.5, 0.8]).astype(int)
+
+    def drawn(labels: np.ndarray) -> float:
+        found = labels[rng.permutation(len(labels))].cumsum()
+        precision, recall = found / np.arange(1, len(labels) + 1), found / labels.sum()
+        levels = np.linspace(0, 1, 11) - 1e-12
+        return float(np.mean([precision[recall >= level].max() for level in levels]))
+
+    expected = np.mean([drawn(labels) for labels in present.T for _ in range(50)])
+    assert chance_mean(torch.tensor(present), seed=0) == pytest.approx(expected, abs=0.02)

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -17,12 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.errors import TrainingError
+from pipeline.evaluation.record import read_per_image
 from pipeline.runtime import exclusive
 from stages.cli import run
 
 
-def metrics(project: Path, protocol: str) -> dict[str, object]:
-    result: dict[str, object] = json.loads(
+def metrics(project: Path, protocol: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(
         (project / "runs" / "digits" / "metrics" / f"{protocol}.json").read_text()
     )
     return result
@@ -57,6 +59,12 @@ def test_scores_are_few_and_predictions_add_up_to_them(project: Path) -> None:
         assert len(rows) == 359
         hits = [row["actual"] == row["predicted"] for row in rows]
         assert 100 * sum(hits) / len(hits) == pytest.approx(record["top1"])
+        images = read_per_image(run / f"metrics/{protocol}.csv")
+        assert images.names == [row["image"] for row in rows]
+        assert images.values["student"].tolist() == hits
+        for name, values in record["controls"].items():
+            assert 100 * images.values[name].mean() == pytest.approx(values["top1"])
+        assert 9 < record["chance"] < 12
     (header,) = (run / "predictions/retrieval/predictions.csv").read_text().splitlines()
     assert header == "image,actual,predicted,confidence"  # it predicts no classes
 

@@ -108,7 +108,7 @@ def test_every_protocol_speaks_on_trust() -> None:
     assert "Better than the student by knn: raw pixels by 30.0 points" in cautions
     assert "Not settled by linear" in cautions
     said = " ".join(found.verdict)
-    assert "Training helped by linear and knn" in said
+    assert "Training helped, judged by linear and knn" in said
     assert "what needs no training does better: raw pixels by knn" in said
     assert "(chance: 33.3 %)" in said
 
@@ -210,7 +210,7 @@ def test_objects_of_several_classes_are_scored_by_intervals_alone() -> None:
     assert "published, the released MV-MR code" in text
     assert "87.1" in text
     assert "averaged over all answers at once" in text
-    assert "Training helped by voc07" in text
+    assert "Training helped, judged by voc07" in text
 
 
 def test_many_classes_say_how_many_kinds_of_error_are_shown() -> None:

@@ -119,11 +119,14 @@ def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
 
 def _by(protocol: Protocol, score: Score) -> str:
     """Return how far apart the student and a control are."""
+    open_ = protocol.standing(score) == "open"
     if score.lead is None:
-        difference = abs(protocol.student.value - score.value)
-        overlap = ", overlapping intervals" if protocol.standing(score) == "open" else ""
-        return f"{percent(difference)}{' points' if protocol.unit else ''}{overlap}"
-    return signed(score.lead) if protocol.standing(score) == "open" else amount(score.lead)
+        difference = protocol.student.value - score.value
+        if open_:
+            sign = "+" if difference > 0 else ""
+            return f"{sign}{percent(difference)}, overlapping intervals".replace("-", "−")  # noqa: RUF001
+        return f"{percent(abs(difference))}{' points' if protocol.unit else ''}"
+    return signed(score.lead) if open_ else amount(score.lead)
 
 
 def _controls(protocol: Protocol) -> Iterator[Note]:

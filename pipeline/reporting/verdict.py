@@ -140,7 +140,7 @@ def _beside_controls(scored: Sequence[Protocol]) -> str:
     helped, not_so = stood["ahead"], [*stood["open"], *stood["behind"]]
     if helped:
         but = f", but not clearly by {listed(not_so)}" if not_so else ""
-        said = f"Training helped by {listed(helped)}{but}."
+        said = f"Training helped, judged by {listed(helped)}{but}."
     else:
         said = f"No protocol shows that training helped ({listed(not_so)})."
     return f"{said} {_rivals(scored)}"
@@ -162,7 +162,7 @@ def _rivals(scored: Sequence[Protocol]) -> str:
         said = [f"{named} by {listed(by)}" for named, by in better.items()]
         return f"Yet what needs no training does better: {'; '.join(said)}."
     if level:
-        return "No control without training is clearly better, but one is not clearly worse."
+        return "No control without training is clearly better, but not all are clearly worse."
     return "It is better than every control without training." if rivals else ""
 
 
