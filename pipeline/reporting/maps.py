@@ -16,7 +16,9 @@ LEAST_IMAGES = 10
 SEED = 0
 PERPLEXITY = 30
 PCA_FIRST = 50  # dimensions that t-SNE is given
-NAMED_CLASSES = 10  # with a colour and a mark of their own
+COLOURS = 10  # and as many marks
+NAMED_CLASSES = COLOURS**2  # at most, each with a pair of colour and mark of its own
+SPELT_CLASSES = 20  # at most, for names to stand on the map itself
 SIDE, MARGIN = 400, 14  # of a map, in its own units
 OTHERS = "other classes"
 LETTER, LINE = 8.0, 16.0  # room for a letter of a label, and for a line
@@ -25,11 +27,22 @@ STEPS = (0, -1, 1, -2, 2, -3, 3)  # lines up or down, where a place is taken
 
 @dataclass(frozen=True)
 class Group:
-    """The images of one class, or all others: its place in the palette, and its size."""
+    """The images of one class, or, as `rest`, of all others."""
 
     label: str
     place: int
     count: int
+    rest: bool = False
+
+    @property
+    def colour(self) -> int:
+        """Its place in the page's palette."""
+        return self.place % COLOURS
+
+    @property
+    def mark(self) -> int:
+        """The number of its mark, another one each time that the colours are used up."""
+        return (self.place + self.place // COLOURS) % COLOURS
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,11 @@ class Maps:
     sprite: Sprite
     labelled: bool
     images: int
+
+    @property
+    def many(self) -> bool:
+        """Whether there are too many classes to tell apart by colour and mark."""
+        return len(self.groups) > SPELT_CLASSES
 
 
 def maps(sample: Sample, predicted: Mapping[str, str]) -> Maps | Absent:
@@ -127,7 +145,7 @@ def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
     counts = Counter(labels)
     named = sorted(counts)
     if len(named) > NAMED_CLASSES:
-        named = sorted(label for label, _ in counts.most_common(NAMED_CLASSES - 1))
+        named = sorted(label for label, _ in counts.most_common(NAMED_CLASSES))
     places = {label: place for place, label in enumerate(named)}
     of_image = np.array([places.get(label, len(named)) for label in labels])
     groups = [
@@ -136,7 +154,7 @@ def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
     ]
     rest = int((of_image == len(named)).sum())
     if rest:
-        groups.append(Group(OTHERS, NAMED_CLASSES - 1, rest))
+        groups.append(Group(OTHERS, 0, rest, rest=True))
     return tuple(groups), of_image
 
 
@@ -151,7 +169,8 @@ def _scaled(points: Array) -> Array:
 
 def _placed(points: Array, of_image: Array, groups: Sequence[Group]) -> tuple[Placed, ...]:
     own = [points[of_image == place] for place in range(len(groups))]
-    labels = _apart([group.label for group in groups], [_middle(part) for part in own])
+    place = _within if len(groups) > SPELT_CLASSES else _apart
+    labels = place([group.label for group in groups], [_middle(part) for part in own])
     return tuple(
         Placed(group, tuple((f"{x:.1f}", f"{y:.1f}") for x, y in part), label)
         for group, part, label in zip(groups, own, labels, strict=True)
@@ -162,6 +181,18 @@ def _middle(points: Array) -> tuple[float, float]:
     """Return the point nearest to the median of all."""
     x, y = points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
     return float(x), float(y)
+
+
+def _within(
+    labels: Sequence[str], wanted: Sequence[tuple[float, float]]
+) -> list[tuple[str, str] | None]:
+    """Return where labels stand that are shown one at a time: inside of the map."""
+    found = []
+    for label, (x, y) in zip(labels, wanted, strict=True):
+        half = LETTER * len(label) / 2
+        across = min(max(x, half + 2), max(SIDE - half - 2, SIDE / 2))
+        found.append((f"{across:.0f}", f"{min(max(y, LINE), SIDE - 4):.0f}"))
+    return [*found]
 
 
 def _apart(
