@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -66,11 +67,16 @@ class Map:
 
 @dataclass(frozen=True)
 class Maps:
-    """All maps, whose marks are the same images in the same order, as are `items` and tiles."""
+    """All maps, whose marks are the same images in the same order, as are `items` and tiles.
+
+    Where images may have several classes, all are one group, and `tags` are the classes: label,
+    the number that items know it by, and how many images have it.
+    """
 
     maps: tuple[Map, ...]
     groups: tuple[Group, ...]
-    items: tuple[Mapping[str, str], ...]
+    tags: tuple[tuple[str, int, int], ...]
+    items: tuple[Mapping[str, Any], ...]
     sprite: Sprite
     labelled: bool
     images: int
@@ -99,6 +105,7 @@ def maps(sample: Sample, predicted: Mapping[str, str]) -> Maps | Absent:
     return Maps(
         maps=tuple(drawn),
         groups=groups,
+        tags=_tags(sample),
         items=tuple(_item(sample, row, predicted) for row in order.tolist()),
         sprite=sprite(sample.images[order]),
         labelled=sample.labels is not None,
@@ -156,6 +163,11 @@ def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
     if rest:
         groups.append(Group(OTHERS, 0, rest, rest=True))
     return tuple(groups), of_image
+
+
+def _tags(sample: Sample) -> tuple[tuple[str, int, int], ...]:
+    counts = Counter(tag for tags in sample.tags for tag in tags)
+    return tuple((class_name(tag, sample.classes), tag, counts[tag]) for tag in sorted(counts))
 
 
 def _scaled(points: Array) -> Array:
@@ -220,9 +232,11 @@ def _apart(
     return result
 
 
-def _item(sample: Sample, row: int, predicted: Mapping[str, str]) -> dict[str, str]:
+def _item(sample: Sample, row: int, predicted: Mapping[str, str]) -> dict[str, Any]:
     name = sample.names[row]
-    item = {"name": name}
+    item: dict[str, Any] = {"name": name}
+    if sample.tags:
+        item["tags"] = list(sample.tags[row])
     label = sample.called(row)
     if label is not None:
         item["class"] = label

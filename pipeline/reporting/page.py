@@ -42,11 +42,6 @@ GUIDES = {
         "Look for a student that depends more than the untrained encoder on what its objective "
         "names. Bad: no more than untrained, or a row of zeros."
     ),
-    "maps": (
-        "Look for marks of one class close together, more so than untrained. Bad: classes all "
-        "mixed, or marks on a line or in one point. Where on a map, which way up and how large "
-        "mean nothing: only what is near what."
-    ),
     "neighbours": (
         "Look for neighbours of the same content, not of the same colour or background alone. Bad: "
         "the untrained encoder finds as much, or one image is near to every query."
