@@ -7,8 +7,10 @@ what they share: the base model, the reader, the digest, and errors with dotted 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from types import UnionType
@@ -20,6 +22,24 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names that a text may be, or begin with, where a Literal cannot say it.
+
+    Stands in the annotation of an option, for those who look at names before anything is loaded.
+    """
+
+    what: str
+    values: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+
+    def check(self, name: str) -> str:
+        """Return a valid name, or raise ValueError with the nearest one."""
+        if name in self.values or name.startswith(self.prefixes):
+            return name
+        raise ValueError(unknown_name(self.what, name, self.values))
 
 
 class Options(BaseModel):
@@ -93,7 +113,12 @@ def _problem(item: ErrorDetails, model: type[BaseModel]) -> str:
     if kind == "union_tag_invalid" and "ctx" in item:
         valid = [name.strip(" '") for name in item["ctx"]["expected_tags"].split(",")]
         return f"{path}.kind: {unknown_name('kind', item['ctx']['tag'], valid)}"
+    if kind == "literal_error" and isinstance(item["input"], str):
+        valid = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        return f"{path}: {unknown_name('value', item['input'], valid)}"
     message = item["msg"].removeprefix("Value error, ")
+    if message.endswith((".", "?")):  # a whole sentence, which says what was found
+        return f"{path}: {message}"
     return f"{path}: {message}; found {item['input']!r}."
 
 
@@ -103,7 +128,7 @@ def _locate(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[str, type
     annotation: Any = model
     owner: type[BaseModel] | None = None
     for part in loc:
-        candidates = list(_members(annotation))
+        candidates = list(members(annotation))
         tagged = [c for c in candidates if _tag(c) == part]
         if tagged:
             annotation = tagged[0]
@@ -126,14 +151,14 @@ def _child(candidates: Sequence[Any], part: str | int) -> tuple[Any, type[BaseMo
     return None, None
 
 
-def _members(annotation: Any) -> Iterator[Any]:
+def members(annotation: Any) -> Iterator[Any]:
     """Yield the alternatives of an annotation, through Annotated and unions."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from _members(get_args(annotation)[0])
+        yield from members(get_args(annotation)[0])
     elif origin in (Union, UnionType):
         for member in get_args(annotation):
-            yield from _members(member)
+            yield from members(member)
     elif annotation is not None:
         yield annotation
 

@@ -18,7 +18,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+MOST_LISTED = 50  # names in one message
 
 
 class MvmrError(Exception):
@@ -60,7 +62,17 @@ class TrainingError(MvmrError):
 def unknown_name(what: str, name: str, valid: "Iterable[str]") -> str:
     """One sentence for a name that is not in a table, with the nearest valid one first."""
     names = sorted(valid)
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = ", ".join(names) if names else "none"
+    near = nearest(name, names)
+    hint = f" Did you mean {near!r}?" if near else ""
+    listed = ", ".join(names) or "none"
+    if len(names) > MOST_LISTED:
+        close = get_close_matches(name, names, n=5, cutoff=0.0)
+        listed = f"{len(names):,} names, the nearest of them {', '.join(close)}"
     return f"Unknown {what} {name!r}.{hint} Valid: {listed}."
+
+
+def nearest(name: str, names: "Sequence[str]") -> str | None:
+    """Return the name that was most likely meant: the most similar, or the only one it begins."""
+    similar = get_close_matches(name, names, n=1)
+    begun = [other for other in names if name and other.startswith(name)]
+    return next(iter(begun if len(begun) == 1 else similar), None)

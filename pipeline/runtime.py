@@ -6,9 +6,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 
@@ -89,12 +89,30 @@ def exclusive(path: Location, busy: MvmrError) -> Iterator[None]:
             lease.release()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with _locked(path, busy):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: see `_locked`
+
+
+def _locked(path: Path, busy: MvmrError) -> IO[str]:
+    """Return the file at `path`, locked.
+
+    Who holds the lock removes the file. So a file that was opened before that and locked after
+    it is no longer the one at `path`, where another process may hold a lock, and is opened anew.
+    """
+    while True:
+        file = path.open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             raise busy from None
-        yield
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
 def write_json(path: Location, value: Any) -> None:
@@ -127,6 +145,16 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Say one line that stays."""
         ...
+
+
+@contextmanager
+def not_kept(what: str, progress: Progress) -> Iterator[None]:
+    """Say of work that an interruption undoes that it is undone: most of it is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.note(f"Interrupted: {what} begins anew the next time.")
+        raise
 
 
 class Silent:

@@ -37,6 +37,7 @@ from pipeline.errors import DataError
 from pipeline.images import decode
 from pipeline.runtime import Progress, Silent, atomic_path, sha256_of, write_json
 from pipeline.storage import Location, remove_tree
+from pipeline.wording import counted
 
 FORMAT = 2
 # Stands in a tar for an image that could not be decoded, so that rows keep their numbers.
@@ -299,7 +300,8 @@ def read_shard(
         raise DataError(f"{path} cannot be read ({error}). {_mend_tar(path)}") from error
     if row < last:
         raise DataError(
-            f"{path} holds {row} samples, its manifest says {shard.samples}. {_mend_tar(path)}"
+            f"{path} holds {counted(row, 'samples')}, its manifest says {shard.samples}. "
+            f"{_mend_tar(path)}"
         )
 
 
@@ -407,7 +409,7 @@ def _listing(directory: Location, manifest: Manifest) -> list[dict[str, Any]]:
         ) from error
     if len(lines) != manifest.samples:
         raise DataError(
-            f"{path} lists {len(lines)} samples, the manifest {manifest.samples}: "
+            f"{path} lists {counted(len(lines), 'samples')}, the manifest {manifest.samples}: "
             "run `mvmr store verify --repair`."
         )
     return lines

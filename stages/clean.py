@@ -67,7 +67,6 @@ def _remove(run: Unfinished) -> bool:
     try:
         with exclusive(lock, TrainingError("busy")):
             remove_tree(run.path)
-            lock.unlink()
     except TrainingError:
         return False
     return True

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 
-from stages import interruption
+from stages import interruption, proposal
 
 FAILED, WRONG_USAGE = 1, 2
 
@@ -25,13 +25,18 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
+    proposal.forget()
     try:
         with interruption.at_once():
             from stages.commands import cli
         result = cli.main(args=arguments, prog_name="mvmr", standalone_mode=False)
     except BaseException as error:
         return _ended(error, arguments)
-    return result if isinstance(result, int) else 0
+    code = result if isinstance(result, int) else 0
+    if interruption.was_asked() and not code:
+        sys.stderr.write(f"{interruption.too_late()}\n")
+        return FAILED
+    return code
 
 
 def _ended(error: BaseException, arguments: list[str]) -> int:
@@ -41,18 +46,22 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
     from pipeline.errors import ConfigError, MvmrError
 
     if interruption.was_asked() or isinstance(error, KeyboardInterrupt | click.Abort):
+        interruption.farewell()
         return _say(interruption.sentence(arguments), FAILED, arguments)
     if isinstance(error, BrokenPipeError):
         return _reader_has_gone()
     if "--debug" in arguments and not isinstance(error, click.ClickException):
         raise error
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        sys.stderr.write(f"{error.format_message()}\n")
+        return error.exit_code
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         before = f"{context.get_usage()}\n" if context is not None else ""
         return _say(f"Error: {error.format_message()}", error.exit_code, arguments, before=before)
     if isinstance(error, MvmrError):
         code = WRONG_USAGE if isinstance(error, ConfigError) else FAILED
-        return _say(f"Error: {error}", code, arguments)
+        return _say(f"Error: {proposal.sentence(str(error))}", code, arguments)
     if isinstance(error, OSError):
         return _say(f"Error: {_of_the_system(error)}", FAILED, arguments)
     raise error

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from stages import completion
-from stages.help import PipelineGroup, StageCommand, StageGroup
+from stages.help import OneOf, PipelineGroup, StageCommand, StageGroup
 from stages.options import (
     auto_options,
     call,
@@ -204,7 +204,7 @@ def report(**options: Any) -> int:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(FORMATS),
+    type=OneOf("format", FORMATS),
     default="safetensors",
     show_default=True,
     help="safetensors, onnx, released: any student; torchvision: its ResNets, loadable there "
@@ -323,7 +323,7 @@ def store_clean(**options: Any) -> int:
     line="Print what makes a shell complete commands, options and names.",
     example='eval "$(mvmr completion bash)"',
 )
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", metavar="SHELL", type=OneOf("shell", SHELLS))
 def completion_script(shell: str) -> None:
     """Print what makes SHELL complete commands, options, configs, features, protocols and runs.
 

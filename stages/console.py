@@ -1,7 +1,8 @@
 """What the user sees while a command works: what it will do, progress, lines that stay.
 
-Where the output is a terminal, a bar with count, rate and time left; elsewhere plain lines, one
-a phase and one every half a minute, so that a log shows what is going on.
+Where the output is a terminal, a bar with count, rate and time left; elsewhere, and with
+TERM=dumb, plain lines, one a phase and one every half a minute, so that a log shows what is going
+on.
 """
 
 import sys
@@ -23,6 +24,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from pipeline.wording import counted
+from stages import proposal
 
 PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
 FIRST_SECONDS = 2.0  # after which a phase is worth a line of its own there
@@ -64,18 +68,21 @@ class Screen:
     def print(self, *shown: RenderableType) -> None:
         """Print what stays."""
         for item in shown:
-            self._console.print(item, soft_wrap=isinstance(item, str), markup=False)
+            whole = isinstance(item, str)
+            text = proposal.sentence(item) if isinstance(item, str) else item
+            self._console.print(text, soft_wrap=whole, markup=False)
 
 
 class ConsoleProgress:
-    """A bar with count, rate and time left; plain lines where the output is not a terminal.
+    """A bar with count, rate and time left; plain lines where nothing can be drawn again.
 
     Used as a context; implements `pipeline.runtime.Progress`.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = _Bars(console)
+        self._moves = console.is_terminal and not console.is_dumb_terminal
+        self._bar = _Bars(console, disable=not self._moves)
         self._task: TaskID | None = None
         self._what, self._unit, self._status = "", "", ""
         self._total = self._done = 0
@@ -86,7 +93,7 @@ class ConsoleProgress:
 
     def __enter__(self) -> "ConsoleProgress":
         self._bar.start()
-        if not self._console.is_terminal and not self._console.quiet:
+        if not self._moves and not self._console.quiet:
             threading.Thread(target=self._speak_now_and_then, daemon=True).start()
         return self
 
@@ -115,8 +122,9 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """Say one line that stays; a log has it in one piece."""
-        whole = not self._console.is_terminal
-        self._console.print(text, markup=False, highlight=False, soft_wrap=whole)
+        whole = not self._moves
+        told = proposal.sentence(text)
+        self._console.print(told, markup=False, highlight=False, soft_wrap=whole)
 
     def finish(self) -> None:
         """End the phase, with a line that says what it took if that is worth one."""
@@ -127,9 +135,8 @@ class ConsoleProgress:
             self._task = None
             seconds = time.monotonic() - self._began
             if self._done and self._unit:
-                self.note(
-                    f"{self._what}: {self._done} {self._unit} in {seconds:.1f} s, {self._rate()}"
-                )
+                done = counted(self._done, self._unit)
+                self.note(f"{self._what}: {done} in {seconds:.1f} s, {self._rate()}")
             elif seconds >= FIRST_SECONDS:
                 self.note(f"{self._what}: {seconds:.1f} s")
 
@@ -149,7 +156,9 @@ class ConsoleProgress:
         self.note(f"{self._what}: {', '.join([*beside, *filter(None, [self._status])])}")
 
     def _count(self) -> str:
-        return f"{self._done}{f' of {self._total}' if self._total else ''} {self._unit}"
+        if not self._total:
+            return counted(self._done, self._unit)
+        return f"{self._done:,} of {counted(self._total, self._unit)}"
 
     def _left(self) -> list[str]:
         if not self._done or not self._total:
@@ -167,7 +176,7 @@ class ConsoleProgress:
 class _Bars(Progress):
     """Bars that leave the terminal when they are done; what they say beside has its own line."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, disable: bool) -> None:
         super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -176,7 +185,7 @@ class _Bars(Progress):
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=disable,
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:

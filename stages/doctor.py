@@ -5,16 +5,20 @@ looked at in another process, whose end is a finding.
 """
 
 import multiprocessing
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.processes import deaf_children
+from pipeline.wording import counted
+from stages import proposal
 from stages.console import Screen
 from stages.environment import (
     Check,
@@ -26,6 +30,10 @@ from stages.environment import (
 )
 from stages.result import Result
 
+if TYPE_CHECKING:  # it needs torch
+    from stages.state import StageState
+
+Finding = TypeVar("Finding", Check, "StageState")
 PATIENCE_SECONDS = 300.0
 STYLES = {"ok": "green", "done": "green", "mend": "bold red", "broken": "bold red"}
 
@@ -38,7 +46,8 @@ def doctor(screen: Screen, *, config: Path, assignments: tuple[str, ...], data: 
     checks = [python_check(), *library_checks(), *machine_checks(), *place_checks(places)]
     checks += version_control_checks(Path.cwd())
     found, stages = beside.findings()
-    checks += found
+    checks = [_carried(check) for check in [*checks, *found]]
+    stages = [_carried(stage) for stage in stages]
     wrong = sum(c.state == "mend" for c in checks) + sum(s.condition == "broken" for s in stages)
     left = sum(stage.condition != "done" for stage in stages)
     shown: list[RenderableType] = [_grid([(c.state, c.check, c.found, c.remedy) for c in checks])]
@@ -50,7 +59,22 @@ def doctor(screen: Screen, *, config: Path, assignments: tuple[str, ...], data: 
         "stages": [stage.values() for stage in stages],
     }
     shown += ["", _verdict(wrong, left)]
-    return Result(values, shown, ["dvc", "repro"] if left and not wrong else (), ok=not wrong)
+    return Result(values, shown, () if wrong else _following(stages), ok=not wrong)
+
+
+def _carried(finding: Finding) -> Finding:
+    """Return a finding whose commands act on the experiment that was looked at."""
+    return replace(
+        finding, found=proposal.sentence(finding.found), remedy=proposal.remedy(finding.remedy)
+    )
+
+
+def _following(stages: "Sequence[StageState]") -> list[str]:
+    """Return what runs the stages that are left: all by DVC, or else the first of them."""
+    left = [stage for stage in stages if stage.condition != "done"]
+    if left and proposal.is_of_params():
+        return ["dvc", "repro"]
+    return shlex.split(left[0].remedy) if left and left[0].remedy.startswith("mvmr ") else []
 
 
 class _Beside:
@@ -64,11 +88,11 @@ class _Beside:
             self._process.start()
         sent.close()
 
-    def findings(self) -> tuple[list[Check], list[Any]]:
+    def findings(self) -> "tuple[list[Check], list[StageState]]":
         """Return the checks, and the states of the stages; its end by a signal is a check too."""
         try:
             if self._received.poll(PATIENCE_SECONDS):
-                found: tuple[list[Check], list[Any]] = self._received.recv()
+                found: tuple[list[Check], list[StageState]] = self._received.recv()
                 return found
             end = f"has not answered within {PATIENCE_SECONDS:.0f} s"
         except EOFError:
@@ -97,7 +121,7 @@ def _verdict(wrong: int, left: int) -> str:
     if wrong:
         return f"{wrong} to mend: do what stands behind the arrow, then run `mvmr doctor` again."
     if left:
-        return f"All is well; {left} {'stage is' if left == 1 else 'stages are'} left to run."
+        return f"All is well; {counted(left, 'stages')} left to run."
     return "All is well, and every stage is done."
 
 

@@ -8,9 +8,13 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
-from pipeline.errors import ConfigError, unknown_name
 from pipeline.evaluation.images import Images
-from pipeline.evaluation.record import full_record, summary, write_predictions
+from pipeline.evaluation.record import (
+    full_record,
+    summary,
+    write_per_image,
+    write_predictions,
+)
 from pipeline.evaluation.setting import Outcome, Setting, Values
 from pipeline.evaluation.table import AnyProtocol, require_something_to_find, score_all
 from pipeline.runtime import Progress, sha256_of, write_json
@@ -18,9 +22,10 @@ from pipeline.storage import remove_tree
 from pipeline.timing import timed
 from pipeline.training.trial import Wanted
 from stages.console import Screen, table
+from stages.early import check_names
 from stages.experiment import Experiment, load
 from stages.layout import RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.result import Result, follow
+from stages.result import Result, headline
 from stages.scoring import Scored, scored
 from stages.summary import announce
 from stages.times import evaluation_record
@@ -40,9 +45,7 @@ def evaluate(
     """Score the trained student, the untrained one, pixels and every stored feature alike."""
     experiment = load(config, assignments)
     layout, stored = run_layout(experiment.name), dataset_layout(experiment.dataset.name, data)
-    for name in only:
-        if name not in experiment.evaluate:
-            raise ConfigError(unknown_name("protocol", name, experiment.evaluate))
+    check_names("protocol", only, experiment.evaluate)
     protocols = {n: p for n, p in experiment.evaluate.items() if not only or n in only}
     wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
     if wanted:
@@ -74,19 +77,10 @@ def evaluate(
             _write(layout, name, outcomes, record, seen.images)
         records[name] = record
         progress.finish()
-        progress.note(f"{name}: {_headline(record)}")
+        progress.note(f"{name}: {headline(record)}")
     tables = [_result_table(f"{experiment.name}: {n}", record) for n, record in records.items()]
-    following = follow(["mvmr", "report"], config, assignments)
+    following = ["mvmr", "report"]
     return Result({"protocols": records}, tables, following if checkpoint is None else ())
-
-
-def _headline(record: Values) -> str:
-    """Return the main figure of the student, with its interval where it has one."""
-    main = record["main"]
-    interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
-    between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
-    value = record.get(main)
-    return f"{main.replace('_', ' ')} {value:.4g}{between}" if value is not None else main
 
 
 def _write(
@@ -98,13 +92,14 @@ def _write(
 ) -> None:
     write_json(layout.metrics / f"{name}.json", record)
     write_json(layout.scores / f"{name}.json", summary(outcomes))
+    write_per_image(layout.per_image(name), outcomes, images.names(record["split"]))
     directory = layout.predictions / name
     remove_tree(directory)
     directory.mkdir(parents=True)
     predictions = outcomes["student"].predictions
-    if predictions is not None:
-        path = directory / "predictions.csv"
-        write_predictions(path, predictions, classes=images.classes, names=images.names("test"))
+    names = images.names("test") if predictions is not None else []
+    path = directory / "predictions.csv"
+    write_predictions(path, predictions, classes=images.classes, names=names)
 
 
 def _setting(

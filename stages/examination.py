@@ -11,10 +11,12 @@ from pipeline.errors import MvmrError
 from pipeline.runtime import Silent
 from stages.environment import Check
 from stages.experiment import Experiment, load
+from stages.material import missing_files
 from stages.state import StageState, states
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 BATCHES_AHEAD = 2  # that a loader's worker prepares, beside the one that it hands over
+PUT = "put the file there, or name another one"
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -26,10 +28,16 @@ def examine(
     try:
         experiment = load(config, assignments)
     except MvmrError as error:
-        return [*checks, Check("experiment", str(error), "mend", f"edit {config}")], []
+        options = str(error).startswith(("-s ", "The options"))
+        remedy = "change the options" if options else f"edit {config}"
+        return [*checks, Check("experiment", str(error), "mend", remedy)], []
     checks.append(Check("experiment", f"{experiment.name}, from {config}"))
     checks += _demanded_by(experiment)
-    return checks, list(states(experiment, data, Silent()))
+    stages = list(states(experiment, data, Silent()))
+    stored = {stage.stage for stage in stages if stage.condition == "done"}
+    wanted = {n: o for n, o in experiment.features.items() if f"extract@{n}" not in stored}
+    checks += [Check("teacher", text, "mend", PUT) for text in missing_files(wanted)]
+    return checks, stages
 
 
 def _torch_checks() -> Iterator[Check]:

@@ -13,7 +13,7 @@ from pipeline.config import Options, digest, override, problems, read_yaml
 from pipeline.datasets.split import SplitOptions
 from pipeline.datasets.table import AnySource
 from pipeline.encoders import StudentOptions
-from pipeline.errors import ConfigError, unknown_name
+from pipeline.errors import ConfigError
 from pipeline.evaluation.table import AnyProtocol
 from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
 from pipeline.images import ImageOptions
@@ -22,10 +22,7 @@ from pipeline.representations.base import RepresentationOptions
 from pipeline.representations.table import KINDS, AnyRepresentation
 from pipeline.shards import ShardOptions
 from pipeline.training.options import TrainOptions
-
-# Representations that are computed for every batch when the objective names them and the store
-# does not hold them: they cost nothing, or are random.
-LIVE = ("pixels", "augmented")
+from stages.naming import complaint, misnamed
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -106,24 +103,25 @@ class Experiment(Options):
 def load(path: Path, assignments: Sequence[str] = ()) -> Experiment:
     """Read and check an experiment file, with overrides `dotted.key=value` applied.
 
-    Raises ConfigError that lists every problem.
+    Raises ConfigError that lists every problem, and whether it is the file's or an override's.
     """
-    data = override(read_yaml(path), assignments)
-    try:
-        experiment = Experiment.model_validate(data)
-    except ValidationError as error:
-        raise _error(path, [*problems(error, Experiment), *_misnamed(data)]) from None
-    wrong = [*_misnamed(data), *_unstorable(experiment), *_idle(experiment)]
-    wrong += _cannot_read(experiment)
-    if wrong:
-        raise _error(path, wrong)
+    data = read_yaml(path)
+    experiment, wrong = _checked(override(data, assignments))
+    if experiment is None:
+        own = _checked(data)[1] if assignments else wrong
+        raise complaint(path, wrong, own, assignments)
     return experiment
 
 
-def _error(path: Path, lines: Sequence[str]) -> ConfigError:
-    if len(lines) == 1:
-        return ConfigError(f"{path}: {lines[0]}")
-    return ConfigError("\n  ".join([f"{path} has {len(lines)} problems:", *lines]))
+def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
+    """Return the experiment, or None and all that is wrong with it."""
+    try:
+        experiment = Experiment.model_validate(data)
+    except ValidationError as error:
+        return None, [*problems(error, Experiment), *misnamed(data)]
+    wrong = [*misnamed(data), *_unstorable(experiment), *_idle(experiment)]
+    wrong += _cannot_read(experiment)
+    return (None if wrong else experiment), wrong
 
 
 def _idle(experiment: Experiment) -> Iterator[str]:
@@ -148,24 +146,4 @@ def _unstorable(experiment: Experiment) -> Iterator[str]:
             yield (
                 f"features.{name}: {options.kind!r} is random and cannot be stored; name it in the "
                 "objective alone, where it is computed for every batch."
-            )
-
-
-def _misnamed(data: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong between sections, as far as they can be read."""
-    features, objective = data.get("features"), data.get("objective")
-    if not isinstance(features, Mapping) or not isinstance(objective, Mapping):
-        return
-    for name, term in objective.items():
-        if not isinstance(term, Mapping) or term.get("kind", name) not in (
-            "dependence",
-            "regression",
-        ):
-            continue
-        representation = term.get("representation", name)
-        if representation not in features and representation not in LIVE:
-            yield (
-                f"objective.{name}: "
-                f"{unknown_name('representation', str(representation), [*features, *LIVE])} "
-                "A representation is named under `features`, or is one of those computed live."
             )

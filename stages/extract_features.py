@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from pipeline.errors import ConfigError, unknown_name
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.run import extract
 from pipeline.runtime import write_json
@@ -10,10 +9,11 @@ from pipeline.shards import read_manifests
 from pipeline.store import FeatureStore
 from pipeline.timing import timed
 from stages.console import Screen
+from stages.early import check_names
 from stages.experiment import load
 from stages.layout import dataset_layout
-from stages.material import check_source
-from stages.result import Result, follow, rows_table
+from stages.material import check_source, require_files
+from stages.result import Result, rows_table
 from stages.store import FEATURE_COLUMNS, feature_values
 from stages.summary import announce
 from stages.times import feature_record
@@ -33,11 +33,9 @@ def extract_features(
     """Compute the features of the experiment that the store lacks."""
     experiment = load(config, assignments)
     layout = dataset_layout(experiment.dataset.name, data)
-    for name in only:
-        if name not in experiment.features:
-            raise ConfigError(unknown_name("feature", name, experiment.features))
+    check_names("feature", only, experiment.features)
     wanted = {n: f for n, f in experiment.features.items() if not only or n in only}
-    following = follow(["mvmr", "train"], config, assignments, data)
+    following = ["mvmr", "train"]
     if not wanted:
         line = "The experiment stores no features: there is nothing to extract."
         return Result({"store": str(layout.features), "features": []}, [line], following)
@@ -52,6 +50,7 @@ def extract_features(
     )
     image, store = experiment.dataset.image, FeatureStore(layout.features)
     manifests = read_manifests(layout.shards)
+    require_files({n: options for n, options in wanted.items() if force or n not in store})
     times = [
         feature_record(layout, name, options, image, manifests)
         for name, options in wanted.items()

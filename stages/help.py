@@ -1,5 +1,6 @@
 """How help looks: commands in the order of the pipeline, by section, each with an example."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -21,6 +22,19 @@ class _WithExample(click.Command):
         """Write the example."""
         with formatter.section("Example"):
             formatter.write(f"{'':{formatter.current_indent}}$ {self.example}\n")
+
+
+class OneOf(click.Choice[str]):
+    """One of several names, of which the nearest is named where one is misspelt."""
+
+    def __init__(self, what: str, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self._what = what
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return what is said of a name that is none of them."""
+        del ctx
+        return unknown_name(self._what, str(value), self.choices)
 
 
 class StageCommand(_WithExample):

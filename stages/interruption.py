@@ -2,7 +2,8 @@
 
 Nothing is lost by stopping: what is finished is kept by every stage, and the same command goes
 on from there. So a signal ends the program at once where nothing is under way, as while
-libraries are being imported, and unwinds it by KeyboardInterrupt otherwise.
+libraries are being imported, and unwinds it by KeyboardInterrupt otherwise; a second signal
+ends it at once.
 """
 
 import atexit
@@ -10,15 +11,18 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CODE = 1
+PATIENCE_SECONDS = 0.5  # after which whoever waits is told what for
 
 _asked = False
+_tell: Callable[[str], None] | None = None
 _arguments: list[str] = []
 
 
@@ -40,11 +44,27 @@ def listen(arguments: list[str]) -> None:
         signal.signal(number, _unwind)
 
 
+def tell_by(tell: Callable[[str], None]) -> None:
+    """Say by `tell`, where ending takes longer than a moment, that the signal has arrived."""
+    global _tell
+    _tell = tell
+
+
 def sentence(arguments: list[str]) -> str:
     """Say how to go on: by DVC where it runs the stage, else by the same command."""
     under_dvc = "DVC_STAGE" in os.environ
     command = "dvc repro" if under_dvc else shlex.join(["mvmr", *arguments])
     return f"Interrupted. What is finished is kept; go on with: {command}"
+
+
+def too_late() -> str:
+    """Say that the command had done everything before it could be stopped."""
+    return "Interrupted, but by then everything was done: there is nothing to go on with."
+
+
+def farewell() -> None:
+    """Be deaf from now on: the last sentence is being said."""
+    _answer_by(signal.SIG_IGN)
 
 
 def was_asked() -> bool:
@@ -84,10 +104,20 @@ def _answer_by(handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _unwind(_: int, __: FrameType | None) -> None:
+def _unwind(number: int, frame: FrameType | None) -> None:
     global _asked
+    if _asked:
+        _leave(number, frame)
     _asked = True
+    waiting = threading.Timer(PATIENCE_SECONDS, _say_that_it_ends)
+    waiting.daemon = True
+    waiting.start()
     raise KeyboardInterrupt
+
+
+def _say_that_it_ends() -> None:
+    if _tell is not None:
+        _tell("Stopping: what is finished is kept. Ctrl-C again ends it at once.")
 
 
 def _leave(_: int, __: FrameType | None) -> None:

@@ -75,6 +75,10 @@ class RunLayout:
         """One JSON file a protocol, with everything that a reader needs to believe it."""
         return self.root / "metrics"
 
+    def per_image(self, protocol: str) -> Path:
+        """Return the table of what student and controls got, a row a scored image."""
+        return self.metrics / f"{protocol}.csv"
+
     @property
     def scores(self) -> Path:
         """One small JSON file a protocol: the main figure of student and controls."""

@@ -5,13 +5,14 @@ from itertools import islice
 from typing import Any
 
 from pipeline.datasets.base import SPLITS, Source, Split
-from pipeline.errors import DataError
+from pipeline.errors import DataError, WeightsMissingError
 from pipeline.extraction.fingerprint import check_features
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress
 from pipeline.shards import MANIFEST, Manifest, read_manifest, read_stamps
 from pipeline.storage import Location
 from pipeline.store import FeatureStore, StoredFeature, differing
+from pipeline.wording import counted
 from stages.experiment import DatasetOptions, Experiment
 from stages.layout import DatasetLayout
 
@@ -78,6 +79,24 @@ def checked_features(
     )
 
 
+def missing_files(features: Mapping[str, RepresentationOptions]) -> list[str]:
+    """Return one sentence for each file that features are made by and that is not there."""
+    return [
+        f"features.{name}.{key}: there is no file {str(path)!r}."
+        for name, options in features.items()
+        for key, path in options.files().items()
+        if not path.is_file()
+    ]
+
+
+def require_files(features: Mapping[str, RepresentationOptions]) -> None:
+    """Raise WeightsMissingError that names every file that is not there."""
+    if missing := missing_files(features):
+        raise WeightsMissingError(
+            f"{' '.join(missing)} Put what is missing there, or name another file."
+        )
+
+
 def _differences(
     dataset: DatasetOptions, source: Source, shards: Location, manifests: Mapping[Split, Manifest]
 ) -> Iterator[str]:
@@ -104,4 +123,5 @@ def _differences(
 def _named(what: str, names: set[str]) -> Iterator[str]:
     if names:
         some = ", ".join(islice(sorted(names), NAMED))
-        yield f"{len(names)} images {what} ({some}{', ...' if len(names) > NAMED else ''})"
+        more = ", ..." if len(names) > NAMED else ""
+        yield f"{counted(len(names), 'images')} {what} ({some}{more})"

@@ -1,6 +1,7 @@
 """Options that several commands share, and how a command calls its stage."""
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.processes import is_first_process
-from stages import completion, interruption
+from stages import completion, early, interruption, proposal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -102,20 +103,33 @@ def call(stage: str, *, quiet: bool, as_json: bool, **options: Any) -> int:
     from stages.console import Screen
 
     name, _, function = stage.partition(":")
+    context = click.get_current_context()
+    proposal.remember(context.find_root().command, options)
+    early.check(name, options)
     silent = not is_first_process()  # the first of several speaks for all
     with Screen(quiet=quiet or silent, as_json=as_json) as screen:
+        interruption.tell_by(screen.progress.note)
         screen.progress.start("loading libraries", 0, "")
         with interruption.at_once():
             module = importlib.import_module(f"stages.{name}")
+            _remember_names()
         screen.progress.finish()
         result = getattr(module, function)(screen, **options)
     if silent:
         return 0 if result.ok else 1
     if as_json:
-        command = click.get_current_context().command_path.removeprefix("mvmr ")
+        command = context.command_path.removeprefix("mvmr ")
         click.echo(result.document(command, screen.told))
     else:
         screen.print(*result.shown)
         if following := result.next_command():
             screen.print(f"Next: {following}")
     return 0 if result.ok else 1
+
+
+def _remember_names() -> None:
+    """Keep the names that an experiment may hold, for the next command, where it is loaded."""
+    if experiment := sys.modules.get("stages.experiment"):
+        from stages import naming
+
+        naming.remember(experiment.Experiment)

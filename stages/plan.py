@@ -22,9 +22,10 @@ from pipeline.runtime import Progress
 from pipeline.store import StoredFeature
 from pipeline.timing import saved_seconds
 from pipeline.training.fit import Run
+from stages import proposal
 from stages.console import Screen, table
 from stages.experiment import Experiment, load
-from stages.result import CONFIG, Result, follow, megabytes
+from stages.result import Result, megabytes
 from stages.summary import announce, source_name
 
 
@@ -56,11 +57,10 @@ def plan(screen: Screen, *, config: Path, assignments: tuple[str, ...], images: 
         costs = {name: cost for name, (cost, _) in measured.items()}
         stored = {name: feature for name, (_, feature) in measured.items()}
         training = _training(experiment, sample, stored, progress)
-    following = follow(["mvmr", "shard"], config, assignments)
     return Result(
         _values(experiment, sample, costs, training, images),
         [*_shown(experiment, sample, costs, training, images)],
-        following if config != CONFIG or assignments else ["dvc", "repro"],
+        ["dvc", "repro"] if proposal.is_of_params() else ["mvmr", "shard"],
     )
 
 

@@ -1,18 +1,21 @@
 """`mvmr report`: one HTML page about a run, or about several beside each other."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.checkpoints import BEST
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import DataError
 from pipeline.reporting import Run, render_comparison, render_report, run_from_json
 from pipeline.runtime import atomic_path, sha256_of, write_json
 from stages.console import Screen
+from stages.early import check_runs
 from stages.experiment import load
 from stages.layout import comparison_page, dataset_layout, run_layout
-from stages.reported import gather
-from stages.result import Result, follow, megabytes
+from stages.reported import gather, per_image
+from stages.result import Result, headline, megabytes
 from stages.summary import announce
 
 
@@ -26,9 +29,8 @@ def report(
     output: Path | None,
 ) -> Result:
     """Write a page about the active experiment, or compare the named runs."""
-    if len(runs) == 1:
-        raise ConfigError("Comparing needs two runs or more; name none for the active one.")
     if runs:
+        check_runs(runs)
         screen.progress.start("compare", 0, "")
         page = render_comparison([_read(name) for name in runs])
         return _written(page, output or comparison_page(), ())
@@ -48,34 +50,36 @@ def report(
     found = gather(experiment, file, assignments, layout, stored, screen.progress)
     page = render_report(found, screen.progress)
     write_json(layout.record, found.run.to_json())
-    return _written(page, path, follow(["mvmr", "export"], config, assignments))
+    return _written(page, path, ["mvmr", "export"], scores=found.run.metrics)
 
 
-def _written(page: str, path: Path, following: Sequence[str]) -> Result:
+def _written(
+    page: str,
+    path: Path,
+    following: Sequence[str],
+    *,
+    scores: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Result:
+    """Write the page, and say what is on top of it and where it is."""
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     size = path.stat().st_size
-    return Result(
-        {"report": str(path), "bytes": size}, [f"{path} ({megabytes(size)} MB)"], following
-    )
+    shown = [f"{name}: {headline(record)}" for name, record in (scores or {}).items()][:1]
+    shown.append(f"Open {path} in a browser ({megabytes(size)} MB).")
+    return Result({"report": str(path), "bytes": size}, shown, following)
 
 
 def _read(name: str) -> Run:
     """Return what the report of a run recorded.
 
-    Raises DataError if there is none, or the run has been trained again since.
+    Raises DataError if it is damaged, or the run has been trained again since.
     """
     layout = run_layout(name)
     try:
         run = run_from_json(json.loads(layout.record.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise DataError(
-            f"There is no report of a run {name!r} ({layout.record}): make it by `mvmr report` "
-            "with its config."
-        ) from None
     except ValueError as error:
         raise DataError(f"{layout.record} is damaged ({error}): run `mvmr report`.") from error
     best = layout.checkpoints / BEST
     if best.exists() and sha256_of(best) != run.student.sha256:
         raise DataError(f"The run {name!r} was trained again since its report: run `mvmr report`.")
-    return run
+    return replace(run, per_image=per_image(layout, run.metrics))

@@ -14,7 +14,8 @@ from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
 from pipeline.datasets.base import Split
 from pipeline.encoders import parameters_count
 from pipeline.errors import DataError
-from pipeline.evaluation.record import LIBRARIES
+from pipeline.evaluation.paired import ScoredImages
+from pipeline.evaluation.record import LIBRARIES, read_per_image
 from pipeline.loading.batch import NO_LABEL
 from pipeline.reporting import Report, Run
 from pipeline.reporting.confusion import Prediction
@@ -79,6 +80,7 @@ def gather(
         health={name: collapse_of(space) for name, space in sample.spaces.items()},
         work=tuple(_work(experiment, trained, metrics, layout, stored, manifests)),
         versions={name: version(name) for name in (*LIBRARIES, "lightning", "zarr")},
+        per_image=per_image(layout, metrics),
     )
     return Report(run, sample, experiment.features, file, assignments, protocol, predictions)
 
@@ -207,6 +209,30 @@ def _metrics(layout: RunLayout, experiment: Experiment) -> dict[str, dict[str, A
     return found
 
 
+def per_image(
+    layout: RunLayout, metrics: Mapping[str, Mapping[str, Any]]
+) -> dict[str, ScoredImages]:
+    """Read what each scored image got, of the protocols that left it.
+
+    Raises DataError if that is of another evaluation than the metrics.
+    """
+    found = {}
+    for name, record in metrics.items():
+        path = layout.per_image(name)
+        if not path.exists():
+            continue
+        images = found[name] = read_per_image(path)
+        own = images.values.get("student")
+        if own is not None and not math.isclose(
+            100 * own.mean(), record[record["main"]], abs_tol=1e-3
+        ):
+            raise DataError(
+                f"{path} and the scores of {name} are of different evaluations: run `mvmr "
+                "evaluate` and `mvmr report` with the run's config."
+            )
+    return found
+
+
 def _json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
@@ -218,7 +244,9 @@ def _predictions(layout: RunLayout, experiment: Experiment) -> tuple[str, list[P
         path = layout.predictions / name / "predictions.csv"
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                return name, [_prediction(row) for row in csv.DictReader(file)]
+                rows = [_prediction(row) for row in csv.DictReader(file)]
+            if rows:
+                return name, rows
     return "", []
 
 

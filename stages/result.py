@@ -6,15 +6,13 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 
+from stages import proposal
 from stages.console import table
-
-CONFIG, DATA = Path("params.yaml"), "data"  # what the commands take where nothing is said
 
 
 @dataclass(frozen=True)
@@ -22,8 +20,8 @@ class Result:
     """The outcome of a command.
 
     `values` is what `--json` prints: stable keys, plain numbers. `shown` are tables and lines made
-    from the same values; `following` is the command to run next, without `mvmr`. A check that found
-    something wrong is not `ok`, and ends with exit code 1.
+    from the same values; `following` is the command to run next, as it is typed for params.yaml.
+    A check that found something wrong is not `ok`, and ends with exit code 1.
     """
 
     values: Mapping[str, Any]
@@ -35,7 +33,7 @@ class Result:
         """Return the next command; none where DVC runs the stages."""
         if not self.following or "DVC_STAGE" in os.environ:
             return None
-        return shlex.join(self.following)
+        return shlex.join(proposal.command(self.following))
 
     def document(self, command: str, told: Mapping[str, Any]) -> str:
         """Return the JSON document, with what was `told` at the start; not finite is null."""
@@ -67,18 +65,13 @@ def rows_table(
     return table(title, [column.head for column in columns], cells, text_columns=text_columns)
 
 
-def follow(
-    command: Sequence[str], config: Path, assignments: Sequence[str], data: str = DATA
-) -> list[str]:
-    """Return a command with the options that chose this one's experiment and data."""
-    chosen = [*command]
-    if config != CONFIG:
-        chosen += ["-c", str(config)]
-    for assignment in assignments:
-        chosen += ["-s", assignment]
-    if data != os.environ.get("MVMR_DATA", DATA):
-        chosen += ["--data", data]
-    return chosen
+def headline(record: Mapping[str, Any]) -> str:
+    """Return the main figure of the student, with its interval where it has one."""
+    main = record["main"]
+    interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
+    between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
+    value = record.get(main)
+    return f"{main.replace('_', ' ')} {value:.4g}{between}" if value is not None else main
 
 
 def megabytes(size: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.datasets.base import SPLITS, Item, Source, Split
 from pipeline.datasets.split import cut
-from pipeline.runtime import Progress
+from pipeline.runtime import Progress, not_kept
 from pipeline.shards import Manifest, read_manifest, write_split
 from pipeline.storage import remove_tree
 from pipeline.store import FeatureStore
@@ -15,7 +15,7 @@ from stages.console import Screen
 from stages.experiment import DatasetOptions, load
 from stages.layout import DatasetLayout, dataset_layout
 from stages.material import finished_splits, provenance
-from stages.result import Column, Result, count, follow, megabytes, rows_table
+from stages.result import Column, Result, count, megabytes, rows_table
 from stages.summary import announce, source_name
 from stages.times import shard_record
 
@@ -50,14 +50,14 @@ def shard(
         manifests = [read_manifest(layout.shards / split) for split in splits]
     else:
         record = shard_record(layout, provenance(dataset), source.listing_digest())
-        with timed([record], watched) as progress:
+        with timed([record], watched) as progress, not_kept("packing", progress):
             manifests = _pack(dataset, source, splits, layout, progress)
     rows = [_row(manifest) for manifest in manifests]
     title = f"{layout.shards} is up to date." if fresh else str(layout.shards)
     return Result(
         {"shards": str(layout.shards), "up_to_date": fresh, "splits": rows},
         [rows_table(title, COLUMNS, rows)],
-        follow(["mvmr", "extract-features"], config, assignments, data),
+        ["mvmr", "extract-features"],
     )
 
 

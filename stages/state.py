@@ -16,10 +16,11 @@ from pipeline.datasets.base import SPLITS
 from pipeline.datasets.split import cut
 from pipeline.encoders import PRETRAINED
 from pipeline.errors import DataError, MvmrError, StaleFeatureError
-from pipeline.extraction.run import unfinished
 from pipeline.runtime import Progress, Silent, sha256_of
 from pipeline.shards import MANIFEST, Manifest, read_manifest
 from pipeline.store import FeatureStore, StoredFeature
+from pipeline.timing import read_attempts
+from pipeline.wording import counted
 from stages.experiment import Experiment
 from stages.layout import (
     DatasetLayout,
@@ -29,7 +30,9 @@ from stages.layout import (
     starting_weights,
     unfinished_run,
 )
+from stages.making import in_the_making
 from stages.material import checked_features, finished_splits
+from stages.times import training_record
 
 Condition = Literal["done", "missing", "waiting", "unfinished", "stale", "broken"]
 TRIED = ("lr", "batch_size")
@@ -86,7 +89,8 @@ def _shards(experiment: Experiment, layout: DatasetLayout, progress: Progress) -
         wanted = set(cut(source, experiment.dataset.split))
         finished = finished_splits(experiment.dataset, source, layout.shards)
     except DataError as error:
-        return StageState("shard", "broken", str(error), "dvc repro --force shard")
+        remedy = "`dvc repro --force shard`, or `mvmr shard --force`"
+        return StageState("shard", "broken", str(error), remedy)
     counts = {split: read_manifest(made[split]).samples for split in finished}
     text = ", ".join(f"{number:,} {split}" for split, number in counts.items())
     if finished >= wanted:
@@ -107,19 +111,20 @@ def _feature(
     if not packed:
         return StageState(stage, "waiting", "for shard")
     if name not in FeatureStore(layout.features):
-        done = [shards for found, _, shards in unfinished(layout.work) if found == name]
-        if done:
-            text = f"{max(done)} shards are done; it goes on from there"
+        making = [m for m in in_the_making(experiment, layout) if m.feature == name and m.command]
+        if making:
+            text = f"{making[0].done} of {counted(making[0].shards, 'shards')} done"
             return StageState(stage, "unfinished", text, remedy)
         return StageState(stage, "missing", "", remedy)
     wanted = {name: experiment.features[name]}
     try:
         features |= checked_features(experiment, wanted, layout, Silent())
     except StaleFeatureError as error:
-        return StageState(stage, "stale", str(error), f"dvc repro, or {remedy} --force")
+        return StageState(stage, "stale", str(error), f"`dvc repro`, or `{remedy} --force`")
     except MvmrError as error:
         return StageState(stage, "broken", str(error), "mvmr store verify --repair")
-    return StageState(stage, "done", f"{features[name].width} numbers an image")
+    width = counted(features[name].width, "numbers")
+    return StageState(stage, "done", f"{width} an image")
 
 
 def _training(
@@ -158,7 +163,9 @@ def _training(
             return StageState("train", "unfinished", text, f"mvmr train{flags}")
     if best.exists():
         return StageState("train", "stale", f"{best} was made from something else", "mvmr train")
-    return StageState("train", "missing", "", "mvmr train")
+    attempts = [a for key, _ in keys for a in read_attempts(training_record(run, key))]
+    text = "the last attempt ended without a result" if attempts else ""
+    return StageState("train", "missing", text, "mvmr train")
 
 
 def _protocol(experiment: Experiment, name: str, run: RunLayout, *, ready: bool) -> StageState:

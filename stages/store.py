@@ -9,43 +9,45 @@ from pipeline.datasets.split import cut
 from pipeline.errors import DamagedChunkError, StoreError
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.repair import repair
-from pipeline.extraction.run import unfinished
 from pipeline.runtime import Progress, write_json
 from pipeline.shards import MANIFEST, DamagedFile, find_damage, read_manifest, repair_split
 from pipeline.storage import location, names_in
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.store.integrity import METADATA
+from pipeline.wording import counted
 from stages.console import Screen
 from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, dataset_layout, run_layout
+from stages.making import in_the_making
 from stages.material import check_source, checked_features
-from stages.result import Column, Result, follow, megabytes, rows_table
+from stages.result import Column, Result, megabytes, rows_table
 
 SHARDS = "shards/"  # before a split, in the name of a part that can be damaged
 
 
 def _layout(
     path: str | None, config: Path, assignments: tuple[str, ...], data: str
-) -> DatasetLayout:
-    """Return the places of the store at `path`, or of the active data set."""
-    if path is None:
-        layout = dataset_layout(load(config, assignments).dataset.name, data)
+) -> tuple[DatasetLayout, Experiment | None]:
+    """Return the places of the store at `path`, or of the active data set with its experiment."""
+    experiment = load(config, assignments) if path is None else None
+    if experiment is not None:
+        layout = dataset_layout(experiment.dataset.name, data)
     else:
-        layout = DatasetLayout(location(path.rstrip("/")).parent)
-    named = str(layout.features) if path is None else path
+        layout = DatasetLayout(location((path or "").rstrip("/")).parent)
+    named = path or str(layout.features)
     if Path(named).name != layout.features.name or not layout.features.exists():
         raise StoreError(
             f"There is no feature store at {named}: name a folder {layout.features.name}, or run "
             "`mvmr shard` first."
         )
-    return layout
+    return layout, experiment
 
 
 def info(
     screen: Screen, *, path: str | None, config: Path, assignments: tuple[str, ...], data: str
 ) -> Result:
     """Say what each feature holds: of the active data set, or of the store at `path`."""
-    layout = _layout(path, config, assignments, data)
+    layout, experiment = _layout(path, config, assignments, data)
     store = FeatureStore(layout.features)
     sound, damaged = [], {}
     screen.progress.start("read the store", 0, "")
@@ -54,26 +56,14 @@ def info(
             sound.append(feature_values(store[name]))
         except DamagedChunkError as error:
             damaged[name] = str(error)
-    making = list(_in_the_making(layout))
-    lines = [
-        f"{m['feature']} ({m['fingerprint'][:8]}) is not complete: {m['done']} of {m['shards']} "
-        f"shards are done. `mvmr extract-features --only {m['feature']}` goes on from there."
-        for m in making
-    ]
+    making = list(in_the_making(experiment, layout))
     values = {"store": str(store.path), "features": sound, "damaged": damaged}
+    table = rows_table(str(store.path), FEATURE_COLUMNS, sound)
     return Result(
-        {**values, "unfinished": making},
-        [rows_table(str(store.path), FEATURE_COLUMNS, sound), *damaged.values(), *lines],
+        {**values, "unfinished": [feature.values() for feature in making]},
+        [table, *damaged.values(), *(feature.sentence() for feature in making)],
         ["mvmr", "store", "verify", "--repair", str(store.path)] if damaged else (),
     )
-
-
-def _in_the_making(layout: DatasetLayout) -> Iterator[dict[str, Any]]:
-    directories = [layout.shards / split for split in SPLITS]
-    made = [read_manifest(d) for d in directories if (d / MANIFEST).exists()]
-    total = sum(len(manifest.shards) for manifest in made)
-    for name, fingerprint, done in unfinished(layout.work):
-        yield {"feature": name, "fingerprint": fingerprint, "done": done, "shards": total}
 
 
 def verify(
@@ -86,7 +76,7 @@ def verify(
     mend: bool,
 ) -> Result:
     """Read every tar and chunk, and list what cannot be trusted."""
-    layout, progress = _layout(path, config, assignments, data), screen.progress
+    (layout, _), progress = _layout(path, config, assignments, data), screen.progress
     found = _damage(layout, progress)
     if mend and any(found.values()):
         screen.print(*_damage_lines(found))
@@ -98,7 +88,7 @@ def verify(
     ]
     sound = not any(found.values())
     named = [] if path is None else [path]
-    again = follow(["mvmr", "store", "verify", "--repair", *named], config, assignments, data)
+    again = ["mvmr", "store", "verify", "--repair", *named]
     values = {"store": str(layout.features), "parts": rows}
     return Result(values, _damage_lines(found), () if sound or mend else again, ok=sound)
 
@@ -112,8 +102,8 @@ def _damage(layout: DatasetLayout, progress: Progress) -> dict[str, list[Any]]:
 def _damage_lines(found: Mapping[str, Sequence[Any]]) -> list[str]:
     lines = []
     for part, damages in found.items():
-        files = "file is" if len(damages) == 1 else "files are"
-        lines.append(f"{part}: {f'{len(damages)} {files} damaged' if damages else 'sound'}")
+        count = counted(len(damages), "files")
+        lines.append(f"{part}: {f'{count} damaged' if damages else 'sound'}")
         lines += [f"  {damage.path}: {damage.reason}" for damage in damages]
     return lines
 
@@ -181,8 +171,8 @@ def select(screen: Screen, *, config: Path, assignments: tuple[str, ...], data: 
     write_json(run.features, digests)
     return Result(
         {"experiment": experiment.name, "features": digests, "targets": list(targets)},
-        [f"{len(features)} features are complete and as the config says."],
-        follow(["mvmr", "train"], config, assignments, data),
+        [f"{counted(len(features), 'features')}: complete, and as the config says."],
+        ["mvmr", "train"],
     )
 
 

@@ -11,6 +11,7 @@ from pipeline.encoders import StudentOptions, build_encoder
 from pipeline.images import ImageOptions
 from pipeline.runtime import available_cores, device_from
 from pipeline.shards import MANIFEST, read_manifest
+from pipeline.wording import counted
 from stages.console import Screen
 from stages.experiment import Experiment
 from stages.layout import DatasetLayout
@@ -73,9 +74,8 @@ def _images(data: DatasetLayout | None) -> dict[str, int] | None:
 def _dataset_line(dataset: dict[str, Any]) -> str:
     images = dataset["images"]
     sizes = ", ".join(f"{count(n)} {split}" for split, n in (images or {}).items())
-    pixels = f"{dataset['size']} x {dataset['size']} px, {dataset['channels']} channels"
-    if dataset["channels"] == 1:
-        pixels = pixels[:-1]
+    channels = counted(dataset["channels"], "channels")
+    pixels = f"{dataset['size']} x {dataset['size']} px, {channels}"
     return ", ".join(filter(None, [dataset["name"], sizes, pixels]))
 
 
@@ -105,7 +105,7 @@ def _projector(options: StudentOptions, found: dict[str, Any]) -> str:
 def _device_line(name: str) -> str:
     if name.startswith("cuda"):
         return f"{name}, {torch.cuda.get_device_name()}"
-    return f"{name}, {available_cores()} cores"
+    return f"{name}, {counted(available_cores(), 'cores')}"
 
 
 def source_name(source: Options) -> str:

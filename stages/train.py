@@ -39,7 +39,7 @@ from stages.layout import (
     unfinished_run,
 )
 from stages.material import check_source, checked_features
-from stages.result import Result, follow
+from stages.result import Result
 from stages.state import given_weights, is_finished, run_key
 from stages.summary import announce
 from stages.times import training_record
@@ -66,7 +66,7 @@ def train(
     """Train the student; an interrupted run of the same experiment is continued."""
     experiment = load(config, assignments)
     layout, watched = run_layout(experiment.name), screen.progress
-    following = follow(["mvmr", "evaluate"], config, assignments, data)
+    following = ["mvmr", "evaluate"]
     stored = dataset_layout(experiment.dataset.name, data)
     announce(
         screen,

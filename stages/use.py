@@ -36,7 +36,7 @@ def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Resu
     with atomic_path(ACTIVE) as temporary:
         temporary.write_bytes(path.read_bytes())
     values = {"experiment": experiment.name, "digest": experiment.digest(), "config": str(path)}
-    line = f"{experiment.name} is the active experiment. What it will cost says: mvmr plan"
+    line = f"{experiment.name} is the active experiment. What it will cost says `mvmr plan`."
     return Result(values, [line], ["dvc", "repro"])
 
 

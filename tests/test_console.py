@@ -56,6 +56,18 @@ def test_a_log_tells_of_a_long_phase_while_it_lasts(monkeypatch: pytest.MonkeyPa
     assert "fit: 0.3 s" in text_of(shown)
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    shown = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with ConsoleProgress(shown) as progress:
+        progress.start("pack", 1, "images")
+        progress.advance(1)
+    assert text_of(shown).startswith("pack: 1 image in ")
+    assert "\x1b" not in text_of(shown)
+
+
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_a_bar_with_a_long_status_stays_on_the_screen(width: int) -> None:
     terminal = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)

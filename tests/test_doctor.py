@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,9 @@ def test_a_sound_project_is_well(inside: Path, capsys: pytest.CaptureFixture[str
     assert found["shard"] == found["extract@hog"] == "done"
     assert found["train"] == "missing"
     assert found["evaluate@knn"] == found["report"] == "waiting"
-    assert document["next"] == "dvc repro"
+    (training,) = [entry for entry in document["stages"] if entry["stage"] == "train"]
+    same = shlex.join([*QUICK, "-s", "name=fresh"])  # DVC would run params.yaml as it is
+    assert document["next"] == training["remedy"] == f"mvmr train {same}"
 
 
 def test_a_poor_place_says_what_to_mend(
@@ -132,10 +135,17 @@ def test_what_an_experiment_demands_of_the_machine(
     assert {c.check for c in _demanded_by(gpus) if c.state == "mend"} == {"devices"}
 
 
-def test_a_change_makes_stale_what_depends_on_it(inside: Path) -> None:
+def test_a_change_makes_stale_what_depends_on_it(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["train", *QUICK]) == 0
     assert run(["evaluate", *QUICK]) == 0
+    capsys.readouterr()
     assert run(["report", *QUICK]) == 0
+    *_, score, place, following = capsys.readouterr().out.splitlines()
+    assert score.startswith("linear: top1 ")
+    assert place.startswith("Open runs/digits/report.html in a browser")
+    assert following.startswith("Next: mvmr export")
     assert {state.condition for state in conditions().values()} == {"done"}
     changed = conditions("features.hog.bins=12")
     assert changed["extract@hog"].condition == "stale"
@@ -156,6 +166,14 @@ def test_a_change_makes_stale_what_depends_on_it(inside: Path) -> None:
 
 def test_what_was_interrupted_is_unfinished_and_named(inside: Path) -> None:
     changes = ["name=halted", "train.lr=7e-3"]
+    assert conditions(*changes)["train"].found == ""
+    too_large = [*changes, "train.batch_size=5000"]
+    assert run(["train", *(w for s in [*SETTINGS, *too_large] for w in ("-s", s))]) == 1
+    failed = conditions(*too_large)["train"]
+    assert (failed.condition, failed.found) == (
+        "missing",
+        "the last attempt ended without a result",
+    )
     assert conditions(*changes)["train"].condition == "missing"
     experiment = load(Path("params.yaml"), [*SETTINGS, *changes])
     shards = [read_manifest(Path("data/digits/shards") / s) for s in ("train", "validation")]

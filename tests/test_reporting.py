@@ -269,15 +269,6 @@ def test_every_representation_is_drawn_even_where_none_is_stored() -> None:
     assert len(found.images) == 3  # one a class
 
 
-def test_the_summary_warns_where_intervals_overlap() -> None:
-    texts = [note.text for note in summary(a_run()).notes]
-    assert any("gained 20.0 points" in text for text in texts)
-    overlapping = a_run()
-    overlapping.metrics["linear"]["controls"]["untrained"]["top1_high"] = 65.0
-    notes = summary(overlapping).notes
-    assert any(n.kind == "caution" and "no clear gain" in n.text for n in notes)
-
-
 def test_a_published_figure_stands_beside_its_own_run_only() -> None:
     for row in PUBLISHED:
         experiment = load(CONFIGS / f"{row.experiment}.yaml")

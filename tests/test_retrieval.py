@@ -8,7 +8,12 @@ from sklearn.neighbors import NearestNeighbors
 
 from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures
-from pipeline.evaluation.retrieval import mean_dependence, neighbour_agreement, recall_at
+from pipeline.evaluation.retrieval import (
+    chance_of_recall,
+    mean_dependence,
+    neighbour_agreement,
+    recall_at,
+)
 
 CPU = torch.device("cpu")
 COUNT = 1100  # more than one block of queries
@@ -89,3 +94,18 @@ def test_bad_input_is_a_data_error() -> None:
     broken[3] = torch.inf
     with pytest.raises(DataError, match="row 3 holds NaN or infinity"):
         neighbour_agreement(broken, x, ks=(1,), device=CPU)
+
+
+def test_chance_is_what_an_unrelated_space_reaches() -> None:
+    labels = torch.cat([torch.zeros(30), torch.ones(70), torch.full((1,), 2.0)]).long()
+    for k in (1, 3):
+        by_lot = [
+            recall_at(LabelledFeatures(embeddings(n, 101), labels), ks=(k,), device=CPU)[k].mean()
+            for n in range(60)
+        ]
+        expected = torch.stack(by_lot).mean().item()
+        assert chance_of_recall(labels, k=k) == pytest.approx(expected, abs=0.01)
+    assert chance_of_recall(torch.arange(9), k=2) == 0
+    assert chance_of_recall(torch.zeros(9).long(), k=2) == 1
+    # One other image of the class among three, two of which are drawn.
+    assert chance_of_recall(torch.tensor([0, 0, 1, 1]), k=2) == pytest.approx(2 / 3)

@@ -21,6 +21,8 @@ from pipeline.shards import ShardOptions, write_split
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.teachers.timm import TimmOptions
 from stages.cli import run
+from stages.experiment import load
+from stages.state import states
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
@@ -53,17 +55,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def added(folder: Path) -> str:
     Image.new("L", (8, 8), 9).save(folder / "new.png")
-    return "1 images added (new.png)"
+    return "1 image added (new.png)"
 
 
 def removed(folder: Path) -> str:
     (folder / "0003.png").unlink()
-    return "1 images removed (0003.png)"
+    return "1 image removed (0003.png)"
 
 
 def replaced(folder: Path) -> str:
     Image.new("L", (8, 8), 9).save(folder / "0003.png")
-    return "1 images changed (0003.png)"
+    return "1 image changed (0003.png)"
 
 
 @pytest.mark.parametrize("change", [added, removed, replaced])
@@ -127,6 +129,34 @@ def test_the_table_shows_sound_features_beside_a_damaged_one(
     output = capsys.readouterr().out
     assert "more" in output
     assert "is missing" in output
+
+
+def test_what_was_begun_is_gone_on_with_only_by_what_began_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = project / "data" / "digits"
+    store = FeatureStore(data / "features.zarr")
+    begun = data / "work" / f"hog-{store['hog'].digest[:16]}"
+    (begun / "done").mkdir(parents=True)
+    (begun / "done" / "train-000000").touch()
+
+    def told(*arguments: str) -> str:
+        assert run(["store", "info", *arguments]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert "1 of 2 shards done. The stored feature is complete" in told()
+    assert "`mvmr extract-features --only hog --force` goes on" in told()
+    other = ["-s", "features.hog.cell=2"]
+    assert "this one does not go on from there" in told(*other)
+    assert f"remove data/digits/work/{begun.name}." in told(*other)
+    assert "the experiment that began it goes on" in told("data/digits/features.zarr")
+    (store.path / "hog").rename(project / "aside")
+    assert "`mvmr extract-features --only hog` goes on from there" in told()
+    found = {state.stage: state for state in states(load(Path("params.yaml")), "data", Silent())}
+    assert found["extract@hog"].condition == "unfinished"
+    changed = load(Path("params.yaml"), other[1:])
+    found = {state.stage: state for state in states(changed, "data", Silent())}
+    assert found["extract@hog"].condition == "missing"
 
 
 class Notes(Silent):

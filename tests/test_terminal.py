@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,13 +15,18 @@ import pytest
 from click.shell_completion import ShellComplete
 from digits_run import QUICK, ROOT
 
+from pipeline.config import read_yaml
+from pipeline.errors import ConfigError
 from pipeline.exporting import FORMATS
-from stages import commands
+from pipeline.wording import counted
+from stages import commands, console, naming, proposal
 from stages.cli import run
 from stages.commands import cli
-from stages.result import Result, follow
+from stages.experiment import Experiment
+from stages.result import Result
 
 Captured = pytest.CaptureFixture[str]
+TEACHER = "{kind: open_clip, model: ViT-B-32, pretrained: nowhere.pt}"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +37,16 @@ Captured = pytest.CaptureFixture[str]
         (["train", "-s", "train.epoch=3"], 2, "Did you mean 'epochs'"),
         (["train", "-c", "nowhere.yaml"], 2, "mvmr use"),
         (["use", "digit"], 2, "Did you mean 'digits'"),
+        (["train", "-s", "train.precision=bf17"], 2, "Did you mean 'bf16'"),
+        (["train", "-s", "dataset.split.test=2"], 2, "-s dataset.split.test=2: dataset.split.test"),
+        (["export", "--format", "onx"], 2, "Did you mean 'onnx'"),
+        (["report", "digit", "here"], 1, "the runs 'digit', 'here'. Did you mean 'digits'?"),
+        (["report", "nothing", "here"], 1, "Runs with a report: digits."),
+        (
+            ["extract-features", "-s", f"features.clip={TEACHER}"],
+            1,
+            "features.clip.pretrained: there is no file 'nowhere.pt'",
+        ),
         (["extract-features", "--only", "hogg"], 2, "Did you mean 'hog'"),
         (["evaluate", "--only", "lin"], 2, "Valid: knn, linear, online, retrieval, ten_percent"),
         (["evaluate", "--checkpoint", "nowhere.pt"], 1, "no checkpoint"),
@@ -38,6 +54,11 @@ Captured = pytest.CaptureFixture[str]
         (["store", "verify", "nowhere"], 1, "no feature store"),
         (["shard", "-s", "dataset.split.seed=9"], 1, "split.seed is now 9, was 0"),
         (["extract-features", "-s", "features.hog.bins=12"], 1, "bins is now 12, was 24"),
+        (
+            ["train", "-s", "features.hog.bins=12"],
+            1,
+            "with `mvmr extract-features --only hog --force -s features.hog.bins=12`, or",
+        ),
         (["train", "-s", "dataset.image.mean=[0.5]"], 1, "made from something else"),
         (["train", "-s", "train.batch_size=5000"], 1, "lower train.batch_size"),
         (
@@ -263,15 +284,138 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     assert len(captured.err.strip().splitlines()) == 1
 
 
-def test_the_next_command_keeps_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+CHOSEN = {"config": Path("my file.yaml"), "assignments": ("train.lr=1",), "data": "s3://b/d"}
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the running command have been given what CHOSEN says."""
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.delenv("MVMR_DATA", raising=False)
-    words = follow(["mvmr", "train"], Path("my file.yaml"), ["train.lr=1"], "s3://b/d")
-    expected = "mvmr train -c 'my file.yaml' -s train.lr=1 --data s3://b/d"
-    assert Result({}, following=words).next_command() == expected
-    assert follow(["mvmr", "train"], Path("params.yaml"), []) == ["mvmr", "train"]
+    proposal.remember(cli, CHOSEN)
+    yield
+    proposal.forget()
+
+
+@pytest.mark.usefixtures("chosen")
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("run `mvmr train`.", "run `mvmr train -c 'my file.yaml' -s train.lr=1 --data s3://b/d`."),
+        ("`mvmr plan` says", "`mvmr plan -c 'my file.yaml' -s train.lr=1` says"),  # has no --data
+        (
+            "`mvmr store verify --repair x -c y` and `mvmr use NAME`",
+            "`mvmr store verify --repair x -c y -s train.lr=1 --data s3://b/d` and `mvmr use NAME`",
+        ),
+        ("`mvmr embed IMAGES --exported x`", "`mvmr embed IMAGES --exported x`"),
+        ("with `mvmr use` (under DVC: `dvc repro`), or", "with `mvmr use`, or"),
+        ("`dvc repro --force`, or `mvmr use`", "`mvmr use`"),
+    ],
+)
+def test_a_proposed_command_acts_on_the_same_experiment(said: str, told: str) -> None:
+    assert proposal.sentence(said) == told
+
+
+@pytest.mark.usefixtures("chosen")
+def test_the_next_command_keeps_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Result({}, following=["mvmr", "train"])
+    assert result.next_command() == "mvmr train -c 'my file.yaml' -s train.lr=1 --data s3://b/d"
     monkeypatch.setenv("DVC_STAGE", "train")  # DVC itself runs what is next
-    assert Result({}, following=words).next_command() is None
+    assert result.next_command() is None
+    proposal.forget()
+    assert proposal.sentence("`dvc repro`, or `mvmr train`") == "`dvc repro`, or `mvmr train`"
+
+
+def test_a_mistake_is_the_files_or_an_options(inside: Path, capsys: Captured) -> None:
+    content = (inside / "params.yaml").read_text().replace("seed: 0", "seed: -1", 1)
+    (inside / "mine.yaml").write_text(content)
+    assert run(["train", "-c", "mine.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("Error: mine.yaml: seed: ")
+    assert run(["train", "-c", "mine.yaml", "-s", "train.epochs=none at all"]) == 2
+    head, *lines = capsys.readouterr().err.splitlines()
+    assert head == "Error: mine.yaml and the options have 2 problems:"
+    assert [line.split(":")[0].strip() for line in sorted(lines)] == [
+        "-s 'train.epochs=none at all'",
+        "seed",
+    ]
+
+
+@pytest.fixture
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the names of an experiment be known, and loading a stage be an error."""
+    monkeypatch.setattr(naming, "_file", lambda: tmp_path / "names.json")
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    naming.remember(Experiment)
+
+    def load(**_: object) -> None:
+        raise AssertionError("a stage is being loaded")
+
+    monkeypatch.setattr(console, "Screen", load)
+
+
+@pytest.mark.usefixtures("inside", "remembered")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.epoch=3", "Did you mean 'epochs'"),
+        ("features.hog.binz=3", "features.hog.binz: Unknown key 'binz'. Did you mean 'bins'"),
+        ("features.x={kind: hogg}", "Did you mean 'hog'"),
+        ("evaluate.linera={}", "Did you mean 'linear'"),
+        ("objective.hogg={kind: dependence}", "Did you mean 'hog'"),
+        ("dataset.source.kind=digit", "Did you mean 'digits'"),
+        ("student.architecture=resnet19", "Unknown architecture 'resnet19'. Did you mean"),
+        ("train.schedule.kind=cosin", "Did you mean 'cosine'"),
+    ],
+)
+def test_what_is_misspelt_is_said_before_a_stage_is_loaded(
+    capsys: Captured, change: str, message: str
+) -> None:
+    assert run(["train", "-s", change]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"Error: -s {shlex.quote(change)}: ")
+    assert message in error
+
+
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_nothing_in_a_config_is_taken_to_be_misspelt(path: Path) -> None:
+    naming.refuse_misspelt(path, read_yaml(path), ["student.architecture=timm:resnet10t"])
+    with pytest.raises(ConfigError):
+        naming.refuse_misspelt(path, read_yaml(path), ["nam=x"])
+
+
+@pytest.mark.usefixtures("remembered")
+def test_names_of_other_source_files_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when somebody has added a representation since."""
+    monkeypatch.setattr(naming, "_sources", lambda: ["changed"])
+    naming.refuse_misspelt(Path("x.yaml"), {"anything": 1}, [])
+
+
+@pytest.mark.parametrize("group", [[], ["store"]])
+def test_a_group_alone_is_wrong_usage_that_shows_its_help(
+    capsys: Captured, group: list[str]
+) -> None:
+    assert run([*group, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert run(group) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.strip()) == ("", shown.strip())
+
+
+@pytest.mark.parametrize(
+    ("number", "things", "expected"),
+    [
+        (0, "images", "0 images"),
+        (1, "images", "1 image"),
+        (2000, "images", "2,000 images"),
+        (1, "batches", "1 batch"),
+        (1, "classes", "1 class"),
+        (1, "processes", "1 process"),
+        (1, "test images", "1 test image"),
+    ],
+)
+def test_one_thing_is_not_several(number: int, things: str, expected: str) -> None:
+    assert counted(number, things) == expected
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.datasets.base import SPLITS, Encoded, Item, Source, SourceOptions, Split
 from pipeline.datasets.files import read_bytes, read_class_list, stamp_of
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 # These pass through byte for byte; any other format is stored losslessly as PNG.
 PASSED_THROUGH = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
@@ -149,10 +150,11 @@ def _is_labelled(root: Path, by_folder: Mapping[str, Sequence[Path]], labels: La
     folders = sorted(by_folder.keys() - {""})
     loose = len(by_folder.get("", ()))
     if loose and folders:
+        named = f"{folders[0]!r}{', ...' if len(folders) > 1 else ''}"
         raise DataError(
-            f"{root} holds {loose} images beside {len(folders)} folders ({folders[0]!r}, ...), so "
-            "it is unclear whether folders are classes. Move those images into a class folder, or "
-            "set dataset.source.labels to none to take all images as unlabelled."
+            f"{root} holds {counted(loose, 'images')} beside {counted(len(folders), 'folders')} "
+            f"({named}), so it is unclear whether folders are classes. Move those images into a "
+            "class folder, or set dataset.source.labels to none to take all images as unlabelled."
         )
     if labels == "folders" and not folders:
         raise DataError(f"{root} has no class folders; set dataset.source.labels to none.")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config import Options
+from pipeline.config import Names, Options
 from pipeline.encoders.cifar_resnet import CIFAR_RESNETS
 from pipeline.errors import unknown_name
 
@@ -22,6 +22,12 @@ class Stem(NamedTuple):
 
 STEMS = {"7x7": Stem(7, 2), "3x3": Stem(3, 1), "3x3/2": Stem(3, 2)}
 
+ARCHITECTURES = Names(
+    "architecture",
+    (*TORCHVISION_RESNETS, *CIFAR_RESNETS, f"{TIMM_PREFIX}NAME"),
+    prefixes=(TIMM_PREFIX,),
+)
+
 
 class StudentOptions(Options):
     """The student: a torchvision ResNet, a CIFAR ResNet, or `timm:NAME` for any timm backbone.
@@ -32,7 +38,7 @@ class StudentOptions(Options):
     a quarter of the work. A timm backbone is taken as it is.
     """
 
-    architecture: str
+    architecture: Annotated[str, ARCHITECTURES]
     stem: Literal["7x7", "3x3", "3x3/2"] | None = None
     maxpool: bool | None = None
     zero_init_residual: bool | None = None
@@ -47,10 +53,7 @@ class StudentOptions(Options):
     def _known(cls, name: str) -> str:
         if name.startswith(TIMM_PREFIX):
             _check_timm_name(name)
-        elif name not in (*TORCHVISION_RESNETS, *CIFAR_RESNETS):
-            valid = (*TORCHVISION_RESNETS, *CIFAR_RESNETS, f"{TIMM_PREFIX}NAME")
-            raise ValueError(unknown_name("architecture", name, valid))
-        return name
+        return ARCHITECTURES.check(name)
 
     @model_validator(mode="after")
     def _possible(self) -> "StudentOptions":

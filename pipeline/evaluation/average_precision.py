@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.metrics import Interval
 
 _RECALLS = 11
+_RANKINGS = 20
 _NUMBERS_AT_ONCE = 4_000_000
 
 
@@ -80,6 +81,14 @@ def mean_over_classes(scores: Tensor, present: Tensor) -> tuple[AveragePrecision
         )
     eleven = torch.stack([value.eleven_point for value in found])
     return AveragePrecision(areas.mean(), eleven.mean()), areas
+
+
+def chance_mean(present: Tensor, *, seed: int) -> float:
+    """Return the mean over classes of the 11-point definition for rankings drawn by lot."""
+    source = torch.Generator().manual_seed(seed)
+    drawn = [torch.rand(present.shape, generator=source) for _ in range(_RANKINGS)]
+    found = [mean_over_classes(scores, present)[0].eleven_point for scores in drawn]
+    return torch.stack(found).mean().item()
 
 
 def bootstrap_mean(

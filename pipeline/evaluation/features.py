@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import DataError
+from pipeline.wording import counted
 
 _ROWS_AT_ONCE = 65_536
 
@@ -24,7 +25,7 @@ class LabelledFeatures:
         check_features(self.features)
         if self.labels.shape != (len(self.features),):
             raise DataError(
-                f"Expected one label for each of {len(self.features)} images; "
+                f"Expected one label for each of {counted(len(self.features), 'images')}; "
                 f"found labels of shape {tuple(self.labels.shape)}."
             )
         if self.labels.is_floating_point() or self.labels.is_complex():

@@ -1,4 +1,4 @@
-"""What a protocol leaves on disk: the whole record, a few figures for DVC, and predictions."""
+"""What a protocol leaves on disk: the whole record, a few figures for DVC, and each image's."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,21 +6,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.errors import DataError
+from pipeline.evaluation.paired import ScoredImages
 from pipeline.evaluation.setting import Outcome, Predictions, Values
 from pipeline.runtime import atomic_path
 
 LIBRARIES = ("mvmr", "torch", "torchvision", "numpy")
+IMAGE = "image"
 
 
 def full_record(outcomes: Mapping[str, Outcome], provenance: Values) -> Values:
     """Return everything: the student's values at the top, controls by name, and provenance.
 
-    `images` counts those that the student's score was made from, by split.
+    `chance` is what the main figure is by chance, where that is known. `images` counts those
+    that the student's score was made from, by split.
     """
     (_, student), *controls = outcomes.items()
     return {
         "main": student.main,
         **student.values,
+        **({} if student.chance is None else {"chance": student.chance}),
         "split": list(student.images)[-1],
         "images": dict(student.images),
         "controls": {name: outcome.values for name, outcome in controls},
@@ -44,10 +51,11 @@ def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
 
 
 def write_predictions(
-    path: Path, predictions: Predictions, *, classes: Sequence[str], names: Sequence[str]
+    path: Path, predictions: Predictions | None, *, classes: Sequence[str], names: Sequence[str]
 ) -> None:
     """Write one row a test image: its name, the true class, the predicted one, the confidence.
 
+    Without predictions there are no rows, but there is a file, as DVC warns of empty folders.
     `names` are those of all valid images of the split.
     """
 
@@ -57,8 +65,39 @@ def write_predictions(
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "actual", "predicted", "confidence"])
-        for row, actual, predicted, confidence in _rows(predictions):
+        for row, actual, predicted, confidence in _rows(predictions) if predictions else ():
             writer.writerow([names[row], called(actual), called(predicted), f"{confidence:.4f}"])
+
+
+def write_per_image(path: Path, outcomes: Mapping[str, Outcome], names: Sequence[str]) -> None:
+    """Write one row a scored image: its name, and what each subject's main figure gets from it.
+
+    That is 1 or 0 where an image is right or wrong, else a share. Subjects that are scored by
+    another figure than the first are left out; so are all where the figure is no mean of images.
+    `names` are those of all valid images of the split.
+    """
+    main = next(iter(outcomes.values())).main
+    found = {n: o.per_image for n, o in outcomes.items() if o.per_image and o.main == main}
+    columns = [each.values.tolist() for each in found.values()]
+    rows = next(iter(found.values())).rows.tolist() if found else []
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([IMAGE, *found])
+        for row, *values in zip(rows, *columns, strict=True):
+            writer.writerow([names[row], *(f"{value:.6g}" for value in values)])
+
+
+def read_per_image(path: Path) -> ScoredImages:
+    """Return what `write_per_image` wrote. Raises DataError if it is not that."""
+    with path.open(newline="", encoding="utf-8") as file:
+        heads, *rows = list(csv.reader(file)) or [[]]
+    try:
+        if heads[:1] != [IMAGE]:
+            raise ValueError(f"its first column is not {IMAGE!r}")
+        values = np.array([row[1:] for row in rows], dtype=float).reshape(len(rows), len(heads) - 1)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}): run `mvmr evaluate`.") from error
+    return ScoredImages([row[0] for row in rows], dict(zip(heads[1:], values.T, strict=True)))
 
 
 def _rows(predictions: Predictions) -> Any:

@@ -16,7 +16,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures, check_features
 from pipeline.evaluation.metrics import bootstrap_interval, effective_rank
 from pipeline.evaluation.neighbours import nearest
-from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, Values
+from pipeline.evaluation.setting import Outcome, PerImage, ProtocolOptions, Setting, Values
 from pipeline.evaluation.subjects import Subject
 from pipeline.loading.batch import NO_LABEL
 
@@ -52,12 +52,13 @@ class RetrievalOptions(ProtocolOptions):
         options = _possible(self, len(embeddings))
         setting.progress.start(f"neighbours of {subject.name}", 0, "")
         values: Values = {}
-        main, shares = "effective_rank", None
+        main, shares, chance = "effective_rank", None, None
         if not images.several_classes and bool((labels != NO_LABEL).all()):
             labelled = LabelledFeatures(embeddings, labels)
             hits = recall_at(labelled, ks=options.recall_ks, device=setting.device)
             values |= {f"recall_at_{k}": 100 * hit.mean().item() for k, hit in hits.items()}
-            main, shares = f"recall_at_{min(hits)}", hits[min(hits)]
+            k = min(hits)
+            main, shares, chance = f"recall_at_{k}", hits[k], chance_of_recall(labels, k=k)
         for name, reference in setting.references.items():
             if name == subject.name:
                 continue
@@ -74,10 +75,18 @@ class RetrievalOptions(ProtocolOptions):
             if shares is None:
                 k = max((k for k in found if k <= AGREEMENT_K), default=min(found))
                 main, shares = f"agreement_at_{k}_with_{name}", found[k]
+                chance = k / (len(embeddings) - 1)
         values["effective_rank"] = effective_rank(embeddings.to(setting.device))
         if shares is not None:
             values = {**_interval(main, shares, setting.seed), **values}
-        return Outcome(main=main, values=values, images={split: len(embeddings)})
+        every = torch.arange(len(embeddings))
+        return Outcome(
+            main=main,
+            values=values,
+            images={split: len(embeddings)},
+            chance=None if chance is None else 100 * chance,
+            per_image=None if shares is None else PerImage(every, shares),
+        )
 
 
 def recall_at(
@@ -92,6 +101,15 @@ def recall_at(
     found = nearest(images.features, images.features, k=max(ks), device=device, exclude_self=True)
     hits = labels[found.indices] == labels[:, None]  # (N, k)
     return {k: hits[:, :k].any(dim=1).double() for k in ks}
+
+
+def chance_of_recall(labels: Tensor, *, k: int) -> float:
+    """Return how often one of an image's class (N,) is among k others drawn by lot, in [0, 1]."""
+    sizes = torch.unique(labels, return_counts=True)[1].double()
+    missed = torch.ones_like(sizes)
+    for drawn in range(k):  # without replacement, from the images of other classes
+        missed *= ((len(labels) - sizes - drawn) / (len(labels) - 1 - drawn)).clamp_min(0)
+    return float(1 - (missed * sizes).sum() / len(labels))
 
 
 def neighbour_agreement(

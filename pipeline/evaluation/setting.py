@@ -58,12 +58,21 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class PerImage:
+    """What each scored image got: rows of the split (N,), values (N,) in [0, 1]."""
+
+    rows: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One subject's score.
 
     `main` names the one of `values` that the protocol is about; its 95 % interval is beside it,
     as `<main>_low` and `<main>_high`. `images` counts those that were used, by split. `details`
-    is for the record alone.
+    is for the record alone. `chance` is what the main figure is without looking at an image.
+    `per_image` is what the main figure is the mean of, in percent, where it is a mean.
     """
 
     main: str
@@ -71,6 +80,8 @@ class Outcome:
     images: Mapping[Split, int]
     details: Values = field(default_factory=dict)
     predictions: Predictions | None = None
+    chance: float | None = None
+    per_image: PerImage | None = None
 
 
 class ProtocolOptions(Options, ABC):
@@ -136,14 +147,15 @@ def classified(
     """Return the outcome of the labelled test images' shares of each class (N, K), rows of sum 1.
 
     `classes` (K,) are the labels of the columns. Accuracies are in percent; top-5 is there
-    where there are more than 5 classes.
+    where there are more than 5 classes. Chance is to name the most frequent class always.
     """
     known = setting.images.known("test")
     labels = setting.images.labels("test")[known]
     shares = shares.cpu()
     places = shares.argmax(dim=1)
     predicted, targets = classes[places], class_indices(labels, classes)
-    interval = bootstrap_interval((predicted == labels).double(), seed=setting.seed)
+    rows, hits = known.nonzero().flatten(), (predicted == labels).double()
+    interval = bootstrap_interval(hits, seed=setting.seed)
     accuracies = {
         "top1": 100 * interval.mean,
         "top1_low": 100 * interval.low,
@@ -164,9 +176,11 @@ def classified(
         images=images,
         details={"top1_by_class": per_class, **(details or {})},
         predictions=Predictions(
-            rows=known.nonzero().flatten(),
+            rows=rows,
             actual=labels,
             predicted=predicted,
             confidence=shares.gather(1, places[:, None])[:, 0],
         ),
+        chance=100 * targets.bincount().max().item() / len(targets),
+        per_image=PerImage(rows, hits),
     )

@@ -14,7 +14,7 @@ import torch
 from pipeline.datasets.base import Split
 from pipeline.errors import DataError
 from pipeline.evaluation.augmented_fit import augmented_fit, several_classes
-from pipeline.evaluation.average_precision import bootstrap_mean, mean_over_classes
+from pipeline.evaluation.average_precision import bootstrap_mean, chance_mean, mean_over_classes
 from pipeline.evaluation.feature_batches import Rows
 from pipeline.evaluation.features import check_features
 from pipeline.evaluation.fit_options import LinearFitOptions
@@ -76,6 +76,7 @@ class Voc07Options(LinearFitOptions):
                 **values,
             },
             images={split: len(labelled[split].labels) for split in splits},
+            chance=100 * chance_mean(present, seed=setting.seed),
             details={
                 **({"tried": tried} if tried else {}),
                 "area_by_class": {

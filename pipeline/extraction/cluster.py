@@ -1,15 +1,17 @@
 """Where extraction runs: local Dask workers, or those of a running scheduler."""
 
 import logging
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from dask import config as dask_config
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, LocalCluster, Nanny, as_completed
 from distributed.scheduler import KilledWorker
 from distributed.utils import LoopRunner
 
@@ -17,6 +19,7 @@ from pipeline.errors import StoreError
 from pipeline.extraction.worker import Task
 from pipeline.processes import deaf_children
 from pipeline.runtime import Progress, available_cores
+from pipeline.wording import counted
 
 Result = TypeVar("Result")
 # A worker process takes seconds to start; below this it is not worth it.
@@ -75,7 +78,7 @@ class Cluster:
                 self.client.cancel(futures)
                 raise
             future.release()
-            progress.advance(task.images, f"{done} of {len(tasks)} {task.unit}")
+            progress.advance(task.images, f"{done} of {counted(len(tasks), task.unit)}")
         if deadly:
             raise StoreError(
                 f"Workers died again and again on {', '.join(sorted(deadly))} (out of memory?); "
@@ -137,7 +140,20 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
         ) as local,
         Client(local) as client,
     ):
-        yield client
+        try:
+            yield client
+        except BaseException:
+            _end_at_once(local)
+            raise
+
+
+def _end_at_once(local: LocalCluster) -> None:
+    """Kill the worker processes, which would otherwise end only with the tasks that they are at."""
+    for worker in local.workers.values():
+        if isinstance(worker, Nanny):
+            worker.auto_restart = False
+            with suppress(ProcessLookupError, TypeError):  # it has ended, or not begun
+                os.kill(worker.pid, signal.SIGKILL)
 
 
 @contextmanager

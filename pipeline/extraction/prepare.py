@@ -23,10 +23,11 @@ from pipeline.reduction import (
     fit_pca,
 )
 from pipeline.representations.base import RepresentationOptions
-from pipeline.runtime import Progress
+from pipeline.runtime import Progress, not_kept
 from pipeline.shards import Manifest
 from pipeline.storage import Location
 from pipeline.store import FeatureWriter
+from pipeline.wording import counted
 
 # Images that fidelity is measured on, in batches as large as those of training usually are.
 FIDELITY_IMAGES = 1024
@@ -53,7 +54,8 @@ def prepare(
     writer.begin()
     if not writer.has_reduction():
         sampler = _Sampler(feature, image, shards / "train", manifests["train"], cluster, progress)
-        _fit(feature, sampler)
+        with not_kept(f"fitting the reduction of {feature.name}", progress):
+            _fit(feature, sampler)
     lay_out(feature, manifests)
 
 
@@ -133,8 +135,8 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     fitted, measured = _shares(options, reduction.width(feature.width), len(sampler.rows))
     if measured < LEAST_IMAGES:
         raise DataError(
-            f"{feature.name}: beside the {fitted} images that its reduction is fitted on, at least "
-            f"{LEAST_IMAGES} are needed to measure its fidelity; there are {measured}."
+            f"{feature.name}: beside {counted(fitted, 'images')} that its reduction is fitted on, "
+            f"at least {LEAST_IMAGES} are needed to measure its fidelity; there are {measured}."
         )
     if fitted:
         sample = sampler.vectors(fitted)

@@ -17,7 +17,7 @@ from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress, exclusive
 from pipeline.shards import Manifest, read_manifests
 from pipeline.storage import Location, names_in
-from pipeline.store import FeatureStore, StoredFeature
+from pipeline.store import FeatureStore, Fingerprint, StoredFeature
 from pipeline.store.writer import DONE
 
 LOCK = "lock"
@@ -64,6 +64,20 @@ def unfinished(work: Location) -> list[tuple[str, str, int]]:
     return found
 
 
+def feature_digest(
+    options: RepresentationOptions, image: ImageOptions, manifests: Mapping[Split, Manifest]
+) -> str:
+    """Return the digest by which work on a feature is known, as `unfinished` has it.
+
+    Raises WeightsError without the weights of a teacher.
+    """
+    return _short(fingerprint_of(options, options.build(image).identity(), manifests))
+
+
+def _short(fingerprint: Fingerprint) -> str:
+    return digest(fingerprint)[:16]
+
+
 def busy(store: FeatureStore) -> StoreError:
     """Return the error for a store that another process is writing to."""
     return StoreError(f"Another extraction is writing to {store.path}: wait until it has ended.")
@@ -87,7 +101,7 @@ def feature_task(
     fingerprint = fingerprint_of(options, representation.identity(), manifests)
     blank = representation.preparation(Image.new("RGB", (image.size, image.size)))
     width = representation(blank[None]).shape[1]
-    directory = work / f"{name}-{digest(fingerprint)[:16]}"
+    directory = work / f"{name}-{_short(fingerprint)}"
     return FeatureTask(name, options, width, store, directory, fingerprint)
 
 

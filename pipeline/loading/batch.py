@@ -16,6 +16,7 @@ from pipeline.images import ImageOptions
 from pipeline.shards import Manifest
 from pipeline.storage import Location
 from pipeline.store import StoredFeature
+from pipeline.wording import counted
 
 NO_LABEL = -1
 
@@ -47,8 +48,9 @@ class SplitData:
             found = feature.splits.get(self.manifest.split)
             if found != self.manifest.samples:
                 raise DataError(
-                    f"Feature {name!r} has {found} rows for {self.manifest.split}, the shards "
-                    f"{self.manifest.samples} samples: run `mvmr extract-features`."
+                    f"Feature {name!r} has {counted(found or 0, 'rows')} for "
+                    f"{self.manifest.split}, the shards {self.manifest.samples:,}: run "
+                    "`mvmr extract-features`."
                 )
 
     @property

@@ -14,6 +14,7 @@ from pipeline.images import decode, original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.runtime import Progress, Silent, generator
 from pipeline.shards import read_shard
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class EvaluationLoader:
         self._progress = progress
         if data.valid_samples < world_size:
             raise DataError(
-                f"{data.valid_samples} {data.manifest.split} images are too few for {world_size} "
-                "processes: enlarge the split, or use fewer devices."
+                f"{counted(data.valid_samples, f'{data.manifest.split} images')}: too few for "
+                f"{counted(world_size, 'processes')}. Enlarge the split, or use fewer devices."
             )
         count = world_size * -(-data.valid_samples // (batch_size * world_size))
         borders = np.linspace(0, data.valid_samples, count + 1).round().astype(int).tolist()

@@ -119,13 +119,9 @@ class _Stream(IterableDataset[Batch]):
         shard = manifest.shards[number]
         invalid = set(shard.invalid)
         valid = [row for row in range(shard.samples) if row not in invalid]
-        rows = valid[segment.first : segment.last]
         base = manifest.first_index(number)
-        low, high = rows[0], rows[-1] + 1
-        targets = {
-            name: self._feature(name).read(manifest.split, base + low, base + high)
-            for name in self._paths
-        }
+        low, high = valid[segment.first], valid[segment.last - 1] + 1
+        rows = self._packed(base + low, base + high)
         for record in read_shard(self._directory, manifest, number, first=low, last=high):
             if record.valid != (record.row not in invalid):
                 raise DataError(
@@ -133,9 +129,26 @@ class _Stream(IterableDataset[Batch]):
                     "tar and manifest: run `mvmr shard --force`."
                 )
             if record.valid:
-                # Copies: a view of one row that waits in the buffer would keep its whole chunk.
-                own = {name: values[record.row - low].copy() for name, values in targets.items()}
-                yield _Encoded(record, base + record.row, own)
+                # A copy: a view of one row that waits in the buffer would keep its whole chunk.
+                yield _Encoded(record, base + record.row, rows[record.row - low].copy())
+
+    def _packed(self, first: int, last: int) -> "np.ndarray[Any, Any]":
+        """Return rows `first` to `last` of every feature as bytes, side by side."""
+        parts = [
+            self._feature(name).read(self._manifest.split, first, last).view(np.uint8)
+            for name in self._paths
+        ]
+        return np.concatenate(parts, axis=1) if parts else np.empty((last - first, 0), np.uint8)
+
+    def _unpacked(self, rows: "np.ndarray[Any, Any]") -> dict[str, torch.Tensor]:
+        """Return what `_packed` has put side by side, by feature."""
+        targets, start = {}, 0
+        for name in self._paths:
+            kind = np.dtype(self._feature(name).dtype)
+            end = start + self._feature(name).width * kind.itemsize
+            own = rows[:, start:end].copy().view(kind)
+            targets[name], start = torch.from_numpy(own), end
+        return targets
 
     def _feature(self, name: str) -> StoredFeature:
         if name not in self._opened:
@@ -148,10 +161,7 @@ class _Stream(IterableDataset[Batch]):
             images=torch.stack(views),
             labels=label_tensor([s.record.label for s in samples], self._manifest),
             index=torch.tensor([sample.index for sample in samples]),
-            targets={
-                name: torch.from_numpy(np.stack([sample.targets[name] for sample in samples]))
-                for name in self._paths
-            },
+            targets=self._unpacked(np.stack([sample.row for sample in samples])),
         )
 
 
@@ -159,7 +169,7 @@ class _Stream(IterableDataset[Batch]):
 class _Encoded:
     record: Record
     index: int
-    targets: dict[str, "np.ndarray[Any, Any]"]
+    row: "np.ndarray[Any, Any]"  # its targets, as bytes side by side
 
 
 def _chunks(samples: Iterator[_Encoded], size: int) -> Iterator[list[_Encoded]]:

@@ -12,6 +12,7 @@ from pipeline.loading.batch import Loader, SplitData
 from pipeline.loading.resident import ResidentLoader, load_resident
 from pipeline.loading.streaming import StreamingLoader
 from pipeline.runtime import Progress
+from pipeline.wording import counted
 
 
 class LoadingOptions(Options):
@@ -85,6 +86,6 @@ def _is_resident(data: SplitData, options: LoadingOptions, world_size: int) -> b
 def _require_a_batch(data: SplitData, batch_size: int, world_size: int) -> None:
     if data.valid_samples < batch_size * world_size:
         raise DataError(
-            f"A batch of {batch_size} on {world_size} rank(s) needs more than the "
-            f"{data.valid_samples} training images there are: lower train.batch_size."
+            f"A batch of {batch_size} on {counted(world_size, 'ranks')} is larger than the "
+            f"training split, {counted(data.valid_samples, 'images')}: lower train.batch_size."
         )

@@ -1,13 +1,15 @@
 """Several runs beside each other: scores, curves on the same axes, and what differs in config."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.evaluation.paired import Paired, paired
 from pipeline.reporting.cached import cache
 from pipeline.reporting.curves import Chart, Drawn, charts_of, draw, term_charts_of, values_of
 from pipeline.reporting.figures import Key, Line, keys
 from pipeline.reporting.formats import count, duration, millions, number, percent, size
+from pipeline.reporting.leads import compared_in_words, listed
 from pipeline.reporting.page import Panel, render
 from pipeline.reporting.provenance import flat
 from pipeline.reporting.run import Run
@@ -43,14 +45,20 @@ class Facts:
 
 @dataclass(frozen=True)
 class Compared:
-    """One protocol: a score a run, None where it was not evaluated; the best has `best`."""
+    """One protocol: a score a run, None where it was not evaluated; the highest has `best`.
+
+    `told` are the sentences that say whether the highest is better than each of the others;
+    `clear` is whether it is better than all, None where it has no other.
+    """
 
     name: str
     figure: str
     unit: str
+    chance: str
     scores: tuple[Score | None, ...]
     untrained: tuple[Score | None, ...]
     best: int
+    told: tuple[str, ...]
     clear: bool | None
     span: tuple[float, float]
 
@@ -62,10 +70,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of all runs by protocol."""
+    """Scores of all runs by protocol; `apart` says what cannot stand in one table, and why.
+
+    `verdict` says which run is best by what.
+    """
 
     runs: tuple[str, ...]
+    verdict: tuple[str, ...]
     protocols: tuple[Compared, ...]
+    apart: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -155,39 +168,115 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
 
 
 def scores(runs: Sequence[Run]) -> Comparison | Absent:
-    """Return the main figure of every protocol that two runs or more have in common."""
+    """Return the main figure of every protocol, a table for each figure that runs share."""
     by_run = [{protocol.name: protocol for protocol in protocols(run)} for run in runs]
     names = dict.fromkeys(name for found in by_run for name in found)
-    shared = [
-        _compared(name, [found.get(name) for found in by_run])
-        for name in names
-        if len({found[name].figure for found in by_run if name in found}) == 1
+    if not names:
+        return Absent("none of the runs has been evaluated")
+    tables, apart = [], []
+    for name in names:
+        found = [of.get(name) for of in by_run]
+        figures = dict.fromkeys(protocol.figure for protocol in found if protocol is not None)
+        if len(figures) > 1:
+            apart.append(_apart(name, runs, found))
+        for figure in figures:
+            same = [p if p is not None and p.figure == figure else None for p in found]
+            tables.append(_compared(name, runs, same))
+    called = tuple(run.name for run in runs)
+    return Comparison(called, tuple(_verdict(called, tables)), tuple(tables), tuple(apart))
+
+
+def _verdict(runs: Sequence[str], tables: Sequence[Compared]) -> Iterator[str]:
+    """Yield by what each run is clearly the best, and by what none is."""
+    for place, run in enumerate(runs):
+        won = [table.name for table in tables if table.clear and table.best == place]
+        if won:
+            yield f"{run} is clearly the best by {listed(won)}."
+    open_ = [table.name for table in tables if table.clear is False]
+    if open_:
+        yield f"By {listed(open_)}, it is not settled which is the best."
+
+
+def _apart(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) -> str:
+    figures = [
+        f"{protocol.figure} for {run.name}"
+        for run, protocol in zip(runs, found, strict=True)
+        if protocol is not None
     ]
-    if not shared:
-        return Absent("the runs have no protocol in common")
-    return Comparison(tuple(run.name for run in runs), tuple(shared))
+    return f"The main figure of {name} is {listed(figures)}: these cannot be compared."
 
 
-def _compared(name: str, found: Sequence[Protocol | None]) -> Compared:
+def _compared(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) -> Compared:
     first = next(protocol for protocol in found if protocol is not None)
     own = tuple(None if p is None else p.student for p in found)
     untrained = tuple(None if p is None else p.of("untrained") for p in found)
     known = [score for score in own if score is not None]
-    best = max(known, key=lambda score: score.value)
-    overlap = [best.overlaps(score) for score in known if score is not best]
-    clear = None if not overlap or None in overlap else not any(overlap)
+    best = own.index(max(known, key=lambda score: score.value))
     drawn = [v for s in known for v in (s.value, s.low, s.high) if v is not None]
     margin = max(0.1 * (max(drawn) - min(drawn)), 0.5)
+    told, better = _told(runs, found, best)
+    chances = {percent(p.chance) for p in found if p is not None and p.chance is not None}
     return Compared(
         name=name,
         figure=first.figure,
         unit=first.unit,
+        chance=chances.pop() if len(chances) == 1 else "",
         scores=own,
         untrained=untrained,
-        best=own.index(best),
-        clear=clear,
+        best=best,
+        told=told,
+        clear=all(better) if better else None,
         span=(max(0.0, min(drawn) - margin), max(drawn) + margin),
     )
+
+
+def _told(
+    runs: Sequence[Run], found: Sequence[Protocol | None], best: int
+) -> tuple[tuple[str, ...], list[bool]]:
+    """Return how the highest stands to each of the others in words, and whether it is better."""
+    first, highest = runs[best], found[best]
+    told, better = [], []
+    others = [(run, p) for run, p in zip(runs, found, strict=True) if p and p is not highest]
+    for run, protocol in others:
+        pair = _pair(first, run, protocol)
+        if isinstance(pair, Paired):
+            told.append(compared_in_words(first.name, run.name, pair))
+            better.append(pair.settled)
+            continue
+        apart = highest is not None and protocol.student.overlaps(highest.student) is False
+        better.append(apart and pair.intervals)
+        told.append(
+            f"The intervals of {first.name} and {run.name} are apart; {pair.why}."
+            if better[-1]
+            else f"Whether {first.name} is better than {run.name} is not settled: {pair.why}."
+        )
+    if highest is not None and any(p.options != highest.options for _, p in others):
+        told.append("The runs were not scored with the same options of the protocol: see below.")
+    return tuple(told), better
+
+
+@dataclass(frozen=True)
+class _Unpaired:
+    """Why two runs are not compared image by image, and whether their intervals still may be."""
+
+    why: str
+    intervals: bool
+
+
+def _pair(first: Run, second: Run, protocol: Protocol) -> Paired | _Unpaired:
+    """Compare two runs by what each image got, if they were scored on the same images."""
+    name = protocol.name
+    splits = [run.splits[run.metrics[name]["split"]].digest for run in (first, second)]
+    if len(set(splits)) > 1:
+        return _Unpaired("they were not scored on the same images", intervals=False)
+    scored = [run.per_image.get(name) for run in (first, second)]
+    values = [images.values.get(STUDENT) for images in scored if images is not None]
+    a, b = (*values, None, None)[:2]
+    if a is None or b is None:
+        return _Unpaired("results image by image are not there for both", intervals=True)
+    if len({tuple(images.names) for images in scored if images is not None}) > 1:
+        return _Unpaired("they were not scored on the same images", intervals=False)
+    return paired(a, b, seed=first.config["seed"])
 
 
 def overlaid(runs: Sequence[Run]) -> Overlaid | Absent:

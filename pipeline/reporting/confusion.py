@@ -43,15 +43,18 @@ class ClassScore:
 class Confusion:
     """Counts by true class (row) and predicted one; none where there are too many classes.
 
-    `pairs` are the most frequent errors: true class, predicted class, how many, of how many.
+    `pairs` are the most frequent errors: true class, predicted class, how many, of how many; none
+    where each is made once. There are so many `kinds` of them, and so many `wrong` images.
     """
 
     protocol: str
     classes: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
     pairs: tuple[tuple[str, str, int, int], ...]
+    kinds: int
     by_class: tuple[ClassScore, ...]
     images: int
+    wrong: int
 
     def share(self, row: int, column: int) -> float:
         """Return the part of a true class that is predicted as another, in [0, 1]."""
@@ -87,14 +90,17 @@ def confusion(
     present = {name for cell in cells for name in cell}
     ordered = [name for name in classes if name in present] + sorted(present - set(classes))
     errors = Counter({cell: n for cell, n in cells.items() if cell[0] != cell[1]})
+    frequent = errors.most_common(PAIRS) if errors.total() > len(errors) else ()
     whole = len(ordered) <= WHOLE_MATRIX
     return Confusion(
         protocol=protocol,
         classes=tuple(ordered),
         counts=tuple(tuple(cells[a, b] for b in ordered) for a in ordered) if whole else (),
-        pairs=tuple((a, b, n, sizes[a]) for (a, b), n in errors.most_common(PAIRS)),
+        pairs=tuple((a, b, n, sizes[a]) for (a, b), n in frequent),
+        kinds=len(errors),
         by_class=tuple(_class_score(a, cells[a, a], sizes[a]) for a in ordered if sizes[a]),
         images=len(predictions),
+        wrong=errors.total(),
     )
 
 

@@ -1,9 +1,10 @@
 """What is known of one run, as plain values: what the page tells, and what comparisons need."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pipeline.evaluation.paired import ScoredImages
 from pipeline.timing import Attempt, Phase
 
 FORMAT = 1
@@ -89,6 +90,7 @@ class Run:
 
     `training` says which checkpoint is the best, and by what; `curves` has a row an epoch.
     `health` is by space: the student, the untrained encoder, pixels, stored features.
+    `per_image` is by protocol, what each scored image got; the record of the run is without it.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Run:
     health: Mapping[str, Collapse]
     work: Sequence[Work]
     versions: Mapping[str, str]
+    per_image: Mapping[str, ScoredImages] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int | None:
@@ -114,7 +117,9 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `run_from_json` reads."""
-        return {"format": FORMAT, **asdict(self)}
+        values = asdict(replace(self, per_image={}))
+        del values["per_image"]
+        return {"format": FORMAT, **values}
 
 
 def run_from_json(data: Mapping[str, Any]) -> Run:

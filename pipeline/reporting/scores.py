@@ -2,42 +2,77 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from pipeline.evaluation.paired import Paired, ScoredImages, paired
 from pipeline.reporting.formats import number, word
+from pipeline.reporting.leads import Standing, signed, standing_of
 from pipeline.reporting.published import Published, published_for
 from pipeline.reporting.run import Run
-from pipeline.reporting.sample import STUDENT, UNTRAINED
+from pipeline.reporting.sample import PIXELS, STUDENT, UNTRAINED
 
-# What a protocol asks, by kind, in a sentence for those who do not know it.
+# What a protocol asks and does, by kind, for those who do not know it.
 ASKS = {
-    "linear": "How well does a linear classifier do on the frozen features?",
-    "online": "How well does the classifier do that was trained beside the encoder?",
-    "knn": "How well do the nearest training images predict a class, without any training?",
-    "semi_supervised": "How well does the encoder do after fine-tuning on few labels?",
-    "voc07": "How well do linear classifiers find the objects in an image?",
-    "zero_shot": "How well do the teacher's text prompts name an image, without a label?",
-    "retrieval": "Is what lies close by really similar?",
+    "linear": "How well does a linear classifier do on the frozen features? It is fitted anew, "
+    "after training, on labelled training images.",
+    "online": "How well does the linear classifier do that learned beside the encoder? It "
+    "followed features that were still changing, so the linear protocol, where it is there, says "
+    "more about what they are worth.",
+    "knn": "How well do the nearest training images predict a class? Nothing is fitted.",
+    "semi_supervised": "How well does a copy of the encoder do that is fine-tuned on few labels?",
+    "voc07": "How well do linear classifiers on the frozen features find the objects in an image?",
+    "zero_shot": "How well do the teacher's text prompts name an image? No label is used, but to "
+    "count what is right.",
+    "retrieval": "Is one of the nearest other images of the same class? Nothing is fitted.",
 }
-ASKS_AGREEMENT = "Do this space and the stored feature find the same images similar?"
+ASKS_AGREEMENT = (
+    "How many of an image's nearest neighbours are the same as in the stored feature? No label is "
+    "used."
+)
+ASKS_RANK = "How many dimensions does the embedding use?"
 FIGURES = {"top1": "top-1 accuracy", "map": "mean average precision"}
 UNITLESS = ("effective_rank",)
-CONTROLS = {
+LABELS = {
     STUDENT: "student",
     UNTRAINED: "the same encoder, untrained",
-    "pixels": "raw pixels",
+    PIXELS: "raw pixels",
 }
+
+Role = Literal["student", "untrained", "pixels", "feature", "teacher"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """One subject's main figure; `low` and `high` bound its 95 % interval where there is one."""
+    """One subject's main figure; `low` and `high` bound its 95 % interval where there is one.
+
+    `lead` is what the student is ahead by, on the same images, where that is known.
+    """
 
     subject: str
-    label: str
+    role: Role
     value: float
     low: float | None
     high: float | None
+    lead: Paired | None = None
+
+    @property
+    def label(self) -> str:
+        """What a table calls it."""
+        if self.role in ("feature", "teacher"):
+            return f"{self.subject}, {'teacher' if self.role == 'teacher' else 'cached'}"
+        return LABELS[self.role]
+
+    @property
+    def named(self) -> str:
+        """What a sentence calls it."""
+        if self.role in ("feature", "teacher"):
+            return f"the {'teacher' if self.role == 'teacher' else 'stored'} {self.subject}"
+        return self.label.replace(",", "")
+
+    @property
+    def ahead_by(self) -> str:
+        """What the student is ahead by, with its interval; nothing where that is not known."""
+        return "" if self.lead is None else signed(self.lead)
 
     def overlaps(self, other: "Score") -> bool | None:
         """Whether both intervals have a value in common, None where one is missing."""
@@ -48,13 +83,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One protocol: `scores` has the student first; `table` holds all numbers of all subjects."""
+    """One protocol: `scores` has the student first; `table` holds all numbers of all subjects.
+
+    `chance` is the main figure without looking at an image, where that is known; `options` are
+    the protocol's own.
+    """
 
     name: str
     kind: str
     asks: str
+    main: str
     figure: str
     unit: str
+    chance: float | None
+    options: Mapping[str, Any]
     split: str
     images: Mapping[str, int]
     scores: tuple[Score, ...]
@@ -71,6 +113,19 @@ class Protocol:
     def of(self, subject: str) -> Score | None:
         """Return the score of a subject, None where it has none."""
         return next((score for score in self.scores if score.subject == subject), None)
+
+    def standing(self, score: Score) -> Standing:
+        """Return how the student stands to a control: image by image, else by intervals apart."""
+        if score.lead is not None:
+            return standing_of(score.lead)
+        if self.student.overlaps(score) is not False:
+            return "open"
+        return "ahead" if self.student.value > score.value else "behind"
+
+    @property
+    def paired(self) -> bool:
+        """Whether the student is compared with a control image by image."""
+        return any(score.lead is not None for score in self.scores)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -89,66 +144,79 @@ class Protocol:
 
 def protocols(run: Run) -> tuple[Protocol, ...]:
     """Return the protocols of a run, in the order of its config."""
-    published = published_for(run.name, run.student.architecture)
-    features = {feature.name: feature.teacher for feature in run.cached}
-    return tuple(
-        _protocol(name, run.metrics[name], published.get(name), features)
-        for name in run.config["evaluate"]
-        if name in run.metrics
-    )
+    return tuple(_protocol(run, name) for name in run.config["evaluate"] if name in run.metrics)
 
 
-def _protocol(
-    name: str,
-    metrics: Mapping[str, Any],
-    published: Published | None,
-    features: Mapping[str, bool],
-) -> Protocol:
-    main = metrics["main"]
+def _protocol(run: Run, name: str) -> Protocol:
+    metrics = run.metrics[name]
+    published = published_for(run.name, run.student.architecture).get(name)
+    main, kind = metrics["main"], metrics["protocol"]["kind"]
     subjects = {STUDENT: metrics, **metrics["controls"]}
-    kind = metrics["protocol"]["kind"]
-    heads = list(dict.fromkeys(head for v in subjects.values() for head, _ in _numbers(v)))
     rows = {subject: dict(_numbers(values)) for subject, values in subjects.items()}
+    heads = list(dict.fromkeys(head for row in rows.values() for head in row))
+    scores = {s: _score(run, name, s, v) for s, v in subjects.items() if main in v}
     return Protocol(
         name=name,
         kind=kind,
-        asks=ASKS_AGREEMENT if main.startswith("agreement") else ASKS.get(kind, ""),
+        asks=_asks(kind, main),
+        main=main,
         figure=FIGURES.get(main, word(main)),
         unit="" if main in UNITLESS else "%",
+        chance=metrics.get("chance"),
+        options=metrics["protocol"],
         split=metrics["split"],
         images=metrics["images"],
-        scores=tuple(
-            _score(subject, values, main, features)
-            for subject, values in subjects.items()
-            if main in values
-        ),
+        scores=tuple(scores.values()),
         published=published,
         published_value=published.values.get(main) if published else None,
         heads=tuple(word(head) for head in heads),
         table=tuple(
-            (_label(subject, features), tuple(rows[subject].get(head, "") for head in heads))
-            for subject in subjects
+            (_label(run, subject), tuple(row.get(head, "") for head in heads))
+            for subject, row in rows.items()
         ),
     )
 
 
-def _score(
-    subject: str, values: Mapping[str, Any], main: str, features: Mapping[str, bool]
-) -> Score:
-    low, high = values.get(f"{main}_low"), values.get(f"{main}_high")
-    return Score(subject, _label(subject, features), values[main], low, high)
+def _asks(kind: str, main: str) -> str:
+    if main.startswith("agreement"):
+        return ASKS_AGREEMENT
+    return ASKS_RANK if main in UNITLESS else ASKS.get(kind, "")
 
 
-def _label(subject: str, features: Mapping[str, bool]) -> str:
-    if subject in features:
-        return f"{subject}, {'teacher' if features[subject] else 'cached'}"
-    return CONTROLS.get(subject, subject)
+def _score(run: Run, protocol: str, subject: str, values: Mapping[str, Any]) -> Score:
+    main = run.metrics[protocol]["main"]
+    return Score(
+        subject,
+        _role(run, subject),
+        values[main],
+        values.get(f"{main}_low"),
+        values.get(f"{main}_high"),
+        _lead(run.per_image.get(protocol), subject, run.config["seed"]),
+    )
+
+
+def _lead(images: ScoredImages | None, subject: str, seed: int) -> Paired | None:
+    if images is None or subject == STUDENT or not {STUDENT, subject} <= images.values.keys():
+        return None
+    return paired(images.values[STUDENT], images.values[subject], seed=seed)
+
+
+def _role(run: Run, subject: str) -> Role:
+    for feature in run.cached:
+        if feature.name == subject:
+            return "teacher" if feature.teacher else "feature"
+    known: dict[str, Role] = {STUDENT: "student", UNTRAINED: "untrained", PIXELS: "pixels"}
+    return known.get(subject, "feature")
+
+
+def _label(run: Run, subject: str) -> str:
+    return Score(subject, _role(run, subject), 0, None, None).label
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the numbers of a subject, those beside a reference with its name."""
     for name, value in values.items():
-        if name == "seed":
+        if name in ("seed", "chance"):
             continue
         if isinstance(value, bool):
             yield name, "yes" if value else "no"
@@ -156,4 +224,5 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, number(value)
         elif name.startswith("with_"):
             for inner, nested in value.items():
-                yield f"{inner} {name}", number(nested)
+                if f"{inner}_{name}" not in values:  # the main figure, which has a column
+                    yield f"{inner} {name}", number(nested)

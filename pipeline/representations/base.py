@@ -6,6 +6,7 @@ and a `Representation`, and add a row to `table.py`.
 """
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -52,6 +53,10 @@ class RepresentationOptions(Options, ABC):
     kind: str
     reduce: ReduceOptions = ReduceOptions()
     dtype: StoredType = "float16"
+
+    def files(self) -> dict[str, Path]:
+        """Return the files of this machine that `build` reads, by the key that names each."""
+        return {name: value for name, value in self if isinstance(value, Path)}
 
     @abstractmethod
     def build(self, image: ImageOptions) -> Representation:

@@ -28,6 +28,7 @@ from pipeline.teachers.frozen import (
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 TEXT_BATCH = 256
+CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 LocalFile = Annotated[Path, Field(strict=False)]
 
 
@@ -58,6 +59,12 @@ class OpenClipOptions(RepresentationOptions):
         elif self.pretrained is None:
             raise ValueError("set pretrained to a tag of the model or to a checkpoint's path")
         return self
+
+    def files(self) -> dict[str, Path]:
+        """Return the files that are read; `pretrained` is one where it ends as one does."""
+        own = Path(self.pretrained or "")
+        checkpoint = {"pretrained": own} if own.suffix in CHECKPOINTS and not self.weights else {}
+        return {**super().files(), **checkpoint}
 
     def build(self, image: ImageOptions) -> FrozenTeacher:
         """Load the image tower; its images are prepared from the decoded file, not from `image`."""

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from pipeline.errors import ConfigError
 from pipeline.training.options import TrainOptions
+from pipeline.wording import counted
 
 TENSORBOARD = "tensorboard"
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -35,7 +36,7 @@ def build_trainer(options: TrainOptions, work: Path) -> Trainer:
             raise ConfigError(f"{what} needs a GPU, and there is none: change it.")
     if gpus and parallel.devices > gpus:
         raise ConfigError(
-            f"train.parallel.devices is {parallel.devices}, but there are {gpus} GPUs."
+            f"train.parallel.devices is {parallel.devices}; found {counted(gpus, 'GPUs')}."
         )
     return Trainer(
         max_epochs=options.epochs,

@@ -1,0 +1,241 @@
+"""Whether to trust the scores: what chose what, what controls say, what may mislead."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.reporting.formats import count, number, percent
+from pipeline.reporting.health import has_collapsed
+from pipeline.reporting.leads import Standing, amount, listed, signed
+from pipeline.reporting.run import Run
+from pipeline.reporting.sample import STUDENT
+from pipeline.reporting.scores import Protocol, Score
+
+FEW_IMAGES = 1000
+MUCH_WAITING = 0.2
+
+RULES = {
+    "validation/probe_top1": "the highest accuracy of the online linear probe on validation images",
+    "validation/objective": "the lowest objective on validation images",
+    "last": "being the last",
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """One sentence on trust: `good`, worth `caution`, or plainly to be known (`info`)."""
+
+    kind: Literal["good", "caution", "info"]
+    text: str
+
+
+def notes(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
+    """Yield what a reader should know before believing the scores."""
+    yield from _selection(run)
+    yield from _images_scored(run, scored)
+    yield from _gains(scored)
+    for protocol in scored:
+        yield from _controls(protocol)
+    yield from _teachers(scored)
+    yield from _unconverged(run)
+    yield from _published(run, scored)
+    yield from _health(run)
+    yield Note(
+        "info",
+        "One seed. The intervals tell how much a figure depends on which images were scored, not "
+        "on the seed of training: train with other seeds before believing a small difference.",
+    )
+    yield from _course(run)
+    yield from _unreadable(run)
+
+
+def _selection(run: Run) -> Iterator[Note]:
+    rule = run.training.get("rule")
+    if run.epochs is None:
+        yield Note(
+            "info",
+            "The weights were given: nothing was chosen here, and what images they have seen "
+            "before is not known.",
+        )
+    elif rule in RULES:
+        spared = " No test image took part." if "test" in run.splits else ""
+        yield Note(
+            "good",
+            f"The checkpoint is that of epoch {run.training['epoch']}, chosen by {RULES[rule]}"
+            f"{', which were cut from the training images' if rule != 'last' else ''}.{spared}",
+        )
+
+
+def _images_scored(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
+    for split in sorted({protocol.split for protocol in scored}):
+        named = [protocol for protocol in scored if protocol.split == split]
+        images = max(protocol.images[split] for protocol in named)
+        names = listed([protocol.name for protocol in named])
+        if split == "test":
+            yield Note(
+                "good",
+                f"{count(images)} test images, read once a protocol, after everything had been "
+                f"fitted and chosen on others ({names}).",
+            )
+        else:
+            chose = str(run.training.get("rule", "")).startswith(f"{split}/")
+            used = (
+                ", which also chose the checkpoint, so that the figures may be on the high side"
+                if chose
+                else ", by which nothing was chosen"
+            )
+            yield Note(
+                "caution" if chose else "info",
+                f"There are no test images: {names} used {count(images)} {split} images{used}.",
+            )
+        if images < FEW_IMAGES:
+            yield Note("caution", f"{count(images)} {split} images are few: intervals are wide.")
+
+
+def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
+    said: dict[Standing, list[str]] = {"ahead": [], "open": [], "behind": []}
+    for protocol in scored:
+        for score in protocol.scores:
+            if score.role == "untrained":
+                said[protocol.standing(score)].append(f"{protocol.name} {_by(protocol, score)}")
+    if said["ahead"]:
+        yield Note(
+            "good",
+            f"Training gained over the same encoder untrained: by {_semicolons(said['ahead'])}.",
+        )
+    if said["open"]:
+        yield Note(
+            "caution",
+            "Whether training gained anything over the same encoder untrained is not settled: by "
+            f"{_semicolons(said['open'])}.",
+        )
+    if said["behind"]:
+        yield Note(
+            "caution",
+            f"The student is worse than the same encoder untrained: by "
+            f"{_semicolons(said['behind'])}.",
+        )
+
+
+def _by(protocol: Protocol, score: Score) -> str:
+    """Return how far apart the student and a control are."""
+    if score.lead is None:
+        difference = abs(protocol.student.value - score.value)
+        overlap = ", overlapping intervals" if protocol.standing(score) == "open" else ""
+        return f"{percent(difference)}{' points' if protocol.unit else ''}{overlap}"
+    return signed(score.lead) if protocol.standing(score) == "open" else amount(score.lead)
+
+
+def _controls(protocol: Protocol) -> Iterator[Note]:
+    """Yield which controls without training the student does not clearly beat."""
+    rivals = [score for score in protocol.scores if score.role in ("pixels", "feature")]
+    better = [f"{s.named} by {_by(protocol, s)}" for s in rivals if _stands(protocol, s, "behind")]
+    level = [f"{s.named} {_by(protocol, s)}" for s in rivals if _stands(protocol, s, "open")]
+    parts = []
+    if better:
+        parts.append(f"Better than the student by {protocol.name}: {_semicolons(better)}.")
+    if level:
+        parts.append(
+            f"Not settled by {protocol.name} (the student's lead in points): {_semicolons(level)}."
+        )
+    if parts:
+        yield Note("caution", " ".join(parts))
+
+
+def _stands(protocol: Protocol, score: Score, standing: Standing) -> bool:
+    return protocol.standing(score) == standing
+
+
+def _teachers(scored: Sequence[Protocol]) -> Iterator[Note]:
+    reached: dict[str, list[str]] = {}
+    for protocol in scored:
+        for score in protocol.scores:
+            if score.role == "teacher":
+                reached.setdefault(score.named, []).append(
+                    f"{percent(score.value)} by {protocol.name}, where the student reaches "
+                    f"{percent(protocol.student.value)}"
+                )
+    for named, values in reached.items():
+        yield Note("info", f"The embedding of {named} itself reaches {_semicolons(values)}.")
+
+
+def _unconverged(run: Run) -> Iterator[Note]:
+    for name, metrics in run.metrics.items():
+        subjects: dict[str, Any] = {STUDENT: metrics, **metrics["controls"]}
+        unfinished = [s for s, values in subjects.items() if values.get("converged") is False]
+        if unfinished:
+            yield Note(
+                "caution",
+                f"By {name}, the classifier's fit did not converge for {listed(unfinished)}: raise "
+                f"evaluate.{name}.max_iterations.",
+            )
+
+
+def _published(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
+    for protocol in scored:
+        row, value = protocol.published, protocol.published_value
+        if row is None or value is None:
+            continue
+        budget = ""
+        if row.epochs is not None and run.epochs is not None and row.epochs != run.epochs:
+            budget = (
+                f" It was trained for {count(row.epochs)} epochs, this run for "
+                f"{count(run.epochs)}: they are not the same experiment."
+            )
+        note = f" {row.note}" if row.note else ""
+        yield Note(
+            "caution" if budget else "info",
+            f"For {protocol.name}, {row.source} reports {number(value)} %.{budget}{note}",
+        )
+
+
+def _health(run: Run) -> Iterator[Note]:
+    found = run.health.get(STUDENT)
+    if found is None:
+        return
+    says = (
+        f"an effective rank of {percent(found.rank)} of at most {found.limit}, "
+        f"{percent(100 * found.dead_share)} % of the dimensions dead"
+    )
+    if has_collapsed(found):
+        yield Note("caution", f"The embedding has collapsed: {says}. Do not use this encoder.")
+    else:
+        yield Note("good", f"The embedding has not collapsed: {says}.")
+
+
+def _course(run: Run) -> Iterator[Note]:
+    if not run.curves:
+        return
+    if run.epochs is not None and len(run.curves) < run.epochs:
+        yield Note("caution", f"The curves hold {len(run.curves)} of {run.epochs} epochs.")
+    if run.training.get("epoch") == run.epochs and (run.epochs or 0) > 1:
+        yield Note("info", f"The last epoch was the best: {_longer(run)}")
+    waits = [row["wait_share"] for row in run.curves if row.get("wait_share") is not None]
+    mean = sum(waits) / len(waits) if waits else 0  # type: ignore[arg-type]
+    if mean > MUCH_WAITING:
+        yield Note(
+            "info",
+            f"Training waited for data {percent(100 * mean)} % of the time: see docs/scaling.md.",
+        )
+
+
+def _longer(run: Run) -> str:
+    """Return what to make of it: a rate that has come to its end improves nothing further."""
+    schedule = run.config["train"]["schedule"]
+    if schedule["kind"] == "constant":
+        return "training longer may do better."
+    return (
+        "that is usual where the learning rate falls to its end, and does not say that training "
+        "was too short. Whether more epochs, with a schedule as long, do better must be tried."
+    )
+
+
+def _unreadable(run: Run) -> Iterator[Note]:
+    bad = {name: split.invalid for name, split in run.splits.items() if split.invalid}
+    if bad:
+        said = ", ".join(f"{count(n)} {name}" for name, n in bad.items())
+        yield Note("info", f"Images that could not be decoded were left out: {said}.")
+
+
+def _semicolons(parts: Sequence[str]) -> str:
+    return "; ".join(parts)

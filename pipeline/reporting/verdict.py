@@ -1,0 +1,191 @@
+"""The whole in a few sentences: made from what, how good against what, how far to trust it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.reporting.formats import count, millions, percent
+from pipeline.reporting.health import has_collapsed
+from pipeline.reporting.leads import Standing, listed
+from pipeline.reporting.run import Run
+from pipeline.reporting.sample import STUDENT
+from pipeline.reporting.scores import Protocol, Score
+
+# What a main figure of V % means, by kind.
+REACHED = {
+    "linear": "A linear classifier on its features is right on {value} % of {images}",
+    "online": "The classifier trained beside it is right on {value} % of {images}",
+    "knn": "The nearest training images give the right class of {value} % of {images}",
+    "semi_supervised": "Fine-tuned on few labels, it is right on {value} % of {images}",
+    "zero_shot": "By the teacher's text prompts it is right on {value} % of {images}",
+    "voc07": "Linear classifiers on its features find the objects of {images} with a mean average "
+    "precision of {value} %",
+}
+RECALL = "Of {images}, {value} % have one of their class among the nearest {k}"
+AGREEMENT = "Of the {k} nearest neighbours of {images}, {value} % are those that {other} finds"
+VIEWS = ("invariance", "view_dependence")
+
+
+def verdict(run: Run, scored: Sequence[Protocol]) -> Iterator[str]:
+    """Yield the paragraphs, in the order in which they are read."""
+    yield f"{_made(run)} {_labels(run, scored)}"
+    measured = [protocol for protocol in scored if protocol.unit]
+    controlled = [protocol for protocol in measured if len(protocol.scores) > 1]
+    first = next(iter([*controlled, *measured]), None)
+    if first is None:
+        yield "How good it is has not been measured."
+        return
+    yield f"{_reached(first)} {_beside_controls(controlled)}".strip()
+    yield _trust(run, first)
+
+
+def _made(run: Run) -> str:
+    student, train = run.student, run.splits["train"]
+    what = f"{student.architecture} of {millions(student.parameters)} parameters"
+    weights = run.config["student"].get("weights")
+    if run.epochs is None:
+        return f"A {what} was taken as it is, with the weights {weights}: nothing was trained here."
+    epochs = "1 epoch" if run.epochs == 1 else f"{count(run.epochs)} epochs"
+    start = f", starting from the weights {weights}" if weights else ""
+    return (
+        f"A {what} was trained for {epochs} on {count(train.images - train.invalid)} images of "
+        f"{run.config['dataset']['name']}{start}, {_from(run)}."
+    )
+
+
+def _from(run: Run) -> str:
+    """Return what the objective learns from."""
+    terms = dict(run.config["objective"] or {})
+    wanted = {t["representation"]: None for t in terms.values() if t.get("representation")}
+    teachers = [f.name for f in run.cached if f.teacher and f.name in wanted]
+    others = [name for name in wanted if name not in teachers]
+    parts = []
+    if teachers:
+        named = [f"{name} ({_model(run, name)})" for name in teachers]
+        parts.append(f"from the frozen teacher{'s' * (len(teachers) > 1)} {listed(named)}")
+    if any(term.get("kind") in VIEWS for term in terms.values()):
+        parts.append("from two views of each image")
+    if others:
+        parts.append(f"from the representation{'s' * (len(others) > 1)} {listed(others)}")
+    without = "without labels" if teachers else "without labels and without a teacher"
+    return f"{without}: {listed(parts)}" if parts else without
+
+
+def _model(run: Run, teacher: str) -> str:
+    options = run.config["features"][teacher]
+    return str(options.get("model") or options["kind"])
+
+
+def _labels(run: Run, scored: Sequence[Protocol]) -> str:
+    if not any(split.labelled for split in run.splits.values()):
+        return "The images have no labels."
+    uses = []
+    if run.epochs is not None and run.training.get("rule") == "validation/probe_top1":
+        uses.append("to choose the best epoch on validation images")
+    if scored:
+        uses.append("to fit and to score what judges it below")
+    return f"Labels served only {listed(uses)}." if uses else "No label was used."
+
+
+def _reached(protocol: Protocol) -> str:
+    images = f"{count(protocol.images[protocol.split])} {protocol.split} images"
+    reached = _sentence(protocol).format(value=percent(protocol.student.value), images=images)
+    chance = f" (chance: {percent(protocol.chance)} %)" if protocol.chance is not None else ""
+    beside = [_beside(protocol, score) for score in _told(protocol)]
+    return f"{reached}{chance}{': ' if beside else ''}{listed(beside) if beside else ''}."
+
+
+def _sentence(protocol: Protocol) -> str:
+    """Return what the main figure means, with places for the value and the images."""
+    figure, _, rest = protocol.main.partition("_at_")
+    k, _, other = rest.partition("_with_")
+    if figure in ("recall", "agreement"):
+        nearest = RECALL if figure == "recall" else AGREEMENT
+        return nearest.replace("{k}", k).replace("{other}", other)
+    return REACHED.get(protocol.kind, f"By {protocol.name} it reaches {{value}} % on {{images}}")
+
+
+def _told(protocol: Protocol) -> list[Score]:
+    """Return the controls that the sentence names: untrained, pixels, the best other, teachers."""
+    by_role: dict[str, list[Score]] = {}
+    for score in protocol.scores[1:]:
+        by_role.setdefault(score.role, []).append(score)
+    best = sorted(by_role.get("feature", []), key=lambda score: -score.value)[:1]
+    return [
+        *by_role.get("untrained", []),
+        *by_role.get("pixels", []),
+        *best,
+        *by_role.get("teacher", []),
+    ]
+
+
+def _beside(protocol: Protocol, score: Score) -> str:
+    difference = percent(abs(protocol.student.value - score.value))
+    best = ", the best stored feature" if score.role == "feature" else ""
+    standing = protocol.standing(score)
+    if standing == "open":
+        return f"not clearly apart from {score.named} ({percent(score.value)}){best}"
+    side = "above" if standing == "ahead" else "below"
+    return f"{difference} points {side} {score.named}{best}"
+
+
+def _beside_controls(scored: Sequence[Protocol]) -> str:
+    """Return what all protocols together say of training, and of what needs none."""
+    stood: dict[Standing, list[str]] = {"ahead": [], "open": [], "behind": []}
+    for protocol in scored:
+        for score in protocol.scores:
+            if score.role == "untrained":
+                stood[protocol.standing(score)].append(protocol.name)
+    if not any(stood.values()):
+        return ""
+    helped, not_so = stood["ahead"], [*stood["open"], *stood["behind"]]
+    if helped:
+        but = f", but not clearly by {listed(not_so)}" if not_so else ""
+        said = f"Training helped by {listed(helped)}{but}."
+    else:
+        said = f"No protocol shows that training helped ({listed(not_so)})."
+    return f"{said} {_rivals(scored)}"
+
+
+def _rivals(scored: Sequence[Protocol]) -> str:
+    """Return the sentence on controls that nobody trained here: pixels and hand-made features."""
+    better: dict[str, list[str]] = {}
+    level, rivals = False, False
+    for protocol in scored:
+        untaught = [s for s in protocol.scores if s.role in ("pixels", "feature")]
+        rivals = rivals or bool(untaught)
+        level = level or any(protocol.standing(s) == "open" for s in untaught)
+        ahead = [s for s in untaught if protocol.standing(s) == "behind"]
+        if ahead:
+            strongest = max(ahead, key=lambda score: score.value)
+            better.setdefault(strongest.named, []).append(protocol.name)
+    if better:
+        said = [f"{named} by {listed(by)}" for named, by in better.items()]
+        return f"Yet what needs no training does better: {'; '.join(said)}."
+    if level:
+        return "No control without training is clearly better, but one is not clearly worse."
+    return "It is better than every control without training." if rivals else ""
+
+
+def _trust(run: Run, protocol: Protocol) -> str:
+    found = run.health.get(STUDENT)
+    if found is not None and has_collapsed(found):
+        return "Do not use this encoder: its embedding has collapsed."
+    student, limits = protocol.student, ["one training seed"] if run.epochs is not None else []
+    if student.low is not None and student.high is not None:
+        reach = percent((student.high - student.low) / 2)
+        limits.append(f"{count(protocol.images[protocol.split])} images, that is ±{reach} points")
+    known = f"Keep in mind: {listed(limits)}." if limits else ""
+    return f"{_fairness(run, protocol.split)} {known}".strip()
+
+
+def _fairness(run: Run, split: str) -> str:
+    rule: Any = run.training.get("rule", "")
+    if split != "test":
+        chose = " that also chose the best epoch" if str(rule).startswith(f"{split}/") else ""
+        return f"Take the figures as a hint: there are no test images, only {split} images{chose}."
+    if run.epochs is None or run.config["student"].get("weights"):
+        return (
+            "Nothing was chosen on test images here; what the given weights have seen before is "
+            "not known."
+        )
+    return "The figures are fair: no test image was used to train or to choose anything."
