@@ -80,6 +80,15 @@ def read_attempts(path: Location) -> list[Attempt]:
         return []
 
 
+def saved_seconds(images: int, *, epochs: int, images_per_second: float) -> float:
+    """Return the seconds that a cached representation saves a run, which looks at it every epoch.
+
+    That is what computing it anew would take in each epoch after the first, for which it is
+    computed in any case.
+    """
+    return images * (epochs - 1) / images_per_second
+
+
 def _attempt(values: Mapping[str, Any]) -> Attempt:
     phases = tuple(Phase(**phase) for phase in values["phases"])
     return Attempt(**{**values, "phases": phases})

@@ -20,6 +20,7 @@ from pipeline.planning import (
 )
 from pipeline.runtime import Progress
 from pipeline.store import StoredFeature
+from pipeline.timing import saved_seconds
 from pipeline.training.fit import Run
 from stages import proposal
 from stages.console import Screen, table
@@ -163,17 +164,19 @@ def _training_rows(training: TrainingCost, epochs: int, before: float) -> list[l
 
 
 def _saving(experiment: Experiment, sample: Sample, costs: dict[str, FeatureCost]) -> str:
-    """Say what computing the targets in every epoch would take, on all cores, and what is saved."""
+    """Say what reading the targets saves, as the report says it afterwards."""
     targets = [costs[name] for name in experiment.targets()]
     if not targets or experiment.train is None:
         return "The objective reads nothing from the store, so caching saves nothing."
-    images = sample.images["train"] * experiment.train.epochs
-    anew = sum(images / cost.images_per_second for cost in targets)
-    once = sum(cost.seconds for cost in targets)
+    images = sample.images["train"] + sample.images["validation"]
+    epochs = experiment.train.epochs
+    saved = sum(
+        saved_seconds(images, epochs=epochs, images_per_second=cost.images_per_second)
+        for cost in targets
+    )
     return (
-        f"Computing the targets in every epoch would take {_time(anew)}; once takes {_time(once)}. "
-        f"Caching saves {_time(max(0.0, anew - once))} in this run, and {_time(anew)} in each "
-        "later one."
+        f"Caching saves {_time(saved)} in this run: that is what computing the targets anew in "
+        f"each of the {epochs - 1} epochs after the first would take."
     )
 
 

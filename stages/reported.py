@@ -24,8 +24,10 @@ from pipeline.reporting.run import Cached, Student, Work
 from pipeline.reporting.run import Split as SplitFacts
 from pipeline.reporting.sample import Sample
 from pipeline.runtime import Progress, sha256_of
-from pipeline.shards import Manifest, read_manifests
-from pipeline.store import FeatureStore, StoredFeature
+from pipeline.shards import Manifest, read_manifests, read_names
+from pipeline.storage import Location
+from pipeline.store import FeatureStore
+from pipeline.store.integrity import REDUCTION
 from pipeline.teachers.exported import ExportedOptions
 from pipeline.teachers.open_clip import OpenClipOptions
 from pipeline.teachers.timm import TimmOptions
@@ -36,6 +38,7 @@ from stages.scoring import scored
 from stages.times import evaluation_record, feature_record, shard_record, training_record
 
 IMAGES = 2000  # that the pictures are made from, at most
+NAMED = 5  # of the images that could not be decoded
 TEACHERS = (OpenClipOptions, TimmOptions, ExportedOptions)
 
 Manifests = Mapping[Split, Manifest]
@@ -68,7 +71,7 @@ def gather(
         config=experiment.model_dump(mode="json"),
         classes=manifests["train"].classes or (),
         multi_label=manifests["train"].multi_label,
-        splits={split: _split(manifest) for split, manifest in manifests.items()},
+        splits={split: _split(stored.shards / split, m) for split, m in manifests.items()},
         cached=tuple(_cached(experiment, stored, manifests)),
         student=_student(trained, layout),
         training=_json(layout.training_metrics),
@@ -93,26 +96,43 @@ def _sample(
     seen = scored(experiment, trained, stored, progress, first=IMAGES)
     split = list(manifests)[-1]
     labels = seen.images.labels(split)
-    labelled = not seen.images.several_classes and bool((labels != NO_LABEL).all())
+    single = not seen.images.several_classes and bool((labels != NO_LABEL).all())
     return Sample(
         split=split,
         image=experiment.dataset.image,
         images=torch.cat(list(seen.images.batches(split))),
         names=seen.images.names(split),
-        labels=labels if labelled else None,
+        labels=labels if single else None,
         classes=seen.images.classes,
         spaces={subject.name: subject.of(split) for subject in seen.subjects},
+        tags=() if single else _tags(labels),
     )
 
 
-def _split(manifest: Manifest) -> SplitFacts:
+def _tags(labels: torch.Tensor) -> list[list[int]]:
+    """Return the classes of each image, from labels (N,) or (N, K) as a batch has them."""
+    if labels.ndim == 1:
+        return [[label] if label != NO_LABEL else [] for label in labels.tolist()]
+    return [(row == 1).nonzero().flatten().tolist() for row in labels]
+
+
+def _split(directory: Location, manifest: Manifest) -> SplitFacts:
     return SplitFacts(
         images=manifest.samples,
         labelled=manifest.labelled,
         invalid=len(manifest.invalid),
         bytes=sum(shard.bytes for shard in manifest.shards),
         digest=manifest.digest,
+        left_out=_left_out(directory, manifest),
     )
+
+
+def _left_out(directory: Location, manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of the first images that could not be decoded."""
+    if not manifest.invalid:
+        return ()
+    names = read_names(directory, manifest)
+    return tuple(names[row] for row in sorted(manifest.invalid)[:NAMED])
 
 
 def _cached(
@@ -131,17 +151,23 @@ def _cached(
             original_width=feature.report["original_width"],
             stored_type=feature.stored_type,
             images=sum(feature.splits.values()),
-            bytes=_bytes(feature),
+            bytes=_bytes(feature.path),
             bytes_per_image=fidelity["bytes_per_image"],
             dcor_error=fidelity["dcor_error_max"],
             dcor_error_independent=fidelity["dcor_error_independent"],
             digest=feature.digest,
             images_per_second=_speed(Work(name, tuple(read_attempts(record)))),
+            basis_bytes=_basis_bytes(feature.path / REDUCTION),
         )
 
 
-def _bytes(feature: StoredFeature) -> int:
-    return sum(file.stat().st_size for file in feature.path.rglob("*") if file.is_file())
+def _bytes(directory: Location) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+def _basis_bytes(directory: Location) -> int:
+    """Return the bytes of the arrays that map a representation to what is stored."""
+    return sum(_bytes(array) for array in directory.iterdir() if array.is_dir())
 
 
 def _speed(work: Work) -> float | None:

@@ -53,6 +53,12 @@ class Browser:
         """Move the pointer."""
         self._call("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
 
+    def click(self, x: float, y: float) -> None:
+        """Press and release the left button."""
+        for kind in ("mousePressed", "mouseReleased"):
+            values = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
+            self._call("Input.dispatchMouseEvent", values)
+
     def picture(self, path: Path) -> None:
         """Save the whole page as a PNG."""
         size = self._call("Page.getLayoutMetrics", {})["cssContentSize"]

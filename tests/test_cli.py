@@ -75,7 +75,8 @@ def test_retrieval_tells_agreement_dependence_and_rank(project: Path) -> None:
     assert record["main"] == "recall_at_1"
     beside = record["with_scattering"]
     assert isinstance(beside, dict)
-    assert set(beside) == {"agreement_at_1", "agreement_at_10", "agreement_at_50", "dcor"}
+    agreement = {"agreement_at_1", "agreement_at_10", "agreement_at_50"}
+    assert set(beside) == {*agreement, "dcor_squared_unbiased"}
 
 
 def test_select_records_the_fingerprints_between_store_and_run(project: Path) -> None:
@@ -387,9 +388,9 @@ def test_unlabelled_images_go_the_whole_way(
         "agreement_at_1",
         "agreement_at_10",
         "agreement_at_50",
-        "dcor",
+        "dcor_squared_unbiased",
     }
     assert run(["evaluate", *small, "-s", "evaluate.retrieval.agreement_ks=[1, 500]"]) == 0
     record = json.loads((tmp_path / "runs/folder_clip/metrics/retrieval.json").read_text())
-    assert set(record["with_clip"]) == {"agreement_at_1", "dcor"}
+    assert set(record["with_clip"]) == {"agreement_at_1", "dcor_squared_unbiased"}
     assert run(["evaluate", *small, "-s", "evaluate.linear={}"]) == 1

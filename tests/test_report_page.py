@@ -93,6 +93,11 @@ def test_maps_answer_to_pointer_keys_and_filter(pages: dict[str, Path], window: 
     window.point(x, y)
     shown = "const tip = document.querySelector('.tip'); return tip.hidden ? '' : tip.textContent"
     assert ".png" in window.run(shown)
+    faint = "return document.querySelectorAll('.map use.off').length"
+    window.click(x, y)  # shows its class alone: 20 of 60 images, in each of four maps
+    assert window.run(faint) == 4 * 40
+    window.click(x, y)
+    assert window.run(faint) == 0
     window.press("Tab")
     window.run("document.querySelector('.map svg').focus()")
     for key in ("ArrowRight", "ArrowLeft", "ArrowUp", "ArrowDown"):

@@ -1,5 +1,6 @@
 """Retrieval against scikit-learn's neighbours and known geometries."""
 
+import dcor
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures
 from pipeline.evaluation.retrieval import (
     chance_of_recall,
+    mean_dependence,
     neighbour_agreement,
     recall_at,
 )
@@ -72,6 +74,14 @@ def test_agreement_is_symmetric_and_follows_the_images() -> None:
     assert torch.equal(agreement(y, x), agreement(x, y))
     assert torch.equal(agreement(x[order], y[order]), agreement(x, y)[order])
     assert agreement(x[order], y).mean() < agreement(x, y).mean() / 2
+
+
+def test_dependence_is_that_of_dcor_and_none_for_unrelated_spaces() -> None:
+    x, y = embeddings(0, 100), embeddings(0, 100) @ embeddings(2, 12, 30)
+    expected = dcor.u_distance_correlation_sqr(x.double().numpy(), y.double().numpy())
+    assert mean_dependence(x, y, 0) == pytest.approx(expected, abs=1e-5)
+    wide = embeddings(1, COUNT, 500)  # where the plain statistic is 0.8
+    assert mean_dependence(embeddings(), wide, 0) == pytest.approx(0, abs=0.02)
 
 
 def test_bad_input_is_a_data_error() -> None:

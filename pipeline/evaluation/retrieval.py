@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.datasets.base import Split
-from pipeline.dependence import distance_correlation
+from pipeline.dependence import UNBIASED_MINIMUM_ROWS, distance_correlation
 from pipeline.errors import DataError
 from pipeline.evaluation.features import LabelledFeatures, check_features
 from pipeline.evaluation.metrics import bootstrap_interval, effective_rank
@@ -67,9 +67,11 @@ class RetrievalOptions(ProtocolOptions):
                 embeddings, other, ks=options.agreement_ks, device=setting.device
             )
             values[f"with_{name}"] = {
-                **{f"agreement_at_{k}": 100 * share.mean().item() for k, share in found.items()},
-                "dcor": mean_dependence(embeddings, other, setting.seed),
+                f"agreement_at_{k}": 100 * share.mean().item() for k, share in found.items()
             }
+            if len(other) >= UNBIASED_MINIMUM_ROWS:
+                dependence = mean_dependence(embeddings, other, setting.seed)
+                values[f"with_{name}"]["dcor_squared_unbiased"] = dependence
             if shares is None:
                 k = max((k for k in found if k <= AGREEMENT_K), default=min(found))
                 main, shares = f"agreement_at_{k}_with_{name}", found[k]
@@ -134,11 +136,18 @@ def neighbour_agreement(
 
 
 def mean_dependence(x: Tensor, y: Tensor, seed: int) -> float:
-    """Return the mean distance correlation over random batches that cover the images once."""
+    """Return the mean bias-corrected squared distance correlation over random batches.
+
+    They cover the images once. The plain statistic would be far from 0 for unrelated spaces.
+    Raises TrainingError for fewer than four images.
+    """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     batches = torch.split(order, DEPENDENCE_BATCH)
     whole = [rows for rows in batches if len(rows) == DEPENDENCE_BATCH] or [order]
-    values = [float(distance_correlation(x[rows], y[rows])) for rows in whole]
+    values = [
+        float(distance_correlation(x[rows], y[rows], statistic="dcor_squared_unbiased"))
+        for rows in whole
+    ]
     return sum(values) / len(values)
 
 

@@ -94,7 +94,7 @@ def cluster(options: ClusterOptions, *, shards: int, progress: Progress) -> Iter
     Raises StoreError if no scheduler answers at the address, or it has no workers.
     """
     with _running(options, shards) if options.scheduler else _local(options, shards) as client:
-        progress.note(f"Dask dashboard: {client.dashboard_link}")
+        progress.note(f"Dask dashboard, while this runs: {client.dashboard_link}")
         neighbours = Counter[str]()
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
             neighbours[worker["host"]] += worker["nthreads"]

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 
 from pipeline.reporting.run import Cached, Run
 from pipeline.reporting.sample import Absent
+from pipeline.timing import saved_seconds
 
 RAW_BYTES = 4  # of a number as it is computed, float32
 
 
 @dataclass(frozen=True)
 class Saving:
-    """One feature's row. Seconds are None where its extraction was not measured here.
+    """One feature's row.
 
-    `raw_bytes` is what its images would take unreduced, in float32. `spent_seconds` is what
-    computing it for the images of training and validation takes once, `saved_seconds` what it
-    would take again in every further epoch of this run.
+    `raw_bytes` is what its images would take unreduced, in float32. `saved_seconds` is what
+    computing it anew in every epoch after the first would have taken; None where training does
+    not read it, or its extraction was not measured here.
     """
 
     feature: Cached
     raw_bytes: int
-    spent_seconds: float | None
     saved_seconds: float | None
 
     @property
@@ -34,13 +34,19 @@ class Cache:
     """All stored features of a run. `target_images` are those that an epoch looks at.
 
     `trained_on` names the features that training reads; only those are saved from being
-    computed again.
+    computed again. `left_out` images could not be decoded: they have rows that nobody reads.
     """
 
     savings: tuple[Saving, ...]
     target_images: int
     epochs: int | None
     trained_on: tuple[str, ...]
+    left_out: int
+
+    @property
+    def basis_bytes(self) -> int:
+        """How much of the size is no image's: what maps representations to stored numbers."""
+        return sum(saving.feature.basis_bytes for saving in self.savings)
 
     @property
     def bytes(self) -> int:
@@ -59,7 +65,7 @@ class Cache:
 
     @property
     def saved_seconds(self) -> float | None:
-        """Seconds of extraction that this run did not repeat; None if nothing was measured."""
+        """The sum of what each feature saved; None if nothing was measured."""
         known = [s.saved_seconds for s in self.savings if s.saved_seconds is not None]
         return sum(known) if known else None
 
@@ -70,17 +76,19 @@ def cache(run: Run) -> Cache | Absent:
         return Absent("this experiment stores no features")
     seen = [run.splits[split] for split in ("train", "validation") if split in run.splits]
     images = sum(split.images - split.invalid for split in seen)
-    read = _trained_on(run)
-    epochs = run.epochs if run.epochs is not None else None
+    read = trained_on(run)
     return Cache(
-        savings=tuple(_saving(f, images, epochs if f.name in read else None) for f in run.cached),
+        savings=tuple(
+            _saving(f, images, run.epochs if f.name in read else None) for f in run.cached
+        ),
         target_images=images,
-        epochs=epochs,
+        epochs=run.epochs,
         trained_on=tuple(read),
+        left_out=sum(split.invalid for split in run.splits.values()),
     )
 
 
-def _trained_on(run: Run) -> Sequence[str]:
+def trained_on(run: Run) -> Sequence[str]:
     """Return the features that the objective names."""
     if run.config["train"] is None or run.config["objective"] is None:
         return ()
@@ -90,7 +98,8 @@ def _trained_on(run: Run) -> Sequence[str]:
 
 
 def _saving(feature: Cached, images: int, epochs: int | None) -> Saving:
-    spent = images / feature.images_per_second if feature.images_per_second else None
-    repeated = None if spent is None or epochs is None else spent * (epochs - 1)
-    raw = RAW_BYTES * feature.original_width * feature.images
-    return Saving(feature, raw, spent, repeated)
+    speed = feature.images_per_second
+    saved = None
+    if speed is not None and epochs is not None:
+        saved = saved_seconds(images, epochs=epochs, images_per_second=speed)
+    return Saving(feature, RAW_BYTES * feature.original_width * feature.images, saved)

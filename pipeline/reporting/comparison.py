@@ -1,13 +1,13 @@
 """Several runs beside each other: scores, curves on the same axes, and what differs in config."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.evaluation.paired import Paired, paired
 from pipeline.reporting.cached import cache
-from pipeline.reporting.curves import Chart, Drawn, charts_of, spoken, values_of
-from pipeline.reporting.figures import Line, line_chart
+from pipeline.reporting.curves import Chart, Drawn, charts_of, draw, term_charts_of, values_of
+from pipeline.reporting.figures import Key, Line, keys
 from pipeline.reporting.formats import count, duration, millions, number, percent, size
 from pipeline.reporting.leads import compared_in_words, listed
 from pipeline.reporting.page import Panel, render
@@ -83,9 +83,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Overlaid:
-    """Curves of all runs on the same axes."""
+    """Curves of all runs on the same axes, and what each run's line looks like in all of them."""
 
     charts: tuple[Drawn, ...]
+    terms: tuple[Drawn, ...]
+    keys: tuple[Key, ...]
     without: tuple[str, ...]
 
 
@@ -283,34 +285,37 @@ def overlaid(runs: Sequence[Run]) -> Overlaid | Absent:
     if not trained:
         return Absent("none of the runs trained")
     columns = list(dict.fromkeys(column for _, run in trained for column in run.curves[0]))
-    charts = [
-        Chart(f"{chart.name}-{number}", f"{chart.title}: {label}", ((column, label),), *rest)
-        for chart in charts_of(columns)
-        for number, (column, label) in enumerate(chart.columns)
-        for rest in [(chart.y_label, chart.scale, chart.from_zero)]
-    ]
     return Overlaid(
-        charts=tuple(_overlaid(chart, trained) for chart in charts),
+        charts=tuple(_overlaid(c, trained) for c in _single(charts_of(columns))),
+        terms=tuple(_overlaid(c, trained) for c in term_charts_of(columns)),
+        keys=keys([Line(run.name, (), (), place) for place, run in trained]),
         without=tuple(run.name for run in runs if not run.curves),
     )
 
 
+def _single(charts: Sequence[Chart]) -> list[Chart]:
+    """Return a chart a column, for there is a line a run in each."""
+    return [
+        replace(
+            chart,
+            name=f"{chart.name}-{place}",
+            title=f"{chart.title}: {label}" if label else chart.title,
+            columns={column: label},
+        )
+        for chart in charts
+        for place, (column, label) in enumerate(chart.columns.items())
+    ]
+
+
 def _overlaid(chart: Chart, runs: Sequence[tuple[int, Run]]) -> Drawn:
-    ((column, _),) = chart.columns
+    column = next(iter(chart.columns))
     lines = [
         Line(run.name, values_of(run, "epoch"), values_of(run, column, chart.scale), place)
         for place, run in runs
         if column in run.curves[0]
     ]
-    svg = line_chart(
-        f"overlaid-{chart.name}",
-        lines,
-        x_label="epoch",
-        y_label=chart.y_label,
-        from_zero=chart.from_zero,
-        always_named=True,
-    )
-    return Drawn(chart.title, svg, f"{chart.title}: {'; '.join(map(spoken, lines))}.")
+    kind = "overlaid-term" if chart.small else "overlaid"
+    return replace(draw(f"{kind}-{chart.name}", chart, lines), keys=())
 
 
 def differences(runs: Sequence[Run]) -> Differences | Absent:

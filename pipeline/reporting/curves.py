@@ -1,18 +1,20 @@
 """The course of training: objective, terms, probes, learning rate, speed, waiting."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from pipeline.reporting.figures import Line, line_chart
+from pipeline.reporting.figures import Key, Line, keys, line_chart
 from pipeline.reporting.formats import number
 from pipeline.reporting.run import Run
 from pipeline.reporting.sample import Absent
+from pipeline.reporting.terms import Term, terms_of
 
 PROBE, KNN = "validation/probe_top1", "validation/knn_top1"
-OBJECTIVE = ("train/objective", "validation/objective")
+SPLITS = {"train": "training", "validation": "validation"}
+TERM = "train/term/"
 
 
 @dataclass(frozen=True)
@@ -21,74 +23,75 @@ class Chart:
 
     name: str
     title: str
-    columns: tuple[tuple[str, str], ...]
-    y_label: str = ""
+    columns: Mapping[str, str]
     scale: float = 1.0
     from_zero: bool = False
+    small: bool = False
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A chart as SVG, with a sentence that says what it shows."""
+    """A chart as SVG, with a sentence that says what it shows; a single line needs no keys."""
 
     title: str
     svg: Markup
     spoken: str
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One term of the objective and its course; `share` is what it adds at the best epoch."""
+
+    term: Term
+    drawn: Drawn
+    share: str
 
 
 @dataclass(frozen=True)
 class Curves:
-    """All charts, and the numbers behind them: a head a column, a row an epoch."""
+    """All charts, the terms, and the numbers behind them: a head a column, a row an epoch."""
 
     charts: tuple[Drawn, ...]
+    terms: tuple[Contribution, ...]
+    two_random_views: bool
     best_epoch: int | None
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 def charts_of(columns: Sequence[str]) -> list[Chart]:
-    """Return the charts for which these columns of the curves suffice."""
-    terms = [name for name in columns if name.startswith("train/term/")]
-    charts = [
-        Chart(
-            "objective",
-            "Objective",
-            ((OBJECTIVE[0], "training"), (OBJECTIVE[1], "validation")),
-        ),
-        Chart(
-            "terms",
-            "Terms of the objective, training, unweighted",
-            tuple((name, name.removeprefix("train/term/")) for name in terms),
-        ),
+    """Return the charts of training as a whole for which these columns of the curves suffice."""
+    charts = (
+        Chart("objective", "Objective", {f"{s}/objective": name for s, name in SPLITS.items()}),
         Chart(
             "probe",
-            "Online probes, validation",
-            ((PROBE, "linear"), (KNN, "nearest neighbours")),
-            "top-1 accuracy (%)",
+            "Online probes, validation (%)",
+            {PROBE: "linear", KNN: "nearest neighbours"},
         ),
-        Chart("rate", "Learning rate", (("learning_rate", "learning rate"),), from_zero=True),
-        Chart(
-            "speed",
-            "Speed",
-            (("images_per_second", "images a second"),),
-            "images/s",
-            from_zero=True,
-        ),
-        Chart(
-            "waiting",
-            "Waiting for data",
-            (("wait_share", "share of the time"),),
-            "share of the time (%)",
-            100,
-            from_zero=True,
-        ),
-    ]
-    kept = [(chart, tuple(c for c in chart.columns if c[0] in columns)) for chart in charts]
-    return [
-        Chart(c.name, c.title, present, c.y_label, c.scale, c.from_zero)
-        for c, present in kept
-        if present
-    ]
+        Chart("rate", "Learning rate", {"learning_rate": ""}, from_zero=True),
+        Chart("speed", "Speed (images/s)", {"images_per_second": ""}, from_zero=True),
+        Chart("waiting", "Waiting for data (% of the time)", {"wait_share": ""}, 100, True),
+    )
+    return _possible(charts, columns)
+
+
+def term_charts_of(columns: Sequence[str]) -> list[Chart]:
+    """Return a small chart for each term, each with its own scale, before its weight."""
+    names = [column.removeprefix(TERM) for column in columns if column.startswith(TERM)]
+    charts = (
+        Chart(name, name, {f"{s}/term/{name}": spoken for s, spoken in SPLITS.items()}, small=True)
+        for name in names
+    )
+    return _possible(tuple(charts), columns)
+
+
+def _possible(charts: Sequence[Chart], columns: Sequence[str]) -> list[Chart]:
+    present = (
+        replace(chart, columns={c: name for c, name in chart.columns.items() if c in columns})
+        for chart in charts
+    )
+    return [chart for chart in present if chart.columns]
 
 
 def values_of(run: Run, column: str, scale: float = 1.0) -> list[float]:
@@ -105,10 +108,36 @@ def curves(run: Run) -> Curves | Absent:
     best = run.training.get("epoch")
     return Curves(
         charts=tuple(_drawn(chart, run, best) for chart in charts_of(columns)),
+        terms=tuple(_contributions(run, columns, best)),
+        two_random_views=run.config["train"]["augment_both"],
         best_epoch=best,
         heads=tuple(column.replace("_", " ") for column in columns),
         rows=tuple(tuple(_cell(row[column]) for column in columns) for row in run.curves),
     )
+
+
+def _contributions(run: Run, columns: Sequence[str], best: int | None) -> list[Contribution]:
+    charts = {chart.name: chart for chart in term_charts_of(columns)}
+    return [
+        Contribution(term, _drawn(charts[term.name], run, best), _share(term, run, best))
+        for term in terms_of(run.config, _teachers(run))
+        if term.name in charts
+    ]
+
+
+def _teachers(run: Run) -> dict[str, str]:
+    """Return the networks behind stored features, by the feature's name."""
+    options = {f.name: run.config["features"][f.name] for f in run.cached if f.teacher}
+    return {name: str(found.get("model", name)) for name, found in options.items()}
+
+
+def _share(term: Term, run: Run, best: int | None) -> str:
+    """Say what a term, times its weight, adds to the training objective at the best epoch."""
+    row = next((row for row in run.curves if row["epoch"] == best), run.curves[-1])
+    value, whole = row[f"{TERM}{term.name}"], row.get("train/objective")
+    if value is None or whole is None:
+        return ""
+    return f"{term.weight * value:.3g} of {whole:.3g}"
 
 
 def _cell(value: float | None) -> str:
@@ -119,22 +148,28 @@ def _drawn(chart: Chart, run: Run, best: int | None) -> Drawn:
     epochs = values_of(run, "epoch")
     lines = [
         Line(label, epochs, values_of(run, column, chart.scale), place)
-        for place, (column, label) in enumerate(chart.columns)
+        for place, (column, label) in enumerate(chart.columns.items())
     ]
+    return draw(f"curve-{'term-' if chart.small else ''}{chart.name}", chart, lines, mark=best)
+
+
+def draw(name: str, chart: Chart, lines: Sequence[Line], *, mark: int | None = None) -> Drawn:
+    """Return a chart of these lines; `name` must be the page's only one of its kind."""
     svg = line_chart(
-        f"curve-{chart.name}",
+        name,
         lines,
         x_label="epoch",
-        y_label=chart.y_label,
         from_zero=chart.from_zero,
-        mark=best,
+        small=chart.small,
+        mark=mark,
     )
-    return Drawn(chart.title, svg, f"{chart.title}: {'; '.join(map(spoken, lines))}.")
+    told = f"{chart.title}: {'; '.join(map(spoken, lines))}."
+    return Drawn(chart.title, svg, told, keys(lines) if len(lines) > 1 else ())
 
 
 def spoken(line: Line) -> str:
     """Say where a line begins and ends."""
     known = [value for value in line.y if not math.isnan(value)]
     if not known:
-        return f"{line.label} has no values"
-    return f"{line.label} from {number(known[0])} to {number(known[-1])}"
+        return f"{line.label} has no values".strip()
+    return f"{line.label} from {number(known[0])} to {number(known[-1])}".strip()

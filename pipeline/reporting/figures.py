@@ -1,29 +1,55 @@
-"""Line charts as SVG that takes the page's ink and colours, so that it suits light and dark."""
+"""Line charts as SVG that takes the page's ink and colours, so that it suits light and dark.
+
+All charts of a size have their axes at the same place, so that they stand in line. Units belong
+into the caption and keys beside the chart, both in the page's own letters.
+"""
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 COLOURS = 10  # of the page's palette, var(--c0) to var(--c9)
+SIZE, SMALL_SIZE = (4.4, 2.6), (3.0, 1.9)  # inches: their ratio, and that of the letters
+LETTERS = 11  # points
 _INK, _FAINT = "#0a0b0c", "#0a0b0d"
-_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
-_MARKERS = "os^DvP*X<>"
+_WIDTH = 1.8
+# Lengths of strokes and gaps, in line widths.
+_DASHES = ((), (3.7, 1.6), (1, 1.6), (6.4, 1.6, 1, 1.6), (6, 2), (3, 1, 1, 1, 1, 1))
 _MARKED_POINTS = 30
-SIZE = (5.2, 3.2)  # inches: their ratio, and that of the letters
+_TINY = 0.01  # what is nowhere larger is written by powers of ten
+# Room around the axes, in inches: tick labels on the left, the label of x below.
+_LEFT, _RIGHT, _BELOW, _ABOVE = 0.66, 0.12, 0.5, 0.1
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line; gaps are NaN. `colour` is a place in the page's palette."""
+    """One line; gaps are NaN. `place` is its colour in the page's palette, and its dash."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    colour: int
+    place: int
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a line looks like, for a legend: its place in the palette, and an SVG dash array."""
+
+    label: str
+    place: int
+    dash: str
+
+
+def keys(lines: Sequence[Line]) -> tuple[Key, ...]:
+    """Return the legend of some lines."""
+    return tuple(
+        Key(line.label, line.place % COLOURS, " ".join(f"{2 * part:g}" for part in _dash(line)))
+        for line in lines
+    )
 
 
 def line_chart(
@@ -31,58 +57,87 @@ def line_chart(
     lines: Sequence[Line],
     *,
     x_label: str,
-    y_label: str = "",
     log: bool = False,
     from_zero: bool = False,
+    small: bool = False,
     mark: float | None = None,
-    always_named: bool = False,
 ) -> Markup:
     """Return a chart as SVG; `name` must be the page's only one of its kind.
 
-    Lines differ by colour, dash and marker. `mark` is the x of a vertical line. A single line
-    has a legend only if it is `always_named`.
+    `mark` is the x of a vertical line.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     with rc_context(_style(name)):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.subplots()
-        for line in lines:
-            few = len(line.x) <= _MARKED_POINTS
-            axes.plot(
-                line.x,
-                line.y,
-                label=line.label,
-                color=_placeholder(line.colour),
-                linestyle=_DASHES[line.colour % len(_DASHES)],
-                marker=_MARKERS[line.colour % len(_MARKERS)] if few else None,
-                markersize=4,
-                linewidth=1.8,
+        figure = Figure(figsize=SMALL_SIZE if small else SIZE)
+        width, height = figure.get_size_inches()
+        axes = figure.add_axes(
+            (
+                _LEFT / width,
+                _BELOW / height,
+                1 - (_LEFT + _RIGHT) / width,
+                1 - (_BELOW + _ABOVE) / height,
             )
+        )
+        for line in lines:
+            axes.plot(line.x, line.y, **_look(line))
         if mark is not None:
             axes.axvline(mark, color=_INK, linewidth=1, linestyle=":", zorder=0)
         if log:
             axes.set_yscale("log")
-        elif from_zero:
-            known = [value for line in lines for value in line.y if value == value]
-            axes.set_ylim(0, 1.08 * max(known, default=0) or 1)
+        else:
+            _scale(axes, from_zero=from_zero, most=max(_known(lines), default=0))
+        _ticks(axes, log=log)
         axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, color=_FAINT, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(lines) > 1 or always_named:
-            figure.legend(
-                frameon=False,
-                fontsize="small",
-                loc="outside lower center",
-                ncols=2 if len(lines) < 5 else 3,
-            )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(buffer.getvalue(), name)
+
+
+def _look(line: Line) -> dict[str, Any]:
+    return {
+        "color": f"#c0ffe{line.place % COLOURS}",  # stands for a colour of the page
+        "linestyle": (0, _dash(line)) if _dash(line) else "-",
+        "marker": "o" if len(line.x) <= _MARKED_POINTS else None,
+        "markersize": 3.5,
+        "linewidth": _WIDTH,
+    }
+
+
+def _dash(line: Line) -> tuple[float, ...]:
+    return _DASHES[line.place % len(_DASHES)]
+
+
+def _known(lines: Sequence[Line]) -> Iterator[float]:
+    return (value for line in lines for value in line.y if value == value)
+
+
+def _scale(axes: Any, *, from_zero: bool, most: float) -> None:
+    if from_zero:
+        axes.set_ylim(0, 1.08 * most or 1)
+
+
+def _ticks(axes: Any, *, log: bool) -> None:
+    """Few ticks, of whole numbers on x; on y each is whole in itself, with no power above them."""
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    if log:
+        return
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    written = ScalarFormatter(useOffset=False)
+    written.set_scientific(False)
+    tiny = max(map(abs, axes.get_ylim())) < _TINY
+    axes.yaxis.set_major_formatter(_tiny if tiny else written)
+
+
+def _tiny(value: float, _: int) -> str:
+    """Write 0.0002 as experiment files do: 2e-4."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
 
 
 def _style(name: str) -> dict[Any, Any]:
@@ -91,12 +146,8 @@ def _style(name: str) -> dict[Any, Any]:
         **dict.fromkeys(inked, _INK),
         "svg.fonttype": "none",
         "svg.hashsalt": name,
-        "font.size": 11,
+        "font.size": LETTERS,
     }
-
-
-def _placeholder(colour: int) -> str:
-    return f"#c0ffe{colour % COLOURS}"
 
 
 def _for_page(svg: str, name: str) -> Markup:

@@ -1,8 +1,15 @@
-"""How numbers are written on a page: few digits, thousands apart, with their unit."""
+"""How numbers are written on a page: few digits, thousands apart, never cut from their unit."""
 
 import math
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_BOUND = "\N{NO-BREAK SPACE}"
+# The two statistics of dependence are never to be taken for each other.
+_NAMES = {
+    "dcor_squared_unbiased": "bias-corrected squared dCor",
+    "dcor_squared": "plain squared dCor",
+    "dcor": "plain dCor",
+}
 
 
 def count(value: float) -> str:
@@ -14,7 +21,8 @@ def millions(value: float) -> str:
     """Return a large count in words: 312, 4.5 thousand, 0.307 million."""
     if value < 1000:
         return f"{value:.0f}"
-    return f"{value / 1e3:.3g} thousand" if value < 1e5 else f"{value / 1e6:,.3g} million"
+    thousand = value < 1e5
+    return _bound(f"{value / 1e3:.3g} thousand" if thousand else f"{value / 1e6:,.3g} million")
 
 
 def number(value: float | None) -> str:
@@ -24,7 +32,13 @@ def number(value: float | None) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:,.4g}" if abs(value) < 1e3 else f"{value:,.0f}"
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"  # noqa: RUF001
+    power = str(int(exponent)).translate(_SUPERSCRIPTS)
+    return _bound(f"{mantissa} × 10{power}")  # noqa: RUF001
+
+
+def times(factor: float) -> str:
+    """Return a factor in at most two digits, or whole: 1, 5.1, 61, 1,240."""
+    return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
 
 
 def percent(value: float | None) -> str:
@@ -36,24 +50,29 @@ def size(value: float) -> str:
     """Return bytes in the largest fitting unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 1000:
-            return f"{value:.3g} {unit}"
+            return _bound(f"{value:.3g} {unit}")
         value /= 1000
-    return f"{value:,.3g} TB"
+    return _bound(f"{value:,.3g} TB")
 
 
 def duration(seconds: float) -> str:
     """Return seconds as people say them: 0.8 s, 76 s, 12 min 5 s, 3 h 20 min."""
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return _bound(f"{seconds:.2g} s")
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return _bound(f"{seconds:.0f} s")
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return _bound(f"{minutes} min {rest} s")
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min"
+    return _bound(f"{hours:,} h {minutes} min")
 
 
 def word(name: str) -> str:
     """Return a key of a file as people read it."""
-    return name.replace("_", " ")
+    first, *rest = name.split(" ")
+    return " ".join([_NAMES.get(first, first), *rest]).replace("_", " ")
+
+
+def _bound(text: str) -> str:
+    return text.replace(" ", _BOUND)

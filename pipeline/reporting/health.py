@@ -8,7 +8,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from pipeline.evaluation.metrics import effective_rank
-from pipeline.reporting.figures import Line, line_chart
+from pipeline.reporting.figures import Key, Line, keys, line_chart
 from pipeline.reporting.run import Collapse
 from pipeline.reporting.sample import STUDENT, UNTRAINED, Sample
 
@@ -19,12 +19,19 @@ LEAST_RANK_SHARE, MOST_DEAD_SHARE = 0.05, 0.5
 
 @dataclass(frozen=True)
 class Health:
-    """`spaces` by name, and the variance of each dimension of the encoders as a figure."""
+    """`spaces` by name, and the variance of each dimension of the encoders as a figure.
+
+    Below `least_rank`, or above `most_dead` (%) dead dimensions, the student would be called
+    collapsed.
+    """
 
     spaces: Mapping[str, Collapse]
     collapsed: bool
+    least_rank: float
+    most_dead: float
     images: int
     figure: Markup
+    keys: tuple[Key, ...]
     spoken: str
 
 
@@ -67,7 +74,6 @@ def health(sample: Sample) -> Health:
         "variance",
         lines,
         x_label="dimension, by its variance",
-        y_label="share of the variance (%)",
         log=True,
     )
     student = shares[STUDENT]
@@ -75,8 +81,11 @@ def health(sample: Sample) -> Health:
     return Health(
         spaces=spaces,
         collapsed=has_collapsed(spaces[STUDENT]),
+        least_rank=LEAST_RANK_SHARE * spaces[STUDENT].limit,
+        most_dead=100 * MOST_DEAD_SHARE,
         images=len(sample.images),
         figure=figure,
+        keys=keys(lines),
         spoken=f"The largest {half} of {len(student)} dimensions of the student hold half of its "
         "variance.",
     )

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,7 +17,9 @@ LEAST_IMAGES = 10
 SEED = 0
 PERPLEXITY = 30
 PCA_FIRST = 50  # dimensions that t-SNE is given
-NAMED_CLASSES = 10  # with a colour and a mark of their own
+COLOURS = 10  # and as many marks
+NAMED_CLASSES = COLOURS**2  # at most, each with a pair of colour and mark of its own
+SPELT_CLASSES = 20  # at most, for names to stand on the map itself
 SIDE, MARGIN = 400, 14  # of a map, in its own units
 OTHERS = "other classes"
 LETTER, LINE = 8.0, 16.0  # room for a letter of a label, and for a line
@@ -25,11 +28,22 @@ STEPS = (0, -1, 1, -2, 2, -3, 3)  # lines up or down, where a place is taken
 
 @dataclass(frozen=True)
 class Group:
-    """The images of one class, or all others: its place in the palette, and its size."""
+    """The images of one class, or, as `rest`, of all others."""
 
     label: str
     place: int
     count: int
+    rest: bool = False
+
+    @property
+    def colour(self) -> int:
+        """Its place in the page's palette."""
+        return self.place % COLOURS
+
+    @property
+    def mark(self) -> int:
+        """The number of its mark, another one each time that the colours are used up."""
+        return (self.place + self.place // COLOURS) % COLOURS
 
 
 @dataclass(frozen=True)
@@ -53,14 +67,24 @@ class Map:
 
 @dataclass(frozen=True)
 class Maps:
-    """All maps, whose marks are the same images in the same order, as are `items` and tiles."""
+    """All maps, whose marks are the same images in the same order, as are `items` and tiles.
+
+    Where images may have several classes, all are one group, and `tags` are the classes: label,
+    the number that items know it by, and how many images have it.
+    """
 
     maps: tuple[Map, ...]
     groups: tuple[Group, ...]
-    items: tuple[Mapping[str, str], ...]
+    tags: tuple[tuple[str, int, int], ...]
+    items: tuple[Mapping[str, Any], ...]
     sprite: Sprite
     labelled: bool
     images: int
+
+    @property
+    def many(self) -> bool:
+        """Whether there are too many classes to tell apart by colour and mark."""
+        return len(self.groups) > SPELT_CLASSES
 
 
 def maps(sample: Sample, predicted: Mapping[str, str]) -> Maps | Absent:
@@ -81,6 +105,7 @@ def maps(sample: Sample, predicted: Mapping[str, str]) -> Maps | Absent:
     return Maps(
         maps=tuple(drawn),
         groups=groups,
+        tags=_tags(sample),
         items=tuple(_item(sample, row, predicted) for row in order.tolist()),
         sprite=sprite(sample.images[order]),
         labelled=sample.labels is not None,
@@ -127,7 +152,7 @@ def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
     counts = Counter(labels)
     named = sorted(counts)
     if len(named) > NAMED_CLASSES:
-        named = sorted(label for label, _ in counts.most_common(NAMED_CLASSES - 1))
+        named = sorted(label for label, _ in counts.most_common(NAMED_CLASSES))
     places = {label: place for place, label in enumerate(named)}
     of_image = np.array([places.get(label, len(named)) for label in labels])
     groups = [
@@ -136,8 +161,13 @@ def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
     ]
     rest = int((of_image == len(named)).sum())
     if rest:
-        groups.append(Group(OTHERS, NAMED_CLASSES - 1, rest))
+        groups.append(Group(OTHERS, 0, rest, rest=True))
     return tuple(groups), of_image
+
+
+def _tags(sample: Sample) -> tuple[tuple[str, int, int], ...]:
+    counts = Counter(tag for tags in sample.tags for tag in tags)
+    return tuple((class_name(tag, sample.classes), tag, counts[tag]) for tag in sorted(counts))
 
 
 def _scaled(points: Array) -> Array:
@@ -151,7 +181,8 @@ def _scaled(points: Array) -> Array:
 
 def _placed(points: Array, of_image: Array, groups: Sequence[Group]) -> tuple[Placed, ...]:
     own = [points[of_image == place] for place in range(len(groups))]
-    labels = _apart([group.label for group in groups], [_middle(part) for part in own])
+    place = _within if len(groups) > SPELT_CLASSES else _apart
+    labels = place([group.label for group in groups], [_middle(part) for part in own])
     return tuple(
         Placed(group, tuple((f"{x:.1f}", f"{y:.1f}") for x, y in part), label)
         for group, part, label in zip(groups, own, labels, strict=True)
@@ -162,6 +193,18 @@ def _middle(points: Array) -> tuple[float, float]:
     """Return the point nearest to the median of all."""
     x, y = points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
     return float(x), float(y)
+
+
+def _within(
+    labels: Sequence[str], wanted: Sequence[tuple[float, float]]
+) -> list[tuple[str, str] | None]:
+    """Return where labels stand that are shown one at a time: inside of the map."""
+    found = []
+    for label, (x, y) in zip(labels, wanted, strict=True):
+        half = LETTER * len(label) / 2
+        across = min(max(x, half + 2), max(SIDE - half - 2, SIDE / 2))
+        found.append((f"{across:.0f}", f"{min(max(y, LINE), SIDE - 4):.0f}"))
+    return [*found]
 
 
 def _apart(
@@ -189,9 +232,11 @@ def _apart(
     return result
 
 
-def _item(sample: Sample, row: int, predicted: Mapping[str, str]) -> dict[str, str]:
+def _item(sample: Sample, row: int, predicted: Mapping[str, str]) -> dict[str, Any]:
     name = sample.names[row]
-    item = {"name": name}
+    item: dict[str, Any] = {"name": name}
+    if sample.tags:
+        item["tags"] = list(sample.tags[row])
     label = sample.called(row)
     if label is not None:
         item["class"] = label

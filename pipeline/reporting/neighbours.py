@@ -14,7 +14,7 @@ QUERIES, NEAREST = 6, 6
 
 @dataclass(frozen=True)
 class Found:
-    """An image: `right` says whether it has the query's class, None where there are no classes."""
+    """An image: `right` says whether it has a class of the query, None where that is unknown."""
 
     uri: str
     name: str
@@ -33,11 +33,17 @@ class Query:
 
 @dataclass(frozen=True)
 class Searches:
-    """Queries; `hits` is the share, by space, of all images whose nearest one has their class."""
+    """Queries; `hits` is the share (%), by space, of images whose nearest one has their class.
+
+    `chance` is that share for an image drawn at random; hits are of images with a class alone,
+    and empty where there is none. With `single`, each image has one class.
+    """
 
     queries: tuple[Query, ...]
     spaces: tuple[str, ...]
     hits: Mapping[str, float]
+    chance: float
+    single: bool
     images: int
 
 
@@ -53,6 +59,7 @@ def searches(sample: Sample, spaces: Sequence[str]) -> Searches | Absent:
         )
         for space in spaces
     }
+    hits = {space: share for space, f in found.items() if (share := _hits(sample, f)) is not None}
     return Searches(
         queries=tuple(
             Query(
@@ -62,7 +69,9 @@ def searches(sample: Sample, spaces: Sequence[str]) -> Searches | Absent:
             for row in _queries(sample)
         ),
         spaces=tuple(spaces),
-        hits={} if sample.labels is None else _hits(sample.labels, found),
+        hits=hits,
+        chance=_chance(sample) if hits else 0.0,
+        single=sample.labels is not None,
         images=N,
     )
 
@@ -76,11 +85,30 @@ def _queries(sample: Sample) -> list[int]:
     return [first[label] for label in sorted(first)][:QUERIES]
 
 
-def _hits(labels: torch.Tensor, found: Mapping[str, Neighbours]) -> dict[str, float]:
-    return {
-        space: 100 * (labels[n.indices[:, 0]] == labels).double().mean().item()
-        for space, n in found.items()
-    }
+def _hits(sample: Sample, found: Neighbours) -> float | None:
+    nearest_ones = enumerate(found.indices[:, 0].tolist())
+    return _share([sample.alike(row, other) for row, other in nearest_ones])
+
+
+def _chance(sample: Sample) -> float:
+    """Return the share of pairs of different images that have a class in common, in percent."""
+    pairs = torch.zeros(len(sample.images), len(sample.classes) or 1 + _most(sample))
+    for row in range(len(pairs)):
+        pairs[row, list(sample.classes_of(row))] = 1
+    known = pairs[pairs.any(dim=1)]
+    alike = known @ known.T > 0
+    n = len(known)
+    return 100 * (int(alike.sum()) - n) / max(n * (n - 1), 1)
+
+
+def _most(sample: Sample) -> int:
+    return max(label for row in range(len(sample.images)) for label in sample.classes_of(row))
+
+
+def _share(found: Sequence[bool | None]) -> float | None:
+    """Return how many of those that are known are true, in percent; None if none is known."""
+    known = [value for value in found if value is not None]
+    return 100 * sum(known) / len(known) if known else None
 
 
 def _results(sample: Sample, query: int, found: Neighbours) -> tuple[Found, ...]:
@@ -93,6 +121,6 @@ def _results(sample: Sample, query: int, found: Neighbours) -> tuple[Found, ...]
 def _found(
     sample: Sample, row: int, cosine: float | None = None, query: int | None = None
 ) -> Found:
-    label = sample.called(row)
-    right = None if query is None or label is None else label == sample.called(query)
-    return Found(picture(sample.images[row]), sample.names[row], label, cosine, right)
+    right = None if query is None else sample.alike(row, query)
+    uri = picture(sample.images[row])
+    return Found(uri, sample.names[row], sample.called(row), cosine, right)

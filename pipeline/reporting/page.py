@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.reporting import formats
-from pipeline.reporting.cached import cache
+from pipeline.reporting.cached import cache, trained_on
 from pipeline.reporting.confusion import Prediction, confusion, mistakes
 from pipeline.reporting.curves import curves
 from pipeline.reporting.dependence import dependence
@@ -25,15 +25,42 @@ from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress
 
 TEMPLATES = Path(__file__).parent / "templates"
+GUIDES = {
+    "cached": (
+        "Look for an error far below the changes that you care about: one of 0.001 is a "
+        "thousandth of the whole range of dCor. Bad: an error of 0.01 or more; store more numbers."
+    ),
+    "curves": (
+        "Look for an objective that falls on validation as on training, and probes that rise. Bad: "
+        "validation rises while training falls (it learns the images by heart), or a jump."
+    ),
+    "representations": (
+        "Look for the shapes of the images: what you recognise in a drawing, the representation "
+        "can teach. Bad: a drawing that is empty, or the same for every image."
+    ),
+    "dependence": (
+        "Look for a student that depends more than the untrained encoder on what its objective "
+        "names. Bad: no more than untrained, or a row of zeros."
+    ),
+    "neighbours": (
+        "Look for neighbours of the same content, not of the same colour or background alone. Bad: "
+        "the untrained encoder finds as much, or one image is near to every query."
+    ),
+    "provenance": "What to know and to do to make this run again, or to doubt it.",
+}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One part of the page: `content` is what its template shows, or why it is left out."""
+    """One part of the page: `content` is what its template shows, or why it is left out.
+
+    `guide` says what to look for, and what would be a bad sign; empty where the panel says it.
+    """
 
     name: str
     title: str
     content: Any
+    guide: str = ""
 
     @property
     def shown(self) -> bool:
@@ -80,7 +107,7 @@ def panels_of(report: Report, progress: Progress) -> list[Panel]:
     progress.start("draw the page", len(recipes), "panels")
     panels = []
     for name, (title, content) in recipes.items():
-        panels.append(Panel(name, title, content()))
+        panels.append(Panel(name, title, content(), GUIDES.get(name, "")))
         progress.advance(1)
     return panels
 
@@ -98,7 +125,7 @@ def _recipes(report: Report) -> dict[str, tuple[str, Callable[[], Any]]]:
         "cached": ("What was cached", lambda: cache(run)),
         "curves": ("Training", lambda: curves(run)),
         "representations": ("Representations", lambda: representations(sample, report.features)),
-        "dependence": ("Dependence between spaces", lambda: dependence(sample)),
+        "dependence": ("Dependence between spaces", lambda: dependence(sample, trained_on(run))),
         "maps": ("Maps of the embedding", lambda: maps(sample, predicted)),
         "neighbours": ("Nearest neighbours", lambda: searches(sample, compared)),
         "confusion": ("Errors by class", lambda: confusion(protocol, predictions, run.classes)),
@@ -132,6 +159,7 @@ def _environment() -> Environment:
         "count": formats.count,
         "size": formats.size,
         "duration": formats.duration,
+        "times": formats.times,
         "word": formats.word,
     }
     environment.filters.update(filters)

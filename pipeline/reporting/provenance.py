@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.reporting.formats import count, duration
-from pipeline.reporting.run import Run, Work
+from pipeline.reporting.formats import count, duration, size
+from pipeline.reporting.run import Run, Split, Work
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """One split as it was packed: images that can be read, and those left out with some names."""
+
+    name: str
+    read: str
+    labelled: str
+    left_out: str
+    bytes: str
+
+
+@dataclass(frozen=True)
 class Provenance:
     """`config` is the resolved experiment, `file` the experiment file as it was written."""
 
@@ -34,6 +45,7 @@ class Provenance:
     stages: tuple[Stage, ...]
     total: str
     unknown: tuple[str, ...]
+    splits: tuple[Packed, ...]
 
 
 def provenance(run: Run, file: str, assignments: Sequence[str]) -> Provenance:
@@ -48,7 +60,26 @@ def provenance(run: Run, file: str, assignments: Sequence[str]) -> Provenance:
         stages=tuple(map(_stage, known)),
         total=duration(sum(work.seconds or 0 for work in known)),
         unknown=tuple(work.stage for work in run.work if not work.attempts),
+        splits=tuple(_packed(name, split) for name, split in run.splits.items()),
     )
+
+
+def _packed(name: str, split: Split) -> Packed:
+    names = ", ".join(split.left_out)
+    more = ", ..." if len(split.left_out) < split.invalid else ""
+    return Packed(
+        name=name,
+        read=count(split.images - split.invalid),
+        labelled=_labelled(split),
+        left_out=f"{count(split.invalid)} ({names}{more})" if names else count(split.invalid),
+        bytes=size(split.bytes),
+    )
+
+
+def _labelled(split: Split) -> str:
+    if split.labelled in (0, split.images):
+        return "all" if split.labelled else "none"
+    return count(split.labelled)
 
 
 def _digests(run: Run) -> Iterator[tuple[str, str]]:

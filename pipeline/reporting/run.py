@@ -12,13 +12,17 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Split:
-    """One split: how many images, how many of them labelled and unreadable, bytes of its tars."""
+    """One split: how many images, how many of them labelled and unreadable, bytes of its tars.
+
+    `left_out` names the first of the unreadable ones.
+    """
 
     images: int
     labelled: int
     invalid: int
     bytes: int
     digest: str
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Cached:
     """One stored feature: `width` numbers an image of an unreduced `original_width`.
 
     `teacher` says whether a frozen network made it. The errors are those of dCor that storing it
-    costs. `images_per_second` is what its extraction was measured at, None where that is unknown.
+    costs. `images_per_second` is what its extraction was measured at, None where that is unknown;
+    `basis_bytes` are those of `bytes` that map the representation to the stored numbers, as the
+    basis of a PCA does.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Cached:
     dcor_error_independent: float
     digest: str
     images_per_second: float | None
+    basis_bytes: int = 0
 
 
 @dataclass(frozen=True)
