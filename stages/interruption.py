@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -63,8 +63,10 @@ def too_late() -> str:
 
 
 def farewell() -> None:
-    """Be deaf from now on: the last sentence is being said."""
+    """Be deaf and say no more from now on: the last sentence is being said."""
+    global _tell
     _answer_by(signal.SIG_IGN)
+    _tell = None
 
 
 def was_asked() -> bool:
@@ -75,12 +77,15 @@ def was_asked() -> bool:
 def end(code: int) -> None:
     """Take leave: all is said, and a signal only makes the interpreter's last work shorter.
 
-    What was interrupted is closed by that work, as far as it can be, and says so no more.
+    After an interruption there is none: libraries would wait for what was left half closed, and
+    worker processes end by themselves when this one has ended.
     """
     _answer_by(lambda *_: os._exit(code))
     if _asked:
-        sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # whoever reads it may have gone
+                stream.flush()
+        os._exit(code)
 
 
 @contextmanager
