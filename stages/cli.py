@@ -14,11 +14,17 @@ FAILED, WRONG_USAGE = 1, 2
 
 def main() -> None:
     """Run the command; an expected error is one sentence, exit code 1, or 2 for wrong usage."""
-    interruption.listen(sys.argv[1:])
+    arguments = sys.argv[1:]
+    interruption.listen(arguments)
     # Idle threads sleep rather than spin: where cores are shared, small operations are then
     # several times faster. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    code = run(sys.argv[1:])
+    try:
+        code = run(arguments)
+        interruption.farewell()
+    except KeyboardInterrupt:  # as it was about to end
+        interruption.farewell()
+        code = _say(interruption.sentence(arguments), FAILED, [])
     interruption.end(code)
     sys.exit(code)
 

@@ -20,6 +20,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CODE = 1
 PATIENCE_SECONDS = 0.5  # after which whoever waits is told what for
+CLOSING_SECONDS = 2.0  # for the interpreter's last work after an interruption
 
 _asked = False
 _tell: Callable[[str], None] | None = None
@@ -63,8 +64,10 @@ def too_late() -> str:
 
 
 def farewell() -> None:
-    """Be deaf from now on: the last sentence is being said."""
+    """Be deaf and say no more from now on: the last sentence is being said."""
+    global _tell
     _answer_by(signal.SIG_IGN)
+    _tell = None
 
 
 def was_asked() -> bool:
@@ -75,12 +78,14 @@ def was_asked() -> bool:
 def end(code: int) -> None:
     """Take leave: all is said, and a signal only makes the interpreter's last work shorter.
 
-    What was interrupted is closed by that work, as far as it can be, and says so no more.
+    What was interrupted is closed by that work, as far as it can be, and says so no more. It is
+    not waited for long: worker processes also end by themselves when this one has ended.
     """
     _answer_by(lambda *_: os._exit(code))
     if _asked:
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _later(CLOSING_SECONDS, lambda: os._exit(code))
 
 
 @contextmanager
@@ -109,10 +114,14 @@ def _unwind(number: int, frame: FrameType | None) -> None:
     if _asked:
         _leave(number, frame)
     _asked = True
-    waiting = threading.Timer(PATIENCE_SECONDS, _say_that_it_ends)
-    waiting.daemon = True
-    waiting.start()
+    _later(PATIENCE_SECONDS, _say_that_it_ends)
     raise KeyboardInterrupt
+
+
+def _later(seconds: float, act: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
 
 
 def _say_that_it_ends() -> None:

@@ -20,7 +20,7 @@ from stages.experiment import Experiment, load
 from stages.layout import DatasetLayout, dataset_layout, run_layout
 from stages.making import in_the_making
 from stages.material import check_source, checked_features
-from stages.result import Column, Result, megabytes, rows_table
+from stages.result import Column, Result, count, megabytes, rows_table
 
 SHARDS = "shards/"  # before a split, in the name of a part that can be damaged
 
@@ -197,7 +197,7 @@ FEATURE_COLUMNS = (
     Column("width", "width"),
     Column("original_width", "of"),
     Column("type", "type"),
-    Column("images", "images"),
+    Column("images", "images", count),
     Column("bytes", "MB", megabytes),
     Column("bytes_per_image", "bytes/image"),
     Column("dcor_error_max", "dCor error", "{:.1e}".format),

@@ -221,7 +221,7 @@ def test_folders_that_cannot_be_meant(folder: Path, problem: str) -> None:
     culprit = {
         "empty class": "void",
         "extra class": "unicorn",
-        "mixed": "1 images",
+        "mixed": "1 image beside 2 folders",
         "odd folder": "unlabeled",
     }
     assert culprit.get(problem, str(folder)) in str(caught.value)
