@@ -11,7 +11,7 @@ repro: $(STAMP)
 	dvc repro
 
 test: $(STAMP)
-	pytest
+	pytest -n 2 --dist loadfile
 
 slow: $(STAMP)
 	pytest -m slow

@@ -138,6 +138,8 @@ class _Stream(IterableDataset[Batch]):
             self._feature(name).read(self._manifest.split, first, last).view(np.uint8)
             for name in self._paths
         ]
+        if len(parts) == 1:
+            return parts[0]  # as it is: a copy would take the memory of one chunk more
         return np.concatenate(parts, axis=1) if parts else np.empty((last - first, 0), np.uint8)
 
     def _unpacked(self, rows: "np.ndarray[Any, Any]") -> dict[str, torch.Tensor]:
