@@ -27,8 +27,9 @@ from pipeline.runtime import Progress
 TEMPLATES = Path(__file__).parent / "templates"
 GUIDES = {
     "cached": (
-        "Look for an error far below the changes that you care about: one of 0.001 is a "
-        "thousandth of the whole range of dCor. Bad: an error of 0.01 or more; store more numbers."
+        "Look for an error far below what a term of dependence changes by in training. Bad: one of "
+        "that size: the term then follows the storing, not the images; store more numbers. (A term "
+        "of regression predicts the stored numbers as they are.)"
     ),
     "curves": (
         "Look for an objective that falls on validation as on training, and probes that rise. Bad: "

@@ -93,7 +93,7 @@ def _cached(stored: Cache) -> str:
     names = ", ".join(saving.feature.name for saving in stored.savings)
     text = (
         f"{names}: {size(stored.bytes)} instead of {size(stored.raw_bytes)} unreduced, at an error "
-        f"of distance correlation of at most {number(stored.dcor_error)}"
+        f"of plain distance correlation of at most {number(stored.dcor_error)}"
     )
     if stored.saved_seconds:
         text += f"; {duration(stored.saved_seconds)} of extraction not repeated"
