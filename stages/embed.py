@@ -1,5 +1,7 @@
 """`mvmr embed`: embeddings of any images, for those who just want to use an encoder."""
 
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from pipeline import embedding
@@ -9,10 +11,13 @@ from pipeline.errors import ConfigError
 from pipeline.exporting import card_of
 from pipeline.ready import ReadyEncoder, load_encoder
 from pipeline.runtime import device_from
+from pipeline.wording import counted
 from stages.console import Screen
 from stages.experiment import load
 from stages.layout import run_layout
 from stages.result import Result
+
+SHOWN = 5  # images that are named when they are left out; JSON has all of them
 
 
 def embed(
@@ -24,6 +29,7 @@ def embed(
     checkpoint: Path | None,
     exported: Path | None,
     output: Path,
+    skip_unreadable: bool,
 ) -> Result:
     """Write the embeddings of images, files or folders, with their names."""
     if checkpoint and exported:
@@ -33,14 +39,37 @@ def embed(
     found = find_images(images)
     progress.start("load the encoder", 0, "")
     encoder = _encoder(config, assignments, checkpoint, exported)
-    width = embedding.embed(found, encoder, output, device=device_from("auto"), progress=progress)
+    done = embedding.embed(
+        found,
+        encoder,
+        output,
+        device=device_from("auto"),
+        progress=progress,
+        skip_unreadable=skip_unreadable,
+    )
     image = encoder.preprocessing.image
     line = (
-        f"{output}: {len(found)} embeddings of {width} numbers, of images resized to "
+        f"{output}: {done.images} embeddings of {done.width} numbers, of images resized to "
         f"{image.resize or image.size} and cut to {image.size} pixels"
     )
-    values = {"file": str(output), "images": len(found), "width": width, "size": image.size}
-    return Result(values, [line])
+    values = {
+        "file": str(output),
+        "images": done.images,
+        "width": done.width,
+        "size": image.size,
+        "left_out": done.left_out,
+    }
+    return Result(values, [line, *_left_out(done.left_out, len(found))])
+
+
+def _left_out(why: Mapping[str, str], images: int) -> list[str]:
+    """Say how many of the images were left out, and the first few with the reason."""
+    if not why:
+        return []
+    lines = [f"{len(why)} of {counted(images, 'images')} cannot be read and are left out:"]
+    named = [f"  {name}: {reason}" for name, reason in islice(why.items(), SHOWN)]
+    more = [f"  and {len(why) - SHOWN} more"] if len(why) > SHOWN else []
+    return [*lines, *named, *more]
 
 
 def _encoder(

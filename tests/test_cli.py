@@ -159,6 +159,33 @@ def test_another_checkpoint_is_scored_without_touching_the_runs_metrics(
     assert (inside / "runs/digits/metrics/knn.json").read_bytes() == before
 
 
+def test_an_unreadable_file_stops_an_embedding_or_is_left_out_by_name(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = inside / "mixed"
+    folder.mkdir()
+    Image.new("L", (9, 11), 7).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no image at all")
+    Image.new("L", (9, 11), 99).save(folder / "c.png")
+    assert run(["embed", "mixed", *QUICK, "-o", "mixed.npz"]) == 1
+    message = capsys.readouterr().err
+    assert "mixed/b.png: Not a readable image" in message
+    assert "--skip-unreadable" in message
+    assert not (inside / "mixed.npz").exists()
+    skipping = ["embed", "mixed", *QUICK, "-o", "mixed.npz", "--skip-unreadable"]
+    assert run([*skipping, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["left_out"]) == ["b.png"]
+    with np.load(inside / "mixed.npz") as content:
+        assert content["names"].tolist() == ["a.png", "c.png"]
+        assert len(content["embeddings"]) == 2
+    assert run(skipping) == 0
+    assert "1 of 3 images cannot be read and are left out:\n  b.png: Not" in capsys.readouterr().out
+    (folder / "a.png").unlink()
+    (folder / "c.png").unlink()
+    assert run(skipping) == 1
+    assert "None of the 1 images can be read. b.png: Not" in capsys.readouterr().err
+
+
 def test_images_of_any_folder_are_embedded_alike_from_every_file(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
