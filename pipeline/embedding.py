@@ -1,7 +1,8 @@
 """Embeddings of images anywhere on disk, batch by batch, to a Parquet or an NPZ file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,15 @@ IMAGE_ENDINGS = {
 BATCH = 64
 
 Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What was written: so many `images` in `width` numbers; `left_out` says why, by name."""
+
+    images: int
+    width: int
+    left_out: Mapping[str, str]
 
 
 def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -53,20 +63,27 @@ def embed(
     *,
     device: torch.device,
     progress: Progress,
-) -> int:
-    """Write `name` and `embedding` of each image to `output`; return the embeddings' width.
+    skip_unreadable: bool = False,
+) -> Embedded:
+    """Write `name` and `embedding` of each image to `output`.
 
     A .parquet file is written batch by batch; an .npz file holds `names` (N,) and `embeddings`
-    (N, D), float32, and is gathered in memory. Raises ConfigError for another ending, DataError
-    that names an image which cannot be read.
+    (N, D), float32, and is gathered in memory. With `skip_unreadable`, images that cannot be read
+    are in neither. Raises ConfigError for another ending, DataError that names an image which
+    cannot be read, or says that none can be.
     """
     if output.suffix not in ENDINGS:
         raise ConfigError(f"Embeddings go to a file {' or '.join(ENDINGS)}; found {output.name!r}.")
     progress.start("embed", len(images), "images")
-    batches = _embedded(images, encoder, device, progress)
+    left_out: dict[str, str] = {}
+    batches = _embedded(images, encoder, device, progress, left_out if skip_unreadable else None)
     with atomic_path(output) as temporary:
         write = _write_npz if output.suffix == ".npz" else _write_parquet
-        return write(temporary, batches)
+        count, width = write(temporary, batches)
+        if not count:
+            name, why = next(iter(left_out.items()))
+            raise DataError(f"None of the {len(images)} images can be read. {name}: {why}")
+    return Embedded(count, width, left_out)
 
 
 def _embedded(
@@ -74,36 +91,53 @@ def _embedded(
     encoder: ReadyEncoder,
     device: torch.device,
     progress: Progress,
+    left_out: dict[str, str] | None,
 ) -> Iterator[tuple[list[str], Rows]]:
+    """Yield names and embeddings of each batch; why an image has none goes into `left_out`."""
     module = encoder.module.to(device)
 
-    def prepared(item: tuple[str, Path]) -> torch.Tensor:
+    def prepared(item: tuple[str, Path]) -> torch.Tensor | str:
         try:
             return encoder.preprocessing(item[1])
         except (DataError, OSError) as error:
-            raise DataError(f"{item[0]}: {error}") from error
+            if left_out is None:
+                raise DataError(
+                    f"{item[1]}: {error} Mend or remove the file, or leave it out by "
+                    "--skip-unreadable. Nothing has been written."
+                ) from error
+            return str(error)
 
     with ThreadPoolExecutor(available_cores()) as pool, torch.inference_mode():
         for first in range(0, len(images), BATCH):
             part = images[first : first + BATCH]
-            batch = torch.stack(list(pool.map(prepared, part)))
-            rows = module(batch.to(device)).float().cpu().numpy()
-            yield [name for name, _ in part], rows
+            names, tensors = [], []
+            for (name, _), found in zip(part, pool.map(prepared, part), strict=True):
+                if isinstance(found, str) and left_out is not None:
+                    left_out[name] = found
+                elif isinstance(found, torch.Tensor):
+                    names.append(name)
+                    tensors.append(found)
+            if tensors:
+                rows = module(torch.stack(tensors).to(device)).float().cpu().numpy()
+                yield names, rows
             progress.advance(len(part))
 
 
-def _write_npz(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> int:
+def _write_npz(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> tuple[int, int]:
+    """Return how many embeddings of which width were written."""
     names: list[str] = []
     parts: list[Rows] = []
     for batch_names, rows in batches:
         names += batch_names
         parts.append(rows)
+    embeddings = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
     with path.open("wb") as file:
-        np.savez(file, names=np.array(names), embeddings=np.concatenate(parts))
-    return int(parts[0].shape[1])
+        np.savez(file, names=np.array(names), embeddings=embeddings)
+    return embeddings.shape
 
 
-def _write_parquet(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> int:
+def _write_parquet(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> tuple[int, int]:
+    """Return how many embeddings of which width were written."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -111,10 +145,10 @@ def _write_parquet(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> int
         raise ConfigError(
             "Writing Parquet needs pyarrow: pip install 'mvmr[parquet]', or write an .npz file."
         ) from error
-    writer, width = None, 0
+    writer, count, width = None, 0, 0
     try:
         for names, rows in batches:
-            width = rows.shape[1]
+            count, width = count + len(rows), rows.shape[1]
             values = pyarrow.array(rows.reshape(-1), type=pyarrow.float32())
             table = pyarrow.table(
                 {
@@ -127,4 +161,4 @@ def _write_parquet(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> int
     finally:
         if writer is not None:
             writer.close()
-    return width
+    return count, width

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -79,6 +79,9 @@ def decode(data: bytes) -> Image.Image:
             return upright(image)
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise DataError(f"Not a readable image: its bytes are no {kinds} file.") from error
     except Exception as error:  # decoders meet damage with errors of a dozen kinds
         raise DataError(f"Not a readable image: {error}.") from error
 

@@ -227,7 +227,7 @@ def export(**options: Any) -> int:
     cls=StageCommand,
     section="Use the encoder",
     line="Write the embeddings of any images by a trained encoder.",
-    example="mvmr embed photos/ -o photos.npz",
+    example="mvmr embed photos/ -o runs/photos.npz",
 )
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @experiment_options
@@ -246,9 +246,14 @@ def export(**options: Any) -> int:
     "-o",
     "--output",
     type=FILE,
-    default=Path("embeddings.npz"),
+    default=Path("runs/embeddings.npz"),
     show_default=True,
     help="An .npz file (names, embeddings), or .parquet (name, embedding).",
+)
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    help="Leave out files that cannot be read, and list them, instead of stopping.",
 )
 def embed(**options: Any) -> int:
     """Write the embeddings of IMAGES, files or folders, with their names."""

@@ -12,7 +12,7 @@ from pipeline.runtime import device_from
 from stages.console import Screen
 from stages.experiment import load
 from stages.layout import run_layout
-from stages.result import Result
+from stages.result import Result, left_out_lines
 
 
 def embed(
@@ -24,6 +24,7 @@ def embed(
     checkpoint: Path | None,
     exported: Path | None,
     output: Path,
+    skip_unreadable: bool,
 ) -> Result:
     """Write the embeddings of images, files or folders, with their names."""
     if checkpoint and exported:
@@ -33,14 +34,27 @@ def embed(
     found = find_images(images)
     progress.start("load the encoder", 0, "")
     encoder = _encoder(config, assignments, checkpoint, exported)
-    width = embedding.embed(found, encoder, output, device=device_from("auto"), progress=progress)
+    done = embedding.embed(
+        found,
+        encoder,
+        output,
+        device=device_from("auto"),
+        progress=progress,
+        skip_unreadable=skip_unreadable,
+    )
     image = encoder.preprocessing.image
     line = (
-        f"{output}: {len(found)} embeddings of {width} numbers, of images resized to "
+        f"{output}: {done.images} embeddings of {done.width} numbers, of images resized to "
         f"{image.resize or image.size} and cut to {image.size} pixels"
     )
-    values = {"file": str(output), "images": len(found), "width": width, "size": image.size}
-    return Result(values, [line])
+    values = {
+        "file": str(output),
+        "images": done.images,
+        "width": done.width,
+        "size": image.size,
+        "left_out": done.left_out,
+    }
+    return Result(values, [line, *left_out_lines(done.left_out, len(found))])
 
 
 def _encoder(

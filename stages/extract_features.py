@@ -12,7 +12,7 @@ from pipeline.timing import timed
 from stages.console import Screen
 from stages.experiment import load
 from stages.layout import dataset_layout
-from stages.material import check_source
+from stages.material import check_source, require_enough
 from stages.result import Result, follow, rows_table
 from stages.store import FEATURE_COLUMNS, feature_values
 from stages.summary import announce
@@ -52,6 +52,7 @@ def extract_features(
     )
     image, store = experiment.dataset.image, FeatureStore(layout.features)
     manifests = read_manifests(layout.shards)
+    require_enough(experiment, manifests["train"].valid)
     times = [
         feature_record(layout, name, options, image, manifests)
         for name, options in wanted.items()

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from stages.console import table
 
 CONFIG, DATA = Path("params.yaml"), "data"  # what the commands take where nothing is said
+SHOWN_LEFT_OUT = 5  # images; JSON has all that are known
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,20 @@ def follow(
     if data != os.environ.get("MVMR_DATA", DATA):
         chosen += ["--data", data]
     return chosen
+
+
+def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) -> list[str]:
+    """Say how many of the images were left out, and the first few with the reason.
+
+    `count` is their number where `left_out` holds some of them only.
+    """
+    count = count or len(left_out)
+    if not count:
+        return []
+    lines = [f"{count} of {images} images cannot be read and are left out:"]
+    named = [f"  {name}: {why}" for name, why in islice(left_out.items(), SHOWN_LEFT_OUT)]
+    more = [f"  and {count - len(named)} more"] if count > len(named) else []
+    return [*lines, *named, *more]
 
 
 def megabytes(size: float) -> str:

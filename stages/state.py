@@ -87,7 +87,7 @@ def _shards(experiment: Experiment, layout: DatasetLayout, progress: Progress) -
         finished = finished_splits(experiment.dataset, source, layout.shards)
     except DataError as error:
         return StageState("shard", "broken", str(error), "dvc repro --force shard")
-    counts = {split: read_manifest(made[split]).samples for split in finished}
+    counts = {split: read_manifest(made[split]).valid for split in finished}
     text = ", ".join(f"{number:,} {split}" for split, number in counts.items())
     if finished >= wanted:
         return StageState("shard", "done", text)
