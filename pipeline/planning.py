@@ -1,7 +1,8 @@
 """What an experiment will cost, from running it on a few of its images.
 
 Nothing is modelled that can be measured: a sample goes through the same sharding, extraction and
-training as the whole will, and what was measured an image is multiplied by the images.
+training as the whole will. Two sizes of tars and of validation splits tell what grows with the
+images from what does not; the one is multiplied, the other is counted as often as it comes.
 """
 
 import math
@@ -20,13 +21,12 @@ import torch
 from pipeline.datasets.base import Item, Source, Split
 from pipeline.encoding import Encoding
 from pipeline.errors import DataError
-from pipeline.extraction.cluster import ClusterOptions
-from pipeline.extraction.fingerprint import FIT_IMAGES
-from pipeline.extraction.prepare import FIDELITY_IMAGES
+from pipeline.extraction.cluster import ClusterOptions, local_workers
+from pipeline.extraction.prepare import shares
 from pipeline.extraction.run import extract
 from pipeline.images import ImageOptions
 from pipeline.loading.batch import SplitData
-from pipeline.reduction import MOST_COMPONENTS
+from pipeline.reduction import PROJECTED_WIDTH, components_of, fit_pca
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress, Silent, available_cores
 from pipeline.shards import Manifest, ShardOptions, write_split
@@ -35,10 +35,15 @@ from pipeline.training.fit import Run, fit
 from pipeline.training.options import ParallelOptions
 
 TAR_BLOCK, TAR_RECORD = 512, 10_240
-SHARDS_PER_CORE = 8
-VALIDATION_SHARE = 3  # one image of three, so that what an epoch costs besides steps shows
+SHARDS_PER_CORE = 4
+# Of the images, one in three is validated on, and one in twelve is in small tars, with an eighth of
+# the images of the others.
+VALIDATION_SHARE = 3
+SMALL_SHARE = 12
+SMALLER = 8
 MEASURED_EPOCHS = 3  # the first one warms up
 FEWEST_IMAGES = 24
+TIMED_WIDTH = 4096  # numbers a vector for timing a fit, which takes time in proportion to them
 
 
 class Stopwatch:
@@ -61,6 +66,7 @@ class Stopwatch:
         """Note the time."""
         if count:
             self._current.times.append(time.perf_counter())
+            self._current.counts.append(count)
         self._watched.advance(count, status)
 
     def note(self, text: str) -> None:
@@ -72,11 +78,55 @@ class _Phase:
         self.total = total
         self.began = time.perf_counter()
         self.times: list[float] = []
+        self.counts: list[int] = []
 
-    @property
-    def seconds(self) -> float:
-        """Time from the beginning to the last unit."""
-        return (self.times[-1] if self.times else self.began) - self.began
+    def piece(self, first: int = 0, last: int | None = None) -> "_Piece":
+        """Return what was done from tar `first` to `last` (excluded)."""
+        last = len(self.times) if last is None else last
+        began = self.times[first - 1] if first else self.began
+        seconds = self.times[last - 1] - began if last > first else 0.0
+        return _Piece(max(0, last - first), sum(self.counts[first:last]), seconds)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """So many tars with so many images took so long."""
+
+    shards: int
+    images: int
+    seconds: float
+
+    def __add__(self, other: "_Piece") -> "_Piece":
+        return _Piece(
+            self.shards + other.shards, self.images + other.images, self.seconds + other.seconds
+        )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a tar takes whatever is in it, and seconds an image."""
+
+    per_shard: float
+    per_image: float
+
+    @classmethod
+    def of(cls, large: _Piece, small: _Piece) -> "Pace":
+        """Tell the two apart by pieces of larger and of smaller tars.
+
+        Where they do not tell them apart, all is counted by images: a plan had better be long.
+        """
+        determinant = large.shards * small.images - small.shards * large.images
+        both = large + small
+        all_by_images = cls(0.0, max(both.seconds, 1e-9) / max(1, both.images))
+        if not determinant:
+            return all_by_images
+        a = (large.seconds * small.images - small.seconds * large.images) / determinant
+        b = (large.shards * small.seconds - small.shards * large.seconds) / determinant
+        return cls(a, b) if a >= 0 and b > 0 else all_by_images
+
+    def seconds(self, shards: int, images: int) -> float:
+        """Return the time that so many images in so many tars take."""
+        return shards * self.per_shard + images * self.per_image
 
 
 @dataclass(frozen=True)
@@ -89,12 +139,17 @@ class ShardCost:
 
 @dataclass(frozen=True)
 class FeatureCost:
-    """One stored feature: numbers an image, bytes in the store, rate, seconds to extract it."""
+    """One stored feature: numbers an image, bytes in the store, rate, seconds to extract it.
+
+    The rate is that of images alone; the seconds are those of everything. `fit_images` is on how
+    many images its principal components are fitted, 0 if it has none.
+    """
 
     width: int
     bytes: int
     images_per_second: float
     seconds: float
+    fit_images: int
 
 
 @dataclass(frozen=True)
@@ -113,9 +168,10 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some of an experiment's training images as shards: two thirds to train on, one to validate.
+    """Some of an experiment's training images as shards: to train on, to validate, and `test`.
 
-    `images` is how many each split of the whole has, `samples_per_shard` how many a tar of it.
+    The last are few, in small tars. `images` is how many each split of the whole has,
+    `samples_per_shard` how many a tar of it.
     """
 
     root: Path
@@ -123,6 +179,16 @@ class Sample:
     images: Mapping[Split, int]
     samples_per_shard: int
     cost: ShardCost
+
+    @property
+    def total(self) -> int:
+        """Images of the whole."""
+        return sum(self.images.values())
+
+    @property
+    def shards(self) -> int:
+        """Tars of the whole."""
+        return sum(math.ceil(count / self.samples_per_shard) for count in self.images.values())
 
 
 def sample_of(
@@ -143,9 +209,9 @@ def sample_of(
         raise DataError(
             f"A plan is measured on {FEWEST_IMAGES} training images at least; found {len(chosen)}."
         )
-    border = len(chosen) - len(chosen) // VALIDATION_SHARE
-    parts: dict[Split, Sequence[Item]] = {"train": chosen[:border], "validation": chosen[border:]}
-    small = max(1, border // (SHARDS_PER_CORE * available_cores()))
+    parts = _parts(chosen)
+    large = max(1, len(parts["train"]) // (SHARDS_PER_CORE * available_cores()))
+    sizes = {"train": large, "validation": large, "test": max(1, large // SMALLER)}
     watch = Stopwatch(progress)
     began = time.perf_counter()
     manifests = {
@@ -155,19 +221,33 @@ def sample_of(
             root / "shards" / split,
             dataset="sample",
             split=split,
-            options=ShardOptions(samples=small, on_bad_image=options.on_bad_image),
+            options=ShardOptions(samples=sizes[split], on_bad_image=options.on_bad_image),
             provenance={},
             progress=watch,
         )
         for split, items in parts.items()
     }
-    seconds = time.perf_counter() - began
+    elapsed = time.perf_counter() - began
     images = {split: len(items) for split, items in splits.items()}
     content = sum(_content_bytes(tar) for tar in sorted((root / "shards").glob("*/*.tar")))
-    scale = sum(images.values()) / len(chosen)
     size = sum(_tar_bytes(n, options.samples, content / len(chosen)) for n in images.values())
-    cost = ShardCost(size, scale * seconds)
-    return Sample(root, manifests, images, options.samples, cost)
+    sample = Sample(root, manifests, images, options.samples, ShardCost(size, 0.0))
+    train, validation, test = (watch.phases[f"shard {split}"].piece() for split in parts)
+    pace = Pace.of(train + validation, test)
+    done = train + validation + test
+    fixed = max(0.0, elapsed - pace.seconds(done.shards, done.images))
+    seconds = fixed + pace.seconds(sample.shards, sample.total)
+    return replace(sample, cost=ShardCost(size, seconds))
+
+
+def _parts(chosen: Sequence[Item]) -> dict[Split, Sequence[Item]]:
+    held_out, few = len(chosen) // VALIDATION_SHARE, max(2, len(chosen) // SMALL_SHARE)
+    border = len(chosen) - held_out - few
+    return {
+        "train": chosen[:border],
+        "validation": chosen[border : border + held_out],
+        "test": chosen[border + held_out :],
+    }
 
 
 def _content_bytes(path: Path) -> int:
@@ -197,44 +277,59 @@ def extraction_cost(
 ) -> tuple[FeatureCost, StoredFeature]:
     """Extract one feature of the sample; return what the whole will cost, and the feature.
 
-    Components are as many as the sample allows, and counted as those asked for.
+    Components are as many as the sample allows, and counted as the whole will give them.
     """
     store = FeatureStore(sample.root / "features.zarr")
     store.create()
     watch, began = Stopwatch(progress), time.perf_counter()
+    workers = local_workers(ClusterOptions(), sample.shards)
     stored = extract(
-        {name: _affordable(options, sample)},
+        {name: options},
         image=image,
         shards=sample.root / "shards",
         store=store,
         work=sample.root / "work",
-        options=ClusterOptions(),
+        options=ClusterOptions(workers),
         progress=watch,
     )[name]
     elapsed = time.perf_counter() - began
-    phase = next(p for what, p in watch.phases.items() if what.startswith("extract"))
-    rate = phase.total / max(phase.seconds, 1e-9)
-    overhead = elapsed - sum(p.seconds for p in watch.phases.values())
-    total = sum(sample.images.values())
-    before = min(total, FIDELITY_IMAGES + (FIT_IMAGES if options.reduce.by_components else 0))
-    width = _asked_width(options, stored.width)
+    pace, fixed = _pace(sample, watch, workers, elapsed)
+    original = stored.report["original_width"]
+    fit_width = min(original, PROJECTED_WIDTH)
+    fitted, compared = shares(options, fit_width, sample.images["train"])
+    width = _whole_width(options, stored.width, fitted, fit_width)
+    if options.reduce.by_components:
+        fixed += _fit_seconds(fitted, fit_width, width)
+    seconds = fixed + pace.seconds(sample.shards, sample.total + fitted + compared)
     size = _stored_bytes(stored, width, Encoding(options.dtype).itemsize, sample)
-    return FeatureCost(width, size, rate, overhead + (total + before) / rate), stored
+    by_components = fitted if options.reduce.by_components else 0
+    return FeatureCost(width, size, 1 / pace.per_image, seconds, by_components), stored
 
 
-def _affordable(options: RepresentationOptions, sample: Sample) -> RepresentationOptions:
-    if not options.reduce.pca:
-        return options
-    most = max(1, sample.manifests["train"].samples // 4)
-    reduce = options.reduce.model_copy(update={"pca": min(options.reduce.pca, most)})
-    return options.model_copy(update={"reduce": reduce})
+def _pace(sample: Sample, watch: Stopwatch, workers: int, elapsed: float) -> tuple[Pace, float]:
+    """Return the pace of extraction once every worker is warm, and the seconds besides."""
+    phase = next(p for what, p in watch.phases.items() if what.startswith("extract"))
+    border = len(phase.times) - len(sample.manifests["test"].shards)
+    pace = Pace.of(phase.piece(min(workers, border - 1), border), phase.piece(border))
+    before = sum(
+        sum(p.counts) for what, p in watch.phases.items() if what.startswith(("sample", "measure"))
+    )
+    done = phase.piece()
+    return pace, max(0.0, elapsed - pace.seconds(done.shards, done.images + before))
 
 
-def _asked_width(options: RepresentationOptions, found: int) -> int:
-    """Return the numbers an image that the options ask for; at most, where fidelity decides."""
-    if options.reduce.fidelity is not None:
-        return MOST_COMPONENTS
-    return options.reduce.pca or found
+def _whole_width(options: RepresentationOptions, found: int, fitted: int, width: int) -> int:
+    """Return the numbers an image of the whole; at most, where fidelity decides."""
+    return components_of(options.reduce, fitted, width) if options.reduce.by_components else found
+
+
+def _fit_seconds(images: int, width: int, components: int) -> float:
+    """Measure how long the principal components of the whole will take, on noise."""
+    timed = min(width, TIMED_WIDTH)
+    noise = torch.randn(images, timed)
+    began = time.perf_counter()
+    fit_pca(noise, min(components, timed), seed=0)
+    return (time.perf_counter() - began) * width / timed
 
 
 def _stored_bytes(stored: StoredFeature, width: int, itemsize: int, sample: Sample) -> int:
@@ -253,6 +348,7 @@ def _size_below(path: object) -> int:
 
 def training_cost(
     run: Run,
+    few: SplitData,
     sample: Sample,
     *,
     memory_share: float,
@@ -262,8 +358,38 @@ def training_cost(
     """Train on the sample for some epochs, on one device; `run` has its shards and features.
 
     The batch is as large as the sample allows, and what a step takes is counted by its images.
+    What an epoch takes beside its steps is compared with that of a run on the `few` images of
+    the sample's test split.
     """
-    train, validation = run.train.valid_samples, run.validation.valid_samples
+    epoch = _epoch(run, work / "large", progress)
+    short = _epoch(replace(run, train=few, validation=few), work / "small", progress)
+    per_image = (epoch.validation - short.validation) / (
+        run.validation.valid_samples - few.valid_samples
+    )
+    per_image = max(0.0, per_image)
+    fixed = max(0.0, epoch.validation - per_image * run.validation.valid_samples)
+    whole = sample.images
+    held_out = whole.get("validation", 0)
+    seconds = whole["train"] * epoch.step / epoch.batch + fixed + held_out * per_image
+    resident = _resident_bytes(run.train, whole["train"] + held_out)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    fits = resident <= memory_share * _available_bytes()
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return TrainingCost(seconds, peak + (resident if fits else 0), gpu, resident)
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """Seconds of a step with a batch of so many images, and of an epoch's end."""
+
+    batch: int
+    step: float
+    validation: float
+
+
+def _epoch(run: Run, work: Path, progress: Progress | None) -> _Epoch:
+    """Train for some epochs and return what one takes, once the first has warmed up."""
+    train = run.train.valid_samples
     batch = max(2, min(run.options.batch_size, train // 2))
     options = run.options.model_copy(
         update={
@@ -281,20 +407,11 @@ def training_cost(
     fit(replace(run, options=options), work=work, progress=watch)
     times = watch.phases["train"].times
     steps = train // batch
-    first = steps  # the first epoch warms up
     gaps = [b - a for a, b in pairwise(times)]
-    borders = [gaps[i] for i in range(first - 1, len(gaps), steps)]
-    within = [gap for i, gap in enumerate(gaps) if i >= first and (i + 1) % steps]
+    borders = [gaps[i] for i in range(steps - 1, len(gaps), steps)]
+    within = [gap for i, gap in enumerate(gaps) if i >= steps and (i + 1) % steps]
     step = median(within or gaps)
-    validated = max(0.0, min(borders) - step) / validation
-    whole = sample.images
-    held_out = whole.get("validation", 0)
-    seconds = whole["train"] * step / batch + held_out * validated
-    resident = _resident_bytes(run.train, whole["train"] + held_out)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    fits = resident <= memory_share * _available_bytes()
-    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return TrainingCost(seconds, peak + (resident if fits else 0), gpu, resident)
+    return _Epoch(batch, step, max(0.0, min(borders) - step))
 
 
 def _resident_bytes(data: SplitData, images: int) -> int:

@@ -39,8 +39,9 @@ BLOCK_NUMBERS = 1 << 24
 class ReduceOptions(Options):
     """`features.<name>.reduce`: how a vector is made shorter; {} keeps all dimensions.
 
-    {pca: K}, {projection: K}, or {fidelity: E}: as few principal components as keep the largest
-    error of dCor, on images that neither fit nor choice have seen, at most E.
+    {pca: K}: K principal components, or as many as the images that they are fitted on allow;
+    {projection: K}; or {fidelity: E}: as few principal components as keep the largest error of
+    dCor, on images that neither fit nor choice have seen, at most E.
     """
 
     pca: Components | None = None
@@ -198,6 +199,15 @@ def first_projection(width: int, options: ReduceOptions, *, seed: int) -> Projec
     if options.by_components and width > PROJECTED_WIDTH:
         return Projection.draw(width, PROJECTED_WIDTH, seed)
     return None
+
+
+def components_of(options: ReduceOptions, images: int, width: int) -> int:
+    """Return how many principal components `options` give, fitted on so many images of a width.
+
+    N images lie in N - 1 dimensions around their mean: a further axis would be arbitrary, and
+    other images would not be described by it.
+    """
+    return min(options.pca or MOST_COMPONENTS, max(1, images - 1), width)
 
 
 def fit_pca(sample: Tensor, components: int, *, seed: int) -> Pca:

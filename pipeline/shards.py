@@ -14,7 +14,8 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,7 +36,7 @@ from pipeline.datasets.base import (
 )
 from pipeline.errors import DataError
 from pipeline.images import decode
-from pipeline.runtime import Progress, Silent, atomic_path, sha256_of, write_json
+from pipeline.runtime import Progress, atomic_path, sha256_of, write_json
 from pipeline.storage import Location, remove_tree
 from pipeline.wording import counted
 
@@ -44,6 +45,7 @@ FORMAT = 2
 INVALID_EXTENSION = "invalid"
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 MANIFEST, LISTING = "manifest.json", "samples.jsonl"
+MOST_NAMED = 20  # images that were left out, in a manifest
 
 
 class ShardOptions(Options):
@@ -69,7 +71,8 @@ class Manifest:
     """What is in one split. Row i of a stored feature is sample i here.
 
     `source` is the digest of the source's listing, `listing` the SHA-256 of samples.jsonl. With
-    `multi_label` an image may have several of the classes, else it has one or no label.
+    `multi_label` an image may have several of the classes, else it has one or no label. `samples`
+    counts invalid ones too; `left_out` says of the first of those, by name, why they are.
     """
 
     dataset: str
@@ -84,6 +87,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     multi_label: bool = False
     format: int = FORMAT
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -93,7 +97,16 @@ class Manifest:
 
     def seal(self) -> str:
         """Return the SHA-256 of all of the above, by which damage of the file is seen."""
-        return digest(asdict(self))
+        return digest(self.content())
+
+    def content(self) -> dict[str, Any]:
+        """Return what the file holds beside the seal; `left_out` only where there is one."""
+        return {n: value for n, value in asdict(self).items() if value or n != "left_out"}
+
+    @property
+    def valid(self) -> int:
+        """Number of samples that may be used."""
+        return self.samples - sum(len(shard.invalid) for shard in self.shards)
 
     @property
     def invalid(self) -> frozenset[int]:
@@ -140,12 +153,14 @@ def write_split(
     multi_label = _has_several(items, source.classes)
     remove_tree(directory)
     progress.start(f"shard {split}", len(items), "images")
-    shards = []
+    shards, left_out = list[Shard](), dict[str, str]()
     for number, start in enumerate(range(0, len(items), options.samples)):
         chosen = items[start : start + options.samples]
-        shards.append(_write_shard(source, chosen, directory, number, options))
+        written = write_shard(source, chosen, directory, number, options)
+        shards.append(written.shard)
+        left_out |= written.left_out
         progress.advance(len(chosen))
-    _write_listing(items, directory, options.samples)
+    write_listing(items, directory, options.samples)
     manifest = Manifest(
         dataset=dataset,
         split=split,
@@ -158,10 +173,11 @@ def write_split(
         options=dict(provenance),
         shards=tuple(shards),
         multi_label=multi_label,
+        left_out=dict(islice(left_out.items(), MOST_NAMED)),
     )
-    if len(manifest.invalid) == manifest.samples:
+    if not manifest.valid:
         raise DataError(f"None of the {manifest.samples} {split} images can be decoded.")
-    write_json(directory / MANIFEST, {**asdict(manifest), "seal": manifest.seal()})
+    write_json(directory / MANIFEST, {**manifest.content(), "seal": manifest.seal()})
     return manifest
 
 
@@ -174,7 +190,8 @@ def _has_several(items: Sequence[Item], classes: Sequence[str] | None) -> bool:
     return True in several
 
 
-def _write_listing(items: Sequence[Item], directory: Location, samples_per_shard: int) -> None:
+def write_listing(items: Sequence[Item], directory: Location, samples_per_shard: int) -> None:
+    """Write samples.jsonl of a split."""
     with atomic_path(directory / LISTING) as path, path.open("w", encoding="utf-8") as listing:
         for index, item in enumerate(items):
             line = {
@@ -191,20 +208,30 @@ def sample_key(shard: int, row: int) -> str:
     return f"{shard:06d}_{row:06d}"
 
 
-def _write_shard(
+@dataclass(frozen=True)
+class WrittenShard:
+    """A tar, and why images of it are invalid, by the source's name."""
+
+    shard: Shard
+    left_out: Mapping[str, str]
+
+
+def write_shard(
     source: Source, items: Sequence[Item], directory: Location, number: int, options: ShardOptions
-) -> Shard:
+) -> WrittenShard:
+    """Write one tar of a split. Raises DataError like `write_split`."""
     path = directory / f"{number:06d}.tar"
     with atomic_path(path) as temporary:
         invalid = _write_tar(source, items, temporary, number, options)
         size, sha256 = temporary.stat().st_size, sha256_of(temporary)
-    return Shard(path.name, len(items), size, sha256, invalid)
+    shard = Shard(path.name, len(items), size, sha256, tuple(invalid))
+    return WrittenShard(shard, {items[row].name: why for row, why in invalid.items()})
 
 
 def _write_tar(
     source: Source, items: Sequence[Item], path: Path, number: int, options: ShardOptions
-) -> tuple[int, ...]:
-    """Write one tar and return the rows whose image could not be decoded."""
+) -> dict[int, str]:
+    """Write one tar and return the rows whose image could not be decoded, and why."""
 
     def checked(item: Item) -> Encoded | DataError:
         try:
@@ -214,7 +241,7 @@ def _write_tar(
             return error
         return encoded
 
-    invalid = []
+    invalid = {}
     with (
         ThreadPoolExecutor() as pool,
         tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar,
@@ -227,14 +254,14 @@ def _write_tar(
                         f"{item.name}: {encoded} Mend or remove the file, or set "
                         "dataset.shards.on_bad_image to skip."
                     ) from encoded
-                invalid.append(row)
+                invalid[row] = str(encoded)
                 encoded = Encoded(b"", INVALID_EXTENSION)
             _add(tar, f"{key}.{encoded.extension}", encoded.data)
             if isinstance(item.label, MultiLabel):
                 _add(tar, f"{key}.json", json.dumps(label_to_json(item.label)).encode())
             elif item.label is not None:
                 _add(tar, f"{key}.cls", str(item.label).encode())
-    return tuple(invalid)
+    return invalid
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -327,61 +354,6 @@ def _record(sample: Mapping[str, Any], row: int, path: Location) -> Record:
 
 def _mend_tar(path: Location) -> str:
     return f"The tar is damaged: mend {path.parents[1]} by `mvmr store verify --repair`."
-
-
-@dataclass(frozen=True)
-class DamagedFile:
-    """A file of a split that is not what the manifest says; `shard` is its number if a tar."""
-
-    path: Location
-    reason: str
-    shard: int | None = None
-
-
-def find_damage(
-    directory: Location, manifest: Manifest, *, progress: Progress | None = None
-) -> list[DamagedFile]:
-    """Read every file of a split and return those that cannot be trusted."""
-    progress = progress or Silent()
-    expected: list[tuple[str, str, int | None]] = [(LISTING, manifest.listing, None)]
-    expected += [(s.name, s.sha256, number) for number, s in enumerate(manifest.shards)]
-    damaged = []
-    progress.start(f"read {directory.name} shards", len(expected), "files")
-    for name, sha256, number in expected:
-        path = directory / name
-        if not path.exists():
-            damaged.append(DamagedFile(path, "is missing", number))
-        elif sha256_of(path) != sha256:
-            damaged.append(DamagedFile(path, "is not what was written", number))
-        progress.advance(1)
-    return damaged
-
-
-def repair_split(
-    source: Source,
-    items: Sequence[Item],
-    directory: Location,
-    manifest: Manifest,
-    damaged: Sequence[DamagedFile],
-    options: ShardOptions,
-) -> None:
-    """Write damaged files of a split anew, from the items that it was made from.
-
-    Raises DataError if the source no longer gives what it gave; the manifest stays as it is.
-    """
-    samples = manifest.samples_per_shard
-    for file in damaged:
-        if file.shard is None:
-            _write_listing(items, directory, samples)
-        else:
-            chosen = items[file.shard * samples : (file.shard + 1) * samples]
-            _write_shard(source, chosen, directory, file.shard, options)
-    left = find_damage(directory, manifest)
-    if left:
-        raise DataError(
-            f"{left[0].path} cannot be made again as it was: the images of the source have "
-            "changed. Make the shards anew by `mvmr shard --force`, and their features."
-        )
 
 
 def read_labels(directory: Location, manifest: Manifest) -> list[Label | None]:

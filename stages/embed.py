@@ -1,7 +1,5 @@
 """`mvmr embed`: embeddings of any images, for those who just want to use an encoder."""
 
-from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 
 from pipeline import embedding
@@ -11,11 +9,10 @@ from pipeline.errors import ConfigError
 from pipeline.exporting import card_of
 from pipeline.ready import ReadyEncoder, load_encoder
 from pipeline.runtime import device_from
-from pipeline.wording import counted
 from stages.console import Screen
 from stages.experiment import load
 from stages.layout import run_layout
-from stages.result import Result
+from stages.result import Result, left_out_lines
 
 SHOWN = 5  # images that are named when they are left out; JSON has all of them
 
@@ -59,17 +56,7 @@ def embed(
         "size": image.size,
         "left_out": done.left_out,
     }
-    return Result(values, [line, *_left_out(done.left_out, len(found))])
-
-
-def _left_out(why: Mapping[str, str], images: int) -> list[str]:
-    """Say how many of the images were left out, and the first few with the reason."""
-    if not why:
-        return []
-    lines = [f"{len(why)} of {counted(images, 'images')} cannot be read and are left out:"]
-    named = [f"  {name}: {reason}" for name, reason in islice(why.items(), SHOWN)]
-    more = [f"  and {len(why) - SHOWN} more"] if len(why) > SHOWN else []
-    return [*lines, *named, *more]
+    return Result(values, [line, *left_out_lines(done.left_out, len(found))])
 
 
 def _encoder(

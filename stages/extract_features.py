@@ -12,7 +12,7 @@ from stages.console import Screen
 from stages.early import check_names
 from stages.experiment import load
 from stages.layout import dataset_layout
-from stages.material import check_source, require_files
+from stages.material import check_source, require_enough, require_files
 from stages.result import Result, rows_table
 from stages.store import FEATURE_COLUMNS, feature_values
 from stages.summary import announce
@@ -50,6 +50,7 @@ def extract_features(
     )
     image, store = experiment.dataset.image, FeatureStore(layout.features)
     manifests = read_manifests(layout.shards)
+    require_enough(experiment, manifests["train"].valid)
     require_files({n: options for n, options in wanted.items() if force or n not in store})
     times = [
         feature_record(layout, name, options, image, manifests)

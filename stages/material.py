@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.datasets.base import SPLITS, Source, Split
 from pipeline.errors import DataError, WeightsMissingError
 from pipeline.extraction.fingerprint import check_features
+from pipeline.loading.training import require_a_batch
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress
 from pipeline.shards import MANIFEST, Manifest, read_manifest, read_stamps
@@ -43,6 +44,16 @@ def finished_splits(dataset: DatasetOptions, source: Source, shards: Location) -
             "or give dataset.name another name."
         )
     return set(manifests)
+
+
+def require_enough(experiment: Experiment, images: int) -> None:
+    """Raise DataError if so many training images are too few to train on.
+
+    Asked before anything is computed that the training would then not use.
+    """
+    if experiment.train is not None:
+        parallel = experiment.train.parallel
+        require_a_batch(images, experiment.train.batch_size, parallel.devices * parallel.nodes)
 
 
 def check_source(experiment: Experiment, layout: DatasetLayout, progress: Progress) -> None:

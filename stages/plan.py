@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from pipeline.datasets.base import SPLITS
 from pipeline.datasets.split import cut
 from pipeline.loading.batch import SplitData
 from pipeline.planning import (
@@ -25,6 +26,7 @@ from pipeline.training.fit import Run
 from stages import proposal
 from stages.console import Screen, table
 from stages.experiment import Experiment, load
+from stages.material import require_enough
 from stages.result import Result, megabytes
 from stages.summary import announce, source_name
 
@@ -46,6 +48,7 @@ def plan(screen: Screen, *, config: Path, assignments: tuple[str, ...], images: 
     progress.start("list images", 0, "")
     source = dataset.source.open()
     splits = cut(source, dataset.split)
+    require_enough(experiment, len(splits["train"]))
     with tempfile.TemporaryDirectory(prefix="mvmr-plan-") as root:
         sample = sample_of(
             source, splits, dataset.shards, count=images, root=Path(root), progress=progress
@@ -116,9 +119,9 @@ def _training(
         return None
     image = experiment.dataset.image
     targets = {name: stored[name] for name in experiment.targets()}
-    train, validation = (
+    train, validation, few = (
         SplitData(sample.root / "shards" / split, sample.manifests[split], targets, image)
-        for split in ("train", "validation")
+        for split in SPLITS
     )
     run = Run(
         train=train,
@@ -132,7 +135,7 @@ def _training(
     )
     share = experiment.train.loading.memory_share
     return training_cost(
-        run, sample, memory_share=share, work=sample.root / "run", progress=progress
+        run, few, sample, memory_share=share, work=sample.root / "run", progress=progress
     )
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from rich.console import RenderableType
@@ -13,6 +14,8 @@ from rich.table import Table
 
 from stages import proposal
 from stages.console import table
+
+SHOWN_LEFT_OUT = 5  # images; JSON has all that are known
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,20 @@ def headline(record: Mapping[str, Any]) -> str:
     between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
     value = record.get(main)
     return f"{main.replace('_', ' ')} {value:.4g}{between}" if value is not None else main
+
+
+def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) -> list[str]:
+    """Say how many of the images were left out, and the first few with the reason.
+
+    `count` is their number where `left_out` holds some of them only.
+    """
+    count = count or len(left_out)
+    if not count:
+        return []
+    lines = [f"{count} of {images} images cannot be read and are left out:"]
+    named = [f"  {name}: {why}" for name, why in islice(left_out.items(), SHOWN_LEFT_OUT)]
+    more = [f"  and {count - len(named)} more"] if count > len(named) else []
+    return [*lines, *named, *more]
 
 
 def megabytes(size: float) -> str:

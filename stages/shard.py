@@ -14,8 +14,8 @@ from pipeline.timing import timed
 from stages.console import Screen
 from stages.experiment import DatasetOptions, load
 from stages.layout import DatasetLayout, dataset_layout
-from stages.material import finished_splits, provenance
-from stages.result import Column, Result, count, megabytes, rows_table
+from stages.material import finished_splits, provenance, require_enough
+from stages.result import Column, Result, count, left_out_lines, megabytes, rows_table
 from stages.summary import announce, source_name
 from stages.times import shard_record
 
@@ -23,7 +23,7 @@ COLUMNS = (
     Column("split", "split"),
     Column("images", "images", count),
     Column("labelled", "labelled", count),
-    Column("invalid", "invalid", count),
+    Column("invalid", "left out", count),
     Column("tars", "tars", count),
     Column("bytes", "MB", megabytes),
 )
@@ -43,6 +43,7 @@ def shard(
     source = dataset.source.open()
     FeatureStore(layout.features).create()
     splits = cut(source, dataset.split)
+    require_enough(experiment, len(splits.get("train", ())))
     watched.start("compare with what is packed", 0, "")
     fresh = not force and finished_splits(dataset, source, layout.shards) == set(splits)
     watched.finish()
@@ -56,7 +57,7 @@ def shard(
     title = f"{layout.shards} is up to date." if fresh else str(layout.shards)
     return Result(
         {"shards": str(layout.shards), "up_to_date": fresh, "splits": rows},
-        [rows_table(title, COLUMNS, rows)],
+        [rows_table(title, COLUMNS, rows), *_left_out(manifests)],
         ["mvmr", "extract-features"],
     )
 
@@ -85,12 +86,20 @@ def _pack(
     ]
 
 
+def _left_out(manifests: Sequence[Manifest]) -> list[str]:
+    """Say how many images cannot be decoded, and which the first ones are."""
+    named = {name: why for manifest in manifests for name, why in manifest.left_out.items()}
+    every = sum(manifest.samples for manifest in manifests)
+    return left_out_lines(named, every, count=every - sum(m.valid for m in manifests))
+
+
 def _row(manifest: Manifest) -> dict[str, Any]:
     return {
         "split": manifest.split,
-        "images": manifest.samples,
+        "images": manifest.valid,
         "labelled": manifest.labelled,
-        "invalid": len(manifest.invalid),
+        "invalid": manifest.samples - manifest.valid,
+        "left_out": manifest.left_out,
         "tars": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
     }

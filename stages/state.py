@@ -91,7 +91,7 @@ def _shards(experiment: Experiment, layout: DatasetLayout, progress: Progress) -
     except DataError as error:
         remedy = "`dvc repro --force shard`, or `mvmr shard --force`"
         return StageState("shard", "broken", str(error), remedy)
-    counts = {split: read_manifest(made[split]).samples for split in finished}
+    counts = {split: read_manifest(made[split]).valid for split in finished}
     text = ", ".join(f"{number:,} {split}" for split, number in counts.items())
     if finished >= wanted:
         return StageState("shard", "done", text)

@@ -10,7 +10,8 @@ from pipeline.errors import DamagedChunkError, StoreError
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.repair import repair
 from pipeline.runtime import Progress, write_json
-from pipeline.shards import MANIFEST, DamagedFile, find_damage, read_manifest, repair_split
+from pipeline.shard_repair import DamagedFile, find_damage, repair_split
+from pipeline.shards import MANIFEST, read_manifest
 from pipeline.storage import location, names_in
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.store.integrity import METADATA

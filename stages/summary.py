@@ -68,7 +68,7 @@ def _images(data: DatasetLayout | None) -> dict[str, int] | None:
     if data is None:
         return None
     packed = [split for split in SPLITS if (data.shards / split / MANIFEST).exists()]
-    return {split: read_manifest(data.shards / split).samples for split in packed} or None
+    return {split: read_manifest(data.shards / split).valid for split in packed} or None
 
 
 def _dataset_line(dataset: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ LAYERS = {
     "pipeline.schedules": 1,
     "pipeline.datasets": 1,
     "pipeline.shards": 1,
+    "pipeline.shard_repair": 1,
     "pipeline.store": 1,
     "pipeline.reduction": 1,
     "pipeline.fidelity": 1,

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
@@ -11,7 +13,7 @@ from pipeline.errors import DataError
 from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.run import extract
 from pipeline.images import ImageOptions
-from pipeline.planning import Sample, Stopwatch, extraction_cost, sample_of
+from pipeline.planning import Pace, Sample, Stopwatch, _Piece, extraction_cost, sample_of
 from pipeline.representations.base import RepresentationOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.scattering import ScatteringOptions
@@ -91,10 +93,29 @@ def test_the_watch_tells_phases_apart() -> None:
     watch.advance(1)
     watch.start("two", 3, "images")
     assert [phase.total for phase in watch.phases.values()] == [2, 3]
-    assert watch.phases["one"].seconds == pytest.approx(
-        watch.phases["one"].times[1] - watch.phases["one"].began
-    )
-    assert watch.phases["two"].seconds == 0
+    one = watch.phases["one"]
+    assert (one.piece().shards, one.piece().images) == (2, 2)
+    assert one.piece().seconds == pytest.approx(one.times[1] - one.began)
+    assert one.piece(1).seconds == pytest.approx(one.times[1] - one.times[0])
+    assert watch.phases["two"].piece().seconds == 0
+
+
+@given(
+    per_shard=st.floats(0, 10),
+    per_image=st.floats(1e-5, 1),
+    large=st.tuples(st.integers(1, 50), st.integers(100, 1000)),
+    small=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+)
+def test_what_a_tar_and_what_an_image_takes_are_told_apart(
+    per_shard: float, per_image: float, large: tuple[int, int], small: tuple[int, int]
+) -> None:
+    pieces = [
+        _Piece(tars, tars * each, tars * per_shard + tars * each * per_image)
+        for tars, each in (large, small)
+    ]
+    pace = Pace.of(*pieces)
+    whole = 7 * per_shard + 7000 * per_image
+    assert pace.seconds(7, 7000) == pytest.approx(whole, rel=1e-6) or per_shard < 1e-6
 
 
 @pytest.mark.parametrize("objective", ["hog", "pixels"])

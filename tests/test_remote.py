@@ -30,7 +30,8 @@ from pipeline.representations.base import RepresentationOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.scattering import ScatteringOptions
 from pipeline.runtime import Silent, atomic_path, exclusive, sha256_of
-from pipeline.shards import ShardOptions, find_damage, read_manifests, write_split
+from pipeline.shard_repair import find_damage
+from pipeline.shards import ShardOptions, read_manifests, write_split
 from pipeline.storage import Lease, Location, location, remove_tree
 from pipeline.store import FeatureStore, StoredFeature
 

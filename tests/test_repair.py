@@ -18,14 +18,8 @@ from pipeline.representations.base import RepresentationOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.scattering import ScatteringOptions
 from pipeline.runtime import Silent
-from pipeline.shards import (
-    ShardOptions,
-    find_damage,
-    read_manifest,
-    read_manifests,
-    repair_split,
-    write_split,
-)
+from pipeline.shard_repair import find_damage, repair_split
+from pipeline.shards import ShardOptions, read_manifest, read_manifests, write_split
 from pipeline.store import FeatureStore
 
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))

@@ -120,12 +120,17 @@ def _running(options: ClusterOptions, shards: int) -> Iterator[Client]:
         yield client
 
 
-@contextmanager
-def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
+def local_workers(options: ClusterOptions, shards: int) -> int:
+    """Return how many workers a local cluster has for work on so many shards."""
     gpus = torch.cuda.device_count()
     most = gpus or available_cores()  # workers on one GPU would only share it
     workers = options.workers or max(1, shards // SHARDS_PER_WORKER)
-    workers = min(workers, shards, most if gpus or options.workers is None else shards)
+    return min(workers, shards, most if gpus or options.workers is None else shards)
+
+
+@contextmanager
+def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
+    workers = local_workers(options, shards)
     with (
         dask_config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT, **QUIET}),
         _loop() as loop,

@@ -16,12 +16,7 @@ from pipeline.extraction.fingerprint import FIT_IMAGES, FIT_SEED
 from pipeline.extraction.worker import FeatureTask, Span, Task, sample_vectors, witness_rows
 from pipeline.fidelity import Witness, fewest_components, measure_fidelity
 from pipeline.images import ImageOptions
-from pipeline.reduction import (
-    MOST_COMPONENTS,
-    Reduction,
-    first_projection,
-    fit_pca,
-)
+from pipeline.reduction import Reduction, components_of, first_projection, fit_pca
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress, not_kept
 from pipeline.shards import Manifest
@@ -114,6 +109,7 @@ class _Sampler:
                 self._image,
                 (self._feature,),
                 self._cluster.neighbours,
+                b - a,
                 unit="batches",
             )
             for a, b in pairwise(borders)
@@ -132,7 +128,7 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     reduce = options.reduce
     reduction = Reduction(first_projection(feature.width, reduce, seed=FIT_SEED))
     encoding = Encoding(options.dtype)
-    fitted, measured = _shares(options, reduction.width(feature.width), len(sampler.rows))
+    fitted, measured = shares(options, reduction.width(feature.width), len(sampler.rows))
     if measured < LEAST_IMAGES:
         raise DataError(
             f"{feature.name}: beside {counted(fitted, 'images')} that its reduction is fitted on, "
@@ -161,10 +157,28 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
         "fidelity": asdict(fidelity),
     }
     _write(writer, reduction, encoding, {"report": report}, final=True)
+    if reduce.pca is not None and reduction.width(feature.width) < reduce.pca:
+        sampler.progress.note(
+            f"{too_few(feature.name, options, reduction.width(feature.width), fitted)} On "
+            f"{fidelity.images} other images dCor is wrong by {fidelity.dcor_error_max:.2g} at "
+            "most."
+        )
 
 
-def _shares(options: RepresentationOptions, width: int, images: int) -> tuple[int, int]:
-    """Return how many of the images to fit on, and on how many others to measure."""
+def too_few(name: str, options: RepresentationOptions, components: int, fitted: int) -> str:
+    """Say that a feature is stored in fewer components than were asked for, and what to do."""
+    return (
+        f"{name}: {components} principal components instead of {options.reduce.pca}, which "
+        f"{fitted} images to fit them on do not give. Set features.{name}.reduce to {{}} to store "
+        "all numbers; a small data set can afford it."
+    )
+
+
+def shares(options: RepresentationOptions, width: int, images: int) -> tuple[int, int]:
+    """Return how many of the images to fit on, and on how many others to measure.
+
+    `width` is that of the vectors after a first projection.
+    """
     affordable = SAMPLE_BYTES // (4 * width)
     wanted = (2 if options.reduce.fidelity else 1) * FIDELITY_IMAGES
     measured = min(wanted, images, max(FIDELITY_BATCH, affordable))
@@ -181,7 +195,7 @@ def _fitted(
 ) -> tuple[Reduction, Encoding]:
     pca = None
     if options.reduce.by_components:
-        components = options.reduce.pca or min(MOST_COMPONENTS, *sample.shape)
+        components = components_of(options.reduce, *sample.shape)
         pca = fit_pca(sample, components, seed=FIT_SEED)
         sample = pca.apply(sample)
     return Reduction(drawn.projection, pca), Encoding.fit(options.dtype, sample.numpy())

@@ -101,6 +101,11 @@ def feature_task(
     fingerprint = fingerprint_of(options, representation.identity(), manifests)
     blank = representation.preparation(Image.new("RGB", (image.size, image.size)))
     width = representation(blank[None]).shape[1]
+    if options.reduce.pca is not None and options.reduce.pca > width:
+        raise ConfigError(
+            f"features.{name}.reduce.pca: {options.reduce.pca} components of {width} numbers an "
+            f"image are no fewer. Set it below {width}, or leave `reduce` out."
+        )
     directory = work / f"{name}-{_short(fingerprint)}"
     return FeatureTask(name, options, width, store, directory, fingerprint)
 
@@ -134,6 +139,7 @@ def complete(
                 image,
                 tuple(missing),
                 running.neighbours,
+                shard.samples - len(shard.invalid),
             )
             for split, manifest in manifests.items()
             for number, shard in enumerate(manifest.shards)

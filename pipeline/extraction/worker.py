@@ -61,6 +61,7 @@ class Span:
 class Task:
     """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
 
+    `images` is how many of the rows are valid.
     `neighbours` is how many tasks run at once on each host; a worker that takes the place of a
     dead one has another address, but the same host.
     """
@@ -70,12 +71,8 @@ class Task:
     image: ImageOptions
     features: tuple[FeatureTask, ...]
     neighbours: Mapping[str, int]
+    images: int
     unit: Literal["shards", "batches"] = "shards"
-
-    @property
-    def images(self) -> int:
-        """Number of rows."""
-        return sum(span.last - span.first for span in self.spans)
 
     @property
     def name(self) -> str:

@@ -56,7 +56,7 @@ class SplitData:
     @property
     def valid_samples(self) -> int:
         """Number of samples that may be used."""
-        return self.manifest.samples - len(self.manifest.invalid)
+        return self.manifest.valid
 
     def resident_bytes(self) -> int:
         """Memory that the whole split takes, decoded, with its targets."""

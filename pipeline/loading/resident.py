@@ -42,8 +42,8 @@ class ResidentSplit:
 def load_resident(data: SplitData, *, progress: Progress | None = None) -> ResidentSplit:
     """Decode a whole split into memory."""
     progress = progress or Silent()
-    progress.start(f"load {data.manifest.split}", data.manifest.samples, "images")
     image, count = data.image, data.valid_samples
+    progress.start(f"load {data.manifest.split}", count, "images")
     images = torch.empty((count, image.channels, image.size, image.size), dtype=torch.uint8)
     labels = []
     index = torch.empty(count, dtype=torch.int64)
@@ -55,7 +55,7 @@ def load_resident(data: SplitData, *, progress: Progress | None = None) -> Resid
                 labels.append(record.label)
                 index[position] = data.manifest.first_index(number) + record.row
                 position += 1
-        progress.advance(shard.samples)
+        progress.advance(shard.samples - len(shard.invalid))
     split = data.manifest.split
     targets = {n: torch.from_numpy(f.read(split))[index] for n, f in data.features.items()}
     return ResidentSplit(images, label_tensor(labels, data.manifest), index, targets)

@@ -39,7 +39,9 @@ def training_loader(
     progress: Progress | None = None,
 ) -> Loader:
     """Return the resident or the streaming loader, as `options` and the memory say."""
-    _require_a_batch(data, batch_size, world_size)  # before the time that decoding takes
+    require_a_batch(
+        data.valid_samples, batch_size, world_size
+    )  # before the time that decoding takes
     loader = loader_by_size(
         data, options, seed=seed, rank=rank, world_size=world_size, progress=progress
     )
@@ -61,7 +63,7 @@ def loader_by_size(
         held = load_resident(data, progress=progress)
 
     def loader(batch_size: int) -> Loader:
-        _require_a_batch(data, batch_size, world_size)
+        require_a_batch(data.valid_samples, batch_size, world_size)
         if held is not None:
             return ResidentLoader(held, batch_size, seed=seed, rank=rank, world_size=world_size)
         return StreamingLoader(
@@ -83,9 +85,13 @@ def _is_resident(data: SplitData, options: LoadingOptions, world_size: int) -> b
     return options.mode == "resident" or (options.mode == "auto" and fits)
 
 
-def _require_a_batch(data: SplitData, batch_size: int, world_size: int) -> None:
-    if data.valid_samples < batch_size * world_size:
+def require_a_batch(images: int, batch_size: int, world_size: int) -> None:
+    """Raise DataError if so many training images do not fill one batch on every rank."""
+    if images < batch_size * world_size:
+        # Two batches an epoch, or more: the largest power of 2 that gives them.
+        fitting = 2 ** max(1, (images // (2 * world_size)).bit_length() - 1)
         raise DataError(
-            f"A batch of {batch_size} on {counted(world_size, 'ranks')} is larger than the "
-            f"training split, {counted(data.valid_samples, 'images')}: lower train.batch_size."
+            f"A batch of {batch_size} on {counted(world_size, 'ranks')} needs more than the "
+            f"{counted(images, 'training images')} there are: lower train.batch_size, to {fitting} "
+            "for one."
         )
