@@ -79,6 +79,49 @@ def test_sizes_are_those_of_the_whole(sample: Sample, tmp_path: Path) -> None:
         assert cost.seconds > 1797 / cost.images_per_second
 
 
+class Notes(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+
+def test_few_images_give_as_many_components_as_they_can_and_that_is_said(tmp_path: Path) -> None:
+    source, notes = DigitsOptions().open(), Notes()
+    for split, items in cut(source, SPLIT).items():
+        write_split(
+            source,
+            items[:60],
+            tmp_path / "shards" / split,
+            dataset="digits",
+            split=split,
+            options=SHARDS,
+            provenance={},
+            progress=Silent(),
+        )
+    store = FeatureStore(tmp_path / "features.zarr")
+    store.create()
+    stored = extract(
+        {"scattering": ScatteringOptions.model_validate({"reduce": {"pca": 120}})},
+        image=IMAGE,
+        shards=tmp_path / "shards",
+        store=store,
+        work=tmp_path / "work",
+        options=ClusterOptions(workers=1),
+        progress=notes,
+    )["scattering"]
+    assert 20 < stored.width < 60
+    (note,) = [note for note in notes.notes if "components" in note]
+    assert note.startswith(f"scattering: {stored.width} principal components instead of 120")
+    assert "Set features.scattering.reduce to {}" in note
+    fitted = stored.reduction()[0]
+    assert any(stored.width in array.shape for array in fitted.values())
+
+
 def test_a_plan_needs_some_images(tmp_path: Path) -> None:
     source = DigitsOptions().open()
     splits = cut(source, SPLIT)
