@@ -9,6 +9,7 @@ from pipeline.errors import ConfigError
 from pipeline.exporting import card_of
 from pipeline.ready import ReadyEncoder, load_encoder
 from pipeline.runtime import device_from
+from pipeline.wording import counted
 from stages.console import Screen
 from stages.experiment import load
 from stages.layout import run_layout
@@ -46,8 +47,8 @@ def embed(
     )
     image = encoder.preprocessing.image
     line = (
-        f"{output}: {done.images} embeddings of {done.width} numbers, of images resized to "
-        f"{image.resize or image.size} and cut to {image.size} pixels"
+        f"{output}: {counted(done.images, 'embeddings')} of {done.width} numbers, of images "
+        f"resized to {image.resize or image.size} and cut to {image.size} pixels"
     )
     values = {
         "file": str(output),

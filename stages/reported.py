@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipeline.reporting.run import Cached, Student, Work
 from pipeline.reporting.run import Split as SplitFacts
 from pipeline.reporting.sample import Sample
 from pipeline.runtime import Progress, sha256_of
-from pipeline.shards import Manifest, read_manifests, read_names
+from pipeline.shards import Manifest, read_manifests
 from pipeline.storage import Location
 from pipeline.store import FeatureStore
 from pipeline.store.integrity import REDUCTION
@@ -71,7 +72,7 @@ def gather(
         config=experiment.model_dump(mode="json"),
         classes=manifests["train"].classes or (),
         multi_label=manifests["train"].multi_label,
-        splits={split: _split(stored.shards / split, m) for split, m in manifests.items()},
+        splits={split: _split(manifest) for split, manifest in manifests.items()},
         cached=tuple(_cached(experiment, stored, manifests)),
         student=_student(trained, layout),
         training=_json(layout.training_metrics),
@@ -116,23 +117,15 @@ def _tags(labels: torch.Tensor) -> list[list[int]]:
     return [(row == 1).nonzero().flatten().tolist() for row in labels]
 
 
-def _split(directory: Location, manifest: Manifest) -> SplitFacts:
+def _split(manifest: Manifest) -> SplitFacts:
     return SplitFacts(
         images=manifest.samples,
         labelled=manifest.labelled,
         invalid=len(manifest.invalid),
         bytes=sum(shard.bytes for shard in manifest.shards),
         digest=manifest.digest,
-        left_out=_left_out(directory, manifest),
+        left_out=tuple(islice(manifest.left_out, NAMED)),
     )
-
-
-def _left_out(directory: Location, manifest: Manifest) -> tuple[str, ...]:
-    """Return the names of the first images that could not be decoded."""
-    if not manifest.invalid:
-        return ()
-    names = read_names(directory, manifest)
-    return tuple(names[row] for row in sorted(manifest.invalid)[:NAMED])
 
 
 def _cached(

@@ -103,8 +103,8 @@ def _damage(layout: DatasetLayout, progress: Progress) -> dict[str, list[Any]]:
 def _damage_lines(found: Mapping[str, Sequence[Any]]) -> list[str]:
     lines = []
     for part, damages in found.items():
-        count = counted(len(damages), "files")
-        lines.append(f"{part}: {f'{count} damaged' if damages else 'sound'}")
+        state = f"{counted(len(damages), 'files')} damaged" if damages else "sound"
+        lines.append(f"{part}: {state}")
         lines += [f"  {damage.path}: {damage.reason}" for damage in damages]
     return lines
 

@@ -19,6 +19,7 @@ LAYERS = {
     "pipeline.runtime": 0,
     "pipeline.storage": 0,
     "pipeline.timing": 0,
+    "pipeline.pace": 0,
     "pipeline.wording": 0,
     "pipeline.encoding": 0,
     "pipeline.images": 1,

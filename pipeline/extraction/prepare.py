@@ -159,13 +159,13 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     _write(writer, reduction, encoding, {"report": report}, final=True)
     if reduce.pca is not None and reduction.width(feature.width) < reduce.pca:
         sampler.progress.note(
-            f"{too_few(feature.name, options, reduction.width(feature.width), fitted)} On "
+            f"{_too_few(feature.name, options, reduction.width(feature.width), fitted)} On "
             f"{fidelity.images} other images dCor is wrong by {fidelity.dcor_error_max:.2g} at "
             "most."
         )
 
 
-def too_few(name: str, options: RepresentationOptions, components: int, fitted: int) -> str:
+def _too_few(name: str, options: RepresentationOptions, components: int, fitted: int) -> str:
     """Say that a feature is stored in fewer components than were asked for, and what to do."""
     return (
         f"{name}: {components} principal components instead of {options.reduce.pca}, which "
