@@ -147,7 +147,7 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
     ):
         try:
             yield client
-        except BaseException:
+        except KeyboardInterrupt:
             _end_at_once(local)
             raise
 
