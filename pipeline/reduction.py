@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.config import Options
 from pipeline.dependence import full_precision
 from pipeline.errors import ConfigError, DataError, StoreError
-from pipeline.runtime import generator
+from pipeline.runtime import Progress, Silent, generator
 
 Components = Annotated[int, Field(ge=1)]
 Array = npt.NDArray[Any]
@@ -28,6 +28,7 @@ Array = npt.NDArray[Any]
 EXACT_LIMIT = 1024
 SPARE_DIRECTIONS = 64
 POWER_ROUNDS = 2
+PASSES = 2 * POWER_ROUNDS + 3  # over the sample and what is left of it, each about as long
 # A wider representation goes through a random projection to this width before its PCA: the
 # sample that is fitted stays small, and a wider one would cost more than it gains in fidelity.
 PROJECTED_WIDTH = 65_536
@@ -210,13 +211,15 @@ def components_of(options: ReduceOptions, images: int, width: int) -> int:
     return min(options.pca or MOST_COMPONENTS, max(1, images - 1), width)
 
 
-def fit_pca(sample: Tensor, components: int, *, seed: int) -> Pca:
+def fit_pca(sample: Tensor, components: int, *, seed: int, progress: Progress | None = None) -> Pca:
     """Return a PCA to `components` numbers, fitted on vectors (N, D).
 
     Exact where N or D is at most `EXACT_LIMIT`, else by a randomised range finder (Halko,
-    Martinsson and Tropp 2011, algorithm 4.4), never with a D x D matrix. Raises ConfigError if
-    the sample has fewer rows or columns than components, DataError if it is not finite.
+    Martinsson and Tropp 2011, algorithm 4.4), never with a D x D matrix. `progress` advances by
+    `PASSES` in all. Raises ConfigError if the sample has fewer rows or columns than components,
+    DataError if it is not finite.
     """
+    progress = progress or Silent()
     N, D = sample.shape
     if components > min(N, D):
         raise ConfigError(
@@ -230,21 +233,30 @@ def fit_pca(sample: Tensor, components: int, *, seed: int) -> Pca:
     if not np.isfinite(total):
         raise DataError("The representation has values that are not finite: PCA cannot be fitted.")
     with full_precision(centred.device):
-        axes, variances = _principal_axes(_condense(centred, components, seed), components)
+        condensed = _condense(centred, components, seed, progress)
+        axes, variances = _principal_axes(condensed, components)
+    progress.advance(1)
     even = torch.full((components,), 1 / components)  # nothing varies, so nothing is lost
     return Pca(mean, axes, variances / total if total > 0 else even)
 
 
-def _condense(x: Tensor, components: int, seed: int) -> Tensor:
+def _condense(x: Tensor, components: int, seed: int, progress: Progress) -> Tensor:
     """Return rows (L, D) that span nearly all that the leading axes of x (N, D) span."""
     N, D = x.shape
     if min(N, D) <= EXACT_LIMIT:
+        progress.advance(PASSES - 1)
         return x
     directions = min(components + SPARE_DIRECTIONS, N, D)
     found = x @ torch.randn(D, directions, generator=generator(seed, 1)).to(x.device)
+    progress.advance(1)
     for _ in range(POWER_ROUNDS):
-        found = x @ _orthonormal(x.T @ _orthonormal(found))
-    return _orthonormal(found).T @ x
+        across = x.T @ _orthonormal(found)
+        progress.advance(1)
+        found = x @ _orthonormal(across)
+        progress.advance(1)
+    rows = _orthonormal(found).T @ x
+    progress.advance(1)
+    return rows
 
 
 def _principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:

@@ -29,9 +29,7 @@ from pipeline.shards import Manifest, read_manifests
 from pipeline.storage import Location
 from pipeline.store import FeatureStore
 from pipeline.store.integrity import REDUCTION
-from pipeline.teachers.exported import ExportedOptions
-from pipeline.teachers.open_clip import OpenClipOptions
-from pipeline.teachers.timm import TimmOptions
+from pipeline.teachers.frozen import TeacherOptions
 from pipeline.timing import read_attempts
 from stages.experiment import Experiment
 from stages.layout import DatasetLayout, RunLayout
@@ -40,7 +38,6 @@ from stages.times import evaluation_record, feature_record, shard_record, traini
 
 IMAGES = 2000  # that the pictures are made from, at most
 NAMED = 5  # of the images that could not be decoded
-TEACHERS = (OpenClipOptions, TimmOptions, ExportedOptions)
 
 Manifests = Mapping[Split, Manifest]
 
@@ -139,7 +136,7 @@ def _cached(
         yield Cached(
             name=name,
             kind=options.kind,
-            teacher=isinstance(options, TEACHERS),
+            teacher=isinstance(options, TeacherOptions),
             width=feature.width,
             original_width=feature.report["original_width"],
             stored_type=feature.stored_type,

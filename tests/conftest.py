@@ -8,8 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # importing dcor hands torch all cores again
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.images import Images
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +31,19 @@ def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return that folder, as the working directory."""
     monkeypatch.chdir(project)
     return project
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> "Images":
+    """Return small images with one class each, some without a label."""
+    from shades import COUNTS, images, single
+
+    return images(tmp_path_factory.mktemp("single"), {s: single(s) for s in COUNTS})
+
+
+@pytest.fixture(scope="session")
+def multi(tmp_path_factory: pytest.TempPathFactory) -> "Images":
+    """Return small images with several classes each, some of which do not count."""
+    from shades import COUNTS, images, several
+
+    return images(tmp_path_factory.mktemp("several"), {s: several(s) for s in COUNTS})

@@ -1,21 +1,24 @@
 """Extraction: the stored rows are the representation of the images, once and for all."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import torch
+from watched import Watched
 
 from pipeline.datasets.base import Encoded, Item
 from pipeline.datasets.digits import Digits, DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
 from pipeline.encoding import StoredType
 from pipeline.errors import ConfigError, DataError, StaleFeatureError, StoreError
-from pipeline.extraction.cluster import ClusterOptions
+from pipeline.extraction.cluster import ClusterOptions, cluster
 from pipeline.extraction.fingerprint import check_features
 from pipeline.extraction.run import extract
 from pipeline.images import ImageOptions, decode
@@ -289,3 +292,13 @@ if __name__ == "__main__":  # a process to be killed: extraction slowed down a l
 
     worker._represented = slowed  # type: ignore[assignment]
     run({"hog": HOG}, Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_the_dashboard_is_said_to_be_where_it_answers() -> None:
+    watched = Watched()
+    with cluster(IN_PROCESS, shards=1, progress=watched):
+        (line,) = watched.notes
+        address = urlsplit(line.rpartition(" ")[2])
+        assert address.hostname == "127.0.0.1"
+        assert address.port is not None
+        socket.create_connection((address.hostname, address.port), timeout=10).close()

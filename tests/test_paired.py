@@ -14,6 +14,8 @@ from pipeline.errors import DataError
 from pipeline.evaluation.paired import mcnemar, paired
 from pipeline.evaluation.record import read_per_image, write_per_image
 from pipeline.evaluation.setting import Outcome, PerImage
+from stages.layout import RunLayout
+from stages.reported import per_image
 
 
 def hits(right: int, wrong: int) -> np.ndarray:
@@ -131,3 +133,15 @@ def test_a_figure_that_is_no_mean_of_images_leaves_an_empty_table(tmp_path: Path
     write_per_image(tmp_path / "voc07.csv", {"student": Outcome("map", {}, {})}, ["a.png"])
     found = read_per_image(tmp_path / "voc07.csv")
     assert (list(found.names), dict(found.values)) == ([], {})
+
+
+def test_scores_and_a_table_of_different_evaluations_are_refused(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    layout.metrics.mkdir()
+    outcomes = {"student": outcome("top1", [0, 1, 2], [1.0, 0.0, 1.0])}
+    write_per_image(layout.per_image("linear"), outcomes, ["a", "b", "c"])
+    own = {"linear": {"main": "top1", "top1": 66.6667}, "knn": {"main": "top1", "top1": 1.0}}
+    assert list(per_image(layout, own)) == ["linear"]
+    other = {"linear": {"main": "top1", "top1": 100.0}}
+    with pytest.raises(DataError, match=r"linear are of different evaluations: run `mvmr eval"):
+        per_image(layout, other)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from watched import Watched
 
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.split import SplitOptions, cut
@@ -80,19 +81,8 @@ def test_sizes_are_those_of_the_whole(sample: Sample, tmp_path: Path) -> None:
         assert cost.seconds > 1797 / cost.images_per_second
 
 
-class Notes(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        """Keep it."""
-        self.notes.append(text)
-
-
 def test_few_images_give_as_many_components_as_they_can_and_that_is_said(tmp_path: Path) -> None:
-    source, notes = DigitsOptions().open(), Notes()
+    source, notes = DigitsOptions().open(), Watched()
     for split, items in cut(source, SPLIT).items():
         write_split(
             source,

@@ -1,8 +1,5 @@
 """Protocols end to end on small shards: what they use, what they leave alone, what they refuse."""
 
-import io
-import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,141 +7,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pydantic import ValidationError
-from sklearn.linear_model import LogisticRegression, Ridge
+from shades import AUGMENTED, CLASSES, COUNTS, CPU, SPARSE, images, setting, single
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torchvision.transforms.functional import to_pil_image
+from watched import Watched
 
-from pipeline.checkpoints import Checkpoint
-from pipeline.datasets.base import Encoded, Item, Label, MultiLabel, Source, Split
-from pipeline.encoders import StudentOptions, build_encoder
-from pipeline.errors import ConfigError, DataError, TrainingError, WeightsError
+from pipeline.datasets.base import Label, Split
+from pipeline.errors import DataError, WeightsError
 from pipeline.evaluation import linear
 from pipeline.evaluation.augmented_fit import several_classes
 from pipeline.evaluation.features import LabelledFeatures
-from pipeline.evaluation.few_labels import labelled_rows
 from pipeline.evaluation.images import Images
+from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.logistic import fit_binary
 from pipeline.evaluation.online import OnlineOptions
+from pipeline.evaluation.retrieval import RetrievalOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
-from pipeline.evaluation.setting import ProtocolOptions, Setting
-from pipeline.evaluation.subjects import Subject, encoder_digest, encoder_subject, pixel_subject
+from pipeline.evaluation.setting import ProtocolOptions
+from pipeline.evaluation.subjects import encoder_digest
 from pipeline.evaluation.voc07 import Voc07Options
-from pipeline.evaluation.zero_shot import RidgeMap, ZeroShotOptions, class_names
-from pipeline.images import ImageOptions
-from pipeline.loading.batch import SplitData
+from pipeline.evaluation.zero_shot import ZeroShotOptions
 from pipeline.loading.resident import EvaluationLoader
-from pipeline.representations.base import RepresentationOptions
-from pipeline.representations.table import KINDS
-from pipeline.runtime import Silent
-from pipeline.shards import ShardOptions, write_split
-from pipeline.teachers.open_clip import OpenClipOptions
-from pipeline.training import tuning
-from pipeline.training.trial import Wanted
-from pipeline.training.tuning import taken_by
 from pipeline.views import AugmentationOptions
-
-CPU = torch.device("cpu")
-TEACHER = Path(__file__).parents[2] / "shared/data/teacher"
-IMAGE = ImageOptions(size=12, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-STUDENT = StudentOptions(architecture="resnet8")
-CLASSES = ("dark", "grey", "light")
-COUNTS: dict[Split, int] = {"train": 150, "validation": 45, "test": 60}
-
-
-class Shades(Source):
-    """Noisy images whose brightness tells the class; three of each split cannot be decoded."""
-
-    classes: Sequence[str] | None = CLASSES
-
-    def __init__(self, split: Split, labels: Sequence[Label | None]) -> None:
-        self.splits = {split: [Item(f"{split}/{i}.png", label) for i, label in enumerate(labels)]}
-        self._shades = [_shade(label, i) for i, label in enumerate(labels)]
-
-    def read(self, item: Item) -> Encoded:
-        """Return one image, or nothing for a bad one."""
-        number = int(Path(item.name).stem)
-        if number in (1, 11, 30):
-            return Encoded(b"", "png")
-        rng = np.random.default_rng([number, len(item.name)])
-        pixels = rng.normal(self._shades[number], 30, (12, 12, 3)).clip(0, 255).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="png")
-        return Encoded(buffer.getvalue(), "png")
-
-
-def _shade(label: Label | None, number: int) -> float:
-    if isinstance(label, MultiLabel):
-        return 40 + 80 * (0 in label.present) + 60 * (1 in label.present)
-    return 60.0 + 60 * (number % 3 if label is None else label)
-
-
-def images(root: Path, labels: dict[Split, list[Label | None]]) -> Images:
-    splits = {}
-    for split, own in labels.items():
-        source = Shades(split, own)
-        manifest = write_split(
-            source,
-            source.splits[split],
-            root / split,
-            dataset="shades",
-            split=split,
-            options=ShardOptions(samples=40, on_bad_image="skip"),
-            provenance={},
-            progress=Silent(),
-        )
-        splits[split] = SplitData(root / split, manifest, {}, IMAGE)
-    return Images(splits)
-
-
-def single(split: Split) -> list[Label | None]:
-    """Classes in turn; every fifth image has no label."""
-    return [None if i % 5 == 4 else i % 3 for i in range(COUNTS[split])]
-
-
-def several(split: Split) -> list[Label | None]:
-    rows = ((0,), (1,), (0, 2), (2,), (0, 1))
-    return [
-        MultiLabel(rows[i % 5], ignored=(2,) if i % 7 == 0 and 2 not in rows[i % 5] else ())
-        for i in range(COUNTS[split])
-    ]
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return images(tmp_path_factory.mktemp("single"), {s: single(s) for s in COUNTS})
-
-
-@pytest.fixture(scope="module")
-def multi(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return images(tmp_path_factory.mktemp("several"), {s: several(s) for s in COUNTS})
-
-
-def setting(
-    of: Images,
-    work: Path,
-    *,
-    probe: dict[str, torch.Tensor] | None = None,
-    specifications: dict[str, RepresentationOptions] | None = None,
-    references: dict[str, Subject] | None = None,
-) -> tuple[Setting, Subject, Subject]:
-    """Return a setting, an encoder as the subject, and pixels beside it."""
-    encoder = build_encoder(STUDENT, channels=3, size=12, seed=0)
-    checkpoint = Checkpoint(STUDENT, IMAGE, encoder.state_dict(), probe, {})
-    made = Setting(
-        images=of,
-        references=references or {},
-        specifications=specifications or {},
-        checkpoint=checkpoint,
-        device=CPU,
-        seed=0,
-        work=work,
-        progress=Silent(),
-    )
-    student = encoder_subject("student", encoder, of, device=CPU, cache=work, progress=Silent())
-    return made, student, pixel_subject(of, device=CPU, progress=Silent())
 
 
 def test_streamed_images_are_those_that_a_resident_loader_gives(labelled: Images) -> None:
@@ -271,152 +157,6 @@ def test_the_online_probe_is_the_checkpoints_own(labelled: Images, tmp_path: Pat
         OnlineOptions().score(student, made)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0])
-def test_few_labels_are_stratified_and_drawn_once(labelled: Images, share: float) -> None:
-    options = SemiSupervisedOptions(share=share)
-    rows = labelled_rows(labelled, share=options.share, files=options.files, seed=3)
-    assert len(rows.unique()) == len(rows)  # type: ignore[no-untyped-call]
-    assert torch.equal(
-        rows, labelled_rows(labelled, share=options.share, files=options.files, seed=3)
-    )
-    labels = labelled.labels("train")
-    for label in range(3):
-        group = int((labels == label).sum())
-        assert int((labels[rows] == label).sum()) == max(1, round(share * group))
-    if share == 0.1:
-        assert not torch.equal(
-            rows, labelled_rows(labelled, share=options.share, files=options.files, seed=4)
-        )
-
-
-def test_a_given_list_of_images_is_used_as_it_is(labelled: Images, tmp_path: Path) -> None:
-    known = labelled.known("train").nonzero().flatten().tolist()
-    names = [labelled.names("train")[row] for row in known[:20]]
-    (tmp_path / "list.txt").write_text("\n".join([names[0], *(Path(n).name for n in names[1:])]))
-    options = SemiSupervisedOptions(files=tmp_path / "list.txt", epochs=1)
-    assert (
-        labelled_rows(labelled, share=options.share, files=options.files, seed=0).tolist()
-        == known[:20]
-    )
-    made, student, pixels = setting(labelled, tmp_path)
-    for subject in (student, pixels):
-        outcome = options.score(subject, made)
-        assert outcome.details["labelled_images"] == sorted(names)
-        assert outcome.images["train"] == 20
-    (tmp_path / "list.txt").write_text("nowhere.png\n")
-    with pytest.raises(DataError, match=r"1 of 1 are not, such as 'nowhere.png'"):
-        labelled_rows(labelled, share=options.share, files=options.files, seed=0)
-
-
-def test_fine_tuning_learns_from_few_labels(labelled: Images, tmp_path: Path) -> None:
-    made, student, _ = setting(labelled, tmp_path)
-    options = SemiSupervisedOptions.model_validate(
-        {
-            "share": 0.3,
-            "epochs": 30,
-            "batch_size": 16,
-            "encoder_lr": 3e-3,
-            "head_lr": 1e-2,
-            "augmentation": {"policy": "custom", "jitter": 0.0, "grey_p": 0.0},
-        }
-    )
-    outcome = options.score(student, made)
-    assert outcome.values["top1"] > 80
-    assert options.score(student, made).values == outcome.values
-
-
-SPARSE: Any = {"policy": "custom", "jitter": 0.0, "grey_p": 0.0}
-AUGMENTED: Any = {"augmentation": SPARSE, "fit": {"epochs": 2}}
-
-
-class Notes(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        """Keep a line."""
-        self.notes.append(text)
-
-
-def by_hand(protocol: Any, found: dict[str, Any]) -> Any:
-    """Return the options with the found values set."""
-    if isinstance(protocol, SemiSupervisedOptions):
-        return protocol.model_copy(update=found)
-    fit = {"lrs": (found["lr"],), "batch_size": found["batch_size"]}
-    return protocol.model_copy(update={"fit": protocol.fit.model_copy(update=fit)})
-
-
-@pytest.mark.parametrize(
-    "protocol",
-    [
-        SemiSupervisedOptions(share=0.5, epochs=2, encoder_lr=1e-4, head_lr=5e-4),
-        LinearOptions.model_validate(AUGMENTED),
-        Voc07Options.model_validate(AUGMENTED),
-    ],
-    ids=lambda protocol: protocol.kind,
-)
-def test_rate_and_batch_size_found_by_trying_are_recorded_said_and_used(
-    labelled: Images, multi: Images, tmp_path: Path, protocol: Any
-) -> None:
-    made, student, _ = setting(multi if protocol.kind == "voc07" else labelled, tmp_path)
-    notes = Notes()
-    trying = replace(made, wanted=Wanted(lr=True, batch_size=True), progress=notes)
-    outcome = protocol.score(student, trying)
-    found = outcome.values["tuned"]
-    # The largest power of two: of 147 images, or of the half of those with a label.
-    assert found["batch_size"] == (32 if protocol.kind == "semi_supervised" else 128)
-    rate = found.get("lr", found.get("encoder_lr"))
-    assert 1e-7 < rate < 1
-    if "head_lr" in found:
-        assert found["head_lr"] == pytest.approx(5 * rate)
-    assert f"student: found lr {rate:.4g}" in notes.notes
-    assert f"student: found batch_size {found['batch_size']}" in notes.notes
-    again = by_hand(protocol, found).score(student, made)
-    assert again.values == {k: v for k, v in outcome.values.items() if k != "tuned"}
-
-
-@pytest.mark.parametrize(
-    "protocol",
-    [SemiSupervisedOptions(share=1.0, epochs=1), Voc07Options.model_validate(AUGMENTED)],
-    ids=lambda protocol: protocol.kind,
-)
-def test_a_batch_is_bounded_by_what_the_memory_can_hold(
-    labelled: Images, multi: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: Any
-) -> None:
-    made, student, _ = setting(multi if protocol.kind == "voc07" else labelled, tmp_path)
-    made = replace(made, wanted=Wanted(batch_size=True))
-    seen: list[int] = []
-
-    def free(size: float) -> None:
-        monkeypatch.setattr(tuning, "free_memory", lambda _: int(size))
-
-    def noted(step: Any) -> int:
-        seen.append(taken_by(step))
-        return seen[-1]
-
-    monkeypatch.setattr(tuning, "taken_by", noted)
-    free(1e5)
-    with pytest.raises(TrainingError, match=r"A batch of 16 does not fit into 0\.0 GB"):
-        protocol.score(student, made)
-    assert student.encoder is not None
-    weights = 16 * sum(p.numel() for p in student.encoder.backbone.parameters())
-    fixed = weights if protocol.kind == "semi_supervised" else 0  # and some for the head
-    free(2 * (1.2 * fixed + 1.2 * seen[1]))  # a batch of 32, of 16 and 32 that were measured
-    assert protocol.score(student, made).values["tuned"]["batch_size"] == 32
-
-
-def test_a_control_without_a_network_has_nothing_to_find(labelled: Images, tmp_path: Path) -> None:
-    made, _, pixels = setting(labelled, tmp_path)
-    trying = replace(made, wanted=Wanted(lr=True, batch_size=True))
-    outcome = SemiSupervisedOptions(share=0.5).score(pixels, trying)
-    assert "tuned" not in outcome.values
-    stored = Subject("stored", pixels.of)  # a fit on augmented views learns from its features
-    options = LinearOptions.model_validate(AUGMENTED)
-    assert options.score(stored, trying).values["tuned"]["batch_size"] == 64
-
-
 def test_several_classes_are_learned_from_augmented_views(multi: Images, tmp_path: Path) -> None:
     made, _, pixels = setting(multi, tmp_path)
     augmented: Any = {
@@ -497,78 +237,6 @@ def test_protocols_for_one_class_refuse_several_and_the_other_way_round(
         Voc07Options().score(student, made)
 
 
-def test_a_ridge_map_is_scikit_learns() -> None:
-    source = torch.Generator().manual_seed(0)
-    x, y = torch.randn(200, 7, generator=source), torch.randn(200, 4, generator=source)
-    fitted = RidgeMap(x, y)
-    found = fitted.apply(fitted.solve(0.1), x)
-    centred = x - x.mean(dim=0)
-    alpha = 0.1 * centred.square().mean().item() * len(x)
-    expected = Ridge(alpha=alpha).fit(x.numpy(), y.numpy()).predict(x.numpy())
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_class_names_come_from_folders_or_a_file(tmp_path: Path) -> None:
-    options = ZeroShotOptions(teacher="clip")
-    assert class_names(options, ("hot_dog", "cat")) == ["hot dog", "cat"]
-    path = tmp_path / "names.json"
-    path.write_text(json.dumps({"n01": "tench", "n02": "goldfish"}))
-    options = ZeroShotOptions(teacher="clip", names=path)
-    assert class_names(options, ("n01", "n02")) == ["tench", "goldfish"]
-    with pytest.raises(ConfigError, match="1 are missing, such as 'n03'"):
-        class_names(options, ("n01", "n03"))
-
-
-@pytest.mark.skipif(not TEACHER.is_dir(), reason="the trained teacher in shared/data is missing")
-def test_the_teachers_own_zero_shot_is_open_clips(labelled: Images, tmp_path: Path) -> None:
-    import open_clip
-
-    config, weights = TEACHER / "tiny-clip-rn64.json", TEACHER / "tiny-clip-rn64-cifar10.pt"
-    given = {"model": "tiny-clip-rn64", "config": config, "pretrained": str(weights)}
-    specification = OpenClipOptions.model_validate(given)
-    teacher = specification.build(IMAGE)
-
-    def of(split: Split) -> torch.Tensor:
-        pictures = [to_pil_image(x) for batch in labelled.batches(split) for x in batch]
-        embedded: torch.Tensor = teacher(torch.stack([teacher.preparation(x) for x in pictures]))
-        return embedded
-
-    templates = ("a {} picture.", "a photo of something {}.")
-    made, student, _ = setting(
-        labelled,
-        tmp_path,
-        specifications={"clip": specification},
-        references={"clip": Subject("clip", of)},
-    )
-    options = ZeroShotOptions(teacher="clip", templates=templates)
-    outcome = options.score(made.references["clip"], made)
-    model, _, _ = open_clip.create_model_and_transforms("tiny-clip-rn64", pretrained=str(weights))
-    tokenize = open_clip.get_tokenizer("tiny-clip-rn64")
-    known = labelled.known("test")
-    with torch.no_grad():
-        words = []
-        for name in CLASSES:
-            text = model.eval().encode_text(tokenize([t.format(name) for t in templates]))
-            words.append(torch.nn.functional.normalize(text, dim=1).mean(dim=0))
-        unit = torch.nn.functional.normalize(torch.stack(words), dim=1)
-        guesses = (of("test")[known] @ unit.T).argmax(dim=1)
-    assert outcome.predictions is not None
-    assert torch.equal(outcome.predictions.predicted, guesses)
-    assert outcome.images == {"test": int(known.sum())}
-    mapped = options.score(student, made)
-    assert mapped.values["ridge"] in options.ridges
-    assert 0 < mapped.values["validation_cosine"] <= 1
-
-
-def test_zero_shot_asks_for_a_teacher_that_reads(labelled: Images, tmp_path: Path) -> None:
-    specifications = {"hog": KINDS["hog"].model_validate({"kind": "hog"})}
-    made, student, _ = setting(labelled, tmp_path, specifications=specifications)
-    with pytest.raises(ConfigError, match="Did you mean 'hog'"):
-        ZeroShotOptions(teacher="hogg").score(student, made)
-    with pytest.raises(ConfigError, match="of kind hog, not open_clip"):
-        ZeroShotOptions(teacher="hog").score(student, made)
-
-
 def test_missing_labels_and_splits_are_named(tmp_path: Path) -> None:
     bare = images(tmp_path / "a", {"train": single("train"), "test": single("test")})
     made, student, _ = setting(bare, tmp_path / "work")
@@ -583,3 +251,29 @@ def test_missing_labels_and_splits_are_named(tmp_path: Path) -> None:
 def test_labelled_features_need_one_label_each() -> None:
     with pytest.raises(DataError, match="one label for each of 4"):
         LabelledFeatures(torch.zeros(4, 2), torch.zeros(4, 3, dtype=torch.int8))
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        LinearOptions(),
+        KnnOptions(ks=(5,)),
+        RetrievalOptions(),
+        SemiSupervisedOptions(share=0.5, epochs=2, batch_size=16),
+        LinearOptions.model_validate(AUGMENTED),
+        Voc07Options(),
+        Voc07Options.model_validate(AUGMENTED),
+    ],
+    ids=lambda protocol: protocol.kind,
+)
+def test_every_phase_is_counted_to_its_end(
+    labelled: Images, multi: Images, tmp_path: Path, protocol: ProtocolOptions
+) -> None:
+    few = images(tmp_path, {s: [i % 3 for i in range(n)] for s, n in COUNTS.items()})
+    seen = {"voc07": multi, "retrieval": few}.get(protocol.kind, labelled)
+    made, student, pixels = setting(seen, tmp_path)
+    watched = Watched()
+    protocol.score(student, replace(made, references={"pixels": pixels}, progress=watched))
+    assert watched.phases
+    for phase in watched.phases:
+        assert phase.done == phase.total > 0, phase

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from torch import Tensor
+from watched import Watched
 
 from pipeline import reduction
 from pipeline.errors import ConfigError, DataError, StoreError
@@ -233,3 +234,12 @@ def test_a_row_is_reduced_alike_in_any_batch(kind: str, seed: int, rows: int) ->
     torch.testing.assert_close(
         found.apply(x[:rows].half().float()), found.apply(x.half())[:rows], rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("wide", [300, 1200])  # exact, and by a sketch
+def test_the_fit_is_counted_to_its_end(wide: int) -> None:
+    watched = Watched()
+    watched.start("fit", reduction.PASSES, "passes")
+    x = torch.randn(1100, wide, generator=torch.Generator().manual_seed(0))
+    reduction.fit_pca(x, 5, seed=0, progress=watched)
+    assert watched.phases[0].done == reduction.PASSES

@@ -9,6 +9,7 @@ import timm
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from watched import Watched
 
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.errors import StaleFeatureError
@@ -159,17 +160,6 @@ def test_what_was_begun_is_gone_on_with_only_by_what_began_it(
     assert found["extract@hog"].condition == "missing"
 
 
-class Notes(Silent):
-    """A Progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        """Keep a line."""
-        self.lines.append(text)
-
-
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
@@ -183,7 +173,7 @@ def options(weights: Path, **changes: Any) -> TimmOptions:
 
 
 def check(root: Path, wanted: TimmOptions) -> list[str]:
-    notes = Notes()
+    notes = Watched()
     check_features(
         {"teacher": wanted},
         image=IMAGE,
@@ -191,7 +181,7 @@ def check(root: Path, wanted: TimmOptions) -> list[str]:
         store=FeatureStore(root / "features.zarr"),
         progress=notes,
     )
-    return notes.lines
+    return notes.notes
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from training_runs import IMAGE, RESUMED, SELF_SUPERVISED, STUDENT, TRAIN, make_data, make_run
+from watched import Watched
 
 from pipeline.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.encoders import StudentOptions, build_encoder
@@ -55,26 +56,8 @@ def curves(path: Path) -> list[dict[str, str]]:
     ]
 
 
-class Screen(Silent):
-    """Keeps what would be shown."""
-
-    def __init__(self) -> None:
-        self.begun: dict[str, int] = {}
-        self.statuses: list[str] = []
-
-    def start(self, what: str, total: int, unit: str) -> None:
-        """Note how long a phase will be."""
-        self.begun[what] = total
-        self.statuses = []
-
-    def advance(self, count: int, status: str = "") -> None:
-        """Keep what stands beside the bar as it moves."""
-        if count:
-            self.statuses.append(status)
-
-
 def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
-    screen = Screen()
+    screen = Watched()
     fit(make_run(data, epochs=6, probe={"lr": 0.02}), work=tmp_path, progress=screen)
     rows = curves(tmp_path)
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -86,10 +69,11 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> No
     assert best.about["selection"]["score"] == pytest.approx(max(scores), rel=1e-4)
     assert max(scores) > 30  # chance is 10
     assert load_checkpoint(tmp_path / LAST).about["selection"]["epoch"] == 6
-    shown = next(status for status in screen.statuses if status)
+    (training,) = [phase for phase in screen.phases if phase.what == "train"]
+    shown = next(status for status in training.statuses if status)
     for part in ("objective", *SELF_SUPERVISED, "rate", "images/s", "waiting"):
         assert part in shown
-    assert screen.begun["train"] == len(screen.statuses) == 6 * 5  # from which time left follows
+    assert training.total == training.done == 6 * 5  # from which time left follows
     written = EventAccumulator(str(tmp_path / TENSORBOARD)).Reload()
     for tag in ("train/objective", "validation/probe_top1", "validation/knn_top1"):
         scalars = [event.value for event in written.Scalars(tag)]

@@ -50,18 +50,20 @@ class RetrievalOptions(ProtocolOptions):
             raise DataError("Retrieval needs test or validation images, and there are none.")
         embeddings, labels = subject.of(split), images.labels(split)
         options = _possible(self, len(embeddings))
-        setting.progress.start(f"neighbours of {subject.name}", 0, "")
+        labelled_all = not images.several_classes and bool((labels != NO_LABEL).all())
+        others = {n: space for n, space in setting.references.items() if n != subject.name}
+        searches = labelled_all + len(others)
+        setting.progress.start(f"neighbours of {subject.name}", searches, "searches")
         values: Values = {}
         main, shares, chance = "effective_rank", None, None
-        if not images.several_classes and bool((labels != NO_LABEL).all()):
+        if labelled_all:
             labelled = LabelledFeatures(embeddings, labels)
             hits = recall_at(labelled, ks=options.recall_ks, device=setting.device)
             values |= {f"recall_at_{k}": 100 * hit.mean().item() for k, hit in hits.items()}
             k = min(hits)
             main, shares, chance = f"recall_at_{k}", hits[k], chance_of_recall(labels, k=k)
-        for name, reference in setting.references.items():
-            if name == subject.name:
-                continue
+            setting.progress.advance(1)
+        for name, reference in others.items():
             other = reference.of(split)
             found = neighbour_agreement(
                 embeddings, other, ks=options.agreement_ks, device=setting.device
@@ -72,6 +74,7 @@ class RetrievalOptions(ProtocolOptions):
             if len(other) >= UNBIASED_MINIMUM_ROWS:
                 dependence = mean_dependence(embeddings, other, setting.seed)
                 values[f"with_{name}"]["dcor_squared_unbiased"] = dependence
+            setting.progress.advance(1)
             if shares is None:
                 k = max((k for k in found if k <= AGREEMENT_K), default=min(found))
                 main, shares = f"agreement_at_{k}_with_{name}", found[k]

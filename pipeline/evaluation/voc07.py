@@ -46,7 +46,7 @@ class Voc07Options(LinearFitOptions):
         splits: tuple[Split, ...] = ("train", "validation", "test")
         labelled = {split: _labelled(subject, images, split) for split in splits}
         if self.augmentation is None:
-            setting.progress.start(f"fit {subject.name}", 0, "")
+            setting.progress.start(f"fit {subject.name}", len(set(self.l2)) + 1, "fits")
             classifier, values = _exact_fit(
                 labelled["train"], labelled["validation"], self, setting
             )
@@ -109,7 +109,7 @@ def _exact_fit(
 ) -> tuple[LinearClassifier, Values]:
     """Choose the penalty on validation, then fit on both."""
     strengths = sorted(set(options.l2), reverse=True)
-    candidates = _fit(train, strengths, options, setting.device)
+    candidates = _fit(train, strengths, options, setting)
     score = several_classes(validation.labels.shape[1]).score
     scores = [score(c.logits(validation.features).cpu(), validation.labels) for c in candidates]
     best = scores.index(max(scores))
@@ -117,12 +117,12 @@ def _exact_fit(
         torch.cat([train.features, validation.features]),
         torch.cat([train.labels, validation.labels]),
     )
-    (classifier,) = _fit(both, [strengths[best]], options, setting.device)
+    (classifier,) = _fit(both, [strengths[best]], options, setting)
     return classifier, {"validation_map": scores[best], "l2": strengths[best]}
 
 
 def _fit(
-    rows: Rows, l2s: list[float], options: Voc07Options, device: torch.device
+    rows: Rows, l2s: list[float], options: Voc07Options, setting: Setting
 ) -> list[LinearClassifier]:
     fits = fit_binary(
         rows.features,
@@ -130,6 +130,7 @@ def _fit(
         l2s=l2s,
         max_iterations=options.max_iterations,
         tolerance=options.tolerance,
-        device=device,
+        device=setting.device,
+        progress=setting.progress,
     )
     return [classifier for classifier, _ in fits]

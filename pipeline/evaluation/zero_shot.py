@@ -21,6 +21,7 @@ from pipeline.evaluation.features import check_features
 from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, Values, classified
 from pipeline.evaluation.subjects import Subject
 from pipeline.representations.base import RepresentationOptions
+from pipeline.runtime import Progress
 from pipeline.teachers.open_clip import OpenClipOptions, text_embeddings
 
 _ROWS_AT_ONCE = 8192
@@ -70,8 +71,9 @@ class ZeroShotOptions(ProtocolOptions):
         else:
             embedded, values = _mapped(self, subject, setting)
             used = {split: len(images.index(split)) for split in ("train", "validation")}
-        setting.progress.start("read prompts", 0, "")
-        prompts = class_embeddings(specification, class_names(self, images.classes), self)
+        prompts = class_embeddings(
+            specification, class_names(self, images.classes), self, setting.progress
+        )
         shares = (F.normalize(embedded, dim=1) @ prompts.T).double().div(TEMPERATURE).softmax(dim=1)
         return classified(
             shares,
@@ -164,11 +166,12 @@ def class_names(options: ZeroShotOptions, classes: tuple[str, ...]) -> list[str]
 
 
 def class_embeddings(
-    teacher: OpenClipOptions, names: list[str], options: ZeroShotOptions
+    teacher: OpenClipOptions, names: list[str], options: ZeroShotOptions, progress: Progress
 ) -> Tensor:
     """Return one unit vector (K, T) a class: the mean over templates of unit text embeddings."""
     prompts = [template.format(name) for name in names for template in options.templates]
-    unit = F.normalize(text_embeddings(teacher, prompts), dim=1)
+    progress.start("read prompts", len(prompts), "prompts")
+    unit = F.normalize(text_embeddings(teacher, prompts, progress), dim=1)
     return F.normalize(unit.reshape(len(names), len(options.templates), -1).mean(dim=1), dim=1)
 
 
@@ -176,6 +179,8 @@ def _mapped(options: ZeroShotOptions, subject: Subject, setting: Setting) -> tup
     teacher = setting.references[options.teacher]
     setting.images.index("validation")  # names what is missing
     targets = {s: F.normalize(teacher.of(s), dim=1) for s in ("train", "validation")}
+    what = f"map {subject.name} to {options.teacher}"
+    setting.progress.start(what, len(options.ridges), "fits")
     fitted = RidgeMap(subject.of("train"), targets["train"])
     tried = []
     for ridge in options.ridges:
@@ -183,6 +188,7 @@ def _mapped(options: ZeroShotOptions, subject: Subject, setting: Setting) -> tup
         mapped = fitted.apply(weight, subject.of("validation"))
         cosine = F.cosine_similarity(mapped, targets["validation"]).mean().item()
         tried.append((cosine, ridge, weight))
+        setting.progress.advance(1)
     cosine, ridge, weight = max(tried, key=lambda entry: entry[0])
     known = setting.images.known("test")
     embedded = fitted.apply(weight, subject.of("test")[known])

@@ -39,6 +39,9 @@ QUIET = {
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.tick.interval": "1s",
 }
+# A local dashboard listens here alone, whatever address the scheduler has.
+LOCAL = "127.0.0.1"
+LOCAL_LINK = {"distributed.dashboard.link": f"{{scheme}}://{LOCAL}:{{port}}/status"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ def cluster(options: ClusterOptions, *, shards: int, progress: Progress) -> Iter
     Raises StoreError if no scheduler answers at the address, or it has no workers.
     """
     with _running(options, shards) if options.scheduler else _local(options, shards) as client:
-        progress.note(f"Dask dashboard, while this runs: {client.dashboard_link}")
+        if client.dashboard_link:
+            progress.note(f"Dask dashboard, while this runs: {client.dashboard_link}")
         neighbours = Counter[str]()
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
             neighbours[worker["host"]] += worker["nthreads"]
@@ -132,14 +136,16 @@ def local_workers(options: ClusterOptions, shards: int) -> int:
 def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
     workers = local_workers(options, shards)
     with (
-        dask_config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT, **QUIET}),
+        dask_config.set(
+            {"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT, **QUIET, **LOCAL_LINK}
+        ),
         _loop() as loop,
         LocalCluster(
             loop=loop,
             n_workers=workers,
             threads_per_worker=1,
             processes=workers > 1,
-            dashboard_address="127.0.0.1:0",
+            dashboard_address=f"{LOCAL}:0",
             memory_limit=None,
             silence_logs=logging.CRITICAL,
         ) as local,

@@ -16,7 +16,7 @@ from pipeline.extraction.fingerprint import FIT_IMAGES, FIT_SEED
 from pipeline.extraction.worker import FeatureTask, Span, Task, sample_vectors, witness_rows
 from pipeline.fidelity import Witness, fewest_components, measure_fidelity
 from pipeline.images import ImageOptions
-from pipeline.reduction import Reduction, components_of, first_projection, fit_pca
+from pipeline.reduction import PASSES, Reduction, components_of, first_projection, fit_pca
 from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import Progress, not_kept
 from pipeline.shards import Manifest
@@ -136,8 +136,7 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
         )
     if fitted:
         sample = sampler.vectors(fitted)
-        sampler.progress.start(f"fit {feature.name}", 0, "")
-        reduction, encoding = _fitted(reduction, options, sample)
+        reduction, encoding = _fitted(feature.name, reduction, options, sample, sampler.progress)
     _write(writer, reduction, encoding, {}, final=False)
     batches = max(2 if reduce.fidelity else 1, -(-measured // FIDELITY_BATCH))
     witnesses = sampler.witnesses(fitted, fitted + measured, batches)
@@ -191,12 +190,17 @@ def shares(options: RepresentationOptions, width: int, images: int) -> tuple[int
 
 
 def _fitted(
-    drawn: Reduction, options: RepresentationOptions, sample: torch.Tensor
+    name: str,
+    drawn: Reduction,
+    options: RepresentationOptions,
+    sample: torch.Tensor,
+    progress: Progress,
 ) -> tuple[Reduction, Encoding]:
     pca = None
     if options.reduce.by_components:
+        progress.start(f"fit {name}", PASSES, "passes")
         components = components_of(options.reduce, *sample.shape)
-        pca = fit_pca(sample, components, seed=FIT_SEED)
+        pca = fit_pca(sample, components, seed=FIT_SEED, progress=progress)
         sample = pca.apply(sample)
     return Reduction(drawn.projection, pca), Encoding.fit(options.dtype, sample.numpy())
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, WeightsError, WeightsMissingError
 from pipeline.images import ImageOptions
-from pipeline.representations.base import RepresentationOptions
 from pipeline.runtime import sha256_of
 from pipeline.teachers.frozen import (
     FrozenTeacher,
     LibraryPreparation,
     Precision,
+    TeacherOptions,
     library_versions,
 )
 
@@ -24,7 +24,7 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 Statistics = Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=3)]
 
 
-class ExportedOptions(RepresentationOptions):
+class ExportedOptions(TeacherOptions):
     """`program` maps (B, C, input_size, input_size) to (B, D) for any B, in evaluation mode.
 
     Images have as many channels as `mean`, 1 or 3. Their shorter side is resized to `resize`

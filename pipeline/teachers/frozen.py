@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from pipeline.errors import WeightsError, WeightsMissingError
 from pipeline.images import Preparation
-from pipeline.representations.base import JsonValue, Representation
+from pipeline.representations.base import JsonValue, Representation, RepresentationOptions
 
 Precision = Literal["float32", "bfloat16"]
 Setting = str | int | float | tuple["Setting", ...] | None
+
+
+class TeacherOptions(RepresentationOptions):
+    """Options whose `build` gives a frozen network; the report tells teachers by this class."""
 
 
 class FrozenTeacher(Representation):

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from pipeline.config import digest
 from pipeline.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
 from pipeline.images import ImageOptions
-from pipeline.representations.base import RepresentationOptions
+from pipeline.runtime import Progress, Silent
 from pipeline.teachers.frozen import (
     FrozenTeacher,
     LibraryPreparation,
     Precision,
     Setting,
+    TeacherOptions,
     library_versions,
     state_digest,
 )
@@ -32,7 +33,7 @@ CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 LocalFile = Annotated[Path, Field(strict=False)]
 
 
-class OpenClipOptions(RepresentationOptions):
+class OpenClipOptions(TeacherOptions):
     """Which model, and where its weights are.
 
     `model` is a name that open_clip knows, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, or, with its
@@ -113,14 +114,19 @@ def load_model(options: OpenClipOptions) -> nn.Module:
     return model.eval()
 
 
-def text_embeddings(options: OpenClipOptions, prompts: Sequence[str]) -> Tensor:
+def text_embeddings(
+    options: OpenClipOptions, prompts: Sequence[str], progress: Progress | None = None
+) -> Tensor:
     """Return the embeddings (N, D) of `prompts` by the teacher's text tower, not normalised."""
     import open_clip
 
+    progress, parts = progress or Silent(), []
     model: Any = load_model(options)
     tokens = open_clip.get_tokenizer(options.model)(list(prompts))
     with torch.no_grad():
-        parts = [model.encode_text(part) for part in tokens.split(TEXT_BATCH)]
+        for part in tokens.split(TEXT_BATCH):
+            parts.append(model.encode_text(part))
+            progress.advance(len(part))
     return torch.cat(parts).float()
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
 from pipeline.images import ImageOptions
-from pipeline.representations.base import RepresentationOptions
 from pipeline.teachers.frozen import (
     FrozenTeacher,
     LibraryPreparation,
     Precision,
     Setting,
+    TeacherOptions,
     library_versions,
     read_state,
     state_digest,
@@ -27,7 +27,7 @@ from pipeline.teachers.frozen import (
 HUB, FOLDER = "hf-hub:", "local-dir:"
 
 
-class TimmOptions(RepresentationOptions):
+class TimmOptions(TeacherOptions):
     """`model` is any name that timm knows, with its tag (`vit_small_patch14_dinov2.lvd142m`).
 
     Weights are timm's own (`pretrained: true`, fetched once), or those of a local `weights`

@@ -1,0 +1,38 @@
+"""A Progress that keeps what it is told."""
+
+from dataclasses import dataclass, field
+
+from pipeline.runtime import Silent
+
+
+@dataclass
+class Phase:
+    """One phase: the units that were promised and done, and what stood beside the bar."""
+
+    what: str
+    total: int
+    unit: str
+    done: int = 0
+    statuses: list[str] = field(default_factory=list)
+
+
+class Watched(Silent):
+    """Keeps phases and notes, each in order."""
+
+    def __init__(self) -> None:
+        self.phases: list[Phase] = []
+        self.notes: list[str] = []
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Begin a phase."""
+        self.phases.append(Phase(what, total, unit))
+
+    def advance(self, count: int, status: str = "") -> None:
+        """Count for the last phase."""
+        self.phases[-1].done += count
+        if count:
+            self.phases[-1].statuses.append(status)
+
+    def note(self, text: str) -> None:
+        """Keep a line."""
+        self.notes.append(text)
