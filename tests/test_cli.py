@@ -369,7 +369,7 @@ def test_use_lists_and_protects_edits(
     lines = [line for line in listed.splitlines() if line.split()[:1] and line.split()[0] in names]
     assert sorted(line.split()[0] for line in lines) == sorted(names)  # one line each
     (line,) = [line for line in listed.splitlines() if "cifar10_clip" in line]
-    for part in ("image_folder 32 px", "tiny-clip-rn64", "resnet8x4", "22 min on two cores"):
+    for part in ("image_folder 32 px", "tiny-clip-rn64", "resnet8x4", "18 min on two cores"):
         assert part in line
     assert run(["use", "cifar10_clip"]) == 0
     assert run(["use", "digits"]) == 0
