@@ -8,15 +8,16 @@ import dcor
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from pipeline.images import ImageOptions
-from pipeline.objective import active
+from pipeline.objective import ObjectiveOptions, active
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.comparison import Differences, compared, differences
 from pipeline.reporting.confusion import Confusion, Prediction, confusion, mistakes, wilson
 from pipeline.reporting.curves import Curves, curves
 from pipeline.reporting.dependence import Dependence, dependence
-from pipeline.reporting.formats import duration, number, size, times, word
+from pipeline.reporting.formats import duration, number, size, times, unbroken, word
 from pipeline.reporting.health import collapse_of, has_collapsed, variance_shares
 from pipeline.reporting.maps import Maps, maps
 from pipeline.reporting.neighbours import Searches, searches
@@ -218,6 +219,20 @@ def test_each_term_is_explained_by_what_it_is_and_its_sign() -> None:
     assert "negative" not in clip.says
 
 
+def test_the_objective_is_told_by_kinds_and_what_they_act_on() -> None:
+    given = {
+        "regressed": {"kind": "regression", "representation": "hog"},
+        "second": {"kind": "variance", "margin": 2},
+        "scattering": {"kind": "dependence", "weight": 0},
+        "invariance": {},
+    }
+    run = a_run()
+    terms = TypeAdapter(ObjectiveOptions).validate_python(given)
+    told = {name: term.model_dump(mode="json") for name, term in terms.items()}
+    facts = dict(summary(replace(run, config={**run.config, "objective": told})).facts)
+    assert facts["Training"].endswith("objective: regression on hog, variance, invariance")
+
+
 def test_each_term_has_a_chart_of_its_own_and_its_part_of_the_objective() -> None:
     row = {"train/term/hog": 0.5, "validation/term/hog": 0.6}
     run = a_run(curves=tuple({**old, **row} for old in a_run().curves))
@@ -307,6 +322,7 @@ def test_a_run_survives_its_record_and_is_compared() -> None:
         (duration(76), "76 s"),
         (duration(725), "12 min 5 s"),
         (duration(12_000), "3 h 20 min"),
+        (unbroken("33.3 %"), "33.3 %"),
     ],
 )
 def test_numbers_are_written_for_people(written: str, meant: str) -> None:

@@ -121,7 +121,9 @@ def test_every_protocol_speaks_on_trust() -> None:
             {
                 "cached": (TEACHER,),
                 "config": {
-                    "objective": {"clip": {"kind": "regression", "representation": "clip"}},
+                    "objective": {
+                        "clip": {"kind": "regression", "representation": "clip", "weight": 1}
+                    },
                     "features": {"clip": {"kind": "open_clip", "model": "ViT-B-16"}},
                 },
                 "training": {"epoch": 20, "rule": "validation/objective", "score": 1.0},

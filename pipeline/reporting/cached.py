@@ -90,10 +90,7 @@ def cache(run: Run) -> Cache | Absent:
 
 def trained_on(run: Run) -> Sequence[str]:
     """Return the features that the objective names."""
-    if run.config["train"] is None or run.config["objective"] is None:
-        return ()
-    terms = run.config["objective"].items()
-    named = {term.get("representation") or name for name, term in terms}
+    named = {term.get("representation") for term in run.objective.values()}
     return [feature.name for feature in run.cached if feature.name in named]
 
 

@@ -68,6 +68,11 @@ def duration(seconds: float) -> str:
     return _bound(f"{hours:,} h {minutes} min")
 
 
+def unbroken(text: str) -> str:
+    """Return a sentence in which no line can end between a number and its %."""
+    return text.replace(" %", f"{_BOUND}%")
+
+
 def word(name: str) -> str:
     """Return a key of a file as people read it."""
     first, *rest = name.split(" ")

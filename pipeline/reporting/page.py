@@ -162,6 +162,7 @@ def _environment() -> Environment:
         "duration": formats.duration,
         "times": formats.times,
         "word": formats.word,
+        "unbroken": formats.unbroken,
     }
     environment.filters.update(filters)
     return environment

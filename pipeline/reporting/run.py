@@ -115,6 +115,12 @@ class Run:
         train = self.config["train"]
         return None if train is None else int(train["epochs"])
 
+    @property
+    def objective(self) -> Mapping[str, Mapping[str, Any]]:
+        """Terms by which it was trained: those with a weight, none where weights were given."""
+        terms = self.config["objective"] if self.config["train"] else None
+        return {name: term for name, term in (terms or {}).items() if term["weight"] != 0}
+
     def to_json(self) -> dict[str, Any]:
         """Return what `run_from_json` reads."""
         values = asdict(replace(self, per_image={}))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.formats import count, duration, millions, number, size
@@ -76,8 +75,7 @@ def _data(run: Run) -> str:
 
 
 def _teachers(run: Run) -> str:
-    used = _objective(run)
-    named = {term.get("representation") or name for name, term in used.items()}
+    named = {term.get("representation") for term in run.objective.values()}
     teachers = []
     for feature in run.cached:
         if not feature.teacher:
@@ -100,16 +98,12 @@ def _cached(stored: Cache) -> str:
     return text
 
 
-def _objective(run: Run) -> dict[str, Any]:
-    return dict(run.config["objective"] or {}) if run.config["train"] else {}
-
-
 def _training(run: Run) -> str:
     if run.epochs is None:
         return f"none: the weights {run.config['student']['weights']} were taken as they are"
     terms = ", ".join(
-        name if term.get("kind", name) == name else f"{term['kind']} on {name}"
-        for name, term in _objective(run).items()
+        f"{term['kind']} on {term['representation']}" if "representation" in term else term["kind"]
+        for term in run.objective.values()
     )
     epochs = "1 epoch" if run.epochs == 1 else f"{count(run.epochs)} epochs"
     return f"{epochs}, batches of {run.config['train']['batch_size']}; objective: {terms}"

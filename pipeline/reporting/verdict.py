@@ -54,7 +54,7 @@ def _made(run: Run) -> str:
 
 def _from(run: Run) -> str:
     """Return what the objective learns from."""
-    terms = dict(run.config["objective"] or {})
+    terms = run.objective
     wanted = {t["representation"]: None for t in terms.values() if t.get("representation")}
     teachers = [f.name for f in run.cached if f.teacher and f.name in wanted]
     others = [name for name in wanted if name not in teachers]
