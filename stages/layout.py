@@ -146,6 +146,11 @@ def unfinished_runs() -> Path:
     return Path("runs") / ".unfinished"
 
 
+def last_used() -> Path:
+    """Return where `mvmr use` keeps a copy of the config that it made the active one."""
+    return Path("runs") / ".used.yaml"
+
+
 def evaluation_work(name: str) -> Path:
     """Return where embeddings of an experiment's checkpoints are kept between protocols."""
     return Path("runs") / ".embeddings" / name

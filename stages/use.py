@@ -8,6 +8,7 @@ from pipeline.errors import ConfigError, unknown_name
 from pipeline.runtime import atomic_path
 from stages.console import Screen
 from stages.interruption import at_once
+from stages.layout import last_used
 from stages.result import Column, Result, rows_table
 
 CONFIGS = Path("configs")
@@ -28,13 +29,15 @@ def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Resu
         from stages.experiment import load
     screen.progress.finish()
     experiment = load(path)
-    if ACTIVE.exists() and not force and not _is_a_config(ACTIVE):
+    if ACTIVE.exists() and not force and not _is_a_copy(ACTIVE):
         raise ConfigError(
             f"{ACTIVE} has edits that no file in {CONFIGS} holds. Save it as "
             f"{CONFIGS}/YOUR_NAME.yaml, or overwrite it with --force."
         )
-    with atomic_path(ACTIVE) as temporary:
-        temporary.write_bytes(path.read_bytes())
+    content = path.read_bytes()
+    for target in (last_used(), ACTIVE):
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(content)
     values = {"experiment": experiment.name, "digest": experiment.digest(), "config": str(path)}
     line = f"{experiment.name} is the active experiment. What it will cost says `mvmr plan`."
     return Result(values, [line], ["dvc", "repro"])
@@ -54,9 +57,10 @@ def _config_path(name: str) -> Path:
     return path
 
 
-def _is_a_config(path: Path) -> bool:
-    content = path.read_bytes()
-    return any(other.read_bytes() == content for other in CONFIGS.glob("*.yaml"))
+def _is_a_copy(path: Path) -> bool:
+    """Return whether a file is as this command left it, or equal to one of the configs."""
+    content, known = path.read_bytes(), [*CONFIGS.glob("*.yaml"), last_used()]
+    return any(other.exists() and other.read_bytes() == content for other in known)
 
 
 def _summary(path: Path) -> dict[str, str | None]:

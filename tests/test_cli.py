@@ -379,6 +379,10 @@ def test_use_lists_and_protects_edits(
     assert run(["use", "cifar10_clip"]) == 2
     assert "--force" in capsys.readouterr().err
     assert run(["use", "cifar10_clip", "--force"]) == 0
+    config = tmp_path / "configs/cifar10_clip.yaml"  # whoever edits that, and not the copy of it,
+    config.write_text(config.read_text().replace("seed: 0", "seed: 1", 1))
+    assert run(["use", "cifar10_clip"]) == 0  # loses nothing
+    assert params.read_bytes() == config.read_bytes()
 
 
 def test_unlabelled_images_go_the_whole_way(

@@ -119,13 +119,13 @@ def _told(protocol: Protocol) -> list[Score]:
 
 
 def _beside(protocol: Protocol, score: Score) -> str:
-    difference = percent(abs(protocol.student.value - score.value))
+    lead = score.lead.difference if score.lead else protocol.student.value - score.value
     best = ", the best stored feature" if score.role == "feature" else ""
     standing = protocol.standing(score)
     if standing == "open":
         return f"not clearly apart from {score.named} ({percent(score.value)}){best}"
     side = "above" if standing == "ahead" else "below"
-    return f"{difference} points {side} {score.named}{best}"
+    return f"{percent(abs(lead))} points {side} {score.named}{best}"
 
 
 def _beside_controls(scored: Sequence[Protocol]) -> str:
