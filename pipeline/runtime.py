@@ -55,7 +55,10 @@ def atomic_path(target: Location) -> Iterator[Path]:
             target.fs.put_file(str(local), target.path)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error  # not the temporary one
     os.close(handle)
     temporary = Path(name)
     try:

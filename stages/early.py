@@ -66,9 +66,11 @@ def check_runs(names: Sequence[str]) -> None:
 
 
 def _how_to_make(name: str, there: Sequence[str]) -> str:
+    config = CONFIGS / f"{name}.yaml"
     if (RUNS / name / "curves.csv").exists():
-        config = CONFIGS / f"{name}.yaml"
         named = f"`mvmr report -c {config}`" if config.exists() else "`mvmr report` with its config"
         return f"Make that of {name!r} by {named}."
+    if config.exists():
+        return f"`mvmr use {name}` and `dvc repro` make the run, or take it out of DVC's cache."
     near = nearest(name, there)
     return f"Did you mean {near!r}?" if near else ""

@@ -100,6 +100,10 @@ def test_runs_are_compared_by_name_on_one_page(
     assert "two runs or more" in capsys.readouterr().err
     assert run(["report", "digits", "third"]) == 1
     assert "There is no report of a run 'third'" in capsys.readouterr().err
+    (inside / "configs/third.yaml").touch()
+    assert run(["report", "digits", "third"]) == 1
+    assert "`mvmr use third` and `dvc repro` make the run" in capsys.readouterr().err
+    (inside / "configs/third.yaml").unlink()
     (inside / "runs/second/checkpoints/best.pt").write_bytes(b"another")
     assert run(["report", "digits", "second"]) == 1
     assert "was trained again since its report" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, and no file left behind."""
+"""Locks: one holder at a time, and no file left behind. Files: whole, or named."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import TrainingError
-from pipeline.runtime import exclusive
+from pipeline.runtime import atomic_path, exclusive
 
 
 class BusyError(TrainingError):
@@ -51,3 +51,12 @@ def test_a_lock_that_was_left_behind_is_taken(tmp_path: Path) -> None:
             pass
         assert path.exists()
     assert not path.exists()
+
+
+def test_what_cannot_be_written_is_named_and_not_its_temporary_file() -> None:
+    with (
+        pytest.raises(OSError, match=r"/proc/mine\.npz") as caught,
+        atomic_path(Path("/proc/mine.npz")),
+    ):
+        pass
+    assert caught.value.filename == "/proc/mine.npz"
