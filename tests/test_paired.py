@@ -52,6 +52,16 @@ def test_the_interval_is_scipys_bootstrap_of_the_differences() -> None:
     assert found.p is None
 
 
+def test_the_second_compared_with_the_first_is_the_same_turned_round() -> None:
+    first, second = split(22, 3, 447, 28)
+    turned, other = paired(first, second, seed=0).turned, paired(second, first, seed=1)
+    assert (turned.wins, turned.losses, turned.p) == (other.wins, other.losses, other.p)
+    assert turned.difference == other.difference
+    assert turned.low < turned.difference < turned.high
+    assert turned.low == pytest.approx(other.low, abs=0.3)
+    assert turned.turned == paired(first, second, seed=0)
+
+
 def test_the_interval_is_the_normal_one_of_a_paired_proportion() -> None:
     wins, losses, images = 300, 200, 4000
     found = paired(*split(wins, losses, 3000, 500), seed=1)

@@ -315,7 +315,7 @@ def test_a_run_survives_its_record_and_is_compared() -> None:
         (number(0.000164), "1.6 × 10⁻⁴"),  # noqa: RUF001
         (times(5.0625), "5.1"),
         (times(60.75), "61"),
-        (word("dcor_squared_unbiased with_clip"), "bias-corrected squared dCor with clip"),
+        (word("dcor_squared_unbiased_with_my_clip"), "bias-corrected squared dCor with my_clip"),
         (number(45_000), "45,000"),
         (number(0), "0"),
         (size(1_380_000), "1.38 MB"),

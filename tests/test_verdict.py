@@ -10,7 +10,7 @@ from test_reporting import N, a_run
 
 from pipeline.evaluation.paired import ScoredImages
 from pipeline.reporting.comparison import Comparison, compared, scores
-from pipeline.reporting.confusion import Prediction, confusion
+from pipeline.reporting.confusion import Confusion, Prediction, confusion
 from pipeline.reporting.page import Panel, render
 from pipeline.reporting.run import Cached, Collapse, Run, Split
 from pipeline.reporting.sample import Absent
@@ -106,11 +106,22 @@ def test_every_protocol_speaks_on_trust() -> None:
     found = summary(run_of({"linear": BEATEN, "knn": BEATING}))
     cautions = " ".join(note.text for note in found.notes if note.kind == "caution")
     assert "Better than the student by knn: raw pixels by 30.0 points" in cautions
-    assert "Not settled by linear" in cautions
+    assert "linear whether better than the student: raw pixels by −1.7 (" in cautions  # noqa: RUF001
     said = " ".join(found.verdict)
     assert "Training helped, judged by linear and knn" in said
     assert "what needs no training does better: raw pixels by knn" in said
-    assert "(chance: 33.3 %)" in said
+    assert "(chance: 33.3 %, by naming the most frequent class every time)" in said
+    assert [protocol.name for protocol in found.headlines] == ["linear", "knn"]
+
+
+def test_few_labels_say_how_many_and_what_the_controls_do() -> None:
+    metrics, images = scored("semi_supervised", student=right(range(50)), pixels=right(range(40)))
+    metrics["protocol"]["share"] = 0.1
+    metrics["images"]["train"] = 126
+    text = text_of(run_of({"few_labels": (metrics, images)}))
+    assert "those of 126 training images, 10 % of each class?" in text
+    assert "Raw pixels and stored features have no network to tune" in text
+    assert "few_labels: top-1 accuracy" in text
 
 
 @pytest.mark.parametrize(
@@ -221,9 +232,20 @@ def test_many_classes_say_how_many_kinds_of_error_are_shown() -> None:
     text = plain(render("", "", "", [Panel("confusion", "Errors by class", found)]))
     kinds = {(i % 30, i * i % 30) for i in range(30) if i % 30 != i * i % 30}
     wrong = 10 * len(kinds)
-    assert f"12 most frequent of {len(kinds)} kinds of error; {wrong} images are wrong" in text
+    assert f"{wrong} images are wrong, by {len(kinds)} kinds of error." in text
+    assert "Of these, the 12 most frequent:" in text
     assert "ten classes of lowest accuracy" in text
     assert "Confusion matrix" not in text
+
+
+def test_errors_of_one_image_are_counted_and_not_listed() -> None:
+    pairs = [tuple(pair) for pair in ("aa", "ab", "ab", "ac", "bb", "ba", "cc")]
+    guesses = [Prediction(str(i), actual, said, 0.5) for i, (actual, said) in enumerate(pairs)]
+    found = confusion("knn", guesses, ["a", "b", "c"])
+    assert isinstance(found, Confusion)
+    assert found.pairs == (("a", "b", 2, 4),)
+    text = plain(render("", "", "", [Panel("confusion", "Errors by class", found)]))
+    assert "4 images are wrong, by 3 kinds of error. 2 of them were made once" in text
 
 
 def comparison_of(*runs: Run) -> Comparison:

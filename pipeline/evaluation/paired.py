@@ -48,6 +48,13 @@ class Paired:
         outside = self.low > 0 or self.high < 0
         return outside and (self.p is None or self.p < 1 - LEVEL)
 
+    @property
+    def turned(self) -> "Paired":
+        """The second compared with the first."""
+        return Paired(
+            -self.difference, -self.high, -self.low, self.losses, self.wins, self.images, self.p
+        )
+
 
 def paired(first: Array, second: Array, *, seed: int) -> Paired:
     """Compare two scores (N,) of the same images, the first minus the second.

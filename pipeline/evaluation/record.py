@@ -38,16 +38,19 @@ def full_record(outcomes: Mapping[str, Outcome], provenance: Values) -> Values:
 
 
 def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
-    """Return the main figure alone, of student and controls: what `dvc metrics show` prints."""
-    (_, student), *controls = outcomes.items()
+    """Return the main figure alone, of student and controls: what `dvc metrics show` prints.
+
+    It sorts by name, so the bounds of the student's interval are named after the student.
+    """
+    (name, student), *controls = outcomes.items()
     main = student.main
     bounds = {
-        end: student.values[f"{main}_{end}"]
+        f"{name}_{end}": student.values[f"{main}_{end}"]
         for end in ("low", "high")
         if f"{main}_{end}" in student.values
     }
     others = {n: o.values[main] for n, o in controls if main in o.values}
-    return {"figure": main, "student": student.values[main], **bounds, **others}
+    return {"figure": main, name: student.values[main], **bounds, **others}
 
 
 def write_predictions(

@@ -54,7 +54,7 @@ class Compared:
     name: str
     figure: str
     unit: str
-    chance: str
+    chance_says: str
     scores: tuple[Score | None, ...]
     untrained: tuple[Score | None, ...]
     best: int
@@ -215,12 +215,12 @@ def _compared(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) 
     drawn = [v for s in known for v in (s.value, s.low, s.high) if v is not None]
     margin = max(0.1 * (max(drawn) - min(drawn)), 0.5)
     told, better = _told(runs, found, best)
-    chances = {percent(p.chance) for p in found if p is not None and p.chance is not None}
+    chances = {p.chance_says for p in found if p is not None}
     return Compared(
         name=name,
         figure=first.figure,
         unit=first.unit,
-        chance=chances.pop() if len(chances) == 1 else "",
+        chance_says=chances.pop() if len(chances) == 1 else "",
         scores=own,
         untrained=untrained,
         best=best,

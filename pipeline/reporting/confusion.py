@@ -43,8 +43,9 @@ class ClassScore:
 class Confusion:
     """Counts by true class (row) and predicted one; none where there are too many classes.
 
-    `pairs` are the most frequent errors: true class, predicted class, how many, of how many; none
-    where each is made once. There are so many `kinds` of them, and so many `wrong` images.
+    An error is to take one class for another: `kinds` of them were made, by `wrong` images.
+    `pairs` are the most frequent of those `repeated`: true class, predicted class, how many, of
+    how many.
     """
 
     protocol: str
@@ -52,6 +53,7 @@ class Confusion:
     counts: tuple[tuple[int, ...], ...]
     pairs: tuple[tuple[str, str, int, int], ...]
     kinds: int
+    repeated: int
     by_class: tuple[ClassScore, ...]
     images: int
     wrong: int
@@ -90,14 +92,15 @@ def confusion(
     present = {name for cell in cells for name in cell}
     ordered = [name for name in classes if name in present] + sorted(present - set(classes))
     errors = Counter({cell: n for cell, n in cells.items() if cell[0] != cell[1]})
-    frequent = errors.most_common(PAIRS) if errors.total() > len(errors) else ()
+    repeated = Counter({cell: n for cell, n in errors.items() if n > 1})
     whole = len(ordered) <= WHOLE_MATRIX
     return Confusion(
         protocol=protocol,
         classes=tuple(ordered),
         counts=tuple(tuple(cells[a, b] for b in ordered) for a in ordered) if whole else (),
-        pairs=tuple((a, b, n, sizes[a]) for (a, b), n in frequent),
+        pairs=tuple((a, b, n, sizes[a]) for (a, b), n in repeated.most_common(PAIRS)),
         kinds=len(errors),
+        repeated=len(repeated),
         by_class=tuple(_class_score(a, cells[a, a], sizes[a]) for a in ordered if sizes[a]),
         images=len(predictions),
         wrong=errors.total(),

@@ -74,9 +74,10 @@ def unbroken(text: str) -> str:
 
 
 def word(name: str) -> str:
-    """Return a key of a file as people read it."""
-    first, *rest = name.split(" ")
-    return " ".join([_NAMES.get(first, first), *rest]).replace("_", " ")
+    """Return a figure's key as people read it; what follows `_with_` is a feature's own name."""
+    figure, with_, feature = name.partition("_with_")
+    said = _NAMES.get(figure, figure).replace("_", " ")
+    return f"{said} with {feature}" if with_ else said
 
 
 def _bound(text: str) -> str:

@@ -86,8 +86,8 @@ def health(sample: Sample) -> Health:
         images=len(sample.images),
         figure=figure,
         keys=keys(lines),
-        spoken=f"The largest {half} of {len(student)} dimensions of the student hold half of its "
-        "variance.",
+        spoken=f"Taken one by one, the largest {half} of the student's {len(student)} dimensions "
+        "hold half of its variance.",
     )
 
 

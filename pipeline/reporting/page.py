@@ -26,6 +26,10 @@ from pipeline.runtime import Progress
 
 TEMPLATES = Path(__file__).parent / "templates"
 GUIDES = {
+    "scores": (
+        "Look for a student that is ahead of the untrained encoder, and of what needs no training, "
+        "by the protocol nearest to your use. Bad: behind, or not settled."
+    ),
     "cached": (
         "Look for an error far below what a term of dependence changes by in training. Bad: one of "
         "that size: the term then follows the storing, not the images; store more numbers. (A term "
@@ -47,7 +51,18 @@ GUIDES = {
         "Look for neighbours of the same content, not of the same colour or background alone. Bad: "
         "the untrained encoder finds as much, or one image is near to every query."
     ),
-    "provenance": "What to know and to do to make this run again, or to doubt it.",
+    "confusion": (
+        "Look for errors between classes that resemble each other. Bad: a class that is hardly "
+        "ever right, or one that images of all others are taken for."
+    ),
+    "mistakes": (
+        "Look for wrong labels, and for what the images have in common. Bad: images that anybody "
+        "would tell apart."
+    ),
+    "provenance": (
+        "Look here for what makes this run again. Bad: images left out that you need, or digests "
+        "and versions other than those of the run that you compare it with."
+    ),
 }
 
 
@@ -161,7 +176,6 @@ def _environment() -> Environment:
         "size": formats.size,
         "duration": formats.duration,
         "times": formats.times,
-        "word": formats.word,
         "unbroken": formats.unbroken,
     }
     environment.filters.update(filters)

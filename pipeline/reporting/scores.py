@@ -1,37 +1,17 @@
 """Every protocol: the student's main figure with its interval, beside the same of each control."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.evaluation.paired import Paired, ScoredImages, paired
+from pipeline.reporting.asks import UNITLESS, asks, chance_of, figure_of
 from pipeline.reporting.formats import number, word
 from pipeline.reporting.leads import Standing, signed, standing_of
 from pipeline.reporting.published import Published, published_for
 from pipeline.reporting.run import Run
 from pipeline.reporting.sample import PIXELS, STUDENT, UNTRAINED
 
-# What a protocol asks and does, by kind, for those who do not know it.
-ASKS = {
-    "linear": "How well does a linear classifier do on the frozen features? It is fitted anew, "
-    "after training, on labelled training images.",
-    "online": "How well does the linear classifier do that learned beside the encoder? It "
-    "followed features that were still changing, so the linear protocol, where it is there, says "
-    "more about what they are worth.",
-    "knn": "How well do the nearest training images predict a class? Nothing is fitted.",
-    "semi_supervised": "How well does a copy of the encoder do that is fine-tuned on few labels?",
-    "voc07": "How well do linear classifiers on the frozen features find the objects in an image?",
-    "zero_shot": "How well do the teacher's text prompts name an image? No label is used, but to "
-    "count what is right.",
-    "retrieval": "Is one of the nearest other images of the same class? Nothing is fitted.",
-}
-ASKS_AGREEMENT = (
-    "How many of an image's nearest neighbours are the same as in the stored feature? No label is "
-    "used."
-)
-ASKS_RANK = "How many dimensions does the embedding use?"
-FIGURES = {"top1": "top-1 accuracy", "map": "mean average precision"}
-UNITLESS = ("effective_rank",)
 LABELS = {
     STUDENT: "student",
     UNTRAINED: "the same encoder, untrained",
@@ -85,8 +65,8 @@ class Score:
 class Protocol:
     """One protocol: `scores` has the student first; `table` holds all numbers of all subjects.
 
-    `chance` is the main figure without looking at an image, where that is known; `options` are
-    the protocol's own.
+    `chance` is the main figure without looking at an image, where that is known, and
+    `chance_says` how it comes about; `options` are the protocol's own.
     """
 
     name: str
@@ -96,6 +76,7 @@ class Protocol:
     figure: str
     unit: str
     chance: float | None
+    chance_says: str
     options: Mapping[str, Any]
     split: str
     images: Mapping[str, int]
@@ -142,6 +123,12 @@ class Protocol:
         return round(100 * (value - low) / (high - low), 2)
 
 
+def judging(scored: Sequence[Protocol]) -> tuple[Protocol, ...]:
+    """Return those that tell how good a student is: in percent, beside controls if any."""
+    shares = [protocol for protocol in scored if protocol.unit]
+    return tuple([p for p in shares if len(p.scores) > 1] or shares)
+
+
 def protocols(run: Run) -> tuple[Protocol, ...]:
     """Return the protocols of a run, in the order of its config."""
     return tuple(_protocol(run, name) for name in run.config["evaluate"] if name in run.metrics)
@@ -158,29 +145,24 @@ def _protocol(run: Run, name: str) -> Protocol:
     return Protocol(
         name=name,
         kind=kind,
-        asks=_asks(kind, main),
+        asks=asks(kind, main, metrics["protocol"], metrics["images"]),
         main=main,
-        figure=FIGURES.get(main, word(main)),
+        figure=figure_of(main),
         unit="" if main in UNITLESS else "%",
         chance=metrics.get("chance"),
+        chance_says=chance_of(main, metrics.get("chance")),
         options=metrics["protocol"],
         split=metrics["split"],
         images=metrics["images"],
         scores=tuple(scores.values()),
         published=published,
         published_value=published.values.get(main) if published else None,
-        heads=tuple(word(head) for head in heads),
+        heads=tuple(_head(head, main) for head in heads),
         table=tuple(
             (_label(run, subject), tuple(row.get(head, "") for head in heads))
             for subject, row in rows.items()
         ),
     )
-
-
-def _asks(kind: str, main: str) -> str:
-    if main.startswith("agreement"):
-        return ASKS_AGREEMENT
-    return ASKS_RANK if main in UNITLESS else ASKS.get(kind, "")
 
 
 def _score(run: Run, protocol: str, subject: str, values: Mapping[str, Any]) -> Score:
@@ -209,6 +191,12 @@ def _role(run: Run, subject: str) -> Role:
     return known.get(subject, "feature")
 
 
+def _head(key: str, main: str) -> str:
+    """Return what a column is called; the bounds of the main figure are told apart from names."""
+    bound = key.removeprefix(f"{main}_")
+    return f"{word(main)} {bound}" if bound in ("low", "high") else word(key)
+
+
 def _label(run: Run, subject: str) -> str:
     return Score(subject, _role(run, subject), 0, None, None).label
 
@@ -225,4 +213,4 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif name.startswith("with_"):
             for inner, nested in value.items():
                 if f"{inner}_{name}" not in values:  # the main figure, which has a column
-                    yield f"{inner} {name}", number(nested)
+                    yield f"{inner}_{name}", number(nested)

@@ -1,23 +1,22 @@
 """What a newcomer asks first: what was done, how good is it, can it be trusted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.formats import count, duration, millions, number, size
 from pipeline.reporting.run import Run
-from pipeline.reporting.scores import Protocol, protocols
+from pipeline.reporting.scores import Protocol, judging, protocols
 from pipeline.reporting.trust import Note, notes
 from pipeline.reporting.verdict import verdict
-
-HEADLINES = 3
 
 
 @dataclass(frozen=True)
 class Summary:
     """`verdict` says it all in a few sentences.
 
-    `facts` say what was done; `headlines` how good it is; `notes` whether to trust it.
+    `facts` say what was done; `headlines`, those that the verdict goes by, how good it is;
+    `notes` whether to trust it.
     """
 
     verdict: tuple[str, ...]
@@ -32,14 +31,9 @@ def summary(run: Run) -> Summary:
     return Summary(
         verdict=tuple(verdict(run, scored)),
         facts=tuple(_facts(run)),
-        headlines=_headlines(scored),
+        headlines=judging(scored) or scored,
         notes=tuple(notes(run, scored)),
     )
-
-
-def _headlines(scored: Sequence[Protocol]) -> tuple[Protocol, ...]:
-    """Return those with controls first: they say most."""
-    return tuple(sorted(scored, key=lambda p: len(p.scores) == 1)[:HEADLINES])
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.leads import Standing, amount, listed, signed
 from pipeline.reporting.run import Run
 from pipeline.reporting.sample import STUDENT
-from pipeline.reporting.scores import Protocol, Score
+from pipeline.reporting.scores import Protocol, Score, judging
 
 FEW_IMAGES = 1000
 MUCH_WAITING = 0.2
@@ -33,8 +33,8 @@ def notes(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
     """Yield what a reader should know before believing the scores."""
     yield from _selection(run)
     yield from _images_scored(run, scored)
-    yield from _gains(scored)
-    for protocol in scored:
+    yield from _gains(judging(scored))
+    for protocol in judging(scored):
         yield from _controls(protocol)
     yield from _teachers(scored)
     yield from _unconverged(run)
@@ -117,36 +117,45 @@ def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
         )
 
 
-def _by(protocol: Protocol, score: Score) -> str:
-    """Return how far apart the student and a control are."""
+def _by(protocol: Protocol, score: Score, *, of_control: bool = False) -> str:
+    """Return how far apart a control and the student are.
+
+    What is not settled has a sign: of the student's lead, or of the control's.
+    """
     open_ = protocol.standing(score) == "open"
     if score.lead is None:
-        difference = protocol.student.value - score.value
+        lead = protocol.student.value - score.value
+        lead = -lead if of_control else lead
         if open_:
-            sign = "+" if difference > 0 else ""
-            return f"{sign}{percent(difference)}, overlapping intervals".replace("-", "−")  # noqa: RUF001
-        return f"{percent(abs(difference))}{' points' if protocol.unit else ''}"
-    return signed(score.lead) if open_ else amount(score.lead)
+            sign = "+" if lead > 0 else ""
+            return f"{sign}{percent(lead)}, overlapping intervals".replace("-", "−")  # noqa: RUF001
+        return f"{percent(abs(lead))} points"
+    if open_:
+        return signed(score.lead.turned if of_control else score.lead)
+    return amount(score.lead)
 
 
 def _controls(protocol: Protocol) -> Iterator[Note]:
     """Yield which controls without training the student does not clearly beat."""
     rivals = [score for score in protocol.scores if score.role in ("pixels", "feature")]
-    better = [f"{s.named} by {_by(protocol, s)}" for s in rivals if _stands(protocol, s, "behind")]
-    level = [f"{s.named} {_by(protocol, s)}" for s in rivals if _stands(protocol, s, "open")]
+    said = {
+        standing: [
+            f"{score.named} by {_by(protocol, score, of_control=True)}"
+            for score in rivals
+            if protocol.standing(score) == standing
+        ]
+        for standing in ("behind", "open")
+    }
     parts = []
-    if better:
-        parts.append(f"Better than the student by {protocol.name}: {_semicolons(better)}.")
-    if level:
+    if said["behind"]:
+        parts.append(f"Better than the student by {protocol.name}: {_semicolons(said['behind'])}.")
+    if said["open"]:
         parts.append(
-            f"Not settled by {protocol.name} (the student's lead in points): {_semicolons(level)}."
+            f"Not settled by {protocol.name} whether better than the student: "
+            f"{_semicolons(said['open'])}."
         )
     if parts:
         yield Note("caution", " ".join(parts))
-
-
-def _stands(protocol: Protocol, score: Score, standing: Standing) -> bool:
-    return protocol.standing(score) == standing
 
 
 def _teachers(scored: Sequence[Protocol]) -> Iterator[Note]:

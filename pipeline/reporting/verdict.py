@@ -8,7 +8,7 @@ from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.leads import Standing, listed
 from pipeline.reporting.run import Run
 from pipeline.reporting.sample import STUDENT
-from pipeline.reporting.scores import Protocol, Score
+from pipeline.reporting.scores import Protocol, Score, judging
 
 # What a main figure of V % means, by kind.
 REACHED = {
@@ -28,14 +28,12 @@ VIEWS = ("invariance", "view_dependence")
 def verdict(run: Run, scored: Sequence[Protocol]) -> Iterator[str]:
     """Yield the paragraphs, in the order in which they are read."""
     yield f"{_made(run)} {_labels(run, scored)}"
-    measured = [protocol for protocol in scored if protocol.unit]
-    controlled = [protocol for protocol in measured if len(protocol.scores) > 1]
-    first = next(iter([*controlled, *measured]), None)
-    if first is None:
+    judges = judging(scored)
+    if not judges:
         yield "How good it is has not been measured."
         return
-    yield f"{_reached(first)} {_beside_controls(controlled)}".strip()
-    yield _trust(run, first)
+    yield f"{_reached(judges[0])} {_beside_controls(judges)}".strip()
+    yield _trust(run, judges[0])
 
 
 def _made(run: Run) -> str:
@@ -89,7 +87,7 @@ def _labels(run: Run, scored: Sequence[Protocol]) -> str:
 def _reached(protocol: Protocol) -> str:
     images = f"{count(protocol.images[protocol.split])} {protocol.split} images"
     reached = _sentence(protocol).format(value=percent(protocol.student.value), images=images)
-    chance = f" (chance: {percent(protocol.chance)} %)" if protocol.chance is not None else ""
+    chance = f" ({protocol.chance_says})" if protocol.chance_says else ""
     beside = [_beside(protocol, score) for score in _told(protocol)]
     return f"{reached}{chance}{': ' if beside else ''}{listed(beside) if beside else ''}."
 
