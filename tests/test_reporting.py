@@ -200,7 +200,7 @@ def test_each_term_is_explained_by_what_it_is_and_its_sign() -> None:
         if experiment.train is None or experiment.objective is None:
             continue
         config = experiment.model_dump(mode="json")
-        terms = terms_of(config, {"clip": "ViT"})
+        terms = terms_of(replace(a_run(), config=config), {"clip": "ViT"})
         assert [term.name for term in terms] == list(active(experiment.objective))
         found |= {(experiment.objective[term.name].kind, term.says) for term in terms}
         assert not any("A term of kind" in term.says for term in terms)
@@ -212,7 +212,8 @@ def test_each_term_is_explained_by_what_it_is_and_its_sign() -> None:
         "clip": {**config["objective"]["hog"], "representation": "clip"},
         "augmented": {**config["objective"]["augmented"], "weight": 0},
     }
-    hog, clip = terms_of({**config, "objective": objective}, {"clip": "ViT-B-16"})
+    run = replace(a_run(), config={**config, "objective": objective})
+    hog, clip = terms_of(run, {"clip": "ViT-B-16"})
     assert "stored histograms of oriented gradients" in hog.says
     assert "negative" in hog.says
     assert "teacher ViT-B-16" in clip.says

@@ -18,8 +18,9 @@ _ASKS = {
     "those of {labels}? So is the untrained encoder. Raw pixels and stored features have no "
     "network to tune: they get a linear classifier, fitted on the same images.",
     "voc07": "How well do linear classifiers on the frozen features find the objects in an image?",
-    "zero_shot": "How well do the teacher's text prompts name an image? No label is used, but to "
-    "count what is right.",
+    "zero_shot": "How well do the teacher's text prompts name an image? All but the teacher are "
+    "first mapped to its space, by a ridge regression on its stored embeddings of training "
+    "images. No label is used, but to count what is right.",
     "retrieval": "Is one of the nearest other images of the same class? Nothing is fitted.",
     "agreement": "How many of an image's nearest neighbours are the same as in the stored "
     "feature? No label is used.",

@@ -120,7 +120,7 @@ def _contributions(run: Run, columns: Sequence[str], best: int | None) -> list[C
     charts = {chart.name: chart for chart in term_charts_of(columns)}
     return [
         Contribution(term, _drawn(charts[term.name], run, best), _share(term, run, best))
-        for term in terms_of(run.config, _teachers(run))
+        for term in terms_of(run, _teachers(run))
         if term.name in charts
     ]
 

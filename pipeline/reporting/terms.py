@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.reporting.run import Run
+
 STATISTICS = {
     "dcor": "dCor",
     "dcor_squared": "squared dCor",
@@ -29,24 +31,18 @@ class Term:
     says: str
 
 
-def terms_of(config: Mapping[str, Any], teachers: Mapping[str, str]) -> tuple[Term, ...]:
-    """Return the terms with a weight of an experiment that trains.
-
-    `config` is the resolved experiment; `teachers` are the networks behind its stored features,
-    by the feature's name.
-    """
-    objective = config["objective"] or {}
+def terms_of(run: Run, teachers: Mapping[str, str]) -> tuple[Term, ...]:
+    """Return the terms that a run was trained by; `teachers` are networks, by stored feature."""
     return tuple(
-        Term(name, term["weight"], _sentence(term, config, teachers))
-        for name, term in objective.items()
-        if term["weight"] != 0
+        Term(name, term["weight"], _sentence(term, run.config["features"], teachers))
+        for name, term in run.objective.items()
     )
 
 
 def _sentence(
-    term: Mapping[str, Any], config: Mapping[str, Any], teachers: Mapping[str, str]
+    term: Mapping[str, Any], features: Mapping[str, Any], teachers: Mapping[str, str]
 ) -> str:
-    says = _measured(term, config, teachers)
+    says = _measured(term, features, teachers)
     if term["weight"] > 0:
         return f"{says}."
     against = "less of that dependence" if "dependence" in term["kind"] else "the opposite of that"
@@ -54,7 +50,7 @@ def _sentence(
 
 
 def _measured(
-    term: Mapping[str, Any], config: Mapping[str, Any], teachers: Mapping[str, str]
+    term: Mapping[str, Any], features: Mapping[str, Any], teachers: Mapping[str, str]
 ) -> str:
     on = term["on"]
     match term["kind"]:
@@ -79,15 +75,15 @@ def _measured(
             scaled = ", each dimension divided by its deviation," if term["standardise"] else ""
             return (
                 f"1 minus {STATISTICS[term['statistic']]} between {_embedding(term)}{scaled} and "
-                f"{_target(term['representation'], config, teachers)}: what is near in one is to "
+                f"{_target(term['representation'], features, teachers)}: what is near in one is to "
                 "be near in the other"
             )
         case "regression":
             losses = {"cosine": "1 minus the cosine", "squared": "Mean squared difference"}
             return (
                 f"{losses[term['loss']]} between what a learned linear map makes of "
-                f"{_embedding(term)} and {_target(term['representation'], config, teachers)}: one "
-                "is to predict the other"
+                f"{_embedding(term)} and {_target(term['representation'], features, teachers)}: "
+                "one is to predict the other"
             )
         case kind:
             return f"A term of kind {kind}"
@@ -98,10 +94,10 @@ def _embedding(term: Mapping[str, Any]) -> str:
     return f"{term['on']} of {views[term['view']]}"
 
 
-def _target(name: str, config: Mapping[str, Any], teachers: Mapping[str, str]) -> str:
+def _target(name: str, features: Mapping[str, Any], teachers: Mapping[str, str]) -> str:
     if name in teachers:
         return f"the stored embedding of the image by the teacher {teachers[name]}"
-    stored = config["features"].get(name)
+    stored = features.get(name)
     kind = name if stored is None else stored["kind"]
     if kind == "augmented":
         return AUGMENTED
