@@ -39,7 +39,7 @@ class Score:
     def label(self) -> str:
         """What a table calls it."""
         if self.role in ("feature", "teacher"):
-            return f"{self.subject}, {'teacher' if self.role == 'teacher' else 'cached'}"
+            return f"{self.subject}, {'teacher' if self.role == 'teacher' else 'stored'}"
         return LABELS[self.role]
 
     @property

@@ -118,7 +118,8 @@ def _told(protocol: Protocol) -> list[Score]:
 
 def _beside(protocol: Protocol, score: Score) -> str:
     lead = score.lead.difference if score.lead else protocol.student.value - score.value
-    best = ", the best stored feature" if score.role == "feature" else ""
+    several = sum(other.role == "feature" for other in protocol.scores) > 1
+    best = ", the best stored feature" if several and score.role == "feature" else ""
     standing = protocol.standing(score)
     if standing == "open":
         return f"not clearly apart from {score.named} ({percent(score.value)}){best}"
