@@ -114,6 +114,17 @@ def test_every_protocol_speaks_on_trust() -> None:
     assert [protocol.name for protocol in found.headlines] == ["linear", "knn"]
 
 
+def test_the_best_stored_feature_is_named_where_there_are_several() -> None:
+    student, hog, other = right(range(50)), right(range(40)), right(range(20))
+    several = scored("linear", student=student, scattering=other, hog=hog)
+    said = " ".join(summary(run_of({"linear": several})).verdict)
+    assert "16.7 points above the stored hog, the best stored feature" in said
+    assert "scattering (" not in said
+    single = scored("linear", student=student, hog=hog)
+    said = " ".join(summary(run_of({"linear": single})).verdict)
+    assert "16.7 points above the stored hog." in said
+
+
 def test_few_labels_say_how_many_and_what_the_controls_do() -> None:
     metrics, images = scored("semi_supervised", student=right(range(50)), pixels=right(range(40)))
     metrics["protocol"]["share"] = 0.1
