@@ -1,5 +1,6 @@
 """Embeddings of images anywhere on disk, batch by batch, to a Parquet or an NPZ file."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.datasets.image_files import ENDINGS, files_below
 from pipeline.errors import ConfigError, DataError
 from pipeline.ready import ReadyEncoder
 from pipeline.runtime import Progress, atomic_path, available_cores
+from pipeline.wording import counted_kinds
 
-ENDINGS = (".parquet", ".npz")
-IMAGE_ENDINGS = {
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-}
+OUTPUT_ENDINGS = (".parquet", ".npz")
 BATCH = 64
 
 Rows = npt.NDArray[np.float32]
@@ -31,27 +31,37 @@ class Embedded:
     left_out: Mapping[str, str]
 
 
-def find_images(paths: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Return (name, path) of each image, sorted within a folder.
+@dataclass(frozen=True)
+class Found:
+    """Images as (name, path), and how many other files there are in folders, by ending."""
+
+    images: list[tuple[str, Path]]
+    others: Counter[str]
+
+
+def find_images(paths: Sequence[Path]) -> Found:
+    """Return each image, sorted within a folder.
 
     An image is named by its path; those of a single folder by their path below it. Raises
     DataError for a path that does not exist, and where nothing is found.
     """
-    found: list[tuple[str, Path]] = []
+    found = Found([], Counter())
     for path in paths:
         if path.is_dir():
-            below = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
-            files = [p for p in sorted(below) if p.is_file()]
-            single = len(paths) == 1
-            found += [((p.relative_to(path) if single else p).as_posix(), p) for p in files]
+            below, single = files_below(path), len(paths) == 1
+            found.images.extend(
+                ((p.relative_to(path) if single else p).as_posix(), p) for p in below.images
+            )
+            found.others.update(below.others)
         elif path.is_file():
-            found.append((str(path), path))
+            found.images.append((str(path), path))
         else:
             raise DataError(f"There is no image or folder {str(path)!r}.")
-    if not found:
-        listed = ", ".join(sorted(IMAGE_ENDINGS))
+    if not found.images:
+        others = f" There are {counted_kinds(found.others)}." if found.others else ""
         raise DataError(
-            f"There are no images in {', '.join(map(str, paths))}: files end in {listed}."
+            f"There are no images in {', '.join(map(str, paths))} (looked for "
+            f"{' '.join(ENDINGS)}).{others}"
         )
     return found
 
@@ -72,8 +82,9 @@ def embed(
     are in neither. Raises ConfigError for another ending, DataError that names an image which
     cannot be read, or says that none can be.
     """
-    if output.suffix not in ENDINGS:
-        raise ConfigError(f"Embeddings go to a file {' or '.join(ENDINGS)}; found {output.name!r}.")
+    if output.suffix not in OUTPUT_ENDINGS:
+        named = " or ".join(OUTPUT_ENDINGS)
+        raise ConfigError(f"Embeddings go to a file {named}; found {output.name!r}.")
     progress.start("embed", len(images), "images")
     left_out: dict[str, str] = {}
     batches = _embedded(images, encoder, device, progress, left_out if skip_unreadable else None)

@@ -1,6 +1,17 @@
 """How a sentence counts things."""
 
+from collections.abc import Mapping
+
 _ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("s", ""))
+_KINDS = 4  # that are named
+
+
+def counted_kinds(kinds: Mapping[str, int]) -> str:
+    """Return how many there are of each kind, most first: 12 .heic, 1 .txt."""
+    ordered = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    named = [f"{number:,} {name}" for name, number in ordered[:_KINDS]]
+    rest = sum(number for _, number in ordered[_KINDS:])
+    return ", ".join([*named, *([f"{rest:,} of other kinds"] if rest else [])])
 
 
 def counted(number: int, things: str) -> str:

@@ -13,7 +13,7 @@ from pipeline.wording import counted
 from stages.console import Screen
 from stages.experiment import load
 from stages.layout import run_layout
-from stages.result import Result, left_out_lines
+from stages.result import Result, left_out_lines, others_lines
 
 SHOWN = 5  # images that are named when they are left out; JSON has all of them
 
@@ -38,7 +38,7 @@ def embed(
     progress.start("load the encoder", 0, "")
     encoder = _encoder(config, assignments, checkpoint, exported)
     done = embedding.embed(
-        found,
+        found.images,
         encoder,
         output,
         device=device_from("auto"),
@@ -56,8 +56,10 @@ def embed(
         "width": done.width,
         "size": image.size,
         "left_out": done.left_out,
+        "others": dict(found.others),
     }
-    return Result(values, [line, *left_out_lines(done.left_out, len(found))])
+    left_out = left_out_lines(done.left_out, len(found.images))
+    return Result(values, [line, *left_out, *others_lines(found.others)])
 
 
 def _encoder(

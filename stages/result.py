@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from pipeline.wording import counted_kinds
 from stages import proposal
 from stages.console import table
 
@@ -89,6 +90,16 @@ def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) 
     named = [f"  {name}: {why}" for name, why in islice(left_out.items(), SHOWN_LEFT_OUT)]
     more = [f"  and {count - len(named)} more"] if count > len(named) else []
     return [*lines, *named, *more]
+
+
+def others_lines(others: Mapping[str, int]) -> list[str]:
+    """Say how many files were found that are not taken for images, and what to do if they are."""
+    if not others:
+        return []
+    return [
+        f"Files that are not taken for images: {counted_kinds(others)}. Convert those that are "
+        "images to JPEG or PNG first."
+    ]
 
 
 def megabytes(size: float) -> str:

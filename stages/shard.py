@@ -15,7 +15,7 @@ from stages.console import Screen
 from stages.experiment import DatasetOptions, load
 from stages.layout import DatasetLayout, dataset_layout
 from stages.material import finished_splits, provenance, require_enough
-from stages.result import Column, Result, count, left_out_lines, megabytes, rows_table
+from stages.result import Column, Result, count, left_out_lines, megabytes, others_lines, rows_table
 from stages.summary import announce, source_name
 from stages.times import shard_record
 
@@ -56,8 +56,13 @@ def shard(
     rows = [_row(manifest) for manifest in manifests]
     title = f"{layout.shards} is up to date." if fresh else str(layout.shards)
     return Result(
-        {"shards": str(layout.shards), "up_to_date": fresh, "splits": rows},
-        [rows_table(title, COLUMNS, rows), *_left_out(manifests)],
+        {
+            "shards": str(layout.shards),
+            "up_to_date": fresh,
+            "splits": rows,
+            "others": dict(source.others),
+        },
+        [rows_table(title, COLUMNS, rows), *_left_out(manifests), *others_lines(source.others)],
         ["mvmr", "extract-features"],
     )
 

@@ -171,6 +171,7 @@ def test_an_unreadable_file_stops_an_embedding_or_is_left_out_by_name(
     folder.mkdir()
     Image.new("L", (9, 11), 7).save(folder / "a.png")
     (folder / "b.png").write_bytes(b"no image at all")
+    (folder / "d.heic").write_bytes(b"another format")
     Image.new("L", (9, 11), 99).save(folder / "c.png")
     assert run(["embed", "mixed", *QUICK, "-o", "mixed.npz"]) == 1
     message = capsys.readouterr().err
@@ -179,12 +180,16 @@ def test_an_unreadable_file_stops_an_embedding_or_is_left_out_by_name(
     assert not (inside / "mixed.npz").exists()
     skipping = ["embed", "mixed", *QUICK, "-o", "mixed.npz", "--skip-unreadable"]
     assert run([*skipping, "--json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)["left_out"]) == ["b.png"]
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["left_out"]) == ["b.png"]
+    assert found["others"] == {".heic": 1}
     with np.load(inside / "mixed.npz") as content:
         assert content["names"].tolist() == ["a.png", "c.png"]
         assert len(content["embeddings"]) == 2
     assert run(skipping) == 0
-    assert "1 of 3 images cannot be read and are left out:\n  b.png: Not" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of 3 images cannot be read and are left out:\n  b.png: Not" in said
+    assert "Files that are not taken for images: 1 .heic." in said
     (folder / "a.png").unlink()
     (folder / "c.png").unlink()
     assert run(skipping) == 1

@@ -1,8 +1,16 @@
 """Folders of images: names of any kind, splits, chosen classes."""
 
+import os
 from pathlib import Path
+from typing import Any
 
-from replicas import OPTIONS, labels_of, opened, picture
+import numpy as np
+import pytest
+from PIL import EpsImagePlugin, ExifTags, Image
+from replicas import OPTIONS, labels_of, opened, picture, pixels_of
+
+from pipeline.errors import DataError
+from pipeline.images import decode
 
 
 def test_names_of_any_kind_in_nested_and_linked_folders(tmp_path: Path) -> None:
@@ -27,6 +35,70 @@ def test_names_of_any_kind_in_nested_and_linked_folders(tmp_path: Path) -> None:
         "png",
         "jpg",
     ]
+    assert source.others == {".txt": 1}
+
+
+def test_a_folder_without_an_image_says_what_there_is(tmp_path: Path) -> None:
+    for name in ("a.heic", "b.HEIC", "sub/c.heic", "README", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"There are 3 \.heic, 1 no ending\.$"):
+        opened(kind="image_folder", root=str(tmp_path), labels="none")
+
+
+def pixels() -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        ("a.bmp", "RGB", {}),
+        ("a.gif", "P", {}),
+        ("a.tif", "CMYK", {}),
+        ("a.tiff", "RGBA", {"compression": "tiff_lzw"}),
+        ("a.jp2", "RGB", {"irreversible": False}),
+        ("a.pgm", "L", {}),
+    ],
+)
+def test_other_formats_are_packed_as_they_are_decoded(
+    tmp_path: Path, name: str, mode: str, options: dict[str, Any]
+) -> None:
+    pixels().convert(mode).save(tmp_path / name, **options)
+    source = opened(kind="image_folder", root=str(tmp_path))
+    (item,) = source.splits["train"]
+    assert source.read(item).extension == "png"
+    expected = decode((tmp_path / name).read_bytes())
+    assert np.array_equal(pixels_of(source, item), np.asarray(expected))
+
+
+def test_a_turned_tiff_is_packed_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pixels().save(tmp_path / "a.tif", exif=exif)
+    source = opened(kind="image_folder", root=str(tmp_path))
+    turned = np.asarray(pixels().transpose(Image.Transpose.ROTATE_270))
+    assert np.array_equal(pixels_of(source, source.splits["train"][0]), turned)
+
+
+def test_no_other_program_is_run_to_read_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    images = tmp_path / "images"
+    images.mkdir()
+    pixels().save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(images / "a.tif")
+    source = opened(kind="image_folder", root=str(images))
+    with pytest.raises(DataError, match=r"a\.tif: Not a readable image: its bytes are no"):
+        source.read(source.splits["train"][0])
+    assert not (tmp_path / "ran").exists()
 
 
 def test_split_folders_without_classes_and_chosen_classes(tmp_path: Path) -> None:

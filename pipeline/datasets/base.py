@@ -7,6 +7,7 @@ and add a row to `table.py`.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from pipeline.config import Options, digest
@@ -53,10 +54,14 @@ class Encoded:
 
 
 class Source(ABC):
-    """Images in the splits that the source itself defines, in an order that never varies."""
+    """Images in the splits that the source itself defines, in an order that never varies.
+
+    `others` counts the files beside them that are not taken for images, by ending.
+    """
 
     classes: Sequence[str] | None
     splits: Mapping[Split, Sequence[Item]]
+    others: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def read(self, item: Item) -> Encoded:

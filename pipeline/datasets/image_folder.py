@@ -4,22 +4,17 @@ Sub-folders below a class belong to it; symbolic links are followed, names that 
 dot are not looked at. Classes are sorted by name.
 """
 
-import io
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from pipeline.datasets.base import SPLITS, Encoded, Item, Source, SourceOptions, Split
-from pipeline.datasets.files import read_bytes, read_class_list, stamp_of
+from pipeline.datasets.files import read_class_list, stamp_of
+from pipeline.datasets.image_files import ENDINGS, Listing, encoded, files_below, visible
 from pipeline.errors import DataError
-from pipeline.wording import counted
+from pipeline.wording import counted, counted_kinds
 
-# These pass through byte for byte; any other format is stored losslessly as PNG.
-PASSED_THROUGH = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
-CONVERTED = {".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -75,7 +70,9 @@ class ImageFolder(Source):
             )
         self._root = root
         parts = parts or _split_folders(root) or {"train": root}
-        found = {split: _images_by_folder(folder, chosen) for split, folder in parts.items()}
+        listed = {split: _by_folder(folder, chosen) for split, folder in parts.items()}
+        found = {split: images for split, (images, _) in listed.items()}
+        self.others = sum((others for _, others in listed.values()), Counter[str]())
         labelled = {split: _is_labelled(parts[split], found[split], labels) for split in parts}
         self.classes = None
         if any(labelled.values()):
@@ -86,8 +83,10 @@ class ImageFolder(Source):
             if split in parts
         }
         if not any(self.splits.values()):
-            endings = " ".join(sorted(PASSED_THROUGH.keys() | CONVERTED))
-            raise DataError(f"There is no image below {str(root)!r} (looked for {endings}).")
+            others = f" There are {counted_kinds(self.others)}." if self.others else ""
+            raise DataError(
+                f"There is no image below {str(root)!r} (looked for {' '.join(ENDINGS)}).{others}"
+            )
 
     def _items(
         self, by_folder: Mapping[str, Sequence[Path]], classes: Sequence[str] | None
@@ -101,15 +100,12 @@ class ImageFolder(Source):
 
     def read(self, item: Item) -> Encoded:
         """Return one file as it is, or converted to PNG where its format is not passed through."""
-        path = self._root / item.name
-        data = read_bytes(path)
-        extension = PASSED_THROUGH.get(path.suffix.lower())
-        return Encoded(data, extension) if extension else _as_png(data, path)
+        return encoded(self._root / item.name)
 
 
 def _split_folders(root: Path) -> dict[Split, Path] | None:
     """Return the split folders if all visible folders of `root` are such, and one is train."""
-    folders = [entry for entry in _visible(root) if entry.is_dir()]
+    folders = [entry for entry in visible(root) if entry.is_dir()]
     splits = {SPLIT_FOLDERS.get(folder.name.lower()): folder for folder in folders}
     odd = [folder.name for folder in folders if folder.name.lower() not in SPLIT_FOLDERS]
     if "train" in splits and len(splits.keys() - {None}) > 1 and odd:
@@ -125,23 +121,28 @@ def _split_folders(root: Path) -> dict[Split, Path] | None:
     return {split: folder for split, folder in splits.items() if split is not None}
 
 
-def _images_by_folder(root: Path, chosen: Sequence[str] | None) -> dict[str, list[Path]]:
-    """Return the images below each folder of `root`, sorted; "" stands for `root` itself.
+def _by_folder(
+    root: Path, chosen: Sequence[str] | None
+) -> tuple[dict[str, list[Path]], Counter[str]]:
+    """Return the images below each folder of `root`, and how many other files there are.
 
-    With `chosen` only below these folders; DataError if one is missing.
+    "" stands for `root` itself, where it holds images. With `chosen` only below these folders;
+    DataError if one is missing.
     """
     for name in chosen or ():
         if not (root / name).is_dir():
             raise DataError(
                 f"There is no class folder {str(root / name)!r}, which the list of classes names."
             )
-    result: dict[str, list[Path]] = {}
-    for entry in _visible(root) if chosen is None else [root / name for name in sorted(chosen)]:
+    loose, found = Listing(), dict[str, Listing]()
+    for entry in visible(root) if chosen is None else [root / name for name in sorted(chosen)]:
         if entry.is_dir():
-            result[entry.name] = sorted(_walk(entry))
-        elif _is_image(entry):
-            result.setdefault("", []).append(entry)
-    return result
+            found[entry.name] = files_below(entry)
+        else:
+            loose.add(entry)
+    images = {name: listing.images for name, listing in found.items()}
+    others = sum((listing.others for listing in found.values()), loose.others)
+    return ({"": loose.images} if loose.images else {}) | images, others
 
 
 def _is_labelled(root: Path, by_folder: Mapping[str, Sequence[Path]], labels: Labels) -> bool:
@@ -178,34 +179,3 @@ def _common_classes(
                 f"{folders[split]} has a class {extra[0]!r} that the training images lack."
             )
     return tuple(classes)
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    seen = set()
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(directory)
-        if real in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(directory, name) for name in files if not name.startswith("."))
-        yield from (path for path in paths if _is_image(path))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in PASSED_THROUGH.keys() | CONVERTED and path.is_file()
-
-
-def _as_png(data: bytes, path: Path) -> Encoded:
-    buffer = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.save(buffer, format="png")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is not a readable image: {error}.") from error
-    return Encoded(buffer.getvalue(), "png")

@@ -16,7 +16,7 @@ from pydantic import field_validator
 
 from pipeline.datasets.base import SPLITS, Encoded, Item, Source, SourceOptions, Split
 from pipeline.datasets.files import read_lines
-from pipeline.datasets.image_folder import PASSED_THROUGH
+from pipeline.datasets.image_files import PASSED_THROUGH
 from pipeline.errors import DataError, unknown_name
 
 LabelMember = Literal["cls", "txt", "json", "none"]

@@ -1,0 +1,83 @@
+"""Image files in folders: which ones are there, and their content as it is packed."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.datasets.base import Encoded
+from pipeline.datasets.files import read_bytes
+from pipeline.errors import DataError
+from pipeline.images import decode
+
+# These pass through byte for byte; any other format is decoded, and stored as PNG.
+PASSED_THROUGH = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
+CONVERTED = {".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".tif", ".tiff"}
+ENDINGS = tuple(sorted(PASSED_THROUGH.keys() | CONVERTED))
+
+
+@dataclass
+class Listing:
+    """Image files by their endings, and how many other files there are, by ending."""
+
+    images: list[Path] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def add(self, path: Path) -> None:
+        """Count a file among one or the other; what is no file is left out."""
+        if not path.is_file():
+            return
+        ending = path.suffix.lower()
+        if ending in ENDINGS:
+            self.images.append(path)
+        else:
+            self.others[ending or "no ending"] += 1
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what a folder holds, sorted, but for names that start with a dot."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def files_below(folder: Path) -> Listing:
+    """Return the files anywhere below a folder; images are sorted by path.
+
+    Symbolic links are followed, a circle of them once; names that start with a dot are left out.
+    """
+    found = Listing()
+    for path in _walk(folder):
+        found.add(path)
+    found.images.sort()
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = set()
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(directory, name) for name in files if not name.startswith("."))
+
+
+def encoded(path: Path) -> Encoded:
+    """Return an image file as it is, or as PNG where its format is not passed through.
+
+    Raises DataError if it cannot be read, or has to be decoded and cannot be.
+    """
+    data = read_bytes(path)
+    extension = PASSED_THROUGH.get(path.suffix.lower())
+    if extension:
+        return Encoded(data, extension)
+    try:
+        image = decode(data)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return Encoded(buffer.getvalue(), "png")
