@@ -19,6 +19,11 @@ def write_imagenet_train(root: Path) -> None:
             picture(root / "train" / name / f"{name}_{j}.JPEG", 10 * i + j)
 
 
+def write_validation_folders(root: Path) -> None:
+    for i, name in enumerate(VALIDATION):
+        picture(root / "val" / name / f"{i}.JPEG", i)
+
+
 def write_flat_validation(root: Path) -> list[str]:
     names = [f"ILSVRC2012_val_{i:08d}" for i in range(1, 1 + len(VALIDATION))]
     for i, name in enumerate(names):
@@ -50,8 +55,7 @@ def write_kaggle_labels(root: Path, names: list[str]) -> None:
 def test_imagenet_by_folders_kit_or_table(tmp_path: Path, layout: str) -> None:
     write_imagenet_train(tmp_path)
     if layout == "folders":
-        for i, name in enumerate(VALIDATION):
-            picture(tmp_path / "val" / name / f"{i}.JPEG", i)
+        write_validation_folders(tmp_path)
     else:
         names = write_flat_validation(tmp_path)
         if layout == "devkit":
@@ -72,8 +76,7 @@ def test_imagenet_by_folders_kit_or_table(tmp_path: Path, layout: str) -> None:
 def test_a_subset_of_classes_by_a_list(tmp_path: Path, layout: str) -> None:
     write_imagenet_train(tmp_path)
     if layout == "folders":
-        for i, name in enumerate(VALIDATION):
-            picture(tmp_path / "val" / name / f"{i}.JPEG", i)
+        write_validation_folders(tmp_path)
     else:
         write_kaggle_labels(tmp_path, write_flat_validation(tmp_path))
     listing = tmp_path / "two.txt"
