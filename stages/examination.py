@@ -28,9 +28,7 @@ def examine(
     try:
         experiment = load(config, assignments)
     except MvmrError as error:
-        options = str(error).startswith(("-s ", "The options"))
-        remedy = "change the options" if options else f"edit {config}"
-        return [*checks, Check("experiment", str(error), "mend", remedy)], []
+        return [*checks, Check("experiment", str(error), "mend", _remedy(config, error))], []
     checks.append(Check("experiment", f"{experiment.name}, from {config}"))
     checks += _demanded_by(experiment)
     stages = list(states(experiment, data, Silent()))
@@ -38,6 +36,12 @@ def examine(
     wanted = {n: o for n, o in experiment.features.items() if f"extract@{n}" not in stored}
     checks += [Check("teacher", text, "mend", PUT) for text in missing_files(wanted)]
     return checks, stages
+
+
+def _remedy(config: Path, error: MvmrError) -> str:
+    if str(error).startswith(("-s ", "The options")):
+        return "change the options"
+    return f"edit {config}" if config.exists() else "choose an experiment, or another file"
 
 
 def _torch_checks() -> Iterator[Check]:

@@ -79,6 +79,17 @@ def test_a_poor_place_says_what_to_mend(
     assert document["stages"] == []
 
 
+def test_without_an_experiment_it_says_where_to_choose_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, document = doctored(capsys)
+    (entry,) = [entry for entry in document["checks"] if entry["check"] == "experiment"]
+    assert str(tmp_path / "params.yaml") in entry["found"]
+    assert "In the root of the project choose one with `mvmr use NAME`" in entry["found"]
+    assert entry["remedy"] == "choose an experiment, or another file"
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
