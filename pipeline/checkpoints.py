@@ -63,25 +63,27 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(
-    path: Path, *, student: StudentOptions | None = None, image: ImageOptions | None = None
+    path: Path,
+    *,
+    student: StudentOptions | None = None,
+    image: ImageOptions | None = None,
+    remedy: str = "Name another file, or run `mvmr train`.",
 ) -> Checkpoint:
     """Read a checkpoint, or a released MV-MR file.
 
     A released file says nothing of the images, nor of the strides: `image` and `student` are
     taken for them where they are given, else ImageNet's 224 pixels and what the names and shapes
     of the weights say. Raises WeightsError if there is no such file, if it is damaged, if it holds
-    another backbone than `student`, or one that sees images otherwise than `image`.
+    another backbone than `student`, or one that sees images otherwise than `image`. `remedy` is
+    what the first two of these advise.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(
-            f"There is no checkpoint {str(path)!r}: name another file, or run `mvmr train`."
-        ) from None
+        raise WeightsError(f"There is no checkpoint {str(path)!r}. {remedy}") from None
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}). "
-            "Name another file, or make the run's own anew by `mvmr train`."
+            f"{path} is not a readable checkpoint ({type(error).__name__}). {remedy}"
         ) from error
     if not isinstance(content, dict) or content.get("format", FORMAT) != FORMAT:
         raise WeightsError(

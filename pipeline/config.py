@@ -119,6 +119,8 @@ def _problem(item: ErrorDetails, model: type[BaseModel]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if message.endswith((".", "?")):  # a whole sentence, which says what was found
         return f"{path}: {message}"
+    if kind == "value_error" and isinstance(item["input"], Mapping):  # keys that do not go together
+        return f"{path}: {message}."
     return f"{path}: {message}; found {item['input']!r}."
 
 

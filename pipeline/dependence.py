@@ -13,7 +13,7 @@ All are invariant to scale, shift and rotation of either side and to a common or
 Everything is computed in float32, or float64 where the rows are, inside autocast too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,11 @@ Statistic = Literal["dcor", "dcor_squared", "dcor_squared_unbiased"]
 # Squared distances below this many roundings of the squared norms are rounding themselves.
 ROUNDINGS = 8
 UNBIASED_MINIMUM_ROWS = 4
+MINIMUM_ROWS: Mapping[Statistic, int] = {
+    "dcor": 2,
+    "dcor_squared": 2,
+    "dcor_squared_unbiased": UNBIASED_MINIMUM_ROWS,
+}
 
 
 def distance_correlation(

@@ -9,6 +9,7 @@
     ├── WeightsError       checkpoints and teachers' weights
     │   └── WeightsMissingError  they are not on this machine
     └── TrainingError      a run cannot go on
+        └── NotFiniteError       its objective is no number
 
 A message is one sentence or two: what was expected, what was found, what to do about it.
 The command line prints it without a traceback.
@@ -57,6 +58,10 @@ class WeightsMissingError(WeightsError):
 
 class TrainingError(MvmrError):
     """A training run cannot go on."""
+
+
+class NotFiniteError(TrainingError):
+    """The objective of a training run is infinite or not a number."""
 
 
 def unknown_name(what: str, name: str, valid: "Iterable[str]") -> str:

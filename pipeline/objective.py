@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Options
 from pipeline.dependence import (
+    MINIMUM_ROWS,
     Sample,
     Statistic,
     distance_correlation,
@@ -60,6 +61,11 @@ class Term(Options):
         """The views whose embeddings the term needs."""
         return VIEWS
 
+    @property
+    def least_rows(self) -> int:
+        """How many images a batch needs at least, for the term to be defined."""
+        return 1
+
 
 class InvarianceTerm(Term):
     """Mean squared error between the embeddings of the two views."""
@@ -73,11 +79,21 @@ class VarianceTerm(Term):
     kind: Literal["variance"] = "variance"
     margin: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
+    @property
+    def least_rows(self) -> int:
+        """A deviation needs two."""
+        return 2
+
 
 class CovarianceTerm(Term):
     """Squared covariances between different dimensions."""
 
     kind: Literal["covariance"] = "covariance"
+
+    @property
+    def least_rows(self) -> int:
+        """A covariance needs two."""
+        return 2
 
 
 class ViewDependenceTerm(Term):
@@ -85,6 +101,11 @@ class ViewDependenceTerm(Term):
 
     kind: Literal["view_dependence"] = "view_dependence"
     statistic: Statistic = "dcor"
+
+    @property
+    def least_rows(self) -> int:
+        """As many as the statistic needs."""
+        return MINIMUM_ROWS[self.statistic]
 
 
 class _RepresentationTerm(Term):
@@ -110,6 +131,11 @@ class DependenceTerm(_RepresentationTerm):
     view: Literal["original", "augmented", "both"] = "augmented"
     statistic: Statistic = "dcor"
     standardise: bool = False
+
+    @property
+    def least_rows(self) -> int:
+        """As many as the statistic needs."""
+        return MINIMUM_ROWS[self.statistic]
 
 
 class RegressionTerm(_RepresentationTerm):
@@ -180,6 +206,11 @@ def representations_of(terms: Mapping[str, AnyTerm]) -> tuple[str, ...]:
     needed = active(terms).values()
     names = [term.representation for term in needed if isinstance(term, _RepresentationTerm)]
     return tuple(dict.fromkeys(names))
+
+
+def least_rows(terms: Mapping[str, AnyTerm]) -> int:
+    """Return how many images a batch needs at least, for every active term to be defined."""
+    return max(term.least_rows for term in active(terms).values())
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.table import AnyProtocol
 from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
 from pipeline.images import ImageOptions
-from pipeline.objective import ObjectiveOptions, representations_of
+from pipeline.objective import ObjectiveOptions, least_rows, representations_of
 from pipeline.representations.base import RepresentationOptions
 from pipeline.representations.table import KINDS, AnyRepresentation
 from pipeline.shards import ShardOptions
@@ -61,7 +61,7 @@ class Experiment(Options):
     """
 
     name: Name
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     dataset: DatasetOptions
     features: Annotated[dict[Name, AnyRepresentation], BeforeValidator(_kind_from_name)]
     student: StudentOptions
@@ -120,7 +120,7 @@ def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
     except ValidationError as error:
         return None, [*problems(error, Experiment), *misnamed(data)]
     wrong = [*misnamed(data), *_unstorable(experiment), *_idle(experiment)]
-    wrong += _cannot_read(experiment)
+    wrong += [*_too_small(experiment), *_cannot_read(experiment)]
     return (None if wrong else experiment), wrong
 
 
@@ -129,6 +129,17 @@ def _idle(experiment: Experiment) -> Iterator[str]:
         yield "student.weights: train is none, so this must name a checkpoint file or a run."
     if experiment.train is not None and experiment.objective is None:
         yield "objective: training needs one; only with train: none may it be none."
+
+
+def _too_small(experiment: Experiment) -> Iterator[str]:
+    if experiment.train is None or experiment.objective is None:
+        return
+    needed, rows = least_rows(experiment.objective), experiment.train.batch_size
+    if rows < needed:
+        yield (
+            f"train.batch_size: a term of the objective needs batches of at least {needed} images; "
+            f"found {rows}."
+        )
 
 
 def _cannot_read(experiment: Experiment) -> Iterator[str]:

@@ -86,7 +86,10 @@ def test_bad_overrides_are_refused(assignment: str) -> None:
         ("name=a/b", "name: "),
         ("name=2024-05-01", "name: "),
         ("train.epochs=0", "train.epochs: "),
-        ("train.schedule.warmup_epochs=50", "the schedule needs 50 epochs"),
+        ("train.schedule.warmup_epochs=50", "the schedule needs 50 epochs, but epochs is 20."),
+        ("seed=99999999999999999999", "seed: Input should be less than"),
+        ("train.precision=64", "train.precision: Unknown value '64'. Valid: 16, 32, bf16."),
+        ("train.batch_size=1", "train.batch_size: "),
     ],
 )
 def test_a_mistake_is_named_with_its_path_and_remedy(
@@ -95,6 +98,28 @@ def test_a_mistake_is_named_with_its_path_and_remedy(
     with pytest.raises(ConfigError) as caught:
         load(digits, [assignment])
     assert expected in str(caught.value)
+
+
+def test_keys_that_do_not_go_together_are_named_without_their_section(digits: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(digits, ["train.schedule.warmup_epochs=50"])
+    assert "found" not in str(caught.value)
+
+
+def test_a_batch_is_as_large_as_the_objective_needs(digits: Path) -> None:
+    small = ["train.batch_size=3"]
+    assert load(digits, small).train
+    unbiased = "objective.hog.statistic=dcor_squared_unbiased"
+    with pytest.raises(ConfigError, match=r"train\.batch_size: .* at least 4 images; found 3\."):
+        load(digits, [*small, unbiased])
+    assert load(digits, [*small, unbiased, "objective.hog.weight=0"]).train
+
+
+def test_a_precision_may_be_written_as_a_number(digits: Path) -> None:
+    for written in ("16", "32"):
+        train = load(digits, [f"train.precision={written}"]).train
+        assert train is not None
+        assert train.precision == written
 
 
 def test_all_mistakes_are_reported_at_once(digits: Path) -> None:

@@ -224,6 +224,24 @@ def test_ranks_share_evaluation_out(data: SplitData, world_size: int) -> None:
     assert sorted(seen) == [i for i in range(SAMPLES) if i not in BAD]
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize(("batch_size", "least"), [(2, 2), (4, 4), (5, 4), (40, 4), (200, 4)])
+def test_no_evaluation_batch_is_too_small_for_the_objective(
+    data: SplitData, batch_size: int, least: int, world_size: int
+) -> None:
+    ranks = [
+        EvaluationLoader(data, batch_size, least=least, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    batches = [check(batch) for rank in ranks for batch in rank]
+    assert len({len(rank) for rank in ranks}) == 1
+    assert sorted(chain.from_iterable(batches)) == [i for i in range(SAMPLES) if i not in BAD]
+    assert least <= min(map(len, batches))
+    assert max(map(len, batches)) <= batch_size + 1
+    with pytest.raises(DataError, match="too few for 1 process with 500 images each"):
+        EvaluationLoader(data, 500, least=500)
+
+
 def test_more_ranks_than_images_are_refused(data: SplitData) -> None:
     with pytest.raises(DataError, match="too few for 200 processes"):
         EvaluationLoader(data, 10, rank=0, world_size=200)

@@ -1,6 +1,7 @@
 """Training: it learns, it can be stopped and goes on, and probes do not touch the encoder."""
 
 import csv
+import math
 import os
 import random
 import signal
@@ -378,6 +379,14 @@ def test_the_last_checkpoint_is_named_where_the_objective_is_not_finite(
         fit(run, work=tmp_path, progress=Silent())
 
 
+def test_an_uneven_rest_of_validation_images_does_not_end_a_run(data: Path, tmp_path: Path) -> None:
+    terms = {"hog": {"kind": "dependence", "statistic": "dcor_squared_unbiased"}}
+    run = make_run(data, terms, epochs=1, batch_size=4)
+    assert run.validation.valid_samples % 4
+    fit(run, work=tmp_path, progress=Silent())
+    assert math.isfinite(float(curves(tmp_path)[-1]["validation/objective"]))
+
+
 def test_bf16_and_accumulation_and_clipping_run(data: Path, tmp_path: Path) -> None:
     run = make_run(data, epochs=2, precision="bf16", accumulate=2, clip_norm=1.0)
     fit(run, work=tmp_path, progress=Silent())
@@ -437,6 +446,9 @@ def test_a_bad_checkpoint_is_one_sentence(tmp_path: Path, damage: str) -> None:
         torch.save({"weights": torch.zeros(3)}, path)
     with pytest.raises(WeightsError, match="mvmr train"):
         load_checkpoint(path)
+    if damage != "foreign":
+        with pytest.raises(WeightsError, match=r"Set student\.weights to a checkpoint's file or"):
+            initial_encoder(STUDENT, IMAGE, path, seed=5, progress=Silent())
 
 
 if __name__ == "__main__":  # a run to be killed

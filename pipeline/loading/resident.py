@@ -65,8 +65,9 @@ class EvaluationLoader:
     """Every valid sample of a split once, in order, as often as asked.
 
     Batches have nearly equal sizes, at most `batch_size`, so that a statistic of a batch is
-    not dominated by a short last one. Ranks share the batches out, equally many each. The split
-    is decoded at the first use and kept. Raises DataError if there are fewer samples than ranks.
+    not dominated by a short last one, and never below `least`, even if some are then larger by
+    one. Ranks share the batches out, equally many each. The split is decoded at the first use and
+    kept. Raises DataError if there are too few samples for `least` on every rank.
     """
 
     def __init__(
@@ -74,18 +75,22 @@ class EvaluationLoader:
         data: SplitData,
         batch_size: int,
         *,
+        least: int = 1,
         rank: int = 0,
         world_size: int = 1,
         progress: Progress | None = None,
     ) -> None:
         self._data = data
         self._progress = progress
-        if data.valid_samples < world_size:
+        samples = data.valid_samples
+        most = samples // (least * world_size)  # batches a rank
+        if not most:
             raise DataError(
-                f"{counted(data.valid_samples, f'{data.manifest.split} images')}: too few for "
-                f"{counted(world_size, 'processes')}. Enlarge the split, or use fewer devices."
+                f"{counted(samples, f'{data.manifest.split} images')}: too few for "
+                f"{counted(world_size, 'processes')} with {counted(least, 'images')} each, which "
+                f"a batch needs. Enlarge dataset.split.{data.manifest.split}, or use fewer devices."
             )
-        count = world_size * -(-data.valid_samples // (batch_size * world_size))
+        count = world_size * min(most, -(-samples // (batch_size * world_size)))
         borders = np.linspace(0, data.valid_samples, count + 1).round().astype(int).tolist()
         self._slices = [slice(*pair) for pair in pairwise(borders)][rank::world_size]
 

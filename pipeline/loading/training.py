@@ -92,6 +92,6 @@ def require_a_batch(images: int, batch_size: int, world_size: int) -> None:
         fitting = 2 ** max(1, (images // (2 * world_size)).bit_length() - 1)
         raise DataError(
             f"A batch of {batch_size} on {counted(world_size, 'ranks')} needs more than the "
-            f"{counted(images, 'training images')} there are: lower train.batch_size, to {fitting} "
-            "for one."
+            f"{counted(images, 'training images')} there are: lower train.batch_size, for "
+            f"example to {fitting}."
         )

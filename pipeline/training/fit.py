@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import Callback
 
 from pipeline.checkpoints import BEST, LAST, Checkpoint, save_checkpoint
 from pipeline.encoders import Encoder, StudentOptions
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.errors import ConfigError, NotFiniteError
 from pipeline.images import ImageOptions
 from pipeline.loading.batch import SplitData
 from pipeline.loading.resident import EvaluationLoader
 from pipeline.loading.training import loader_by_size, training_loader
-from pipeline.objective import AnyTerm, Objective
+from pipeline.objective import AnyTerm, Objective, least_rows
 from pipeline.representations.base import Representation
 from pipeline.runtime import Progress
 from pipeline.training.averaging import Averaging
@@ -61,7 +61,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
     """Train, leaving `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files in `work`.
 
     What an interrupted call left in `work` is continued from where it was last saved. The first
-    process alone writes. Raises TrainingError if the objective is not finite, KeyboardInterrupt
+    process alone writes. Raises NotFiniteError if the objective is not finite, KeyboardInterrupt
     if the run was asked to stop, after it has been saved.
     """
     with plain_lightning():
@@ -79,6 +79,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
     validation = EvaluationLoader(
         run.validation,
         options.batch_size,
+        least=least_rows(run.objective),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         progress=progress,
@@ -96,8 +97,8 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
             trainer.fit(module, loader, validation, ckpt_path=saved, weights_only=True)
         except SystemExit:  # how Lightning answers an interruption
             raise KeyboardInterrupt from None
-        except TrainingError as error:
-            raise TrainingError(f"{error} {_advice(work, saving.last_saved)}") from error
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{error} {_advice(work, saving.last_saved)}") from error
     if trainer.is_global_zero:
         observers.save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})
 

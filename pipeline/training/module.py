@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from pipeline.encoders import Encoder
-from pipeline.errors import TrainingError
+from pipeline.errors import NotFiniteError
 from pipeline.images import ImageOptions, normalise
 from pipeline.loading.batch import Batch
 from pipeline.objective import Activations, Objective, ObjectiveValue
@@ -138,7 +138,7 @@ class StudentModule(lightning.LightningModule):
         if torch.isfinite(value.total):
             return
         terms = [name for name, term in value.terms.items() if not torch.isfinite(term)]
-        raise TrainingError(
+        raise NotFiniteError(
             f"The objective is not finite at step {self.global_step + 1} (epoch "
             f"{self.current_epoch + 1}, batch {batch_idx + 1}), in {', '.join(terms) or 'the sum'}."
         )

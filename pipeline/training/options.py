@@ -1,8 +1,8 @@
 """`train`: how long, how fast, on what batches, on which devices."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config import Options
 from pipeline.loading.training import LoadingOptions
@@ -11,6 +11,11 @@ from pipeline.views import AugmentationOptions
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _text(value: Any) -> Any:
+    """Return a number as YAML reads it, 16, as the name that was meant."""
+    return str(value) if type(value) is int else value
 
 
 class ProbeOptions(Options):
@@ -66,7 +71,7 @@ class TrainOptions(Options):
     schedule: ScheduleOptions = ScheduleOptions()
     clip_norm: Positive | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    precision: Literal["32", "bf16", "16"] = "32"
+    precision: Annotated[Literal["32", "bf16", "16"], BeforeValidator(_text)] = "32"
     channels_last: bool = False
     compile: bool = False
     parallel: ParallelOptions = ParallelOptions()

@@ -15,6 +15,7 @@ from pipeline.images import ImageOptions
 from pipeline.runtime import Progress
 
 PROJECTOR = "projector."
+REMEDY = "Set student.weights to a checkpoint's file or the name of a trained run, or leave it out."
 
 
 def initial_encoder(
@@ -37,7 +38,7 @@ def initial_encoder(
         return encoder
     if weights is None:
         return encoder
-    found = dict(load_checkpoint(weights).encoder)
+    found = dict(load_checkpoint(weights, remedy=REMEDY).encoder)
     own = encoder.state_dict()
     shapes, wanted = (
         {name: value.shape for name, value in state.items() if name.startswith(PROJECTOR)}
@@ -56,7 +57,7 @@ def given_checkpoint(
 ) -> Checkpoint:
     """Return the checkpoint of a student that is taken as it is, for `image`."""
     encoder = initial_encoder(student, image, weights, seed=0, progress=progress)
-    origin = load_checkpoint(weights) if weights else None
+    origin = load_checkpoint(weights, remedy=REMEDY) if weights else None
     about = {
         **(origin.about if origin else {}),
         "selection": {"epoch": 0, "rule": "given", "score": None},
