@@ -66,6 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {place}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of sections; found {type(data).__name__}.")
+    _require_spaces(data, str(path))
     return data
 
 
@@ -88,7 +89,23 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
             node[last] = YAML(typ="safe", pure=True).load(StringIO(text))
         except YAMLError as error:
             raise ConfigError(f"The value in {assignment!r} is not valid YAML.") from error
+        _require_spaces(node[last], repr(assignment))
     return result
+
+
+def _require_spaces(value: object, where: str) -> None:
+    """Raise ConfigError for a key like `a:1` without a value, as YAML reads what has no space."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if inner is None and isinstance(key, str) and ":" in key:
+                apart = key.replace(":", ": ", 1)
+                raise ConfigError(
+                    f"{where}: {key!r} has no value; write a space after the colon, {{{apart}}}."
+                )
+            _require_spaces(inner, where)
+    elif isinstance(value, list):
+        for inner in value:
+            _require_spaces(inner, where)
 
 
 def digest(value: object) -> str:
@@ -110,6 +127,8 @@ def _problem(item: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{path}: {unknown_name('key', str(item['loc'][-1]), fields)}"
     if kind == "missing":
         return f"{path}: this key is required."
+    if kind == "union_tag_not_found":
+        return f"{path}.kind: this key is required."
     if kind == "union_tag_invalid" and "ctx" in item:
         valid = [name.strip(" '") for name in item["ctx"]["expected_tags"].split(",")]
         return f"{path}.kind: {unknown_name('kind', item['ctx']['tag'], valid)}"

@@ -1,5 +1,6 @@
 """The experiment file: reading, overriding, and what is said about mistakes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def test_override_sets_nested_values_and_leaves_the_original_alone() -> None:
     assert data == {"train": {"lr": 1.0}}
 
 
+def test_a_mapping_without_spaces_is_told_from_a_name(digits: Path) -> None:
+    written = "features.x={kind:dct, size: 4}"
+    message = r"'kind:dct' has no value; write a space after the colon, \{kind: dct\}"
+    with pytest.raises(ConfigError, match=message):
+        load(digits, [written])
+    digits.write_text(digits.read_text() + "\nmore: [{kind:dct}]\n")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(digits))}: {message}"):
+        load(digits)
+
+
 @pytest.mark.parametrize("assignment", ["train.lr", "=3", "train.lr.x=3", "a=[1"])
 def test_bad_overrides_are_refused(assignment: str) -> None:
     with pytest.raises(ConfigError):
@@ -77,6 +88,7 @@ def test_bad_overrides_are_refused(assignment: str) -> None:
         ("train.epochs=many", "train.epochs: Input should be a valid integer"),
         ("train.lr=-1", "train.lr: "),
         ("dataset.source.kind=digit", "Did you mean 'digits'"),
+        ("dataset.source={root: x}", "dataset.source.kind: this key is required."),
         ("features.scattering.JJ=2", "features.scattering.JJ: Unknown key"),
         ("student.architecture=resnet19", "Did you mean 'resnet1"),
         ("objective.scatterin={kind: dependence}", "Did you mean 'scattering'"),

@@ -181,9 +181,11 @@ def _possible(options: RetrievalOptions, images: int) -> RetrievalOptions:
         name: tuple(k for k in getattr(options, name) if k < images)
         for name in ("recall_ks", "agreement_ks")
     }
-    if not all(left.values()):
-        raise DataError(
-            f"Retrieval among {images} images cannot have {options.agreement_ks} neighbours: "
-            "give it more images by a larger dataset.split.validation or test, or smaller ks."
-        )
+    for name, possible in left.items():
+        if not possible:
+            raise DataError(
+                f"{name} asks for {min(getattr(options, name))} neighbours or more, and among "
+                f"{images} images there are {images - 1}: give it smaller ones, or more images by "
+                "a larger dataset.split.validation or test."
+            )
     return options.model_copy(update=left)
