@@ -251,7 +251,7 @@ def test_missing_labels_and_splits_are_named(tmp_path: Path) -> None:
 def test_more_neighbours_than_images_are_named(tmp_path: Path) -> None:
     few = images(tmp_path / "a", {s: [i % 3 for i in range(n)] for s, n in COUNTS.items()})
     made, student, _ = setting(few, tmp_path / "work")
-    n = COUNTS["test"]
+    n = len(few.labels("test"))
     message = rf"recall_ks asks for {n + 5} neighbours or more, and among {n} images .* {n - 1}:"
     with pytest.raises(DataError, match=message):
         RetrievalOptions(recall_ks=(n + 5, 5000)).score(student, made)
