@@ -67,15 +67,16 @@ def load_checkpoint(
     *,
     student: StudentOptions | None = None,
     image: ImageOptions | None = None,
+    strict: bool = True,
     remedy: str = "Name another file, or run `mvmr train`.",
 ) -> Checkpoint:
     """Read a checkpoint, or a released MV-MR file.
 
     A released file says nothing of the images, nor of the strides: `image` and `student` are
     taken for them where they are given, else ImageNet's 224 pixels and what the names and shapes
-    of the weights say. Raises WeightsError if there is no such file, if it is damaged, if it holds
-    another backbone than `student`, or one that sees images otherwise than `image`. `remedy` is
-    what the first two of these advise.
+    of the weights say. Raises WeightsError if there is no such file, if it is damaged, and with
+    `strict` if it holds another backbone than `student`, or one that sees images otherwise than
+    `image`. `remedy` is what the first two of these advise.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,7 +93,7 @@ def load_checkpoint(
         )
     if "about" in content:
         checkpoint = _own(content)
-        if image is not None:
+        if strict and image is not None:
             _check("dataset.image", path, checkpoint.image, image)
     else:
         weights = read_released(content, path)
@@ -104,7 +105,7 @@ def load_checkpoint(
             about={"released": path.name, "preprocessing": "assumed" if image is None else "given"},
         )
         checkpoint.build()  # names what does not fit
-    if student is not None:
+    if strict and student is not None:
         _check("student", path, checkpoint.student, student)
     return checkpoint
 

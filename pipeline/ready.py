@@ -39,16 +39,21 @@ class ReadyEncoder(NamedTuple):
 
 
 def load_encoder(
-    path: Path | str, *, student: StudentOptions | None = None, image: ImageOptions | None = None
+    path: Path | str,
+    *,
+    student: StudentOptions | None = None,
+    image: ImageOptions | None = None,
+    strict: bool = False,
 ) -> ReadyEncoder:
     """Load an encoder: a checkpoint, a released MV-MR file, or an export that has its card.
 
     The module is in evaluation mode, on the CPU. `student` and `image` are for released files,
-    see `pipeline.checkpoints.load_checkpoint`. Raises WeightsError.
+    and with `strict` a checkpoint that says otherwise is refused: see
+    `pipeline.checkpoints.load_checkpoint`. Raises WeightsError.
     """
     path = Path(path)
     if not card_of(path).exists():
-        checkpoint = load_checkpoint(path, student=student, image=image)
+        checkpoint = load_checkpoint(path, student=student, image=image, strict=strict)
         return ReadyEncoder(checkpoint.build().backbone, Preprocessing(checkpoint.image))
     card = _read_card(card_of(path))
     image = ImageOptions.model_validate(card["preprocessing"])

@@ -78,5 +78,8 @@ def _encoder(
     if checkpoint is not None and not config.exists():
         return load_encoder(checkpoint)
     experiment = load(config, assignments)
-    path = checkpoint or run_layout(experiment.name).checkpoints / BEST
-    return load_encoder(path, student=experiment.student, image=experiment.dataset.image)
+    student, image = experiment.student, experiment.dataset.image
+    if checkpoint is not None:  # it says itself what it is, unless it is a released file
+        return load_encoder(checkpoint, student=student, image=image)
+    best = run_layout(experiment.name).checkpoints / BEST
+    return load_encoder(best, student=student, image=image, strict=True)

@@ -212,6 +212,8 @@ def test_images_of_any_folder_are_embedded_alike_from_every_file(
         "a.npz": QUICK,
         "b.npz": ["--exported", "runs/digits/exports/digits.onnx"],
         "c.npz": ["--checkpoint", "released.pth", *QUICK],
+        # params.yaml names another student and another size of image
+        "e.npz": ["--checkpoint", "runs/digits/checkpoints/best.pt", "-s", "dataset.image.size=16"],
     }
     found = {}
     for name, source in sources.items():
