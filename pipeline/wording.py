@@ -3,6 +3,12 @@
 from collections.abc import Mapping
 
 _ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("s", ""))
+# The two statistics of dependence are never to be taken for each other.
+_FIGURES = {
+    "dcor_squared_unbiased": "bias-corrected squared dCor",
+    "dcor_squared": "plain squared dCor",
+    "dcor": "plain dCor",
+}
 _KINDS = 4  # that are named
 
 
@@ -27,3 +33,16 @@ def unit_of(number: int, things: str) -> str:
         if things.endswith(ending):
             return things.removesuffix(ending) + instead
     return things
+
+
+def spoken(key: str, *, main: str = "") -> str:
+    """Return a figure's key as people read it; what follows `_with_` is a feature's own name.
+
+    `main` is a figure whose bounds, `<main>_low` and `<main>_high`, are told from such names.
+    """
+    bound = key.removeprefix(f"{main}_")
+    if main and bound in ("low", "high"):
+        return f"{spoken(main)} {bound}"
+    figure, with_, feature = key.partition("_with_")
+    said = _FIGURES.get(figure, figure).replace("_", " ")
+    return f"{said} with {feature}" if with_ else said

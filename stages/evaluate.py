@@ -21,6 +21,7 @@ from pipeline.runtime import Progress, sha256_of, write_json
 from pipeline.storage import remove_tree
 from pipeline.timing import timed
 from pipeline.training.trial import Wanted
+from pipeline.wording import spoken
 from stages.console import Screen, table
 from stages.early import check_names
 from stages.experiment import Experiment, load
@@ -137,17 +138,17 @@ def _provenance(
 def _result_table(title: str, record: Values) -> Table:
     """Return one column a subject, one row a number."""
     subjects = {"student": record, **record["controls"]}
-    flat = {name: dict(_numbers(values)) for name, values in subjects.items()}
+    flat = {name: dict(_numbers(values, record["main"])) for name, values in subjects.items()}
     names = list(dict.fromkeys(number for numbers in flat.values() for number in numbers))
     rows = [[n, *(flat[subject].get(n, "") for subject in flat)] for n in names]
     return table(title, ["", *flat], rows)
 
 
-def _numbers(values: Values) -> Iterator[tuple[str, str]]:
+def _numbers(values: Values, main: str) -> Iterator[tuple[str, str]]:
     """Yield the numbers of a subject, those beside a reference under `with_<reference>`."""
     for name, value in values.items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed":
-            yield name.replace("_", " "), f"{value:.4g}"
+            yield spoken(name, main=main), f"{value:.4g}"
         elif name.startswith("with_"):
             for inner, number in value.items():
-                yield f"{inner} {name}".replace("_", " "), f"{number:.3g}"
+                yield spoken(f"{inner}_{name}"), f"{number:.3g}"

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from pipeline.wording import counted_kinds
+from pipeline.wording import counted_kinds, spoken
 from stages import proposal
 from stages.console import table
 
@@ -75,7 +75,7 @@ def headline(record: Mapping[str, Any]) -> str:
     interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
     between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
     value = record.get(main)
-    return f"{main.replace('_', ' ')} {value:.4g}{between}" if value is not None else main
+    return f"{spoken(main)} {value:.4g}{between}" if value is not None else main
 
 
 def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) -> list[str]:

@@ -20,7 +20,7 @@ from pipeline.runtime import Progress, Silent, sha256_of
 from pipeline.shards import MANIFEST, Manifest, read_manifest
 from pipeline.store import FeatureStore, StoredFeature
 from pipeline.timing import read_attempts
-from pipeline.wording import counted
+from pipeline.wording import counted, spoken
 from stages.experiment import Experiment
 from stages.layout import (
     DatasetLayout,
@@ -183,7 +183,7 @@ def _protocol(experiment: Experiment, name: str, run: RunLayout, *, ready: bool)
             what = "options" if same else "another checkpoint"
             return StageState(stage, "stale", f"{path} is of {what} before", remedy)
         main = record["main"]
-        return StageState(stage, "done", f"{main.replace('_', ' ')} {record[main]:.4g}")
+        return StageState(stage, "done", f"{spoken(main)} {record[main]:.4g}")
     except (ValueError, KeyError, TypeError) as error:
         return StageState(stage, "broken", f"{path} cannot be read ({error!r})", remedy)
 

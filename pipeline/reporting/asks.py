@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.reporting.formats import count, percent, word
+from pipeline.reporting.formats import count, percent
+from pipeline.wording import spoken
 
 UNITLESS = ("effective_rank",)
 
@@ -54,7 +55,7 @@ def _labels(options: Mapping[str, Any], images: Mapping[str, int]) -> str:
 
 def figure_of(main: str) -> str:
     """Return what a main figure is called."""
-    return _FIGURES.get(main, word(main))
+    return _FIGURES.get(main, spoken(main))
 
 
 def chance_of(main: str, chance: float | None) -> str:

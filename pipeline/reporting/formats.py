@@ -4,12 +4,6 @@ import math
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BOUND = "\N{NO-BREAK SPACE}"
-# The two statistics of dependence are never to be taken for each other.
-_NAMES = {
-    "dcor_squared_unbiased": "bias-corrected squared dCor",
-    "dcor_squared": "plain squared dCor",
-    "dcor": "plain dCor",
-}
 
 
 def count(value: float) -> str:
@@ -71,13 +65,6 @@ def duration(seconds: float) -> str:
 def unbroken(text: str) -> str:
     """Return a sentence in which no line can end between a number and its %."""
     return text.replace(" %", f"{_BOUND}%")
-
-
-def word(name: str) -> str:
-    """Return a figure's key as people read it; what follows `_with_` is a feature's own name."""
-    figure, with_, feature = name.partition("_with_")
-    said = _NAMES.get(figure, figure).replace("_", " ")
-    return f"{said} with {feature}" if with_ else said
 
 
 def _bound(text: str) -> str:

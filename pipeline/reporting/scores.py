@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from pipeline.evaluation.paired import Paired, ScoredImages, paired
 from pipeline.reporting.asks import UNITLESS, asks, chance_of, figure_of
-from pipeline.reporting.formats import number, word
+from pipeline.reporting.formats import number
 from pipeline.reporting.leads import Standing, signed, standing_of
 from pipeline.reporting.published import Published, published_for
 from pipeline.reporting.run import Run
 from pipeline.reporting.sample import PIXELS, STUDENT, UNTRAINED
+from pipeline.wording import spoken
 
 LABELS = {
     STUDENT: "student",
@@ -157,7 +158,7 @@ def _protocol(run: Run, name: str) -> Protocol:
         scores=tuple(scores.values()),
         published=published,
         published_value=published.values.get(main) if published else None,
-        heads=tuple(_head(head, main) for head in heads),
+        heads=tuple(spoken(head, main=main) for head in heads),
         table=tuple(
             (_label(run, subject), tuple(row.get(head, "") for head in heads))
             for subject, row in rows.items()
@@ -189,12 +190,6 @@ def _role(run: Run, subject: str) -> Role:
             return "teacher" if feature.teacher else "feature"
     known: dict[str, Role] = {STUDENT: "student", UNTRAINED: "untrained", PIXELS: "pixels"}
     return known.get(subject, "feature")
-
-
-def _head(key: str, main: str) -> str:
-    """Return what a column is called; the bounds of the main figure are told apart from names."""
-    bound = key.removeprefix(f"{main}_")
-    return f"{word(main)} {bound}" if bound in ("low", "high") else word(key)
 
 
 def _label(run: Run, subject: str) -> str:
