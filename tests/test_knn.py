@@ -138,10 +138,18 @@ def test_votes_are_shares() -> None:
         assert (scores >= 0).all()
 
 
+def test_more_neighbours_than_training_images_are_left_out() -> None:
+    train, validation, test = splits()
+    asked = knn_probe(train, validation, test, options=KnnOptions(ks=(5, 301)), device=CPU)
+    alone = knn_probe(train, validation, test, options=KnnOptions(ks=(5,)), device=CPU)
+    assert asked.validation_accuracies == alone.validation_accuracies
+    assert torch.equal(asked.test_scores, alone.test_scores)
+
+
 def test_bad_input_is_a_data_error() -> None:
     train, validation, test = splits()
     with pytest.raises(DataError, match=r"k = 301 neighbours need as many .* found 300"):
-        knn_probe(train, validation, test, options=KnnOptions(ks=(5, 301)), device=CPU)
+        knn_probe(train, validation, test, options=KnnOptions(ks=(400, 301)), device=CPU)
     with pytest.raises(DataError, match="at least 300 images to be neighbours; found 299"):
         nearest(train.features, train.features, k=300, device=CPU, exclude_self=True)
     unseen = LabelledFeatures(test.features, test.labels + 1)

@@ -37,7 +37,8 @@ Temperature = Annotated[float, Field(gt=0)] | Literal["uniform"]
 class KnnOptions(ProtocolOptions):
     """`evaluate.<name>` of kind knn: every pair of `ks` and `temperatures` is tried.
 
-    The temperature "uniform" gives each neighbour one vote.
+    A k above the number of labelled training images is left out. The temperature "uniform" gives
+    each neighbour one vote.
     """
 
     kind: Literal["knn"] = "knn"
@@ -105,25 +106,25 @@ def knn_probe(
 ) -> KnnResult:
     """Classify by the neighbours in `train`: choose on `validation`, score `test`.
 
-    Raises DataError if a k exceeds the training images, there are fewer than two classes, or
-    one has no training image.
+    A k that exceeds the training images is left out. Raises DataError if every k does, there are
+    fewer than two classes, or one has no training image.
     """
-    most = max(options.ks)
-    if len(train) < most:
+    ks = [k for k in options.ks if k <= len(train)]
+    if not ks:
         raise DataError(
-            f"k = {most} neighbours need as many training images; found {len(train)}. "
+            f"k = {min(options.ks)} neighbours need as many training images; found {len(train)}. "
             "Make ks smaller."
         )
     classes = classes_of(train, validation, test)
     targets = class_indices(validation.labels, classes)
     bank = class_indices(train.labels, classes)
     search = partial(nearest, bank=train.features, device=device, progress=progress)
-    found = search(validation.features, k=most)
+    found = search(validation.features, k=max(ks))
     accuracies = {
         (k, temperature): top_k_accuracy(
             vote(found, bank, classes=len(classes), k=k, temperature=temperature), targets
         )
-        for k in options.ks
+        for k in ks
         for temperature in options.temperatures
     }
     k, temperature = max(accuracies, key=lambda pair: accuracies[pair])
