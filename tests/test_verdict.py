@@ -95,6 +95,15 @@ def test_a_gain_within_overlapping_intervals_is_called_one() -> None:
     assert any(note.startswith("Training gained over") and "46.7 points" in note for note in notes)
 
 
+def test_an_interval_without_width_is_no_certainty() -> None:
+    metrics, images = scored("linear", student=right(range(N)), untrained=right(range(30)))
+    metrics |= {"top1_low": 100.0, "top1_high": 100.0}
+    text = text_of(run_of({"linear": (metrics, images)}))
+    assert f"{N} images, all judged alike, of which the interval tells nothing" in text
+    assert "By linear all test images are judged alike." in text
+    assert "±" not in text
+
+
 def test_without_results_by_image_only_intervals_apart_settle() -> None:
     run = replace(run_of({"linear": BEATEN}), per_image={})
     notes = [note for note in summary(run).notes if note.kind == "caution"]

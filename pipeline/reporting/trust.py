@@ -90,6 +90,15 @@ def _images_scored(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
             )
         if images < FEW_IMAGES:
             yield Note("caution", f"{count(images)} {split} images are few: intervals are wide.")
+        alike = [
+            p.name for p in named if p.student.low is not None and p.student.low == p.student.high
+        ]
+        if alike:
+            yield Note(
+                "caution",
+                f"By {listed(alike)} all {split} images are judged alike. An interval without "
+                "width says that they are too few to tell, not that the figure is certain.",
+            )
 
 
 def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:

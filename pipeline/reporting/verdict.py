@@ -171,8 +171,12 @@ def _trust(run: Run, protocol: Protocol) -> str:
         return "Do not use this encoder: its embedding has collapsed."
     student, limits = protocol.student, ["one training seed"] if run.epochs is not None else []
     if student.low is not None and student.high is not None:
-        reach = percent((student.high - student.low) / 2)
-        limits.append(f"{count(protocol.images[protocol.split])} images, that is ±{reach} points")
+        images = f"{count(protocol.images[protocol.split])} images"
+        limits.append(
+            f"{images}, that is ±{percent((student.high - student.low) / 2)} points"
+            if student.high > student.low
+            else f"{images}, all judged alike, of which the interval tells nothing"
+        )
     known = f"Keep in mind: {listed(limits)}." if limits else ""
     return f"{_fairness(run, protocol.split)} {known}".strip()
 
