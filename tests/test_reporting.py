@@ -143,6 +143,14 @@ def test_rank_and_dead_dimensions_by_numpy() -> None:
     assert variance_shares(space).numpy() == pytest.approx(variances / variances.sum())
 
 
+def test_few_images_have_no_heat_map() -> None:
+    whole = sample()
+    spaces = {name: space[:20] for name, space in whole.spaces.items()}
+    found = dependence(replace(whole, images=whole.images[:20], spaces=spaces), ["hog"])
+    assert isinstance(found, Absent)
+    assert "there are 20" in found.reason
+
+
 def test_a_constant_embedding_is_called_collapsed() -> None:
     found = collapse_of(torch.ones(40, 50))
     assert found.dead_share == 1

@@ -10,6 +10,7 @@ from pipeline.dependence import Statistic, distance_correlation
 from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample
 
 IMAGES = 1024  # at most: the distances between them are kept for every space
+LEAST_IMAGES = 32  # on 24, one in ten independent pairs has a value beyond 0.1; on 32, one in 30
 BATCH = 256  # at most, for the plain statistic, whose bias depends on how many images there are
 SEED = 0
 
@@ -55,8 +56,8 @@ def dependence(sample: Sample, targets: Sequence[str]) -> Dependence | Absent:
     The bias-corrected statistic is about 0 for independent spaces, whatever their widths.
     """
     images = min(IMAGES, len(sample.images))
-    if images < 4:
-        return Absent(f"it needs at least 4 images; there are {images}")
+    if images < LEAST_IMAGES:
+        return Absent(f"it is left to chance below {LEAST_IMAGES} images; there are {images}")
     rows = {name: Rows(space[:images].double()) for name, space in sample.spaces.items()}
     values = {(a, b): _corrected(rows[a], rows[b]) for a in rows for b in rows}
     named = [name for name in targets if name in rows]
