@@ -35,10 +35,11 @@ from benchmarks.timing import Cost, cost_of, ratios, rounds, spread, verdict
 from pipeline.encoders import StudentOptions, build_encoder
 from pipeline.loading.batch import Batch, SplitData
 from pipeline.loading.training import LoadingOptions, training_loader
-from pipeline.objective import Objective, ObjectiveOptions
+from pipeline.objective import Objective
 from pipeline.representations.dct import DctOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.local_std import LocalStdOptions
+from pipeline.terms import ObjectiveOptions
 from pipeline.training.module import StudentModule
 from pipeline.training.options import TrainOptions
 

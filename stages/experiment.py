@@ -17,10 +17,10 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.table import AnyProtocol
 from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
 from pipeline.images import ImageOptions
-from pipeline.objective import ObjectiveOptions, least_rows, representations_of
 from pipeline.representations.base import RepresentationOptions
 from pipeline.representations.table import KINDS, AnyRepresentation
 from pipeline.shards import ShardOptions
+from pipeline.terms import ObjectiveOptions, least_rows, representations_of
 from pipeline.training.options import TrainOptions
 from stages.naming import complaint, misnamed
 

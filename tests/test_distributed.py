@@ -11,7 +11,8 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.dependence import distance_correlation, gather_rows
-from pipeline.objective import Activations, Objective, ObjectiveOptions, ObjectiveValue
+from pipeline.objective import Activations, Objective, ObjectiveValue
+from pipeline.terms import ObjectiveOptions
 
 RANKS, B, IN, H, Z = 2, 12, 6, 5, 4
 WIDTHS = {"hog": 7, "clip": 3}

@@ -26,6 +26,7 @@ LAYERS = {
     "pipeline.views": 1,
     "pipeline.dependence": 1,
     "pipeline.losses": 1,
+    "pipeline.terms": 1,
     "pipeline.objective": 1,
     "pipeline.encoders": 1,
     "pipeline.checkpoints": 1,

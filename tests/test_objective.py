@@ -21,13 +21,8 @@ from pipeline.losses import (
     standardised,
     variance_hinge,
 )
-from pipeline.objective import (
-    Activations,
-    AnyTerm,
-    Objective,
-    ObjectiveOptions,
-    representations_of,
-)
+from pipeline.objective import Activations, Objective
+from pipeline.terms import AnyTerm, ObjectiveOptions, representations_of
 
 torch.set_num_threads(1)  # importing dcor, and with it numba, sets all cores
 

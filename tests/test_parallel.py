@@ -19,9 +19,10 @@ from pipeline.encoders import Encoder
 from pipeline.images import normalise
 from pipeline.loading.batch import Batch
 from pipeline.loading.resident import EvaluationLoader, ResidentSplit
-from pipeline.objective import Objective, ObjectiveOptions
+from pipeline.objective import Objective
 from pipeline.processes import is_first_process
 from pipeline.runtime import Silent
+from pipeline.terms import ObjectiveOptions
 from pipeline.training.fit import CURVES, fit
 from pipeline.training.module import StudentModule
 from pipeline.training.options import TrainOptions

@@ -15,10 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.encoders import build_encoder
 from pipeline.images import ImageOptions
 from pipeline.loading.batch import Batch
-from pipeline.objective import Objective, representations_of
+from pipeline.objective import Objective
 from pipeline.representations.base import RepresentationOptions
 from pipeline.schedules import learning_rate
 from pipeline.teachers.open_clip import OpenClipOptions
+from pipeline.terms import representations_of
 from pipeline.training.module import StudentModule
 from stages.experiment import Experiment, load
 

@@ -11,7 +11,6 @@ import torch
 from pydantic import TypeAdapter
 
 from pipeline.images import ImageOptions
-from pipeline.objective import ObjectiveOptions, active
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.comparison import Differences, compared, differences
 from pipeline.reporting.confusion import Confusion, Prediction, confusion, mistakes, wilson
@@ -29,6 +28,7 @@ from pipeline.reporting.sample import Absent, Sample
 from pipeline.reporting.scores import protocols
 from pipeline.reporting.summary import summary
 from pipeline.reporting.terms import terms_of
+from pipeline.terms import ObjectiveOptions, active
 from pipeline.wording import spoken
 from stages.experiment import load
 

@@ -14,12 +14,12 @@ from pipeline.extraction.cluster import ClusterOptions
 from pipeline.extraction.run import extract
 from pipeline.images import ImageOptions
 from pipeline.loading.batch import SplitData
-from pipeline.objective import ObjectiveOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.pixels import PixelsOptions
 from pipeline.runtime import Silent
 from pipeline.shards import ShardOptions, read_manifests, write_split
 from pipeline.store import FeatureStore
+from pipeline.terms import ObjectiveOptions
 from pipeline.training.fit import Run
 from pipeline.training.options import TrainOptions
 

@@ -16,9 +16,10 @@ from pipeline.images import ImageOptions
 from pipeline.loading.batch import SplitData
 from pipeline.loading.resident import EvaluationLoader
 from pipeline.loading.training import loader_by_size, training_loader
-from pipeline.objective import AnyTerm, Objective, least_rows
+from pipeline.objective import Objective
 from pipeline.representations.base import Representation
 from pipeline.runtime import Progress
+from pipeline.terms import AnyTerm, least_rows
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Curves, Position, Selection
 from pipeline.training.module import StudentModule
