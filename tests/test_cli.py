@@ -52,9 +52,9 @@ def test_scores_are_few_and_predictions_add_up_to_them(project: Path) -> None:
         score = json.loads((run / f"scores/{protocol}.json").read_text())
         record = metrics(project, protocol)
         assert score["student"] == record["top1"]
-        bounds = score["student_low"], score["student_high"]
-        assert bounds == (record["top1_low"], record["top1_high"])
-        assert len(score) == 9
+        bounds = f"{record['top1_low']:.1f} to {record['top1_high']:.1f}"
+        assert score["student_ci95"] == bounds
+        assert len(score) == 8
         with (run / f"predictions/{protocol}/predictions.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 359

@@ -40,17 +40,14 @@ def full_record(outcomes: Mapping[str, Outcome], provenance: Values) -> Values:
 def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
     """Return the main figure alone, of student and controls: what `dvc metrics show` prints.
 
-    It sorts by name, so the bounds of the student's interval are named after the student.
+    It sorts columns by name, so that the 95 % interval of the student is one beside the student.
     """
     (name, student), *controls = outcomes.items()
     main = student.main
-    bounds = {
-        f"{name}_{end}": student.values[f"{main}_{end}"]
-        for end in ("low", "high")
-        if f"{main}_{end}" in student.values
-    }
+    low, high = (student.values.get(f"{main}_{end}") for end in ("low", "high"))
+    interval = {} if low is None else {f"{name}_ci95": f"{low:.1f} to {high:.1f}"}
     others = {n: o.values[main] for n, o in controls if main in o.values}
-    return {"figure": main, name: student.values[main], **bounds, **others}
+    return {"figure": main, name: student.values[main], **interval, **others}
 
 
 def write_predictions(
