@@ -15,8 +15,6 @@ from stages.experiment import load
 from stages.layout import run_layout
 from stages.result import Result, left_out_lines, others_lines
 
-SHOWN = 5  # images that are named when they are left out; JSON has all of them
-
 
 def embed(
     screen: Screen,

@@ -65,9 +65,9 @@ class EvaluationLoader:
     """Every valid sample of a split once, in order, as often as asked.
 
     Batches have nearly equal sizes, at most `batch_size`, so that a statistic of a batch is
-    not dominated by a short last one, and never below `least`, even if some are then larger by
-    one. Ranks share the batches out, equally many each. The split is decoded at the first use and
-    kept. Raises DataError if there are too few samples for `least` on every rank.
+    not dominated by a short last one, but never below `least`: where they would be, there are
+    fewer and larger ones. Ranks share the batches out, equally many each. The split is decoded at
+    the first use and kept. Raises DataError if there are too few samples for `least` on every rank.
     """
 
     def __init__(

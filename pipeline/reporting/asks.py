@@ -29,7 +29,7 @@ _ASKS = {
 }
 _FIGURES = {"top1": "top-1 accuracy", "map": "mean average precision"}
 # What reaches the chance of a figure, by the figure's name up to its first `_`.
-_BY_LOT = {
+_BY_CHANCE = {
     "top1": "naming the most frequent class every time",
     "map": "ranking the images by lot",
     "recall": "drawing the other images by lot",
@@ -62,5 +62,5 @@ def chance_of(main: str, chance: float | None) -> str:
     """Return what chance reaches (%), and how; empty where that is not known."""
     if chance is None:
         return ""
-    how = _BY_LOT.get(main.partition("_")[0])
+    how = _BY_CHANCE.get(main.partition("_")[0])
     return f"chance: {percent(chance)} %{f', by {how}' if how else ''}"
