@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.dependence import Statistic, distance_correlation, pairwise_distances
+from pipeline.dependence.distance_correlation import Statistic, distance_correlation
+from pipeline.dependence.distances import pairwise_distances
 
 SIZES = ((256, 512), (256, 8192), (512, 2048), (1024, 2048), (1024, 8192))
 STATISTICS: tuple[Statistic, ...] = ("dcor", "dcor_squared", "dcor_squared_unbiased")

@@ -29,15 +29,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.datasets.base import Encoded, Item, Source
-from pipeline.extraction.cluster import ClusterOptions
-from pipeline.extraction.run import extract
-from pipeline.images import ImageOptions, decode
-from pipeline.reduction import Reduction
+from pipeline.base.progress import Silent
+from pipeline.datasets.source import Encoded, Item, Source
+from pipeline.features.extraction.cluster import ClusterOptions
+from pipeline.features.extraction.engine import extract
+from pipeline.features.reduction import Reduction
+from pipeline.features.store import FeatureStore
+from pipeline.images.decoding import decode
+from pipeline.images.original_view import ImageOptions
 from pipeline.representations.scattering import ScatteringOptions
-from pipeline.runtime import Silent
-from pipeline.shards import ShardOptions, read_manifest, read_shard, write_split
-from pipeline.store import FeatureStore
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.reading import read_shard
+from pipeline.shards.writing import ShardOptions, write_split
 
 ROLES = {"bare": 1, "one": 1, "two": 2, "large": 1}
 SAMPLES_PER_SHARD = 500

@@ -34,17 +34,19 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from benchmarks.timing import Cost, cost_of, ratios, rounds, spread, verdict
+from pipeline.base.progress import Silent
 from pipeline.datasets.image_folder import ImageFolderOptions
 from pipeline.datasets.split import SplitOptions, cut
-from pipeline.encoders import StudentOptions, build_encoder
-from pipeline.encoding import Encoding
-from pipeline.images import ImageOptions, decode, normalise, original_view
+from pipeline.features.encoding import Encoding
+from pipeline.features.store import FeatureStore, FeatureWriter
+from pipeline.images.decoding import decode
+from pipeline.images.original_view import ImageOptions, normalise, original_view
+from pipeline.images.random_views import AugmentationOptions, build_augmentation
 from pipeline.loading.batch import SplitData
-from pipeline.loading.training import LoadingOptions, training_loader
-from pipeline.runtime import Silent
-from pipeline.shards import ShardOptions, write_split
-from pipeline.store import FeatureStore, FeatureWriter
-from pipeline.views import AugmentationOptions, build_augmentation
+from pipeline.loading.loaders import LoadingOptions, training_loader
+from pipeline.models.encoder import build_encoder
+from pipeline.models.student import StudentOptions
+from pipeline.shards.writing import ShardOptions, write_split
 
 IMAGE = ImageOptions(size=32, mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.261))
 WIDTHS = {"scattering": 256, "hog": 512, "local_std": 256, "dct": 128, "clip": 512}

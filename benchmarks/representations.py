@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.images import ImageOptions
+from pipeline.images.original_view import ImageOptions
+from pipeline.representations.kinds import KINDS
 from pipeline.representations.scattering import Scattering2D
-from pipeline.representations.table import KINDS
 
 ROUNDS = 7
 # About equal work at each size.

@@ -19,8 +19,8 @@ import open_clip
 import torch
 from PIL import Image
 
-from pipeline.images import ImageOptions
-from pipeline.teachers.open_clip import OpenClipOptions
+from pipeline.images.original_view import ImageOptions
+from pipeline.representations.teachers.open_clip import OpenClipOptions
 
 
 def seconds(work: Callable[[], object]) -> float:

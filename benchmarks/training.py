@@ -32,16 +32,17 @@ from torch import Tensor, nn
 
 from benchmarks.loading import IMAGE, WIDTHS, make_data, make_images
 from benchmarks.timing import Cost, cost_of, ratios, rounds, spread, verdict
-from pipeline.encoders import StudentOptions, build_encoder
 from pipeline.loading.batch import Batch, SplitData
-from pipeline.loading.training import LoadingOptions, training_loader
-from pipeline.objective import Objective
+from pipeline.loading.loaders import LoadingOptions, training_loader
+from pipeline.models.encoder import build_encoder
+from pipeline.models.student import StudentOptions
+from pipeline.objective.objective import Objective
+from pipeline.objective.terms import ObjectiveOptions
 from pipeline.representations.dct import DctOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.local_std import LocalStdOptions
-from pipeline.terms import ObjectiveOptions
 from pipeline.training.module import StudentModule
-from pipeline.training.options import TrainOptions
+from pipeline.training.train_options import TrainOptions
 
 VIEWS: dict[str, Any] = {"invariance": {}, "variance": {}, "view_dependence": {}}
 COMPUTED = {"scattering": 15_552, "hog": 1_152, "local_std": 3_072, "dct": 3_072}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from pipeline.images import ImageOptions
-from pipeline.views import AugmentationOptions, build_augmentation
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.random_views import AugmentationOptions, build_augmentation
 
 Images = Any  # a batch (B, 3, H, W), or a list of images
 Augment = Callable[[Images], object]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.ready import load_encoder
+    from pipeline.models.ready import load_encoder
 
 __all__ = ["load_encoder"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """Import what is handed on when it is first asked for: the commands' help needs no torch."""
     if name != "load_encoder":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipeline.ready import load_encoder
+    from pipeline.models.ready import load_encoder
 
     return load_encoder

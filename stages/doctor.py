@@ -16,11 +16,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.processes import deaf_children
-from pipeline.wording import counted
-from stages import proposal
-from stages.console import Screen
-from stages.environment import (
+from pipeline.base.processes import deaf_children
+from pipeline.base.text import counted
+from stages.experiment.chosen import Chosen
+from stages.experiment.machine import (
     Check,
     library_checks,
     machine_checks,
@@ -28,20 +27,22 @@ from stages.environment import (
     python_check,
     version_control_checks,
 )
-from stages.result import Result
+from stages.terminal import proposal
+from stages.terminal.console import Screen
+from stages.terminal.result import Result
 
 if TYPE_CHECKING:  # it needs torch
-    from stages.state import StageState
+    from stages.experiment.state import StageState
 
 Finding = TypeVar("Finding", Check, "StageState")
 PATIENCE_SECONDS = 300.0
 STYLES = {"ok": "green", "done": "green", "mend": "bold red", "broken": "bold red"}
 
 
-def doctor(screen: Screen, *, config: Path, assignments: tuple[str, ...], data: str) -> Result:
+def doctor(screen: Screen, *, chosen: Chosen, data: str) -> Result:
     """Check the machine, the experiment, and the state of its stages."""
     screen.progress.start("look at this machine and the experiment", 0, "")
-    beside = _Beside(config, assignments, data)
+    beside = _Beside(chosen, data)
     places = [Path("runs")] if "://" in data else [Path(data), Path("runs")]
     checks = [python_check(), *library_checks(), *machine_checks(), *place_checks(places)]
     checks += version_control_checks(Path.cwd())
@@ -103,12 +104,12 @@ class _Beside:
         return [Check("torch", f"importing or using it {end}", "mend", "make setup")], []
 
 
-def _look(connection: Connection, config: Path, assignments: tuple[str, ...], data: str) -> None:
+def _look(connection: Connection, chosen: Chosen, data: str) -> None:
     """Send what there is to say about torch, the experiment and its stages."""
     try:
-        from stages.examination import examine
+        from stages.experiment.examination import examine
 
-        found = examine(config, assignments, data)
+        found = examine(chosen, data)
     except Exception as error:  # libraries that do not fit each other fail in many ways
         text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
         remedy = "Install the versions of constraints.txt: make setup"

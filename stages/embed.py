@@ -2,26 +2,25 @@
 
 from pathlib import Path
 
-from pipeline import embedding
-from pipeline.checkpoints import BEST
-from pipeline.embedding import find_images
-from pipeline.errors import ConfigError
-from pipeline.exporting import card_of
-from pipeline.ready import ReadyEncoder, load_encoder
-from pipeline.runtime import device_from
-from pipeline.wording import counted
-from stages.console import Screen
-from stages.experiment import load
-from stages.layout import run_layout
-from stages.result import Result, left_out_lines, others_lines
+from pipeline.base.devices import device_from
+from pipeline.base.errors import ConfigError
+from pipeline.base.text import counted
+from pipeline.models import embedding
+from pipeline.models.checkpoint import BEST
+from pipeline.models.embedding import find_images
+from pipeline.models.exporting import card_of
+from pipeline.models.ready import ReadyEncoder, load_encoder
+from stages.experiment.chosen import Chosen
+from stages.experiment.paths import run_layout
+from stages.terminal.console import Screen
+from stages.terminal.result import Result, left_out_lines, others_lines
 
 
 def embed(
     screen: Screen,
     *,
     images: tuple[Path, ...],
-    config: Path,
-    assignments: tuple[str, ...],
+    chosen: Chosen,
     checkpoint: Path | None,
     exported: Path | None,
     output: Path,
@@ -34,7 +33,7 @@ def embed(
     progress.start("list images", 0, "")
     found = find_images(images)
     progress.start("load the encoder", 0, "")
-    encoder = _encoder(config, assignments, checkpoint, exported)
+    encoder = _encoder(chosen, checkpoint, exported)
     done = embedding.embed(
         found.images,
         encoder,
@@ -61,8 +60,7 @@ def embed(
 
 
 def _encoder(
-    config: Path,
-    assignments: tuple[str, ...],
+    chosen: Chosen,
     checkpoint: Path | None,
     exported: Path | None,
 ) -> ReadyEncoder:
@@ -73,9 +71,9 @@ def _encoder(
                 "is: name a file that `mvmr export` wrote, or use --checkpoint."
             )
         return load_encoder(exported)
-    if checkpoint is not None and not config.exists():
+    if checkpoint is not None and not chosen.file.exists():
         return load_encoder(checkpoint)
-    experiment = load(config, assignments)
+    experiment = chosen.experiment
     student, image = experiment.student, experiment.dataset.image
     if checkpoint is not None:  # it says itself what it is, unless it is a released file
         return load_encoder(checkpoint, student=student, image=image)

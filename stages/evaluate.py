@@ -7,36 +7,32 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.checkpoints import BEST, Checkpoint, load_checkpoint
-from pipeline.evaluation.images import Images
-from pipeline.evaluation.record import (
-    full_record,
-    summary,
-    write_per_image,
-    write_predictions,
-)
+from pipeline.base.atomic import write_json
+from pipeline.base.digests import sha256_of
+from pipeline.base.locations import remove_tree
+from pipeline.base.progress import Progress
+from pipeline.base.text import spoken
+from pipeline.base.timing import timed
+from pipeline.evaluation.image_set import Images
+from pipeline.evaluation.protocols import AnyProtocol, require_something_to_find, score_all
+from pipeline.evaluation.record import full_record, summary, write_per_image, write_predictions
 from pipeline.evaluation.setting import Outcome, Setting, Values
-from pipeline.evaluation.table import AnyProtocol, require_something_to_find, score_all
-from pipeline.runtime import Progress, sha256_of, write_json
-from pipeline.storage import remove_tree
-from pipeline.timing import timed
+from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
 from pipeline.training.trial import Wanted
-from pipeline.wording import spoken
-from stages.console import Screen, table
-from stages.early import check_names
-from stages.experiment import Experiment, load
-from stages.layout import RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.result import Result, headline
-from stages.scoring import Scored, scored
-from stages.summary import announce
-from stages.times import evaluation_record
+from stages.experiment.chosen import Chosen
+from stages.experiment.paths import RunLayout, dataset_layout, evaluation_work, run_layout
+from stages.experiment.records import evaluation_record
+from stages.experiment.schema import Experiment
+from stages.experiment.scored import Scored, scored
+from stages.terminal.announcement import announce
+from stages.terminal.console import Screen, table
+from stages.terminal.result import Result, headline
 
 
 def evaluate(
     screen: Screen,
     *,
-    config: Path,
-    assignments: tuple[str, ...],
+    chosen: Chosen,
     data: str,
     only: tuple[str, ...],
     checkpoint: Path | None,
@@ -44,9 +40,8 @@ def evaluate(
     auto_batch_size: bool,
 ) -> Result:
     """Score the trained student, the untrained one, pixels and every stored feature alike."""
-    experiment = load(config, assignments)
+    experiment = chosen.experiment
     layout, stored = run_layout(experiment.name), dataset_layout(experiment.dataset.name, data)
-    check_names("protocol", only, experiment.evaluate)
     protocols = {n: p for n, p in experiment.evaluate.items() if not only or n in only}
     wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
     if wanted:

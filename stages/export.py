@@ -4,28 +4,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import exporting
-from pipeline.checkpoints import BEST, load_checkpoint
-from pipeline.exporting import FORMATS
-from pipeline.runtime import sha256_of
-from stages.console import Screen
-from stages.experiment import Experiment, load
-from stages.layout import run_layout
-from stages.result import Result, megabytes
-from stages.summary import announce
+from pipeline.base.digests import sha256_of
+from pipeline.models import exporting
+from pipeline.models.checkpoint import BEST, load_checkpoint
+from pipeline.models.exporting import FORMATS
+from stages.experiment.chosen import Chosen
+from stages.experiment.paths import run_layout
+from stages.experiment.schema import Experiment
+from stages.terminal.announcement import announce
+from stages.terminal.console import Screen
+from stages.terminal.result import Result, megabytes
 
 
 def export(
     screen: Screen,
     *,
-    config: Path,
-    assignments: tuple[str, ...],
+    chosen: Chosen,
     form: str,
     checkpoint: Path | None,
     output: Path | None,
 ) -> Result:
     """Write the backbone's weights, and a JSON card: architecture, preprocessing, how to load."""
-    experiment = load(config, assignments)
+    experiment = chosen.experiment
     layout = run_layout(experiment.name)
     source = checkpoint or layout.checkpoints / BEST
     trained = load_checkpoint(source, student=experiment.student, image=experiment.dataset.image)

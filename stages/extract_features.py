@@ -1,29 +1,25 @@
 """`mvmr extract-features`: compute every representation of every image, once."""
 
-from pathlib import Path
-
-from pipeline.extraction.cluster import ClusterOptions
-from pipeline.extraction.run import extract
-from pipeline.runtime import write_json
-from pipeline.shards import read_manifests
-from pipeline.store import FeatureStore
-from pipeline.timing import timed
-from stages.console import Screen
-from stages.early import check_names
-from stages.experiment import load
-from stages.layout import dataset_layout
-from stages.material import check_source, require_enough, require_files
-from stages.result import Result, rows_table
-from stages.store import FEATURE_COLUMNS, feature_values
-from stages.summary import announce
-from stages.times import feature_record
+from pipeline.base.atomic import write_json
+from pipeline.base.timing import timed
+from pipeline.features.extraction.cluster import ClusterOptions
+from pipeline.features.extraction.engine import extract
+from pipeline.features.store import FeatureStore
+from pipeline.shards.manifest import read_manifests
+from stages.experiment.chosen import Chosen
+from stages.experiment.freshness import check_source, require_enough, require_files
+from stages.experiment.paths import dataset_layout
+from stages.experiment.records import feature_record
+from stages.terminal.announcement import announce
+from stages.terminal.console import Screen
+from stages.terminal.feature_table import FEATURE_COLUMNS, feature_values
+from stages.terminal.result import Result, rows_table
 
 
 def extract_features(
     screen: Screen,
     *,
-    config: Path,
-    assignments: tuple[str, ...],
+    chosen: Chosen,
     data: str,
     only: tuple[str, ...],
     workers: int | None,
@@ -31,9 +27,8 @@ def extract_features(
     force: bool,
 ) -> Result:
     """Compute the features of the experiment that the store lacks."""
-    experiment = load(config, assignments)
+    experiment = chosen.experiment
     layout = dataset_layout(experiment.dataset.name, data)
-    check_names("feature", only, experiment.features)
     wanted = {n: f for n, f in experiment.features.items() if not only or n in only}
     following = ["mvmr", "train"]
     if not wanted:

@@ -8,10 +8,13 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from pipeline.datasets.base import SPLITS
+from pipeline.base.progress import Progress
+from pipeline.base.timing import saved_seconds
+from pipeline.datasets.source import SPLITS
 from pipeline.datasets.split import cut
+from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
-from pipeline.planning import (
+from pipeline.planning.cost import (
     FeatureCost,
     Sample,
     TrainingCost,
@@ -19,21 +22,19 @@ from pipeline.planning import (
     sample_of,
     training_cost,
 )
-from pipeline.runtime import Progress
-from pipeline.store import StoredFeature
-from pipeline.timing import saved_seconds
 from pipeline.training.fit import Run
-from stages import proposal
-from stages.console import Screen, table
-from stages.experiment import Experiment, load
-from stages.material import require_enough
-from stages.result import Result, megabytes
-from stages.summary import announce, source_name
+from stages.experiment.chosen import Chosen
+from stages.experiment.freshness import require_enough
+from stages.experiment.schema import Experiment
+from stages.terminal import proposal
+from stages.terminal.announcement import announce, source_name
+from stages.terminal.console import Screen, table
+from stages.terminal.result import Result, megabytes
 
 
-def plan(screen: Screen, *, config: Path, assignments: tuple[str, ...], images: int) -> Result:
+def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
     """Measure a few images on this machine, and say what the whole will take."""
-    experiment, progress = load(config, assignments), screen.progress
+    experiment, progress = chosen.experiment, screen.progress
     dataset = experiment.dataset
     announce(
         screen,

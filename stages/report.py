@@ -6,35 +6,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoints import BEST
-from pipeline.errors import DataError
+from pipeline.base.atomic import atomic_path, write_json
+from pipeline.base.digests import sha256_of
+from pipeline.base.errors import DataError
+from pipeline.models.checkpoint import BEST
 from pipeline.reporting import Run, render_comparison, render_report, run_from_json
-from pipeline.runtime import atomic_path, sha256_of, write_json
-from stages.console import Screen
-from stages.early import check_runs
-from stages.experiment import load
-from stages.layout import comparison_page, dataset_layout, run_layout
-from stages.reported import gather, per_image
-from stages.result import Result, headline, megabytes
-from stages.summary import announce
+from stages.experiment.chosen import Chosen
+from stages.experiment.findings import gather, per_image
+from stages.experiment.paths import comparison_page, dataset_layout, run_layout
+from stages.terminal.announcement import announce
+from stages.terminal.console import Screen
+from stages.terminal.result import Result, headline, megabytes
 
 
 def report(
     screen: Screen,
     *,
     runs: tuple[str, ...],
-    config: Path,
-    assignments: tuple[str, ...],
+    chosen: Chosen,
     data: str,
     output: Path | None,
 ) -> Result:
     """Write a page about the active experiment, or compare the named runs."""
     if runs:
-        check_runs(runs)
         screen.progress.start("compare", 0, "")
         page = render_comparison([_read(name) for name in runs])
         return _written(page, output or comparison_page(), ())
-    experiment = load(config, assignments)
+    experiment = chosen.experiment
     layout = run_layout(experiment.name)
     stored, path = dataset_layout(experiment.dataset.name, data), output or layout.report
     announce(
@@ -46,8 +44,8 @@ def report(
         writes=[path],
         student=True,
     )
-    file = config.read_text(encoding="utf-8")
-    found = gather(experiment, file, assignments, layout, stored, screen.progress)
+    file = chosen.file.read_text(encoding="utf-8")
+    found = gather(experiment, file, chosen.assignments, layout, stored, screen.progress)
     page = render_report(found, screen.progress)
     write_json(layout.record, found.run.to_json())
     return _written(page, path, ["mvmr", "export"], scores=found.run.metrics)

@@ -1,23 +1,32 @@
 """`mvmr shard`: pack the images of the active data set into WebDataset tars."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.base import SPLITS, Item, Source, Split
+from pipeline.base.locations import remove_tree
+from pipeline.base.progress import Progress, not_kept
+from pipeline.base.timing import timed
+from pipeline.datasets.source import SPLITS, Item, Source, Split
 from pipeline.datasets.split import cut
-from pipeline.runtime import Progress, not_kept
-from pipeline.shards import Manifest, read_manifest, write_split
-from pipeline.storage import remove_tree
-from pipeline.store import FeatureStore
-from pipeline.timing import timed
-from stages.console import Screen
-from stages.experiment import DatasetOptions, load
-from stages.layout import DatasetLayout, dataset_layout
-from stages.material import finished_splits, provenance, require_enough
-from stages.result import Column, Result, count, left_out_lines, megabytes, others_lines, rows_table
-from stages.summary import announce, source_name
-from stages.times import shard_record
+from pipeline.features.store import FeatureStore
+from pipeline.shards.manifest import Manifest, read_manifest
+from pipeline.shards.writing import write_split
+from stages.experiment.chosen import Chosen
+from stages.experiment.freshness import finished_splits, provenance, require_enough
+from stages.experiment.paths import DatasetLayout, dataset_layout
+from stages.experiment.records import shard_record
+from stages.experiment.schema import DatasetOptions
+from stages.terminal.announcement import announce, source_name
+from stages.terminal.console import Screen
+from stages.terminal.result import (
+    Column,
+    Result,
+    count,
+    left_out_lines,
+    megabytes,
+    others_lines,
+    rows_table,
+)
 
 COLUMNS = (
     Column("split", "split"),
@@ -29,11 +38,9 @@ COLUMNS = (
 )
 
 
-def shard(
-    screen: Screen, *, config: Path, assignments: tuple[str, ...], data: str, force: bool
-) -> Result:
+def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool) -> Result:
     """Pack the images of the experiment's data set, unless that is done."""
-    experiment = load(config, assignments)
+    experiment = chosen.experiment
     dataset, watched = experiment.dataset, screen.progress
     layout = dataset_layout(dataset.name, data)
     announce(

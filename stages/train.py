@@ -10,39 +10,32 @@ from pathlib import Path
 
 import torch
 
-from pipeline.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
-from pipeline.datasets.base import Split
-from pipeline.errors import DataError, TrainingError
+from pipeline.base.atomic import atomic_path, write_json
+from pipeline.base.errors import DataError, TrainingError
+from pipeline.base.locations import Location, remove_tree
+from pipeline.base.locks import exclusive
+from pipeline.base.processes import is_first_process
+from pipeline.base.progress import Progress
+from pipeline.base.timing import timed
+from pipeline.datasets.source import Split
+from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
-from pipeline.processes import is_first_process
-from pipeline.runtime import (
-    Progress,
-    atomic_path,
-    exclusive,
-    write_json,
-)
-from pipeline.shards import read_manifests
-from pipeline.storage import Location, remove_tree
-from pipeline.store import StoredFeature
-from pipeline.timing import timed
+from pipeline.models.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from pipeline.shards.manifest import read_manifests
 from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.trial import Wanted
-from stages.console import Screen, table
-from stages.experiment import Experiment, load
-from stages.layout import (
-    RunLayout,
-    dataset_layout,
-    run_layout,
-    unfinished_run,
-)
-from stages.material import check_source, checked_features
-from stages.result import Result
-from stages.state import given_weights, is_finished, run_key
-from stages.summary import announce
-from stages.times import training_record
+from stages.experiment.chosen import Chosen
+from stages.experiment.freshness import check_source, checked_features
+from stages.experiment.paths import RunLayout, dataset_layout, run_layout, unfinished_run
+from stages.experiment.records import training_record
+from stages.experiment.schema import Experiment
+from stages.experiment.state import given_weights, is_finished, run_key
+from stages.terminal.announcement import announce
+from stages.terminal.console import Screen, table
+from stages.terminal.result import Result
 
 TUNED = "tuned.json"
 LAST_ROW = (
@@ -56,15 +49,14 @@ LAST_ROW = (
 def train(
     screen: Screen,
     *,
-    config: Path,
-    assignments: tuple[str, ...],
+    chosen: Chosen,
     data: str,
     auto_lr: bool,
     auto_batch_size: bool,
     force: bool,
 ) -> Result:
     """Train the student; an interrupted run of the same experiment is continued."""
-    experiment = load(config, assignments)
+    experiment = chosen.experiment
     layout, watched = run_layout(experiment.name), screen.progress
     following = ["mvmr", "evaluate"]
     stored = dataset_layout(experiment.dataset.name, data)

@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-from pipeline.config import read_yaml
-from pipeline.errors import ConfigError, unknown_name
-from pipeline.runtime import atomic_path
-from stages.console import Screen
-from stages.interruption import at_once
-from stages.layout import last_used
-from stages.result import Column, Result, rows_table
+from pipeline.base.atomic import atomic_path
+from pipeline.base.errors import ConfigError, unknown_name
+from pipeline.base.yaml_file import read_yaml
+from stages.experiment.paths import last_used
+from stages.terminal.console import Screen
+from stages.terminal.interruption import at_once
+from stages.terminal.result import Column, Result, rows_table
 
 CONFIGS = Path("configs")
 ACTIVE = Path("params.yaml")
@@ -26,7 +26,7 @@ def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Resu
     path = _config_path(name)
     screen.progress.start("loading libraries", 0, "")
     with at_once():
-        from stages.experiment import load
+        from stages.experiment.schema import load
     screen.progress.finish()
     experiment = load(path)
     if ACTIVE.exists() and not force and not _is_a_copy(ACTIVE):

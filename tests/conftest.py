@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Processes that tests start find the helpers of this folder too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
 if TYPE_CHECKING:
-    from pipeline.evaluation.images import Images
+    from pipeline.evaluation.image_set import Images
 
 
 @pytest.fixture(scope="session")

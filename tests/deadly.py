@@ -4,9 +4,9 @@ import os
 import signal
 import sys
 
-from pipeline.extraction import run
-from pipeline.extraction.worker import Task, extract_shard
-from stages.cli import main as cli
+from pipeline.features.extraction import engine
+from pipeline.features.extraction.worker import Task, extract_shard
+from stages.terminal.cli import main as cli
 
 DEADLY = "train/000003.tar"
 
@@ -20,6 +20,6 @@ def extract_or_die(task: Task) -> None:
 
 def main() -> None:
     """Run `mvmr extract-features` so."""
-    setattr(run, "extract_shard", extract_or_die)  # noqa: B010
+    setattr(engine, "extract_shard", extract_or_die)  # noqa: B010
     sys.argv = ["mvmr", "extract-features", "--workers", "2", "--only", "hog"]
     cli()

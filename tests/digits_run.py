@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from stages.cli import run
+from stages.terminal.cli import run
 
 ROOT = Path(__file__).parents[1]
 QUICK = [

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from pipeline.datasets.base import Item, Source
-from pipeline.datasets.table import AnySource
+from pipeline.datasets.source import Item, Source
+from pipeline.datasets.sources import AnySource
 
 CIFAR_PIXELS = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
 OPTIONS: TypeAdapter[Any] = TypeAdapter(AnySource)

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.checkpoints import Checkpoint
-from pipeline.datasets.base import Encoded, Item, Label, MultiLabel, Source, Split
-from pipeline.encoders import StudentOptions, build_encoder
-from pipeline.evaluation.images import Images
+from pipeline.base.progress import Silent
+from pipeline.datasets.source import Encoded, Item, Label, MultiLabel, Source, Split
+from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.setting import Setting
 from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject
-from pipeline.images import ImageOptions
+from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
-from pipeline.representations.base import RepresentationOptions
-from pipeline.runtime import Silent
-from pipeline.shards import ShardOptions, write_split
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.encoder import build_encoder
+from pipeline.models.student import StudentOptions
+from pipeline.representations.representation import RepresentationOptions
+from pipeline.shards.writing import ShardOptions, write_split
 
 CPU = torch.device("cpu")
 IMAGE = ImageOptions(size=12, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

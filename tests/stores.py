@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.encoding import Array, Encoding, StoredType
-from pipeline.store import FeatureStore, FeatureWriter, StoredFeature
+from pipeline.features.encoding import Array, Encoding
+from pipeline.features.store import FeatureStore, FeatureWriter, StoredFeature
+from pipeline.representations.storing import StoredType
 
 
 def begin(

@@ -17,10 +17,10 @@ from pages import ROOT, Page, page, pages
 from ruamel.yaml import YAML
 from test_extending import merged
 
-from pipeline.config import read_yaml
-from pipeline.errors import ConfigError
-from stages.cli import run
-from stages.experiment import Experiment, load
+from pipeline.base.errors import ConfigError
+from pipeline.base.yaml_file import read_yaml
+from stages.experiment.schema import Experiment, load
+from stages.terminal.cli import run
 
 PAGES = pages()
 BIN = Path(sys.executable).parent

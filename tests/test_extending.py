@@ -20,9 +20,11 @@ from ruamel.yaml import YAML
 from sklearn.datasets import load_digits
 from torchvision.models import ResNet18_Weights, resnet18
 
-from pipeline.images import decode
-from pipeline.shards import read_manifests, read_names, read_shard
-from pipeline.store import FeatureStore
+from pipeline.features.store import FeatureStore
+from pipeline.images.decoding import decode
+from pipeline.shards.listing import read_names
+from pipeline.shards.manifest import read_manifests
+from pipeline.shards.reading import read_shard
 
 EXAMPLES = [
     page(f"docs/extending/{n}.md") for n in ("source", "representation", "teacher", "protocol")
@@ -40,7 +42,7 @@ QUICK: dict[str, Any] = {
 }
 DRIVER = """
 import shlex, sys
-from stages.cli import run
+from stages.terminal.cli import run
 for line in sys.stdin:
     assert run(shlex.split(line)) == 0, line
 """
@@ -113,7 +115,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path, text = example(added)
         (root / path).write_text(text)
         for block in added.blocks("diff"):
-            (name,) = re.findall(r"`(pipeline/\w+/table\.py)`", block.before)
+            (name,) = re.findall(r"`(pipeline/\w+/(?:sources|kinds|protocols)\.py)`", block.before)
             table = root / name
             table.write_text(with_row(table.read_text(), block.text))
     return root
@@ -168,8 +170,8 @@ def test_examples_pass_the_checks_of_the_project(
     python(tree, "-m", "ruff", "check", "--quiet", "--no-cache", "pipeline")
     python(tree, "-m", "ruff", "format", "--check", "--quiet", "--no-cache", "pipeline")
     monkeypatch.setattr(test_layers, "ROOT", tree)
-    test_layers.test_imports_run_downwards_only()
-    test_layers.test_there_is_no_circle()
+    test_layers.test_packages_import_only_from_those_before_them()
+    test_layers.test_neither_modules_nor_packages_form_a_circle()
 
 
 def test_the_source_gives_the_arrays(project: Path) -> None:

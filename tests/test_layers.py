@@ -1,8 +1,9 @@
-"""The layers of the design, read from the imports themselves."""
+"""The rooms of the house, read from the imports: each package uses only those before it."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -10,47 +11,29 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A module belongs to the layer of its longest listed prefix.
-LAYERS = {
-    "pipeline": 2,
-    "pipeline.errors": 0,
-    "pipeline.config": 0,
-    "pipeline.processes": 0,
-    "pipeline.runtime": 0,
-    "pipeline.storage": 0,
-    "pipeline.timing": 0,
-    "pipeline.pace": 0,
-    "pipeline.wording": 0,
-    "pipeline.encoding": 0,
-    "pipeline.images": 1,
-    "pipeline.views": 1,
-    "pipeline.dependence": 1,
-    "pipeline.losses": 1,
-    "pipeline.terms": 1,
-    "pipeline.objective": 1,
-    "pipeline.encoders": 1,
-    "pipeline.checkpoints": 1,
-    "pipeline.released": 1,
-    "pipeline.exporting": 1,
-    "pipeline.ready": 2,
-    "pipeline.embedding": 2,
-    "pipeline.schedules": 1,
-    "pipeline.datasets": 1,
-    "pipeline.shards": 1,
-    "pipeline.shard_repair": 1,
-    "pipeline.store": 1,
-    "pipeline.reduction": 1,
-    "pipeline.fidelity": 1,
-    "pipeline.representations": 1,
-    "pipeline.teachers": 1,
-    "pipeline.extraction": 2,
-    "pipeline.loading": 2,
-    "pipeline.training": 3,
-    "pipeline.evaluation": 3,
-    "pipeline.planning": 3,
-    "pipeline.reporting": 3,
-    "stages": 4,
-}
+# In the order in which data flow. `docs/how-it-works.md` says what each holds.
+PACKAGES = (
+    "pipeline.base",
+    "pipeline.images",
+    "pipeline.datasets",
+    "pipeline.shards",
+    "pipeline.representations",
+    "pipeline.dependence",
+    "pipeline.features",
+    "pipeline.objective",
+    "pipeline.models",
+    "pipeline.loading",
+    "pipeline.metrics",
+    "pipeline.training",
+    "pipeline.evaluation",
+    "pipeline.planning",
+    "pipeline.reporting",
+    "pipeline",
+    "stages.experiment",
+    "stages.terminal",
+    "stages",
+)
+MOST_LOOSE = 2
 
 
 def module_name(path: Path) -> str:
@@ -58,19 +41,22 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def layer_of(module: str) -> int:
-    prefixes = [name for name in LAYERS if module == name or module.startswith(f"{name}.")]
-    longest = max(prefixes, key=len)
-    assert longest != "pipeline" or module == "pipeline", f"{module} is in no layer"
-    return LAYERS[longest]
+def modules() -> dict[str, Path]:
+    paths = [*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/**/*.py")]
+    return {module_name(path): path for path in paths}
+
+
+def package_of(module: str) -> str:
+    """Return the listed package that a module belongs to: the longest."""
+    own = [name for name in PACKAGES if module == name or module.startswith(f"{name}.")]
+    return max(own, key=len)
 
 
 def imports() -> dict[str, set[str]]:
     """Map each module to those of the project that it imports anywhere in it."""
-    paths = [*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/**/*.py")]
-    modules = {module_name(path): path for path in paths}
+    known = modules()
     graph: dict[str, set[str]] = {}
-    for name, path in modules.items():
+    for name, path in known.items():
         found: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -78,37 +64,60 @@ def imports() -> dict[str, set[str]]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 assert node.level == 0, f"{path}: imports are absolute"
                 inner = {f"{node.module}.{alias.name}" for alias in node.names}
-                found |= (inner & modules.keys()) or {node.module}
-        graph[name] = {module for module in found if module in modules} - {name}
+                found |= (inner & known.keys()) or {node.module}
+        graph[name] = {module for module in found if module in known} - {name}
     return graph
 
 
-def test_imports_run_downwards_only() -> None:
+def test_packages_import_only_from_those_before_them() -> None:
     upward = [
         f"{module} -> {target}"
         for module, targets in imports().items()
         for target in targets
-        if layer_of(target) > layer_of(module)
+        if PACKAGES.index(package_of(target)) > PACKAGES.index(package_of(module))
     ]
     assert upward == []
 
 
-def test_there_is_no_circle() -> None:
-    try:
-        order = list(TopologicalSorter(imports()).static_order())
-    except CycleError as error:
-        pytest.fail(f"circle: {' -> '.join(error.args[1])}")
-    assert "pipeline.errors" in order
+def test_neither_modules_nor_packages_form_a_circle() -> None:
+    graph = imports()
+    inner: dict[str, set[str]] = {}  # packages within a package: representations.teachers, ...
+    for module, targets in graph.items():
+        room = module.rpartition(".")[0]
+        beside = {target.rpartition(".")[0] for target in targets}
+        inner.setdefault(room, set()).update(
+            other for other in beside if other != room and not _one_holds_the_other(room, other)
+        )
+    for name, edges in (("modules", graph), ("packages", inner)):
+        try:
+            order = list(TopologicalSorter(edges).static_order())
+        except CycleError as error:
+            pytest.fail(f"circle of {name}: {' -> '.join(error.args[1])}")
+        assert order
 
 
-def test_every_listed_layer_exists() -> None:
-    known = {module_name(path) for path in ROOT.glob("pipeline/**/*.py")} | {"stages"}
-    assert LAYERS.keys() - known == set()
+def _one_holds_the_other(room: str, other: str) -> bool:
+    return f"{room}.".startswith(f"{other}.") or f"{other}.".startswith(f"{room}.")
+
+
+def test_every_package_is_listed_and_exists() -> None:
+    folders = {
+        module_name(path)
+        for path in [*ROOT.glob("pipeline/*/__init__.py"), *ROOT.glob("stages/*/__init__.py")]
+    }
+    assert folders | {"pipeline", "stages"} == set(PACKAGES)
+
+
+def test_modules_lie_in_rooms_and_no_name_occurs_twice() -> None:
+    files = [path for path in modules().values() if path.name != "__init__.py"]
+    assert len([path for path in files if path.parent == ROOT / "pipeline"]) <= MOST_LOOSE
+    twice = [name for name, count in Counter(path.name for path in files).items() if count > 1]
+    assert twice == []
 
 
 def test_checking_a_config_loads_no_library_that_only_training_needs() -> None:
     heavy = ("lightning", "open_clip", "torchvision", "kornia", "distributed", "matplotlib")
-    code = f"import sys, stages.experiment; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, stages.experiment.schema; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

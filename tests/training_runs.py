@@ -6,22 +6,23 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.datasets.base import Split
+from pipeline.base.progress import Silent
 from pipeline.datasets.digits import DigitsOptions
+from pipeline.datasets.source import Split
 from pipeline.datasets.split import SplitOptions, cut
-from pipeline.encoders import StudentOptions
-from pipeline.extraction.cluster import ClusterOptions
-from pipeline.extraction.run import extract
-from pipeline.images import ImageOptions
+from pipeline.features.extraction.cluster import ClusterOptions
+from pipeline.features.extraction.engine import extract
+from pipeline.features.store import FeatureStore
+from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
+from pipeline.models.student import StudentOptions
+from pipeline.objective.terms import ObjectiveOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.pixels import PixelsOptions
-from pipeline.runtime import Silent
-from pipeline.shards import ShardOptions, read_manifests, write_split
-from pipeline.store import FeatureStore
-from pipeline.terms import ObjectiveOptions
+from pipeline.shards.manifest import read_manifests
+from pipeline.shards.writing import ShardOptions, write_split
 from pipeline.training.fit import Run
-from pipeline.training.options import TrainOptions
+from pipeline.training.train_options import TrainOptions
 
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
 STUDENT = StudentOptions(architecture="resnet8", projector=(16, 16))

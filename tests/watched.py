@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.runtime import Silent
+from pipeline.base.progress import Silent
 
 
 @dataclass

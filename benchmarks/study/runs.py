@@ -10,25 +10,23 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.study.candidates import CANDIDATES, CONTROL, VIEWS
-from pipeline.checkpoints import BEST, load_checkpoint
-from pipeline.datasets.base import Split
-from pipeline.encoders import Encoder, StudentOptions, build_encoder
-from pipeline.evaluation.images import Images
+from pipeline.base.atomic import write_json
+from pipeline.base.devices import device_from
+from pipeline.base.progress import Silent
+from pipeline.datasets.source import Split
+from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.knn import KnnOptions, knn_probe
 from pipeline.evaluation.linear import LinearOptions, linear_probe
-from pipeline.evaluation.subjects import (
-    Subject,
-    encoder_subject,
-    pixel_subject,
-    stored_subject,
-)
-from pipeline.images import ImageOptions
+from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
+from pipeline.features.store import FeatureStore
+from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
-from pipeline.runtime import Silent, device_from, write_json
-from pipeline.shards import read_manifests
-from pipeline.store import FeatureStore
-from stages.cli import run as mvmr
-from stages.layout import dataset_layout, evaluation_work, run_layout
+from pipeline.models.checkpoint import BEST, load_checkpoint
+from pipeline.models.encoder import Encoder, build_encoder
+from pipeline.models.student import StudentOptions
+from pipeline.shards.manifest import read_manifests
+from stages.experiment.paths import dataset_layout, evaluation_work, run_layout
+from stages.terminal.cli import run as mvmr
 
 DATASET = "cifar10"
 UNTRAINED = "untrained encoder"

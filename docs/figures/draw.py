@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from pipeline.loading.plan import plan_epoch
-from pipeline.shards import sample_key
+from pipeline.loading.epoch_plan import plan_epoch
+from pipeline.shards.manifest import sample_key
 
 GREY, SLATE, WHITE = "#808080", "#666666", "#ffffff"
 LETTERS = "ABCD"  # beside the colours, for those who cannot tell them apart

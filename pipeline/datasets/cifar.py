@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Encoded, Item, Source, SourceOptions, Split
+from pipeline.base.errors import DataError
 from pipeline.datasets.files import Archive, Download, png_of, stamp_of, unpacked
-from pipeline.errors import DataError
+from pipeline.datasets.source import Encoded, Item, Source, SourceOptions, Split
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.datasets.base import Encoded, Item, Source, SourceOptions
 from pipeline.datasets.files import png_of
+from pipeline.datasets.source import Encoded, Item, Source, SourceOptions
 
 
 class DigitsOptions(SourceOptions):

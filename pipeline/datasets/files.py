@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from pipeline.datasets.base import Encoded
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
+from pipeline.datasets.source import Encoded
 
 # A file below a folder of an archive: names of letters, digits, "_", "-" and inner dots.
 PLAIN_PATH = r"(?:\./)?{folder}/((?:[\w-][\w.-]*/)*[\w-][\w.-]*)"

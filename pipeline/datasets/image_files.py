@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.datasets.base import Encoded
+from pipeline.base.errors import DataError
 from pipeline.datasets.files import read_bytes
-from pipeline.errors import DataError
-from pipeline.images import decode
+from pipeline.datasets.source import Encoded
+from pipeline.images.decoding import decode
 
 # These pass through byte for byte; any other format is decoded, and stored as PNG.
 PASSED_THROUGH = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}

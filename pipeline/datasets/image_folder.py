@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pipeline.datasets.base import SPLITS, Encoded, Item, Source, SourceOptions, Split
+from pipeline.base.errors import DataError
+from pipeline.base.text import counted, counted_kinds
 from pipeline.datasets.files import read_class_list, stamp_of
 from pipeline.datasets.image_files import ENDINGS, Listing, encoded, files_below, visible
-from pipeline.errors import DataError
-from pipeline.wording import counted, counted_kinds
+from pipeline.datasets.source import SPLITS, Encoded, Item, Source, SourceOptions, Split
 
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",

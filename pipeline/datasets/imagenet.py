@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pipeline.datasets.base import Encoded, Item, Source, SourceOptions, Split
+from pipeline.base.errors import DataError
 from pipeline.datasets.files import read_class_list, read_lines, stamp_of
 from pipeline.datasets.image_folder import ImageFolder
-from pipeline.errors import DataError
+from pipeline.datasets.source import Encoded, Item, Source, SourceOptions, Split
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 KAGGLE_LABELS = "LOC_val_solution.csv"

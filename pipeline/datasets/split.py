@@ -7,9 +7,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from pipeline.config import Options
-from pipeline.datasets.base import SPLITS, Item, Source, Split
-from pipeline.errors import DataError
+from pipeline.base.errors import DataError
+from pipeline.base.options import Options
+from pipeline.datasets.source import SPLITS, Item, Source, Split
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.datasets.base import Encoded, Item, Source, SourceOptions, Split
+from pipeline.base.errors import DataError
 from pipeline.datasets.files import (
     Archive,
     Download,
@@ -24,7 +24,7 @@ from pipeline.datasets.files import (
     stamp_of,
     unpacked,
 )
-from pipeline.errors import DataError
+from pipeline.datasets.source import Encoded, Item, Source, SourceOptions, Split
 
 FOLDER = "stl10_binary"
 PLANES = (3, 96, 96)

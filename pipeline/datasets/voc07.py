@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
-from pipeline.datasets.base import Encoded, Item, MultiLabel, Source, SourceOptions, Split
+from pipeline.base.errors import DataError, unknown_name
 from pipeline.datasets.files import Archive, Download, read_bytes, read_lines, stamp_of, unpacked
-from pipeline.errors import DataError, unknown_name
+from pipeline.datasets.source import Encoded, Item, MultiLabel, Source, SourceOptions, Split
 
 FOLDER = "VOCdevkit/VOC2007"
 CLASSES = (

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from pipeline.datasets.base import SPLITS, Encoded, Item, Source, SourceOptions, Split
+from pipeline.base.errors import DataError, unknown_name
 from pipeline.datasets.files import read_lines
 from pipeline.datasets.image_files import PASSED_THROUGH
-from pipeline.errors import DataError, unknown_name
+from pipeline.datasets.source import SPLITS, Encoded, Item, Source, SourceOptions, Split
 
 LabelMember = Literal["cls", "txt", "json", "none"]
 Written = int | str  # a label as it stands in a tar: a class's number or name

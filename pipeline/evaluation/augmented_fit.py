@@ -14,19 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import TrainingError
-from pipeline.evaluation.average_precision import mean_over_classes
+from pipeline.base.errors import TrainingError
 from pipeline.evaluation.feature_batches import Batches, Embedded, Rows, StoredBatches, ViewBatches
-from pipeline.evaluation.features import class_indices
 from pipeline.evaluation.fit_options import AugmentedFitOptions
+from pipeline.evaluation.labelled_features import class_indices
 from pipeline.evaluation.logistic import LinearClassifier
-from pipeline.evaluation.metrics import top_k_accuracy
 from pipeline.evaluation.setting import Setting, Values, found_by_trying
 from pipeline.evaluation.subjects import Subject
-from pipeline.loading.training import loader_by_size
-from pipeline.schedules import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate
+from pipeline.images.random_views import AugmentationOptions, build_augmentation
+from pipeline.loading.loaders import loader_by_size
+from pipeline.metrics.accuracy import top_k_accuracy
+from pipeline.metrics.average_precision import mean_over_classes
+from pipeline.training.optimisers import OptimizerOptions, build_optimizer
+from pipeline.training.schedules import ScheduleOptions, learning_rate
 from pipeline.training.trial import PlainFit, Trial, plain_trial_options
-from pipeline.views import AugmentationOptions, build_augmentation
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.base.seeds import seed_from
 from pipeline.evaluation.subjects import Embed
 from pipeline.loading.batch import NO_LABEL, Loader
-from pipeline.runtime import seed_from
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,16 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from pipeline.config import digest
-from pipeline.datasets.base import Encoded, Item, Source
-from pipeline.errors import DataError
-from pipeline.evaluation.images import Images
+from pipeline.base.digests import digest
+from pipeline.base.errors import DataError
+from pipeline.base.progress import Silent
+from pipeline.base.seeds import generator
+from pipeline.datasets.source import Encoded, Item, Source
+from pipeline.evaluation.image_set import Images
 from pipeline.loading.batch import SplitData
-from pipeline.runtime import Silent, generator
-from pipeline.shards import (
-    IMAGE_EXTENSIONS,
-    Record,
-    ShardOptions,
-    read_manifest,
-    read_shard,
-    write_split,
-)
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.reading import IMAGE_EXTENSIONS, Record, read_shard
+from pipeline.shards.writing import ShardOptions, write_split
 
 _DRAW = 0  # stream of random draws; 1 is that of the steps
 

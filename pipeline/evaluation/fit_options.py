@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Options
+from pipeline.base.options import Options
 from pipeline.evaluation.setting import ProtocolOptions
-from pipeline.loading.training import LoadingOptions
-from pipeline.views import AugmentationOptions
+from pipeline.images.random_views import AugmentationOptions
+from pipeline.loading.loaders import LoadingOptions
 
 Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)]
 

@@ -12,14 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.errors import DataError
-from pipeline.evaluation.features import (
-    LabelledFeatures,
-    class_indices,
-    classes_of,
-)
-from pipeline.evaluation.metrics import top_k_accuracy
-from pipeline.evaluation.neighbours import Neighbours, nearest
+from pipeline.base.errors import DataError
+from pipeline.base.progress import Progress
+from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 from pipeline.evaluation.setting import (
     Outcome,
     ProtocolOptions,
@@ -29,7 +24,8 @@ from pipeline.evaluation.setting import (
     sizes,
 )
 from pipeline.evaluation.subjects import Subject
-from pipeline.runtime import Progress
+from pipeline.metrics.accuracy import top_k_accuracy
+from pipeline.metrics.neighbours import nearest, vote
 
 Temperature = Annotated[float, Field(gt=0)] | Literal["uniform"]
 
@@ -138,26 +134,3 @@ def knn_probe(
         test_scores=scores,
         test_predictions=classes[scores.argmax(dim=1)],
     )
-
-
-def vote(
-    neighbours: Neighbours,
-    bank_classes: Tensor,
-    *,
-    classes: int,
-    k: int,
-    temperature: Temperature,
-) -> Tensor:
-    """Return each class's share of the votes (Q, classes) of the k nearest neighbours.
-
-    `bank_classes` (N,) are the class indices of the rows that `neighbours` points to.
-    """
-    scores = torch.zeros(len(neighbours.indices), classes)
-    similarities, indices = neighbours.similarities[:, :k], neighbours.indices[:, :k]
-    if temperature == "uniform":
-        weights = torch.ones_like(similarities)
-    else:
-        # Relative to the nearest one: exp(1 / 0.01) is too large for float32.
-        weights = ((similarities - similarities[:, :1]) / temperature).exp()
-    scores.scatter_add_(1, bank_classes.cpu()[indices], weights)
-    return scores / scores.sum(dim=1, keepdim=True)

@@ -13,16 +13,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.base.progress import Progress
 from pipeline.evaluation.augmented_fit import augmented_fit, one_class
 from pipeline.evaluation.feature_batches import Rows
-from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
 from pipeline.evaluation.fit_options import LinearFitOptions
-from pipeline.evaluation.images import Images
+from pipeline.evaluation.image_set import Images
+from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 from pipeline.evaluation.logistic import LinearClassifier, fit_logistic
-from pipeline.evaluation.metrics import top_k_accuracy
 from pipeline.evaluation.setting import Outcome, Setting, classified, probe_splits, sizes
 from pipeline.evaluation.subjects import Embed, Subject
-from pipeline.runtime import Progress
+from pipeline.metrics.accuracy import top_k_accuracy
 
 
 class LinearOptions(LinearFitOptions):

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
-from pipeline.runtime import Progress
+from pipeline.base.progress import Progress
+from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 
 _ROWS_AT_ONCE = 2048  # rows of features stay in the cache between the two products
 _GRAM_NUMBERS = 2**26  # features that the covariance is taken from

@@ -6,7 +6,7 @@ are worth: that is `linear`. Only the student has one, so no control stands besi
 
 from typing import ClassVar, Literal
 
-from pipeline.errors import WeightsError
+from pipeline.base.errors import WeightsError
 from pipeline.evaluation.logistic import LinearClassifier
 from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, classified
 from pipeline.evaluation.subjects import Subject

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import DataError
-from pipeline.evaluation.paired import ScoredImages
+from pipeline.base.atomic import atomic_path
+from pipeline.base.errors import DataError
 from pipeline.evaluation.setting import Outcome, Predictions, Values
-from pipeline.runtime import atomic_path
+from pipeline.metrics.paired import ScoredImages
 
 LIBRARIES = ("mvmr", "torch", "torchvision", "numpy")
 IMAGE = "image"

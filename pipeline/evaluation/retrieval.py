@@ -10,15 +10,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.datasets.base import Split
-from pipeline.dependence import UNBIASED_MINIMUM_ROWS, distance_correlation
-from pipeline.errors import DataError
-from pipeline.evaluation.features import LabelledFeatures, check_features
-from pipeline.evaluation.metrics import bootstrap_interval, effective_rank
-from pipeline.evaluation.neighbours import nearest
+from pipeline.base.errors import DataError
+from pipeline.datasets.source import Split
+from pipeline.dependence.distance_correlation import UNBIASED_MINIMUM_ROWS, distance_correlation
+from pipeline.evaluation.labelled_features import LabelledFeatures, check_features
 from pipeline.evaluation.setting import Outcome, PerImage, ProtocolOptions, Setting, Values
 from pipeline.evaluation.subjects import Subject
 from pipeline.loading.batch import NO_LABEL
+from pipeline.metrics.accuracy import bootstrap_interval
+from pipeline.metrics.effective_rank import effective_rank
+from pipeline.metrics.neighbours import nearest
 
 Ks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
 

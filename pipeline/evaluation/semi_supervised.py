@@ -22,14 +22,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.datasets.base import Split
-from pipeline.encoders import Encoder
-from pipeline.errors import DataError, TrainingError
-from pipeline.evaluation.features import LabelledFeatures, class_indices, classes_of
+from pipeline.base.errors import DataError, TrainingError
+from pipeline.base.seeds import seed_from
+from pipeline.datasets.source import Split
 from pipeline.evaluation.few_labels import labelled_rows, labelled_shards
-from pipeline.evaluation.images import Images
+from pipeline.evaluation.image_set import Images
+from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 from pipeline.evaluation.linear import LinearOptions, linear_probe
-from pipeline.evaluation.metrics import top_k_accuracy
 from pipeline.evaluation.setting import (
     Outcome,
     ProtocolOptions,
@@ -39,13 +38,15 @@ from pipeline.evaluation.setting import (
     found_by_trying,
 )
 from pipeline.evaluation.subjects import Subject
-from pipeline.images import normalise
+from pipeline.images.original_view import normalise
+from pipeline.images.random_views import AugmentationOptions, build_augmentation
 from pipeline.loading.batch import Batch, SplitData
-from pipeline.loading.training import LoadingOptions, loader_by_size, training_loader
-from pipeline.runtime import seed_from
-from pipeline.schedules import OptimizerOptions, ScheduleOptions, build_optimizer, learning_rate
+from pipeline.loading.loaders import LoadingOptions, loader_by_size, training_loader
+from pipeline.metrics.accuracy import top_k_accuracy
+from pipeline.models.encoder import Encoder
+from pipeline.training.optimisers import OptimizerOptions, build_optimizer
+from pipeline.training.schedules import ScheduleOptions, learning_rate
 from pipeline.training.trial import PlainFit, Trial, plain_trial_options
-from pipeline.views import AugmentationOptions, build_augmentation
 
 _STEP = 1  # stream of random draws; 0 is that of the labels
 

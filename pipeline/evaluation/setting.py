@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pipeline.checkpoints import Checkpoint
-from pipeline.config import Options
-from pipeline.datasets.base import Split
-from pipeline.evaluation.features import LabelledFeatures, class_indices
-from pipeline.evaluation.images import Images
-from pipeline.evaluation.metrics import bootstrap_interval, per_class_accuracy, top_k_accuracy
+from pipeline.base.options import Options
+from pipeline.base.progress import Progress
+from pipeline.datasets.source import Split
+from pipeline.evaluation.image_set import Images
+from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices
 from pipeline.evaluation.subjects import Subject
-from pipeline.representations.base import RepresentationOptions
-from pipeline.runtime import Progress
+from pipeline.metrics.accuracy import bootstrap_interval, per_class_accuracy, top_k_accuracy
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.representations.representation import RepresentationOptions
 from pipeline.training.trial import Trial, Wanted
 
 Values = dict[str, Any]

@@ -1,6 +1,5 @@
 """What is scored: the student, and the controls beside it, as features of the same images."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +7,19 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.config import digest
-from pipeline.datasets.base import Split
-from pipeline.encoders import Encoder
-from pipeline.errors import DataError
-from pipeline.evaluation.features import LabelledFeatures
-from pipeline.evaluation.images import Images
-from pipeline.images import ImageOptions, normalise
-from pipeline.runtime import Progress, atomic_path
-from pipeline.store import StoredFeature
+from pipeline.base.atomic import atomic_path
+from pipeline.base.digests import digest, state_digest
+from pipeline.base.errors import DataError
+from pipeline.base.progress import Progress
+from pipeline.datasets.source import Split
+from pipeline.evaluation.image_set import Images
+from pipeline.evaluation.labelled_features import LabelledFeatures
+from pipeline.features.store import StoredFeature
+from pipeline.images.original_view import ImageOptions, normalise
+from pipeline.models.encoder import Encoder
 
 WIDEST_PIXELS = 32
 
@@ -93,8 +93,8 @@ def encoder_subject(
 
 def encoder_digest(encoder: Encoder) -> str:
     """Return the SHA-256 (hex) of an encoder's layers, weights and statistics."""
-    layers = repr(encoder.backbone).encode()  # strides and pooling have no weights
-    return hashlib.sha256(layers + save(encoder.state_dict())).hexdigest()
+    layers = repr(encoder.backbone)  # strides and pooling have no weights
+    return digest([layers, state_digest(encoder)])
 
 
 def _frozen(network: Embed, image: ImageOptions, device: torch.device) -> Embed:

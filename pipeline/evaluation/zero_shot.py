@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from pipeline.errors import ConfigError, DataError, unknown_name
-from pipeline.evaluation.features import check_features
+from pipeline.base.errors import ConfigError, DataError, unknown_name
+from pipeline.base.progress import Progress
+from pipeline.evaluation.labelled_features import check_features
 from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, Values, classified
 from pipeline.evaluation.subjects import Subject
-from pipeline.representations.base import RepresentationOptions
-from pipeline.runtime import Progress
-from pipeline.teachers.open_clip import OpenClipOptions, text_embeddings
+from pipeline.representations.representation import RepresentationOptions
+from pipeline.representations.teachers.open_clip import OpenClipOptions, text_embeddings
 
 _ROWS_AT_ONCE = 8192
 TEMPERATURE = 0.01  # CLIP's own; it only scales the confidences

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.datasets.base import Label, MultiLabel
-from pipeline.errors import DataError
-from pipeline.images import ImageOptions
-from pipeline.shards import Manifest
-from pipeline.storage import Location
-from pipeline.store import StoredFeature
-from pipeline.wording import counted
+from pipeline.base.errors import DataError
+from pipeline.base.locations import Location
+from pipeline.base.text import counted
+from pipeline.datasets.source import Label, MultiLabel
+from pipeline.features.store import StoredFeature
+from pipeline.images.original_view import ImageOptions
+from pipeline.shards.manifest import Manifest
 
 NO_LABEL = -1
 

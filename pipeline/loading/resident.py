@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import DataError
-from pipeline.images import decode, original_view
+from pipeline.base.errors import DataError
+from pipeline.base.progress import Progress, Silent
+from pipeline.base.seeds import generator
+from pipeline.base.text import counted
+from pipeline.images.decoding import decode
+from pipeline.images.original_view import original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
-from pipeline.runtime import Progress, Silent, generator
-from pipeline.shards import read_shard
-from pipeline.wording import counted
+from pipeline.shards.reading import read_shard
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline.errors import DataError
-from pipeline.images import decode, original_view
+from pipeline.base.errors import DataError
+from pipeline.base.processes import deaf_children
+from pipeline.features.store import StoredFeature
+from pipeline.images.decoding import decode
+from pipeline.images.original_view import original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
-from pipeline.loading.plan import Segment, plan_epoch
-from pipeline.processes import deaf_children
-from pipeline.shards import Record, read_shard
-from pipeline.store import StoredFeature
+from pipeline.loading.epoch_plan import Segment, plan_epoch
+from pipeline.shards.reading import Record, read_shard
 
 _EPOCH, _SKIP = 0, 1  # places in the state that the loader shares with its workers
 

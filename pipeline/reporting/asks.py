@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.base.text import spoken
 from pipeline.reporting.formats import count, percent
-from pipeline.wording import spoken
 
 UNITLESS = ("effective_rank",)
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.reporting.run import Cached, Run
+from pipeline.base.timing import saved_seconds
+from pipeline.reporting.run_facts import Cached, Run
 from pipeline.reporting.sample import Absent
-from pipeline.timing import saved_seconds
 
 RAW_BYTES = 4  # of a number as it is computed, float32
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.evaluation.paired import Paired, paired
+from pipeline.metrics.paired import Paired, paired
 from pipeline.reporting.cached import cache
 from pipeline.reporting.curves import Chart, Drawn, charts_of, draw, term_charts_of, values_of
 from pipeline.reporting.figures import Key, Line, keys
@@ -12,7 +12,7 @@ from pipeline.reporting.formats import count, duration, millions, number, percen
 from pipeline.reporting.leads import compared_in_words, listed
 from pipeline.reporting.page import Panel, render
 from pipeline.reporting.provenance import flat
-from pipeline.reporting.run import Run
+from pipeline.reporting.run_facts import Run
 from pipeline.reporting.sample import STUDENT, Absent
 from pipeline.reporting.scores import Protocol, Score, protocols
 

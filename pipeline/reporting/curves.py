@@ -8,9 +8,9 @@ from markupsafe import Markup
 
 from pipeline.reporting.figures import Key, Line, keys, line_chart
 from pipeline.reporting.formats import number
-from pipeline.reporting.run import Run
+from pipeline.reporting.run_facts import Run
 from pipeline.reporting.sample import Absent
-from pipeline.reporting.terms import Term, terms_of
+from pipeline.reporting.term_sentences import Term, terms_of
 
 PROBE, KNN = "validation/probe_top1", "validation/knn_top1"
 SPLITS = {"train": "training", "validation": "validation"}

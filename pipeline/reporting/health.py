@@ -7,9 +7,9 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from pipeline.evaluation.metrics import effective_rank
+from pipeline.metrics.effective_rank import effective_rank
 from pipeline.reporting.figures import Key, Line, keys, line_chart
-from pipeline.reporting.run import Collapse
+from pipeline.reporting.run_facts import Collapse
 from pipeline.reporting.sample import STUDENT, UNTRAINED, Sample
 
 DEAD = 0.01  # of the root mean square of the standard deviations

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline.evaluation.paired import Paired
+from pipeline.metrics.paired import Paired
 from pipeline.reporting.formats import count, percent
 
 Standing = Literal["ahead", "behind", "open"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.encoding import Array
+from pipeline.features.encoding import Array
 from pipeline.reporting.pictures import Sprite, sprite
 from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample, class_name
 

@@ -7,22 +7,22 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.base.progress import Progress
 from pipeline.reporting import formats
 from pipeline.reporting.cached import cache, trained_on
 from pipeline.reporting.confusion import Prediction, confusion, mistakes
 from pipeline.reporting.curves import curves
-from pipeline.reporting.dependence import dependence
+from pipeline.reporting.dependence_map import dependence
+from pipeline.reporting.drawings import representations
 from pipeline.reporting.health import health
 from pipeline.reporting.maps import maps
-from pipeline.reporting.neighbours import searches
 from pipeline.reporting.provenance import provenance
-from pipeline.reporting.representations import representations
-from pipeline.reporting.run import Run
+from pipeline.reporting.run_facts import Run
 from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample
 from pipeline.reporting.scores import protocols
+from pipeline.reporting.searches import searches
 from pipeline.reporting.summary import summary
-from pipeline.representations.base import RepresentationOptions
-from pipeline.runtime import Progress
+from pipeline.representations.representation import RepresentationOptions
 
 TEMPLATES = Path(__file__).parent / "templates"
 GUIDES = {

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pipeline.encoding import Array
+from pipeline.features.encoding import Array
 
 PICTURE_SIDE = 96  # pixels, of a single image
 TILE_SIDE = 40  # pixels, of one among many

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.reporting.formats import count, duration, size
-from pipeline.reporting.run import Run, Split, Work
+from pipeline.reporting.run_facts import Run, Split, Work
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.datasets.base import Split
-from pipeline.images import ImageOptions
+from pipeline.datasets.source import Split
+from pipeline.images.original_view import ImageOptions
 
 STUDENT, UNTRAINED, PIXELS = "student", "untrained", "pixels"
 

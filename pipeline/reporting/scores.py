@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.evaluation.paired import Paired, ScoredImages, paired
+from pipeline.base.text import spoken
+from pipeline.metrics.paired import Paired, ScoredImages, paired
 from pipeline.reporting.asks import UNITLESS, asks, chance_of, figure_of
 from pipeline.reporting.formats import number
 from pipeline.reporting.leads import Standing, signed, standing_of
 from pipeline.reporting.published import Published, published_for
-from pipeline.reporting.run import Run
+from pipeline.reporting.run_facts import Run
 from pipeline.reporting.sample import PIXELS, STUDENT, UNTRAINED
-from pipeline.wording import spoken
 
 LABELS = {
     STUDENT: "student",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.formats import count, duration, millions, number, size
-from pipeline.reporting.run import Run
+from pipeline.reporting.run_facts import Run
 from pipeline.reporting.scores import Protocol, judging, protocols
 from pipeline.reporting.trust import Note, notes
 from pipeline.reporting.verdict import verdict

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pipeline.reporting.formats import count, number, percent
 from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.leads import Standing, amount, listed, signed
-from pipeline.reporting.run import Run
+from pipeline.reporting.run_facts import Run
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
 

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.reporting.formats import count, millions, percent
 from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.leads import Standing, listed
-from pipeline.reporting.run import Run
+from pipeline.reporting.run_facts import Run
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.images import ImageOptions, OriginalView, denormalise, normalise
-from pipeline.representations.base import JsonValue, Representation, RepresentationOptions
+from pipeline.images.original_view import ImageOptions, OriginalView, denormalise, normalise
+from pipeline.images.random_views import AugmentationOptions, build_augmentation
 from pipeline.representations.handcrafted import image_identity, in_working_precision
-from pipeline.views import AugmentationOptions, build_augmentation
+from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 
 
 class AugmentedOptions(RepresentationOptions):

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.images import ImageOptions
-from pipeline.representations.base import RepresentationOptions
+from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted
+from pipeline.representations.representation import RepresentationOptions
 
 
 class DctOptions(RepresentationOptions):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pipeline.images import ImageOptions, OriginalView
-from pipeline.representations.base import JsonValue, Representation
+from pipeline.images.original_view import ImageOptions, OriginalView
+from pipeline.representations.representation import JsonValue, Representation
 
 
 class HandCrafted(Representation):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.images import ImageOptions
-from pipeline.representations.base import RepresentationOptions
+from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted, in_working_precision
+from pipeline.representations.representation import RepresentationOptions
 
 WINDOW = 3
 

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.images import ImageOptions
-from pipeline.representations.base import RepresentationOptions
+from pipeline.base.errors import ConfigError
+from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted
+from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering import Scattering2D
 
 

@@ -17,10 +17,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.images import ImageOptions
-from pipeline.representations.base import RepresentationOptions
+from pipeline.base.errors import ConfigError
+from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted
+from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering_filters import FilterBank, morlet_bank, padded_side
 from pipeline.representations.scattering_plan import Plan, make_plan
 

@@ -12,12 +12,13 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from pipeline.errors import TrainingError
+from pipeline.base.atomic import atomic_path
+from pipeline.base.errors import TrainingError
+from pipeline.base.progress import Progress
 from pipeline.loading.batch import Loader
-from pipeline.runtime import Progress, atomic_path
+from pipeline.training.collectives import sum_over_processes
 from pipeline.training.probe import KNN_METRIC
 from pipeline.training.probe import METRIC as PROBE_METRIC
-from pipeline.training.processes import sum_over_processes
 
 SHOWN_EVERY_SECONDS = 1.0
 

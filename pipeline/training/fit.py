@@ -9,24 +9,25 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from pipeline.checkpoints import BEST, LAST, Checkpoint, save_checkpoint
-from pipeline.encoders import Encoder, StudentOptions
-from pipeline.errors import ConfigError, NotFiniteError
-from pipeline.images import ImageOptions
+from pipeline.base.errors import ConfigError, NotFiniteError
+from pipeline.base.progress import Progress
+from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
+from pipeline.loading.loaders import loader_by_size, training_loader
 from pipeline.loading.resident import EvaluationLoader
-from pipeline.loading.training import loader_by_size, training_loader
-from pipeline.objective import Objective
-from pipeline.representations.base import Representation
-from pipeline.runtime import Progress
-from pipeline.terms import AnyTerm, least_rows
+from pipeline.models.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
+from pipeline.models.encoder import Encoder
+from pipeline.models.student import StudentOptions
+from pipeline.objective.objective import Objective
+from pipeline.objective.terms import AnyTerm, least_rows
+from pipeline.representations.representation import Representation
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Curves, Position, Selection
 from pipeline.training.module import StudentModule
-from pipeline.training.options import TrainOptions
 from pipeline.training.probe import OnlineNeighbours, OnlineProbe
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint, stoppable
 from pipeline.training.start import initial_encoder
+from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
 from pipeline.training.trial import Trial, Wanted
 from pipeline.training.tuning import find

@@ -11,16 +11,17 @@ import lightning
 import torch
 from torch import Tensor, distributed
 
-from pipeline.encoders import Encoder
-from pipeline.errors import NotFiniteError
-from pipeline.images import ImageOptions, normalise
+from pipeline.base.errors import NotFiniteError
+from pipeline.base.seeds import seed_from
+from pipeline.images.original_view import ImageOptions, normalise
+from pipeline.images.random_views import build_augmentation
 from pipeline.loading.batch import Batch
-from pipeline.objective import Activations, Objective, ObjectiveValue
-from pipeline.representations.base import Representation
-from pipeline.runtime import seed_from
-from pipeline.schedules import build_optimizer, learning_rate
-from pipeline.training.options import TrainOptions
-from pipeline.views import build_augmentation
+from pipeline.models.encoder import Encoder
+from pipeline.objective.objective import Activations, Objective, ObjectiveValue
+from pipeline.representations.representation import Representation
+from pipeline.training.optimisers import build_optimizer
+from pipeline.training.schedules import learning_rate
+from pipeline.training.train_options import TrainOptions
 
 TRAINING, VALIDATION = 0, 1  # streams of random draws
 

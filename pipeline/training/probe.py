@@ -11,10 +11,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from pipeline.evaluation.knn import vote
-from pipeline.evaluation.neighbours import nearest
 from pipeline.loading.batch import NO_LABEL
-from pipeline.training.processes import rows_of_all_processes, sum_over_processes
+from pipeline.metrics.neighbours import nearest, vote
+from pipeline.training.collectives import rows_of_all_processes, sum_over_processes
 
 METRIC = "validation/probe_top1"
 KNN_METRIC = "validation/knn_top1"

@@ -17,10 +17,10 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from pipeline.errors import TrainingError
-from pipeline.runtime import Progress
-from pipeline.training.options import SavingOptions
-from pipeline.training.processes import largest_over_processes
+from pipeline.base.errors import TrainingError
+from pipeline.base.progress import Progress
+from pipeline.training.collectives import largest_over_processes
+from pipeline.training.train_options import SavingOptions
 
 RESUME, PREVIOUS = "resume.ckpt", "resume.previous.ckpt"
 _GO_ON, _SAVE, _STOP = 0, 1, 2

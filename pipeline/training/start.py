@@ -2,17 +2,11 @@
 
 from pathlib import Path
 
-from pipeline.checkpoints import Checkpoint, load_checkpoint
-from pipeline.encoders import (
-    PRETRAINED,
-    Encoder,
-    StudentOptions,
-    build_encoder,
-    load_pretrained,
-    load_weights,
-)
-from pipeline.images import ImageOptions
-from pipeline.runtime import Progress
+from pipeline.base.progress import Progress
+from pipeline.images.original_view import ImageOptions
+from pipeline.models.checkpoint import Checkpoint, load_checkpoint
+from pipeline.models.encoder import Encoder, build_encoder, load_pretrained, load_weights
+from pipeline.models.student import PRETRAINED, StudentOptions
 
 PROJECTOR = "projector."
 REMEDY = "Set student.weights to a checkpoint's file or the name of a trained run, or leave it out."

@@ -11,9 +11,9 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from pipeline.errors import ConfigError
-from pipeline.training.options import TrainOptions
-from pipeline.wording import counted
+from pipeline.base.errors import ConfigError
+from pipeline.base.text import counted
+from pipeline.training.train_options import TrainOptions
 
 TENSORBOARD = "tensorboard"
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}

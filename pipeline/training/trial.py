@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.training.options import ParallelOptions, TrainOptions
+from pipeline.training.train_options import ParallelOptions, TrainOptions
 
 if TYPE_CHECKING:
     from lightning import LightningModule

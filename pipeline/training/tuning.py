@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.errors import TrainingError
-from pipeline.training.options import TrainOptions
+from pipeline.base.errors import TrainingError
+from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
 from pipeline.training.trial import Loader, PlainFit, Trial, Wanted
 

@@ -1,0 +1,17 @@
+"""Devices, and the cores that this process may use."""
+
+import os
+
+import torch
+
+
+def device_from(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the first GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use, at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)

@@ -1,0 +1,75 @@
+"""Places for shards and features: a local path, or any URL that fsspec knows (s3://, gs://, ...).
+
+A local place is a `pathlib.Path`, any other a `UPath`, which has the same methods. Credentials
+come from the environment, as the library of each service reads them, and dropped connections
+are retried by it. On object storage there are no renames and no locks of the system: what is
+written becomes visible whole, and `Lease` takes the place of a lock.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from upath import UPath
+
+from pipeline.base.errors import StoreError
+
+if TYPE_CHECKING:
+    from zarr.storage import StoreLike
+
+
+Location: TypeAlias = Path | UPath
+
+
+def location(url: str) -> Location:
+    """Return the place that a path or a URL names, having looked that it can be reached.
+
+    Raises StoreError if the service cannot be reached, refuses the credentials, or needs a
+    library that is not installed.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return Path(url)
+    if scheme in ("file", "local"):
+        return Path(rest)
+    try:
+        place: UPath = UPath(url, use_listings_cache=False)  # other processes write too
+        place.exists()
+    except Exception as error:  # every service has errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(
+            f"{url} cannot be reached ({reason.rstrip('.')}). Check the address, the credentials "
+            "in the environment, and that the library for this kind of URL is installed (for "
+            "s3://, `pip install 'mvmr[s3]'`)."
+        ) from error
+    return place
+
+
+def is_local(place: Location) -> bool:
+    """Whether `place` is in the local file system, where directories can be renamed."""
+    return isinstance(place, Path)
+
+
+def zarr_store(place: Location) -> "StoreLike":
+    """Return what Zarr opens `place` by."""
+    if isinstance(place, Path):
+        return place
+    from zarr.storage import FsspecStore
+
+    return FsspecStore.from_url(place.as_uri(), storage_options=dict(place.storage_options))
+
+
+def remove_tree(place: Location) -> None:
+    """Remove a directory and what it holds, where it exists."""
+    if isinstance(place, Path):
+        if place.exists():
+            shutil.rmtree(place)
+    elif place.exists():
+        place.fs.rm(place.path, recursive=True)
+
+
+def names_in(place: Location) -> frozenset[str]:
+    """Return the names of what a directory holds; none where it does not exist."""
+    if not place.exists():
+        return frozenset()
+    return frozenset(entry.name for entry in place.iterdir())

@@ -1,0 +1,27 @@
+"""Arithmetic in full float32, whatever surrounds it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Products of float32 matrices in float32: no autocast, no TF32, no bfloat16.
+
+    TF32's 11 bits would leave nothing of the difference |x|^2 + |y|^2 - 2xy. The settings of
+    the process are put back at the end.
+    """
+    backends: Any = torch.backends
+    settings = (backends.cuda.matmul, backends.mkldnn.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value

@@ -1,0 +1,144 @@
+"""How long each piece of work took: measured where it is done, kept beside what it made.
+
+A record is a small JSON file whose name holds the digest of what was made, so that a result that
+is restored later finds the time of its making again. It belongs to no output of any stage: two
+runs of the same work take different times, and nothing is stale for that.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from pipeline.base.atomic import write_json
+from pipeline.base.devices import available_cores
+from pipeline.base.locations import Location
+from pipeline.base.progress import Progress
+
+DIGITS = 16  # of a digest, in a record's name
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a piece of work: so many units of `total` were done in so many seconds."""
+
+    what: str
+    unit: str
+    done: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One call: when it began (Unix time), its wall-clock seconds, and whether it was finished.
+
+    `gpu` is the name of the GPU, empty where there was none.
+    """
+
+    began: float
+    seconds: float
+    finished: bool
+    phases: tuple[Phase, ...]
+    cores: int
+    gpu: str
+
+
+def record_name(work: str, digest: str) -> str:
+    """Return the file name of the record of `work` that made what has this digest."""
+    return f"{work}-{digest[:DIGITS]}.json"
+
+
+@contextmanager
+def timed(paths: Sequence[Location], progress: Progress) -> Iterator[Progress]:
+    """Yield a progress that measures; on leaving, write the attempt to each of `paths`.
+
+    An attempt that is broken off is recorded too, and the next one is added to it; one after a
+    finished attempt takes its place.
+    """
+    watch = _Stopwatch(progress)
+    finished = False
+    try:
+        yield watch
+        finished = True
+    finally:
+        attempt = watch.attempt(finished=finished)
+        for path in paths:
+            before = read_attempts(path)
+            kept = [] if before and before[-1].finished else before
+            write_json(path, {"attempts": [asdict(a) for a in (*kept, attempt)]})
+
+
+def read_attempts(path: Location) -> list[Attempt]:
+    """Return the attempts of a record, oldest first; none where there is no readable record."""
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))["attempts"]
+        return [_attempt(values) for values in recorded]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def saved_seconds(images: int, *, epochs: int, images_per_second: float) -> float:
+    """Return the seconds that a cached representation saves a run, which looks at it every epoch.
+
+    That is what computing it anew would take in each epoch after the first, for which it is
+    computed in any case.
+    """
+    return images * (epochs - 1) / images_per_second
+
+
+def _attempt(values: Mapping[str, Any]) -> Attempt:
+    phases = tuple(Phase(**phase) for phase in values["phases"])
+    return Attempt(**{**values, "phases": phases})
+
+
+class _Stopwatch:
+    """Hands everything on to another Progress, and notes how long each phase took."""
+
+    def __init__(self, watched: Progress) -> None:
+        self._watched = watched
+        self._phases: list[Phase] = []
+        self._began = time.time()
+        self._start = self._phase_start = time.perf_counter()
+        self._current: tuple[str, str, int] | None = None
+        self._done = 0
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Begin a phase."""
+        self._end_phase()
+        self._current, self._done = (what, unit, total), 0
+        self._phase_start = time.perf_counter()
+        self._watched.start(what, total, unit)
+
+    def advance(self, count: int, status: str = "") -> None:
+        """Count units."""
+        self._done += count
+        self._watched.advance(count, status)
+
+    def note(self, text: str) -> None:
+        """Hand a line on."""
+        self._watched.note(text)
+
+    def attempt(self, *, finished: bool) -> Attempt:
+        """Return what was measured until now."""
+        self._end_phase()
+        return Attempt(
+            began=self._began,
+            seconds=time.perf_counter() - self._start,
+            finished=finished,
+            phases=tuple(self._phases),
+            cores=available_cores(),
+            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        )
+
+    def _end_phase(self) -> None:
+        if self._current is None:
+            return
+        what, unit, total = self._current
+        seconds = time.perf_counter() - self._phase_start
+        self._phases.append(Phase(what, unit, self._done, total, seconds))
+        self._current = None

@@ -1,0 +1,1 @@
+"""Distance correlation: how strongly two sets of vectors depend on each other."""

@@ -1,0 +1,127 @@
+"""Distance correlation: how strongly two sets of vectors depend on each other.
+
+With a_ij = ||x_i - x_j|| over the B rows of a batch, double-centred to A, and B likewise from y:
+dCov^2 = mean(A * B), dVar^2 = mean(A * A), dCor^2 = dCov^2 / sqrt(dVar_x^2 dVar_y^2). Three
+statistics are offered (Szekely, Rizzo and Bakirov 2007; Szekely and Rizzo 2013 for the last):
+
+    dcor                    in [0, 1]; between independent vectors of many dimensions close to 1
+    dcor_squared            its square
+    dcor_squared_unbiased   dCor^2 by U-centred distances: about 0 under independence, may be
+                            negative, undefined below 4 rows
+
+All are invariant to scale, shift and rotation of either side and to a common order of the rows.
+Everything is computed in float32, or float64 where the rows are, inside autocast too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.base.errors import TrainingError
+from pipeline.dependence.distances import ROUNDINGS, pairwise_distances, safe_sqrt
+
+Statistic = Literal["dcor", "dcor_squared", "dcor_squared_unbiased"]
+UNBIASED_MINIMUM_ROWS = 4
+MINIMUM_ROWS: Mapping[Statistic, int] = {
+    "dcor": 2,
+    "dcor_squared": 2,
+    "dcor_squared_unbiased": UNBIASED_MINIMUM_ROWS,
+}
+
+
+def distance_correlation(
+    x: "Tensor | Sample", y: "Tensor | Sample", *, statistic: Statistic = "dcor"
+) -> Tensor:
+    """Return the distance correlation of two samples, rows (B, D) and (B, E), as a scalar.
+
+    It is 0 where either side is constant, and its gradient is then 0 too. NaN and infinity in
+    the rows give NaN. Raises TrainingError if the statistic is undefined for so few rows.
+    """
+    x, y = _as_sample(x), _as_sample(y)
+    if len(x) != len(y):
+        raise ValueError(f"Both samples need the same rows; found {len(x)} and {len(y)}.")
+    if statistic == "dcor_squared_unbiased":
+        return _squared_correlation(x.u_centred, y.u_centred)
+    squared = _squared_correlation(x.double_centred, y.double_centred)
+    return safe_sqrt(squared) if statistic == "dcor" else squared
+
+
+class Sample:
+    """The rows (B, D) of one variable; distances are computed once for all its statistics."""
+
+    def __init__(self, rows: Tensor) -> None:
+        if rows.ndim != 2 or len(rows) == 0:
+            raise ValueError(f"A sample is a matrix (B, D) of rows; found {tuple(rows.shape)}.")
+        self.rows = rows
+
+    @classmethod
+    def of_distances(cls, distances: Tensor) -> "Sample":
+        """Return the sample of rows that have these distances (B, B) between them."""
+        sample = cls(distances)
+        sample.distances = distances
+        return sample
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """Distances (B, B) between the rows."""
+        return pairwise_distances(self.rows)
+
+    @cached_property
+    def double_centred(self) -> "Centred":
+        """Distances minus the means of their row and column, plus the mean of all."""
+        means = self.distances.mean(1, keepdim=True)
+        matrix = self.distances - means - means.T + means.mean()
+        return _centred(matrix, self.distances)
+
+    @cached_property
+    def u_centred(self) -> "Centred":
+        """U-centred distances: sums over the other rows make dCov^2 unbiased, diagonal 0."""
+        B = len(self)
+        if B < UNBIASED_MINIMUM_ROWS:
+            raise TrainingError(
+                f"The unbiased distance correlation needs at least {UNBIASED_MINIMUM_ROWS} rows "
+                f"in a batch; found {B}. Use larger batches, or the statistic dcor_squared."
+            )
+        sums = self.distances.sum(1, keepdim=True) / (B - 2)
+        matrix = self.distances - sums - sums.T + sums.sum() / (B - 1)
+        hollow = matrix.masked_fill(torch.eye(B, dtype=torch.bool, device=matrix.device), 0.0)
+        return _centred(hollow, self.distances)
+
+
+@dataclass(frozen=True)
+class Centred:
+    """A centred distance matrix (B, B), the mean of its squares, and whether that is rounding."""
+
+    matrix: Tensor
+    variance: Tensor
+    degenerate: Tensor
+
+
+def _centred(matrix: Tensor, distances: Tensor) -> Centred:
+    variance = matrix.square().mean()
+    # Rows all equally far apart have nothing left after U-centring but rounding.
+    rounding = ROUNDINGS * torch.finfo(matrix.dtype).eps * distances.detach().mean()
+    return Centred(matrix, variance, degenerate=variance <= rounding.square())
+
+
+def _squared_correlation(x: Centred, y: Centred) -> Tensor:
+    # Either normalisation of the means, by B^2 or by B (B - 3), cancels in the ratio.
+    covariance = (x.matrix * y.matrix).mean()
+    degenerate = x.degenerate | y.degenerate
+    scale = _root(x.variance, degenerate) * _root(y.variance, degenerate)
+    return torch.where(degenerate, 0.0, covariance / scale)
+
+
+def _root(variance: Tensor, degenerate: Tensor) -> Tensor:
+    return torch.where(degenerate, 1.0, variance).sqrt()
+
+
+def _as_sample(rows: "Tensor | Sample") -> Sample:
+    return rows if isinstance(rows, Sample) else Sample(rows)

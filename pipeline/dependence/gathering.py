@@ -1,0 +1,37 @@
+"""The rows of all processes, with gradients."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Return the rows (W B, D) of all W ranks in their order, from each rank's rows (B, D).
+
+    Every rank must call it, with equally many rows. Its gradient adds up what all ranks send
+    back, so parameter gradients averaged over ranks, as DistributedDataParallel does, are those
+    of one process with the whole batch. Without a process group `x` is returned.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return x
+    gathered: Tensor = _Gather.apply(x)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        first: int = ctx.rows * distributed.get_rank()
+        return total[first : first + ctx.rows]

@@ -1,0 +1,86 @@
+"""Features and labels as the protocols take them, checked once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.base.errors import DataError
+from pipeline.base.text import counted
+
+_ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """Features (N, D), floating and finite, with one integer label each (N,).
+
+    Raises DataError if they are not.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        check_features(self.features)
+        if self.labels.shape != (len(self.features),):
+            raise DataError(
+                f"Expected one label for each of {counted(len(self.features), 'images')}; "
+                f"found labels of shape {tuple(self.labels.shape)}."
+            )
+        if self.labels.is_floating_point() or self.labels.is_complex():
+            raise DataError(f"Expected integer labels; found {self.labels.dtype}.")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def check_features(features: Tensor) -> None:
+    """Raise DataError unless `features` is a non-empty, floating, finite matrix (N, D)."""
+    if features.ndim != 2 or not features.numel() or not features.is_floating_point():
+        raise DataError(
+            "Expected floating-point features of shape (images, width); "
+            f"found {features.dtype} of shape {tuple(features.shape)}."
+        )
+    first = 0
+    for rows in torch.split(features, _ROWS_AT_ONCE):
+        bad = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten()
+        if len(bad):
+            raise DataError(
+                f"Features must be finite; row {first + int(bad[0])} holds NaN or infinity. "
+                "Has the training diverged?"
+            )
+        first += len(rows)
+
+
+def classes_of(training: LabelledFeatures, *others: LabelledFeatures) -> Tensor:
+    """Return the sorted distinct labels (K,) of the training images, on the CPU.
+
+    Raises DataError if there are fewer than two, or if the others hold labels without a
+    training image.
+    """
+    classes = _distinct(training.labels)
+    if len(classes) < 2:
+        raise DataError(
+            f"A classifier needs at least two classes; all {len(training)} training images "
+            f"have the label {int(classes[0])}."
+        )
+    for other in others:
+        found = _distinct(other.labels)
+        unseen = found[~torch.isin(found, classes)]
+        if len(unseen):
+            raise DataError(
+                f"Labels {unseen[:5].tolist()} occur in evaluation but not among the "
+                f"{len(classes)} classes of the training images."
+            )
+    return classes
+
+
+def class_indices(labels: Tensor, classes: Tensor) -> Tensor:
+    """Return the place (N,), on the CPU, of each label (N,) in the sorted `classes` (K,)."""
+    return torch.searchsorted(classes, labels.cpu().contiguous())
+
+
+def _distinct(labels: Tensor) -> Tensor:
+    distinct: Tensor = torch.unique(labels.cpu())
+    return distinct

@@ -1,0 +1,51 @@
+"""Every protocol, by the kind that an experiment file gives it. Adding one is one file and one row.
+
+A protocol's options say what it chooses from, and score one subject.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.base.errors import ConfigError
+from pipeline.evaluation.knn import KnnOptions
+from pipeline.evaluation.linear import LinearOptions
+from pipeline.evaluation.multi_label import Voc07Options
+from pipeline.evaluation.online import OnlineOptions
+from pipeline.evaluation.retrieval import RetrievalOptions
+from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
+from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting
+from pipeline.evaluation.subjects import Subject
+from pipeline.evaluation.zero_shot import ZeroShotOptions
+
+AnyProtocol = Annotated[
+    LinearOptions
+    | OnlineOptions
+    | KnnOptions
+    | SemiSupervisedOptions
+    | Voc07Options
+    | ZeroShotOptions
+    | RetrievalOptions,
+    Field(discriminator="kind"),
+]
+
+
+def score_all(
+    protocol: ProtocolOptions, subjects: Sequence[Subject], setting: Setting
+) -> dict[str, Outcome]:
+    """Return the outcome of the first subject, the student, then those of the controls.
+
+    Raises DataError if the images lack what the protocol needs.
+    """
+    scored = subjects if protocol.has_controls else subjects[:1]
+    return {subject.name: protocol.score(subject, setting) for subject in scored}
+
+
+def require_something_to_find(protocols: Mapping[str, ProtocolOptions]) -> None:
+    """Raise ConfigError unless one of the protocols fits by gradient descent."""
+    if not any(protocol.descends for protocol in protocols.values()):
+        raise ConfigError(
+            f"None of the protocols {', '.join(protocols)} has a learning rate or batches to find: "
+            "that is for semi_supervised, and for linear and voc07 with an augmentation."
+        )

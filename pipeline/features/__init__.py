@@ -1,0 +1,1 @@
+"""What is stored of representations: computed once, reduced, checked, read for years."""

@@ -1,0 +1,133 @@
+"""The types in which a feature's numbers can be stored, and how each lies in its Zarr array.
+
+    float32, float16   as they are
+    bfloat16           its 16 bits, as uint16: the upper half of a float32
+    int8               offset + scale * number, with one offset and one scale for each column
+
+One value of each type marks a gap: a chunk that was never written reads as it, and no stored
+number is encoded to it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.base.errors import StoreError
+from pipeline.representations.storing import StoredType
+
+Array = npt.NDArray[Any]
+
+# Columns of other images may go so far beyond the range of those that the scale comes from.
+INT8_HEADROOM = 1.25
+INT8_LARGEST = 127
+
+
+@dataclass(frozen=True)
+class ArrayType:
+    """How a stored type lies in an array: the array's type, its gap value, how to read it."""
+
+    array: str
+    gap: float | int
+    read_as: str
+    meaning: str
+
+
+ARRAY_TYPES: Mapping[StoredType, ArrayType] = {
+    "float32": ArrayType("float32", float("nan"), "float32", "as it is"),
+    "float16": ArrayType("float16", float("nan"), "float16", "as it is"),
+    "bfloat16": ArrayType("uint16", 0x7FC0, "float32", "the upper 16 bits of a float32"),
+    "int8": ArrayType(
+        "int8",
+        -128,
+        "float32",
+        "offset + scale * number, column by column; see reduction/offset and reduction/scale",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Maps rows (B, K) of floats to what an array holds, and back; the last two for int8 only."""
+
+    stored_type: StoredType
+    offset: Array | None = None
+    scale: Array | None = None
+
+    @classmethod
+    def fit(cls, stored_type: StoredType, sample: Array) -> "Encoding":
+        """Return the encoding of numbers like those of `sample` (N, K)."""
+        if stored_type != "int8":
+            return cls(stored_type)
+        low, high = sample.min(0).astype(np.float64), sample.max(0).astype(np.float64)
+        reach = INT8_HEADROOM * (high - low) / 2
+        scale = np.where(reach > 0, reach / INT8_LARGEST, 1.0)
+        return cls(stored_type, ((low + high) / 2).astype(np.float32), scale.astype(np.float32))
+
+    @classmethod
+    def load(cls, stored_type: StoredType, arrays: Mapping[str, Array]) -> "Encoding":
+        """Return the encoding of `arrays()`; StoreError if some are missing."""
+        if stored_type != "int8":
+            return cls(stored_type)
+        try:
+            return cls(stored_type, arrays["offset"], arrays["scale"])
+        except KeyError as error:
+            raise StoreError(f"The stored encoding lacks {error}: extract it again.") from error
+
+    def arrays(self) -> dict[str, Array]:
+        """Return what `load` needs beside the stored type."""
+        if self.offset is None or self.scale is None:
+            return {}
+        return {"offset": self.offset, "scale": self.scale}
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes that one stored number takes."""
+        return np.dtype(ARRAY_TYPES[self.stored_type].array).itemsize
+
+    def first(self, columns: int) -> "Encoding":
+        """Return the encoding of the first columns alone."""
+        if self.offset is None or self.scale is None:
+            return self
+        return Encoding(self.stored_type, self.offset[:columns], self.scale[:columns])
+
+    def encode(self, rows: Array) -> Array:
+        """Map rows (B, K) to numbers of the array's type, rounded to the nearest.
+
+        Raises StoreError if a number is not finite, or beyond the range of a floating type;
+        int8 saturates.
+        """
+        rows = np.asarray(rows, dtype=np.float32)
+        _refuse(~np.isfinite(rows), "is not finite")
+        if self.offset is not None and self.scale is not None:
+            steps = np.rint((rows - self.offset) / self.scale)
+            return steps.clip(-INT8_LARGEST, INT8_LARGEST).astype(np.int8)
+        if self.stored_type == "bfloat16":
+            bits = rows.view(np.uint32)
+            # To the nearest, of two the even one: the carry of the addition does the rounding.
+            rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+            encoded: Array = (rounded >> 16).astype(np.uint16)
+        else:
+            with np.errstate(over="ignore"):
+                encoded = rows.astype(self.stored_type)
+        beyond = f"is beyond the range of {self.stored_type}; set its dtype to float32"
+        _refuse(~np.isfinite(self.decode(encoded)), beyond)
+        return encoded
+
+    def decode(self, numbers: Array) -> Array:
+        """Map what an array holds back to floats (B, K), float16 or float32."""
+        if self.offset is not None and self.scale is not None:
+            decoded: Array = self.offset + self.scale * numbers.astype(np.float32)
+        elif self.stored_type == "bfloat16":
+            decoded = (numbers.astype(np.uint32) << 16).view(np.float32)
+        else:
+            decoded = numbers
+        return decoded
+
+
+def _refuse(bad: Array, reason: str) -> None:
+    if bad.any():
+        row = int(np.flatnonzero(bad.any(axis=1))[0])
+        raise StoreError(f"A number of row {row} {reason}.")

@@ -1,0 +1,180 @@
+"""Where extraction runs: local Dask workers, or those of a running scheduler."""
+
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from dask import config as dask_config
+from distributed import Client, LocalCluster, Nanny, as_completed
+from distributed.scheduler import KilledWorker
+from distributed.utils import LoopRunner
+
+from pipeline.base.devices import available_cores
+from pipeline.base.errors import StoreError
+from pipeline.base.processes import deaf_children
+from pipeline.base.progress import Progress
+from pipeline.base.text import counted
+from pipeline.features.extraction.worker import Task
+
+Result = TypeVar("Result")
+# A worker process takes seconds to start; below this it is not worth it.
+SHARDS_PER_WORKER = 4
+CONNECT_SECONDS = 10
+# What a worker's C library keeps for itself: returning every block to the system at once, as Dask
+# asks for by default, costs a third of the time of wavelet scattering in page faults.
+WORKER_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+# A local worker's own threads wake rarely: at Dask's intervals they take some percent of a core.
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "5s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.tick.interval": "1s",
+}
+# A local dashboard listens here alone, whatever address the scheduler has.
+LOCAL = "127.0.0.1"
+LOCAL_LINK = {"distributed.dashboard.link": f"{{scheme}}://{LOCAL}:{{port}}/status"}
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where tasks run: `workers` local processes, or the scheduler at an address."""
+
+    workers: int | None = None
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Dask cluster that runs tasks; `neighbours` are the tasks at once on each host."""
+
+    client: Client
+    neighbours: Mapping[str, int]
+
+    def run(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], progress: Progress
+    ) -> list[Result]:
+        """Return the results of all tasks, in their order.
+
+        A task on which workers die again and again is named in the error, after the others have
+        finished; any other failure stops the run at once.
+        """
+        futures = self.client.map(function, tasks, pure=False, retries=0)
+        number = {future.key: i for i, future in enumerate(futures)}
+        results: dict[int, Result] = {}
+        deadly = []
+        for done, future in enumerate(as_completed(futures), start=1):
+            task = tasks[number[future.key]]
+            try:
+                results[number[future.key]] = future.result()
+            except KilledWorker:
+                deadly.append(task.name)
+            except BaseException:
+                self.client.cancel(futures)
+                raise
+            future.release()
+            progress.advance(task.images, f"{done} of {counted(len(tasks), task.unit)}")
+        if deadly:
+            raise StoreError(
+                f"Workers died again and again on {', '.join(sorted(deadly))} (out of memory?); "
+                "all others are done. Try again with fewer workers."
+            )
+        return [results[i] for i in range(len(tasks))]
+
+
+@contextmanager
+def cluster(options: ClusterOptions, *, shards: int, progress: Progress) -> Iterator[Cluster]:
+    """Yield a cluster for work on so many shards.
+
+    Raises StoreError if no scheduler answers at the address, or it has no workers.
+    """
+    with _running(options, shards) if options.scheduler else _local(options, shards) as client:
+        if client.dashboard_link:
+            progress.note(f"Dask dashboard, while this runs: {client.dashboard_link}")
+        neighbours = Counter[str]()
+        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+            neighbours[worker["host"]] += worker["nthreads"]
+        yield Cluster(client, neighbours)
+
+
+@contextmanager
+def _running(options: ClusterOptions, shards: int) -> Iterator[Client]:
+    del shards
+    start = "start one with `dask scheduler`, or leave --scheduler out for a local cluster"
+    try:
+        client = Client(options.scheduler, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"No Dask scheduler answers at {options.scheduler}: {start}.") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise StoreError(
+                f"The Dask scheduler at {options.scheduler} has no workers: start some with "
+                f"`dask worker {options.scheduler}`."
+            ) from error
+        yield client
+
+
+def local_workers(options: ClusterOptions, shards: int) -> int:
+    """Return how many workers a local cluster has for work on so many shards."""
+    gpus = torch.cuda.device_count()
+    most = gpus or available_cores()  # workers on one GPU would only share it
+    workers = options.workers or max(1, shards // SHARDS_PER_WORKER)
+    return min(workers, shards, most if gpus or options.workers is None else shards)
+
+
+@contextmanager
+def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
+    workers = local_workers(options, shards)
+    with (
+        dask_config.set(
+            {"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT, **QUIET, **LOCAL_LINK}
+        ),
+        _loop() as loop,
+        LocalCluster(
+            loop=loop,
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=workers > 1,
+            dashboard_address=f"{LOCAL}:0",
+            memory_limit=None,
+            silence_logs=logging.CRITICAL,
+        ) as local,
+        Client(local) as client,
+    ):
+        try:
+            yield client
+        except KeyboardInterrupt:
+            _end_at_once(local)
+            raise
+
+
+def _end_at_once(local: LocalCluster) -> None:
+    """Kill the worker processes, which would otherwise end only with the tasks that they are at."""
+    for worker in local.workers.values():
+        if isinstance(worker, Nanny):
+            worker.auto_restart = False
+            with suppress(ProcessLookupError, TypeError):  # it has ended, or not begun
+                os.kill(worker.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _loop() -> Iterator[Any]:
+    """Yield a running loop whose worker processes leave Ctrl-C to this process."""
+    runner = LoopRunner()
+    with deaf_children():
+        runner.start()
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()

@@ -1,0 +1,125 @@
+"""Recomputing what is damaged in a store, and nothing else.
+
+A damaged feature is taken back as one in the making, whose sound shards are done; extraction
+then completes it as it completes an interrupted one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import zarr
+from pydantic import TypeAdapter
+
+from pipeline.base.digests import digest
+from pipeline.base.errors import StoreError
+from pipeline.base.locations import Location, remove_tree, zarr_store
+from pipeline.base.locks import exclusive
+from pipeline.base.progress import Progress
+from pipeline.datasets.source import Split
+from pipeline.features.extraction.cluster import ClusterOptions
+from pipeline.features.extraction.engine import LOCK, busy, complete, feature_task
+from pipeline.features.extraction.prepare import lay_out
+from pipeline.features.extraction.worker import FeatureTask
+from pipeline.features.store import Damage, FeatureStore, Fingerprint, check_fingerprint
+from pipeline.features.store.integrity import REDUCTION, UNREADABLE, array_damage, root_attributes
+from pipeline.images.original_view import ImageOptions
+from pipeline.representations.kinds import AnyRepresentation
+from pipeline.representations.representation import RepresentationOptions
+from pipeline.shards.manifest import Manifest, read_manifests
+
+
+def repair(
+    damages: Mapping[str, Sequence[Damage]],
+    *,
+    features: Mapping[str, RepresentationOptions],
+    image: ImageOptions,
+    shards: Location,
+    store: FeatureStore,
+    work: Location,
+    options: ClusterOptions,
+    progress: Progress,
+) -> None:
+    """Recompute the damaged files of features, by name, as `FeatureStore.verify` finds them.
+
+    A feature says itself how it was made; where that is what is damaged, `features` and `image`
+    of an experiment say it. Raises StoreError if they do not have it, StaleFeatureError if it
+    can no longer be made as it was.
+    """
+    shards, work, path = shards.absolute(), work.absolute(), store.path.absolute()
+    manifests = read_manifests(shards)
+    with exclusive(work / LOCK, busy(store)):
+        for name, found in damages.items():
+            recorded = _recorded(store.path / name)
+            if recorded is not None:
+                wanted, seen = recorded.options, recorded.image
+            elif name in features:
+                wanted, seen = features[name], image
+            else:
+                raise StoreError(
+                    f"{store.path / name} no longer says how it was made, and the experiment "
+                    f"has no feature {name!r}: remove the folder, or use the experiment that has."
+                )
+            task = feature_task(name, wanted, seen, manifests, path, work)
+            if recorded is not None:
+                check_fingerprint(name, task.fingerprint, recorded.fingerprint)
+            _take_back(task, found, manifests)
+            complete([task], manifests, seen, shards, options, progress)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What a feature says about its making."""
+
+    options: RepresentationOptions
+    image: ImageOptions
+    fingerprint: Fingerprint
+
+
+def _recorded(feature: Location) -> _Recorded | None:
+    """Return what a feature says about its making, None if that is damaged."""
+    try:
+        attributes = root_attributes(feature)
+    except UNREADABLE:
+        return None
+    report = attributes["report"]
+    # JSON has no tuples, which strict options insist on.
+    options: RepresentationOptions = TypeAdapter(AnyRepresentation).validate_json(
+        json.dumps(report["options"])
+    )
+    image = ImageOptions.model_validate_json(json.dumps(report["image"]))
+    return _Recorded(options, image, attributes["fingerprint"])
+
+
+def _take_back(
+    task: FeatureTask, damages: Sequence[Damage], manifests: Mapping[Split, Manifest]
+) -> None:
+    """Make a published feature one in the making, whose sound shards are done."""
+    writer = task.writer()
+    if not _made_from(task, manifests):
+        remove_tree(writer.target)
+        return
+    for damage in damages:
+        damage.path.unlink(missing_ok=True)
+    if any(damage.array.startswith(REDUCTION) for damage in damages):
+        remove_tree(writer.target / REDUCTION)
+    writer.reopen()
+    if writer.has_reduction():
+        lay_out(task, manifests)
+    for split, manifest in manifests.items():
+        bad = {damage.chunk for damage in array_damage(writer.home, split)}
+        if None not in bad:
+            per_shard = max(1, manifest.samples_per_shard // writer.chunk_rows(split))
+            spoilt = {chunk // per_shard for chunk in bad if chunk is not None}
+            writer.mark(split, set(range(len(manifest.shards))) - spoilt)
+
+
+def _made_from(task: FeatureTask, manifests: Mapping[Split, Manifest]) -> bool:
+    """Whether the arrays of a published feature say that they were made from the fingerprint."""
+    found = set()
+    for split in manifests:
+        with suppress(*UNREADABLE):
+            array = zarr.open_array(zarr_store(task.writer().target / split), mode="r")
+            found.add(array.attrs["fingerprint"])
+    return found == {digest(task.fingerprint)}

@@ -1,0 +1,224 @@
+"""What runs on a worker: one task is one shard, or a few rows for a sample.
+
+An image is decoded once for all features wanted. Batches are computed and whole chunks written
+as they fill, so memory is bounded by the networks and a few batches.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from distributed import get_worker
+from distributed.comm import get_address_host
+from torch import Tensor
+
+from pipeline.base.devices import available_cores
+from pipeline.base.digests import digest
+from pipeline.base.locations import Location
+from pipeline.features.encoding import Array, Encoding
+from pipeline.features.extraction.fingerprint import FIT_SEED
+from pipeline.features.fidelity import Witness
+from pipeline.features.projection import first_projection
+from pipeline.features.reduction import Reduction
+from pipeline.features.store import FeatureStore, FeatureWriter
+from pipeline.images.decoding import decode
+from pipeline.images.original_view import ImageOptions, Preparation
+from pipeline.representations.representation import Representation, RepresentationOptions
+from pipeline.shards.manifest import Manifest, read_manifest
+from pipeline.shards.reading import Record, read_shard
+
+BATCH_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class FeatureTask:
+    """What a worker needs to know about one feature; `width` is that of the representation."""
+
+    name: str
+    options: RepresentationOptions
+    width: int
+    store: Location
+    work: Location
+    fingerprint: Mapping[str, Any] = field(hash=False)
+
+    def writer(self) -> FeatureWriter:
+        """Return what writes the feature."""
+        return FeatureWriter(FeatureStore(self.store), self.name, self.work, self.fingerprint)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows `first` to `last` (excluded) of one shard."""
+
+    shard: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
+
+    `images` is how many of the rows are valid.
+    `neighbours` is how many tasks run at once on each host; a worker that takes the place of a
+    dead one has another address, but the same host.
+    """
+
+    directory: Location
+    spans: tuple[Span, ...]
+    image: ImageOptions
+    features: tuple[FeatureTask, ...]
+    neighbours: Mapping[str, int]
+    images: int
+    unit: Literal["shards", "batches"] = "shards"
+
+    @property
+    def name(self) -> str:
+        """The tars that it reads, for messages."""
+        return ", ".join(f"{self.directory.name}/{span.shard:06d}.tar" for span in self.spans)
+
+
+def sample_vectors(task: Task) -> Array:
+    """Return the vectors of valid rows, (rows, D) float32, through the first projection if any."""
+    (feature,) = task.features
+    projection = first_projection(feature.width, feature.options.reduce, seed=FIT_SEED)
+    pieces = [
+        vectors[feature.name] if projection is None else projection.apply(vectors[feature.name])
+        for _, vectors in _represented(task)
+    ]
+    return torch.cat(pieces).numpy()
+
+
+def witness_rows(task: Task) -> Witness:
+    """Return what measuring the fidelity of the written reduction needs of the valid rows."""
+    (feature,) = task.features
+    original = torch.cat([vectors[feature.name] for _, vectors in _represented(task)])
+    reduction = Reduction.load(*feature.writer().reduction())
+    first = task.spans[0]
+    return Witness.of(original, reduction.apply(original), FIT_SEED, first.shard, first.first)
+
+
+def extract_shard(task: Task) -> None:
+    """Write all wanted features of one shard."""
+    manifest = read_manifest(task.directory)
+    (span,) = task.spans
+    sinks = [_Sink(feature, manifest, span.shard) for feature in task.features]
+    for valid, vectors in _represented(task):
+        for sink in sinks:
+            sink.add(valid, vectors[sink.name])
+    for sink in sinks:
+        sink.close()
+
+
+def _represented(task: Task) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Yield, batch by batch, which rows are valid (B,) and the vectors of those, (valid, D)."""
+    device = _device()
+    networks = {
+        feature.name: _built(feature.options, task.image, device, digest(feature.fingerprint))
+        for feature in task.features
+    }
+    widths = {feature.name: feature.width for feature in task.features}
+    records = _records(task)
+    with _threads(task.neighbours):
+        while batch := list(islice(records, BATCH_IMAGES)):
+            images = [decode(record.data) for record in batch if record.valid]
+            valid = torch.tensor([record.valid for record in batch])
+            prepared: dict[Preparation, Tensor] = {}
+            vectors = {}
+            for name, network in networks.items():
+                if not images:
+                    vectors[name] = torch.empty((0, widths[name]))
+                    continue
+                how = network.preparation
+                if how not in prepared:
+                    prepared[how] = torch.stack([how(image) for image in images]).to(device)
+                with torch.inference_mode():
+                    vectors[name] = network(prepared[how]).float().cpu()
+            yield valid, vectors
+
+
+def _records(task: Task) -> Iterator[Record]:
+    manifest = read_manifest(task.directory)
+    for span in task.spans:
+        yield from read_shard(
+            task.directory, manifest, span.shard, first=span.first, last=span.last
+        )
+
+
+def _device() -> str:
+    """Return this worker's own GPU, by its number in a local cluster, or the CPU."""
+    count = torch.cuda.device_count()
+    if not count:
+        return "cpu"
+    name = get_worker().name
+    return f"cuda:{name % count if isinstance(name, int) else 0}"
+
+
+@lru_cache(maxsize=16)
+def _built(
+    options: RepresentationOptions, image: ImageOptions, device: str, fingerprint: str
+) -> Representation:
+    """Load a network once a worker process; another `fingerprint` means other weights."""
+    del fingerprint
+    return options.build(image).to(device).eval()
+
+
+class _Sink:
+    """Reduces the vectors of one feature of one shard and writes them in whole chunks."""
+
+    def __init__(self, feature: FeatureTask, manifest: Manifest, shard: int) -> None:
+        self.name = feature.name
+        self._writer = feature.writer()
+        self._reduction, self._encoding = _stored_by(feature, self._writer.reduction_digest())
+        self._split, self._shard = manifest.split, shard
+        self._chunk = self._writer.chunk_rows(manifest.split)
+        self._next = manifest.first_index(shard)
+        self._held: list[Array] = []
+
+    def add(self, valid: Tensor, vectors: Tensor) -> None:
+        """Take the vectors of a batch's valid rows; the others are stored as zeros."""
+        reduced = self._reduction.apply(vectors)
+        rows = reduced.new_zeros((len(valid), reduced.shape[1]))
+        rows[valid] = reduced
+        self._held.append(rows.numpy())
+        while sum(map(len, self._held)) >= self._chunk:
+            self._flush(self._chunk)
+
+    def close(self) -> None:
+        """Write what is left and mark the shard as done."""
+        self._flush(self._chunk)
+        self._writer.mark(self._split, [self._shard])
+
+    def _flush(self, rows: int) -> None:
+        if not self._held:
+            return
+        held = np.concatenate(self._held)
+        self._writer.write_rows(self._split, self._next, held[:rows], self._encoding)
+        self._next += len(held[:rows])
+        self._held = [held[rows:]] if len(held) > rows else []
+
+
+@lru_cache(maxsize=8)
+def _stored_by(feature: FeatureTask, reduction: str) -> tuple[Reduction, Encoding]:
+    """Read a reduction and its encoding once a worker process, known by its digest."""
+    del reduction
+    arrays, attributes = feature.writer().reduction()
+    return Reduction.load(arrays, attributes), Encoding.load(feature.options.dtype, arrays)
+
+
+@contextmanager
+def _threads(neighbours: Mapping[str, int]) -> Iterator[None]:
+    """Share the cores of this host evenly among the tasks that run on it at once."""
+    worker = get_worker()
+    at_once = neighbours.get(get_address_host(worker.address), worker.state.nthreads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, available_cores() // at_once))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,139 @@
+"""Principal components, exact or by a randomised range finder."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.precision import full_precision
+from pipeline.base.progress import Progress, Silent
+from pipeline.base.seeds import generator
+from pipeline.features.projection import BLOCK_NUMBERS
+from pipeline.representations.storing import ReduceOptions
+
+# Up to this many rows or columns, components come from all of the sample, else from a sketch
+# of it with so many directions to spare, refined by so many rounds of power iteration.
+EXACT_LIMIT = 1024
+SPARE_DIRECTIONS = 64
+POWER_ROUNDS = 2
+PASSES = 2 * POWER_ROUNDS + 3  # over the sample and what is left of it, each about as long
+# Components that are tried where their number is to be found.
+MOST_COMPONENTS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Pca:
+    """Scores on principal axes: mean (D,) and an orthonormal basis (D, K), float32.
+
+    `variance_ratio` (K,) is the part of the fitted sample's variance that each axis holds.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    variance_ratio: Tensor
+
+    @property
+    def explained_variance(self) -> float:
+        """Part of the fitted sample's variance that the K axes hold."""
+        return min(1.0, float(self.variance_ratio.sum()))
+
+    def first(self, components: int) -> "Pca":
+        """Return the leading components alone."""
+        return Pca(self.mean, self.basis[:, :components], self.variance_ratio[:components])
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Map (B, D) to scores (B, K)."""
+        with full_precision(x.device):
+            return (x.float() - self.mean.to(x.device)) @ self.basis.to(x.device)
+
+    def restore(self, scores: Tensor) -> Tensor:
+        """Map scores (B, K) to the nearest vectors (B, D) that have them."""
+        with full_precision(scores.device):
+            basis, mean = self.basis.to(scores.device), self.mean.to(scores.device)
+            return scores.float() @ basis.T + mean
+
+
+def components_of(options: ReduceOptions, images: int, width: int) -> int:
+    """Return how many principal components `options` give, fitted on so many images of a width.
+
+    N images lie in N - 1 dimensions around their mean: a further axis would be arbitrary, and
+    other images would not be described by it.
+    """
+    return min(options.pca or MOST_COMPONENTS, max(1, images - 1), width)
+
+
+def fit_pca(sample: Tensor, components: int, *, seed: int, progress: Progress | None = None) -> Pca:
+    """Return a PCA to `components` numbers, fitted on vectors (N, D).
+
+    Exact where N or D is at most `EXACT_LIMIT`, else by a randomised range finder (Halko,
+    Martinsson and Tropp 2011, algorithm 4.4), never with a D x D matrix. `progress` advances by
+    `PASSES` in all. Raises ConfigError if the sample has fewer rows or columns than components,
+    DataError if it is not finite.
+    """
+    progress = progress or Silent()
+    N, D = sample.shape
+    if components > min(N, D):
+        raise ConfigError(
+            f"{components} principal components need at least as many images and numbers an image "
+            f"to be fitted on; found {N} images of {D} numbers. Lower `pca`."
+        )
+    mean = sample.mean(0, dtype=torch.float64).float()
+    centred = sample.float() - mean
+    rows = max(1, BLOCK_NUMBERS // D)  # a sum in float64 would widen all of the sample at once
+    total = sum(float(x.square().sum(dtype=torch.float64)) for x in torch.split(centred, rows))
+    if not np.isfinite(total):
+        raise DataError("The representation has values that are not finite: PCA cannot be fitted.")
+    with full_precision(centred.device):
+        condensed = _condense(centred, components, seed, progress)
+        axes, variances = _principal_axes(condensed, components)
+    progress.advance(1)
+    even = torch.full((components,), 1 / components)  # nothing varies, so nothing is lost
+    return Pca(mean, axes, variances / total if total > 0 else even)
+
+
+def _condense(x: Tensor, components: int, seed: int, progress: Progress) -> Tensor:
+    """Return rows (L, D) that span nearly all that the leading axes of x (N, D) span."""
+    N, D = x.shape
+    if min(N, D) <= EXACT_LIMIT:
+        progress.advance(PASSES - 1)
+        return x
+    directions = min(components + SPARE_DIRECTIONS, N, D)
+    found = x @ torch.randn(D, directions, generator=generator(seed, 1)).to(x.device)
+    progress.advance(1)
+    for _ in range(POWER_ROUNDS):
+        across = x.T @ _orthonormal(found)
+        progress.advance(1)
+        found = x @ _orthonormal(across)
+        progress.advance(1)
+    rows = _orthonormal(found).T @ x
+    progress.advance(1)
+    return rows
+
+
+def _principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """Return the leading axes (D, K) of centred rows (N, D), and the squared lengths on each.
+
+    From the smaller of the two Gram matrices, in float64; axes beyond the rank of the rows are
+    arbitrary, but orthogonal to the others.
+    """
+    wide = len(rows) < rows.shape[1]
+    values, vectors = torch.linalg.eigh(_gram(rows) if wide else _gram(rows.T))
+    values, vectors = values.flip(0)[:components], vectors.flip(1)[:, :components].float()
+    axes = _orthonormal(rows.T @ vectors if wide else vectors)
+    return axes.contiguous(), values.clamp_min(0).float().cpu()
+
+
+def _gram(x: Tensor) -> Tensor:
+    """Return x x^T (N, N) in float64, from some columns of x (N, D) at a time."""
+    gram = x.new_zeros((len(x), len(x)), dtype=torch.float64)
+    for block in torch.split(x, max(1, BLOCK_NUMBERS // len(x)), dim=1):
+        wide = block.double()
+        gram += wide @ wide.T
+    return gram
+
+
+def _orthonormal(x: Tensor) -> Tensor:
+    basis: Tensor = torch.linalg.qr(x)[0]
+    return basis

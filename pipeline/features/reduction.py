@@ -1,0 +1,83 @@
+"""Storing a representation in fewer numbers.
+
+Distance correlation sees a representation only through the distances between images, so an
+orthogonal projection that keeps the distances keeps the objective. What that costs, on images
+that the fit has not seen, `pipeline/features/fidelity.py` measures.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.base.errors import StoreError
+from pipeline.features.principal_components import Pca
+from pipeline.features.projection import Projection
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """A projection, then a PCA; either may be missing, and without both nothing is reduced."""
+
+    projection: Projection | None = None
+    pca: Pca | None = None
+
+    def width(self, original: int) -> int:
+        """Return the numbers K that are left of `original` ones."""
+        if self.pca is not None:
+            return self.pca.basis.shape[1]
+        return original if self.projection is None else self.projection.width
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Map representations (B, D) to what is stored, (B, K) float32."""
+        x = x.float()
+        if self.projection is not None:
+            x = self.projection.apply(x)
+        return x if self.pca is None else self.pca.apply(x)
+
+    def restore(self, reduced: Tensor) -> Tensor:
+        """Map (B, K) back to (B, D); StoreError after a projection, which has no inverse."""
+        if self.projection is not None:
+            raise StoreError("A random projection cannot be undone; use pca to restore vectors.")
+        return reduced.float() if self.pca is None else self.pca.restore(reduced)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return what `load` needs, all floating point so that a store can mark gaps by NaN."""
+        arrays: dict[str, Array] = {}
+        if self.projection is not None:
+            arrays["outputs"] = self.projection.outputs.numpy().astype(np.float64)
+            arrays["signs"] = self.projection.signs.numpy()
+        if self.pca is not None:
+            arrays["mean"] = self.pca.mean.numpy()
+            arrays["basis"] = self.pca.basis.numpy()
+            arrays["variance_ratio"] = self.pca.variance_ratio.numpy()
+        return arrays
+
+    def attributes(self) -> dict[str, int | None]:
+        """Return the rest of what `load` needs, as JSON values."""
+        return {
+            "projection_width": self.projection.width if self.projection else None,
+            "components": len(self.pca.variance_ratio) if self.pca else None,
+        }
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> "Reduction":
+        """Return the reduction of `arrays()` and `attributes()`; StoreError if some are missing."""
+        tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
+        projection, pca = None, None
+        try:
+            if attributes["projection_width"] is not None:
+                projection = Projection(
+                    tensors["outputs"].long(), tensors["signs"], attributes["projection_width"]
+                )
+            if attributes["components"] is not None:
+                pca = Pca(tensors["mean"], tensors["basis"], tensors["variance_ratio"])
+        except KeyError as error:
+            raise StoreError(f"The stored reduction lacks {error}: extract it again.") from error
+        return cls(projection, pca)

@@ -1,0 +1,138 @@
+"""What in a feature can be trusted: checksums of chunks and of metadata files."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from pipeline.base.digests import digest, sha256_of
+from pipeline.base.locations import Location, names_in, zarr_store
+from pipeline.base.progress import Progress, Silent
+from pipeline.features.encoding import ARRAY_TYPES, Array
+
+METADATA = "zarr.json"
+REDUCTION = "reduction"
+# What Zarr and the codecs raise for a file that is not what was written.
+UNREADABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file of a feature that cannot be trusted; `chunk` is its number within the array.
+
+    `array` is the path of its array within the feature, "" for the feature's own metadata.
+    """
+
+    path: Location
+    reason: str
+    array: str
+    chunk: int | None = None
+
+
+def root_attributes(feature: Location) -> dict[str, Any]:
+    """Return the attributes of a feature; ValueError if they are not what was written."""
+    metadata = json.loads((feature / METADATA).read_text(encoding="utf-8"))
+    attributes: dict[str, Any] = metadata["attributes"]
+    if "digest" in attributes and attributes["digest"] != seal(attributes):
+        raise ValueError("its digest does not fit its content")
+    return attributes
+
+
+def seal(attributes: Mapping[str, Any]) -> str:
+    """Return the digest of a complete feature's attributes, itself left out."""
+    return digest({name: value for name, value in attributes.items() if name != "digest"})
+
+
+def metadata_digests(feature: Location) -> dict[str, str]:
+    """Return the SHA-256 of every metadata file below a feature, except its own."""
+    found = {}
+    for name in sorted(names_in(feature)):
+        below = feature / name
+        if name != METADATA and (below / METADATA).exists():
+            found[f"{name}/{METADATA}"] = sha256_of(below / METADATA)
+            found |= {f"{name}/{path}": sha for path, sha in metadata_digests(below).items()}
+    return found
+
+
+def metadata_damage(feature: Location, recorded: Mapping[str, str]) -> Iterator[Damage]:
+    """Yield the metadata files that are not those of `recorded`."""
+    for path, sha in recorded.items():
+        file = feature / path
+        array = path.removesuffix(f"/{METADATA}")
+        if not file.exists():
+            yield Damage(file, "is missing", array)
+        elif sha256_of(file) != sha:
+            yield Damage(file, "is not what was written", array)
+
+
+def find_damage(feature: Location, progress: Progress | None = None) -> list[Damage]:
+    """Read all of a feature and return what cannot be trusted; an empty list is good news."""
+    progress = progress or Silent()
+    try:
+        attributes = root_attributes(feature)
+    except (*UNREADABLE, AttributeError) as error:
+        own = Damage(feature / METADATA, reason_of(error), "")
+        arrays = sorted(path.removesuffix(f"/{METADATA}") for path in metadata_digests(feature))
+        return [own, *(d for a in arrays for d in array_damage(feature, a))]
+    recorded: dict[str, str] = attributes.get("metadata", {})
+    damages = list(metadata_damage(feature, recorded))
+    unknown = {damage.array for damage in damages}
+    known = [a for path in recorded if (a := path.removesuffix(f"/{METADATA}")) not in unknown]
+    total = sum(_chunks(feature / array) for array in known)
+    progress.start(f"read {feature.name}", total, "chunks")
+    for array in known:
+        damages += array_damage(feature, array, progress)
+    return damages
+
+
+def _chunks(place: Location) -> int:
+    """Return how many chunks an array has; none where it is a group, or cannot be read."""
+    try:
+        node = zarr.open(zarr_store(place), mode="r")
+    except UNREADABLE:
+        return 0
+    return node.nchunks if isinstance(node, zarr.Array) else 0
+
+
+def array_damage(
+    feature: Location, array: str, progress: Progress | None = None
+) -> Iterator[Damage]:
+    """Yield the chunks of an array that fail their checksum, are cut short or are missing."""
+    place = feature / array
+    try:
+        node = zarr.open(zarr_store(place), mode="r")
+    except UNREADABLE as error:
+        yield Damage(place / METADATA, reason_of(error), array)
+        return
+    if not isinstance(node, zarr.Array):
+        return
+    step, progress = node.chunks[0], progress or Silent()
+    for number, first in enumerate(range(0, node.shape[0], step)):
+        progress.advance(1)
+        path = place / "c" / "/".join([str(number), *["0"] * (node.ndim - 1)])
+        try:
+            numbers = np.asarray(node[first : first + step])
+        except UNREADABLE as error:
+            yield Damage(path, reason_of(error), array, number)
+            continue
+        if has_gaps(numbers):
+            reason = "holds a gap" if path.exists() else "is missing"
+            yield Damage(path, reason, array, number)
+
+
+def has_gaps(numbers: Array) -> bool:
+    """Whether some of the numbers, as an array holds them, were never written."""
+    if numbers.dtype.kind == "f":
+        return bool(np.isnan(numbers).any())
+    gap = next(kind.gap for kind in ARRAY_TYPES.values() if kind.array == str(numbers.dtype))
+    return bool((numbers == gap).any())
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of what a library says."""
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    return (str(error).splitlines() or [type(error).__name__])[0]

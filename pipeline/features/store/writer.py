@@ -1,0 +1,212 @@
+"""A feature in the making, which survives an interrupted run."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from pipeline.base.digests import digest
+from pipeline.base.errors import StoreError
+from pipeline.base.locations import Location, is_local, names_in, remove_tree, zarr_store
+from pipeline.features.encoding import ARRAY_TYPES, Array, Encoding
+from pipeline.features.store.feature import FeatureStore, Fingerprint, StoredFeature, read_reduction
+from pipeline.features.store.integrity import (
+    REDUCTION,
+    UNREADABLE,
+    metadata_digests,
+    root_attributes,
+    seal,
+)
+from pipeline.representations.storing import StoredType
+
+FORMAT = 2
+CHUNK_BYTES = 64 * 2**20
+# Below the work of a feature: one empty file for each shard that is finished.
+DONE = "done"
+
+
+class FeatureWriter:
+    """Writes the feature `name` of a store; what is finished is remembered below `work`.
+
+    Where directories can be renamed, a feature is written below `work` and moved into the store
+    when it is complete; on object storage it is written in its place, and becomes readable when
+    the record of its completeness is written, last of all.
+    """
+
+    def __init__(
+        self, store: FeatureStore, name: str, work: Location, fingerprint: Fingerprint
+    ) -> None:
+        self.work = work
+        self.target = store.path / name
+        self.home = work / "feature" if is_local(work) else self.target
+        self._store, self._name = store, name
+        self._fingerprint = dict(fingerprint)
+        self._markers = work / DONE
+
+    def begin(self) -> None:
+        """Continue what an interrupted run of the same fingerprint has left, or start anew."""
+        try:
+            found = root_attributes(self.home)
+        except (*UNREADABLE, AttributeError):
+            found = {}
+        if digest(found.get("fingerprint")) == digest(self._fingerprint):
+            return
+        remove_tree(self._markers)
+        remove_tree(self.home)
+        self._group("a").attrs.put(self._unfinished())
+
+    def reopen(self) -> None:
+        """Take a published feature back, as one in the making whose shards are all to be done.
+
+        Its own attributes are written anew: the caller knows that its rows were made from this
+        fingerprint.
+        """
+        remove_tree(self.work)
+        if self.home != self.target:
+            self.home.parent.mkdir(parents=True, exist_ok=True)
+            self.target.replace(self.home)  # type: ignore[arg-type]
+        self._group("a").attrs.put(self._unfinished())
+
+    def _unfinished(self) -> dict[str, Any]:
+        return {"format": FORMAT, "fingerprint": self._fingerprint, "complete": False}
+
+    def write_reduction(
+        self, arrays: Mapping[str, Array], attributes: Mapping[str, Any], *, final: bool = True
+    ) -> None:
+        """Store what maps the representation to the stored numbers.
+
+        One that is not `final` is for workers to read until it is.
+        """
+        group = self._group("r+").create_group(REDUCTION, overwrite=True)
+        summary = hashlib.sha256(digest(attributes).encode())
+        for name, values in sorted(arrays.items()):
+            row_bytes = max(1, values.nbytes // len(values))
+            array = group.create_array(
+                name,
+                shape=values.shape,
+                chunks=(max(1, min(len(values), CHUNK_BYTES // row_bytes)), *values.shape[1:]),
+                dtype=values.dtype,
+                fill_value=float("nan"),
+                compressors=[Crc32cCodec()],
+            )
+            array[...] = values
+            summary.update(f"{name} {values.dtype} {values.shape};".encode())
+            summary.update(values.tobytes())
+        group.attrs.update({**attributes, "digest": summary.hexdigest(), "complete": final})
+
+    def has_reduction(self) -> bool:
+        """Whether `write_reduction` has been through."""
+        group = self._group("r")
+        return REDUCTION in group and bool(group[REDUCTION].attrs.asdict().get("complete"))
+
+    def reduction(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the arrays and attributes that `write_reduction` was given."""
+        return read_reduction(self._group("r"))
+
+    def reduction_digest(self) -> str:
+        """Return the SHA-256 of what `reduction` returns."""
+        return str(self._group("r")[REDUCTION].attrs["digest"])
+
+    def create_split(
+        self,
+        split: str,
+        *,
+        samples: int,
+        width: int,
+        stored_type: StoredType,
+        samples_per_shard: int,
+    ) -> None:
+        """Create the array of a split, unless it is there from an interrupted run.
+
+        Rows that such a run has written by another reduction are forgotten.
+        """
+        group = self._group("r+")
+        made_by = {
+            "fingerprint": digest(self._fingerprint),
+            "reduction": self.reduction_digest(),
+        }
+        if split in group:
+            if made_by.items() <= group[split].attrs.asdict().items():
+                return
+            for marker in names_in(self._markers):
+                if marker.startswith(f"{split}-"):
+                    (self._markers / marker).unlink()
+        kind = ARRAY_TYPES[stored_type]
+        rows = chunk_rows(min(samples_per_shard, samples), width, np.dtype(kind.array).itemsize)
+        group.create_array(
+            split,
+            shape=(samples, width),
+            chunks=(rows, width),
+            dtype=kind.array,
+            fill_value=kind.gap,
+            compressors=[Crc32cCodec()],
+            attributes={
+                "rows": "row i is sample i of the split, in the order of its manifest",
+                "stored_type": stored_type,
+                "decoding": kind.meaning,
+                **made_by,
+            },
+            overwrite=split in group,
+        )
+
+    def chunk_rows(self, split: str) -> int:
+        """Return the number of rows of a chunk of `split`."""
+        return self._array(split).chunks[0]
+
+    def write_rows(self, split: str, first: int, rows: Array, encoding: Encoding) -> None:
+        """Write whole chunks of floats, beginning at row `first`.
+
+        Raises StoreError if a number is not finite in the stored type.
+        """
+        try:
+            numbers = encoding.encode(rows)
+        except StoreError as error:
+            raise StoreError(f"{split}, rows from sample {first} on: {error}") from error
+        self._array(split)[first : first + len(rows)] = numbers
+
+    def done(self) -> frozenset[tuple[str, int]]:
+        """Return the split and number of each shard that is finished."""
+        names = (name.rpartition("-") for name in names_in(self._markers))
+        return frozenset((split, int(number)) for split, _, number in names)
+
+    def mark(self, split: str, numbers: Iterable[int]) -> None:
+        """Remember shards whose rows have all been written."""
+        self._markers.mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            (self._markers / f"{split}-{number:06d}").write_bytes(b"")
+
+    def publish(self, report: Mapping[str, Any]) -> StoredFeature:
+        """Record the feature as complete, in the store, in place of an older one."""
+        attributes: dict[str, Any] = {
+            "format": FORMAT,
+            "fingerprint": self._fingerprint,
+            "report": dict(report),
+            "metadata": metadata_digests(self.home),
+            "complete": True,
+        }
+        self._group("r+").attrs.put({**attributes, "digest": seal(attributes)})
+        self._store.create()
+        if self.home != self.target:
+            remove_tree(self.target)
+            self.home.replace(self.target)  # type: ignore[arg-type]
+        remove_tree(self.work)
+        return self._store[self._name]
+
+    def _group(self, mode: Any) -> zarr.Group:
+        return zarr.open_group(zarr_store(self.home), mode=mode, use_consolidated=False)
+
+    def _array(self, split: str) -> "zarr.Array[Any]":
+        return zarr.open_array(zarr_store(self.home / split), mode="r+")
+
+
+def chunk_rows(samples_per_shard: int, width: int, itemsize: int) -> int:
+    """Return the largest number of rows that divides a shard and fits in `CHUNK_BYTES`."""
+    fitting = max(1, CHUNK_BYTES // (width * itemsize))
+    return next(
+        rows
+        for rows in range(min(samples_per_shard, fitting), 0, -1)
+        if samples_per_shard % rows == 0
+    )

@@ -1,0 +1,109 @@
+"""From an encoded file to the *original view*: the deterministic image that a student sees.
+
+Hand-crafted representations are computed from the normalised original view; teachers prepare
+images their own way. Both start from `decode`.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pipeline.base.options import Options
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ImageOptions(Options):
+    """`dataset.image`: how the student sees an image."""
+
+    size: Annotated[int, Field(ge=4, le=4096)]
+    resize: Annotated[int, Field(ge=4, le=4096)] | None = None
+    channels: Literal[1, 3] = 3
+    mean: Annotated[tuple[Finite, ...], Field(strict=False)]
+    std: Annotated[tuple[Annotated[Finite, Field(gt=0)], ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ImageOptions":
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(
+                f"mean and std need one number per channel ({self.channels}), "
+                f"not {len(self.mean)} and {len(self.std)}"
+            )
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize ({self.resize}) must not be smaller than size ({self.size})")
+        return self
+
+
+class Preparation(Protocol):
+    """Turns one decoded image into a tensor; equal preparations give equal tensors."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return one prepared image (C, H, W), float32."""
+        ...
+
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+
+def original_view(image: Image.Image, options: ImageOptions) -> Tensor:
+    """Return the original view as (C, size, size), uint8.
+
+    The shorter side is resized (bicubic, antialiased) to `options.resize`, or to `size`, and the
+    centre is cropped. An image of exactly that size is so taken as it is, unless `resize` is
+    larger.
+    """
+    image = image.convert("L" if options.channels == 1 else "RGB")
+    shorter = options.resize or options.size
+    if image.size != (shorter, shorter) or shorter != options.size:
+        image = _resize_and_crop(image, shorter, options.size)
+    array = np.array(image)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def _resize_and_crop(image: Image.Image, shorter: int, size: int) -> Image.Image:
+    scale = shorter / min(image.size)
+    width, height = (max(shorter, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    # Only the crop is computed: the whole of a strip 1 pixel high would not fit into memory.
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def normalise(images: Tensor, options: ImageOptions) -> Tensor:
+    """Normalise images (..., C, H, W) by mean and std; uint8 in [0, 255], floats in [0, 1]."""
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    mean, std = (_column(v, images.dtype, images.device) for v in (options.mean, options.std))
+    return (images - mean) / std
+
+
+def denormalise(images: Tensor, options: ImageOptions) -> Tensor:
+    """Return normalised images (..., C, H, W) to [0, 1]."""
+    mean, std = (_column(v, images.dtype, images.device) for v in (options.mean, options.std))
+    return images * std + mean
+
+
+@lru_cache(maxsize=64)
+def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):  # kept, and used where there are gradients too
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+
+
+@dataclass(frozen=True)
+class OriginalView:
+    """The preparation of hand-crafted representations: the normalised original view."""
+
+    options: ImageOptions
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the normalised original view (C, size, size), float32."""
+        return normalise(original_view(image, self.options), self.options)

@@ -1,0 +1,97 @@
+"""Choosing how training batches come: from memory where the data set fits, else from the tars."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import psutil
+from pydantic import Field
+
+from pipeline.base.errors import DataError
+from pipeline.base.options import Options
+from pipeline.base.progress import Progress
+from pipeline.base.text import counted
+from pipeline.loading.batch import Loader, SplitData
+from pipeline.loading.resident import ResidentLoader, load_resident
+from pipeline.loading.streaming import StreamingLoader
+
+
+class LoadingOptions(Options):
+    """`train.loading`: how batches come to the training step.
+
+    `mode: auto` keeps the data set in memory if it takes at most `memory_share` of what is
+    available. `buffer` is the number of samples that a streaming worker shuffles.
+    """
+
+    mode: Literal["auto", "resident", "streaming"] = "auto"
+    memory_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    workers: Annotated[int, Field(ge=0)] = 2
+    buffer: Annotated[int, Field(ge=1)] = 4096
+
+
+def training_loader(
+    data: SplitData,
+    options: LoadingOptions,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Progress | None = None,
+) -> Loader:
+    """Return the resident or the streaming loader, as `options` and the memory say."""
+    require_a_batch(
+        data.valid_samples, batch_size, world_size
+    )  # before the time that decoding takes
+    loader = loader_by_size(
+        data, options, seed=seed, rank=rank, world_size=world_size, progress=progress
+    )
+    return loader(batch_size)
+
+
+def loader_by_size(
+    data: SplitData,
+    options: LoadingOptions,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Progress | None = None,
+) -> Callable[[int], Loader]:
+    """Return what gives a new loader for a batch size; a resident split is decoded once."""
+    held = None
+    if _is_resident(data, options, world_size):
+        held = load_resident(data, progress=progress)
+
+    def loader(batch_size: int) -> Loader:
+        require_a_batch(data.valid_samples, batch_size, world_size)
+        if held is not None:
+            return ResidentLoader(held, batch_size, seed=seed, rank=rank, world_size=world_size)
+        return StreamingLoader(
+            data,
+            workers=options.workers,
+            buffer=options.buffer,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    return loader
+
+
+def _is_resident(data: SplitData, options: LoadingOptions, world_size: int) -> bool:
+    budget = options.memory_share * psutil.virtual_memory().available / world_size
+    fits = data.resident_bytes() <= budget
+    return options.mode == "resident" or (options.mode == "auto" and fits)
+
+
+def require_a_batch(images: int, batch_size: int, world_size: int) -> None:
+    """Raise DataError if so many training images do not fill one batch on every rank."""
+    if images < batch_size * world_size:
+        # Two batches an epoch, or more: the largest power of 2 that gives them.
+        fitting = 2 ** max(1, (images // (2 * world_size)).bit_length() - 1)
+        raise DataError(
+            f"A batch of {batch_size} on {counted(world_size, 'ranks')} needs more than the "
+            f"{counted(images, 'training images')} there are: lower train.batch_size, for "
+            f"example to {fitting}."
+        )

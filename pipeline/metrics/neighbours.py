@@ -1,0 +1,115 @@
+"""Exact nearest neighbours by cosine, in bounded memory, and their vote for a class."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.base.errors import DataError
+from pipeline.base.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest of each query, nearest first: cosines (Q, k) and rows of the bank (Q, k)."""
+
+    similarities: Tensor
+    indices: Tensor
+
+
+def nearest(
+    queries: Tensor,
+    bank: Tensor,
+    *,
+    k: int,
+    device: torch.device,
+    exclude_self: bool = False,
+    queries_at_once: int = 1024,
+    bank_at_once: int = 16_384,
+    progress: Progress | None = None,
+) -> Neighbours:
+    """Find the k rows of `bank` (N, D) of largest cosine with each of `queries` (Q, D).
+
+    With `exclude_self` the queries are the bank, and no row is its own neighbour. A zero
+    vector has cosine 0 with everything. Memory beside the result is one block of
+    `queries_at_once` x `bank_at_once`, so the bank may be larger than the device's memory.
+    Raises DataError if the bank has fewer than k rows to offer.
+    """
+    offered = len(bank) - exclude_self
+    if offered < k:
+        raise DataError(f"Expected at least {k} images to be neighbours; found {offered}.")
+    progress, parts = progress or Silent(), []
+    for block, first in _blocks(queries, queries_at_once):
+        parts.append(_nearest_of_block(block, first, bank, k, device, exclude_self, bank_at_once))
+        progress.advance(len(block))
+    return Neighbours(
+        torch.cat([part.similarities for part in parts]),
+        torch.cat([part.indices for part in parts]),
+    )
+
+
+def vote(
+    neighbours: Neighbours,
+    bank_classes: Tensor,
+    *,
+    classes: int,
+    k: int,
+    temperature: float | Literal["uniform"],
+) -> Tensor:
+    """Return each class's share of the votes (Q, classes) of the k nearest neighbours.
+
+    A neighbour votes with weight exp(cosine / temperature), or with one vote if that is "uniform".
+    `bank_classes` (N,) are the class indices of the rows that `neighbours` points to.
+    """
+    scores = torch.zeros(len(neighbours.indices), classes)
+    similarities, indices = neighbours.similarities[:, :k], neighbours.indices[:, :k]
+    if temperature == "uniform":
+        weights = torch.ones_like(similarities)
+    else:
+        # Relative to the nearest one: exp(1 / 0.01) is too large for float32.
+        weights = ((similarities - similarities[:, :1]) / temperature).exp()
+    scores.scatter_add_(1, bank_classes.cpu()[indices], weights)
+    return scores / scores.sum(dim=1, keepdim=True)
+
+
+def _blocks(rows: Tensor, count: int) -> list[tuple[Tensor, int]]:
+    """Return views of `count` rows each, with the place of their first row."""
+    return [(rows[first : first + count], first) for first in range(0, len(rows), count)]
+
+
+def _nearest_of_block(
+    queries: Tensor,
+    first_query: int,
+    bank: Tensor,
+    k: int,
+    device: torch.device,
+    exclude_self: bool,
+    bank_at_once: int,
+) -> Neighbours:
+    unit = _unit(queries, device)
+    own = torch.arange(first_query, first_query + len(queries), device=device)
+    best = unit.new_empty(len(queries), 0)
+    rows = own.new_empty(len(queries), 0)
+    for block, first in _blocks(bank, bank_at_once):
+        cosines = unit @ _unit(block, device).T  # (queries, block)
+        if exclude_self:
+            place = own - first
+            inside = ((place >= 0) & (place < len(block))).nonzero().flatten()
+            cosines[inside, place[inside]] = -torch.inf
+        found = cosines.topk(min(k, len(block)), dim=1)
+        best, rows = _merge(best, rows, found.values, found.indices + first, k)
+    return Neighbours(best.cpu(), rows.cpu())
+
+
+def _merge(
+    best: Tensor, rows: Tensor, found: Tensor, found_rows: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    candidates = torch.cat([best, found], dim=1)
+    top = candidates.topk(min(k, candidates.shape[1]), dim=1)
+    return top.values, torch.cat([rows, found_rows], dim=1).gather(1, top.indices)
+
+
+def _unit(rows: Tensor, device: torch.device) -> Tensor:
+    return F.normalize(rows.to(device, torch.float32), dim=1)

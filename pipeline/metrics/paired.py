@@ -1,0 +1,92 @@
+"""Two scores of the same images: how far apart they are, and whether that can be chance.
+
+Comparing image by image takes away what makes an image easy or hard for everybody, so that it
+tells differences apart which lie within the intervals of the two scores. The interval is a
+percentile bootstrap over images; where an image is right or wrong, the test is McNemar's exact
+one (Psychometrika 12, 1947): among images that only one of both has right, each is as likely.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.base.errors import DataError
+from pipeline.features.encoding import Array
+
+LEVEL = 0.95
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredImages:
+    """What each of N images got, in [0, 1]: `values` (N,) by subject, in the order of `names`."""
+
+    names: Sequence[str]
+    values: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A difference of means over the same images, in percentage points, with its 95 % interval.
+
+    `wins` and `losses` count the images where the first does better or worse; `p` is that of
+    McNemar's exact test, None where images are not simply right or wrong.
+    """
+
+    difference: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    images: int
+    p: float | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether neither the interval nor the test leaves room for no difference."""
+        outside = self.low > 0 or self.high < 0
+        return outside and (self.p is None or self.p < 1 - LEVEL)
+
+    @property
+    def turned(self) -> "Paired":
+        """The second compared with the first."""
+        return Paired(
+            -self.difference, -self.high, -self.low, self.losses, self.wins, self.images, self.p
+        )
+
+
+def paired(first: Array, second: Array, *, seed: int) -> Paired:
+    """Compare two scores (N,) of the same images, the first minus the second.
+
+    Raises DataError if they are not of the same number of images, or of none.
+    """
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise DataError(
+            f"Expected two scores of the same images; found {first.shape} and {second.shape}."
+        )
+    # Few values are distinct, so an image's draws are those of its value: the same
+    # distribution as drawing image by image, at a thousandth of the cost.
+    steps, counts = np.unique(first - second, return_counts=True)
+    images = len(first)
+    draws = np.random.default_rng(seed).multinomial(images, counts / images, size=_RESAMPLES)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws @ steps / images, [tail, 1 - tail])
+    wins, losses = int(counts[steps > 0].sum()), int(counts[steps < 0].sum())
+    binary = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
+    return Paired(
+        difference=float(100 * (counts @ steps) / images),
+        low=float(100 * low),
+        high=float(100 * high),
+        wins=wins,
+        losses=losses,
+        images=images,
+        p=mcnemar(wins, losses) if binary else None,
+    )
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Return how likely a fair coin splits as unevenly as this, or more so."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

@@ -1,0 +1,1 @@
+"""Encoders, the files that hold them, and what others use them by."""

@@ -1,0 +1,140 @@
+"""A trained encoder in a file: its weights, its online probe, and what they belong to.
+
+The file is a dictionary in the layout of the released MV-MR weights (`encoder`,
+`online_finetuner`), with one more entry, `about`, of plain values. It holds no code and no
+teacher, and is read with `weights_only=True`. Released files, which have no `about`, are read
+as well: see `pipeline/models/released.py`.
+"""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.base.atomic import atomic_path
+from pipeline.base.errors import WeightsError
+from pipeline.base.options import Options
+from pipeline.images.original_view import ImageOptions
+from pipeline.models.encoder import Encoder, build_encoder, load_weights
+from pipeline.models.released import IMAGENET, ReleasedWeights, infer_student, read_released
+from pipeline.models.student import StudentOptions
+
+FORMAT = 1
+BEST, LAST = "best.pt", "last.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds. `about` tells the epoch, the selection rule and its score, and more."""
+
+    student: StudentOptions
+    image: ImageOptions
+    encoder: Mapping[str, Tensor]
+    probe: Mapping[str, Tensor] | None
+    about: Mapping[str, Any]
+
+    def build(self) -> Encoder:
+        """Return the encoder with these weights, in evaluation mode."""
+        encoder = build_encoder(
+            self.student, channels=self.image.channels, size=self.image.size, seed=0
+        )
+        load_weights(encoder, self.encoder)
+        return encoder.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically."""
+    content = {
+        "format": FORMAT,
+        "encoder": dict(checkpoint.encoder),
+        "about": {
+            **checkpoint.about,
+            "student": checkpoint.student.model_dump(mode="json"),
+            "image": checkpoint.image.model_dump(mode="json"),
+        },
+    }
+    if checkpoint.probe is not None:
+        content["online_finetuner"] = dict(checkpoint.probe)
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    student: StudentOptions | None = None,
+    image: ImageOptions | None = None,
+    strict: bool = True,
+    remedy: str = "Name another file, or run `mvmr train`.",
+) -> Checkpoint:
+    """Read a checkpoint, or a released MV-MR file.
+
+    A released file says nothing of the images, nor of the strides: `image` and `student` are
+    taken for them where they are given, else ImageNet's 224 pixels and what the names and shapes
+    of the weights say. Raises WeightsError if there is no such file, if it is damaged, and with
+    `strict` if it holds another backbone than `student`, or one that sees images otherwise than
+    `image`. `remedy` is what the first two of these advise.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"There is no checkpoint {str(path)!r}. {remedy}") from None
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}). {remedy}"
+        ) from error
+    if not isinstance(content, dict) or content.get("format", FORMAT) != FORMAT:
+        raise WeightsError(
+            f"{path} is not a checkpoint of this program (format {FORMAT}) and no released MV-MR "
+            "file: name a file that `mvmr train` wrote, or a released one."
+        )
+    if "about" in content:
+        checkpoint = _own(content)
+        if strict and image is not None:
+            _check("dataset.image", path, checkpoint.image, image)
+    else:
+        weights = read_released(content, path)
+        checkpoint = Checkpoint(
+            student=_with_projector(student, weights) if student else infer_student(weights, path),
+            image=image or IMAGENET,
+            encoder=weights.encoder,
+            probe=weights.classifier,
+            about={"released": path.name, "preprocessing": "assumed" if image is None else "given"},
+        )
+        checkpoint.build()  # names what does not fit
+    if strict and student is not None:
+        _check("student", path, checkpoint.student, student)
+    return checkpoint
+
+
+def _own(content: Mapping[str, Any]) -> Checkpoint:
+    about = dict(content["about"])
+    return Checkpoint(
+        student=StudentOptions.model_validate(about.pop("student")),
+        image=ImageOptions.model_validate(about.pop("image")),
+        encoder=content["encoder"],
+        probe=content.get("online_finetuner"),
+        about=about,
+    )
+
+
+def _with_projector(student: StudentOptions, weights: ReleasedWeights) -> StudentOptions:
+    return student.model_copy(update={"projector": weights.projector, "weights": None})
+
+
+# What makes no difference to the features of a trained backbone.
+_IMMATERIAL = {"weights", "projector", "zero_init_residual"}
+
+
+def _check(section: str, path: Path, found: Options, expected: Options) -> None:
+    wanted, had = (o.model_dump(exclude=_IMMATERIAL, mode="json") for o in (expected, found))
+    differing = [f"{k} is {had[k]} in the file" for k in wanted if wanted[k] != had[k]]
+    if differing:
+        raise WeightsError(
+            f"{path} was trained with another {section} than the experiment names: "
+            f"{'; '.join(differing)}. Change `{section}` to that, or train again."
+        )

@@ -1,0 +1,177 @@
+"""Embeddings of images anywhere on disk, batch by batch, to a Parquet or an NPZ file."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.base.atomic import atomic_path
+from pipeline.base.devices import available_cores
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.progress import Progress
+from pipeline.base.text import counted_kinds
+from pipeline.datasets.image_files import ENDINGS, files_below
+from pipeline.models.ready import ReadyEncoder
+
+OUTPUT_ENDINGS = (".parquet", ".npz")
+BATCH = 64
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What was written: so many `images` in `width` numbers; `left_out` says why, by name."""
+
+    images: int
+    width: int
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images as (name, path), and how many other files there are in folders, by ending."""
+
+    images: list[tuple[str, Path]]
+    others: Counter[str]
+
+
+def find_images(paths: Sequence[Path]) -> Found:
+    """Return each image, sorted within a folder.
+
+    An image is named by its path; those of a single folder by their path below it. Raises
+    DataError for a path that does not exist, and where nothing is found.
+    """
+    found = Found([], Counter())
+    for path in paths:
+        if path.is_dir():
+            below, single = files_below(path), len(paths) == 1
+            found.images.extend(
+                ((p.relative_to(path) if single else p).as_posix(), p) for p in below.images
+            )
+            found.others.update(below.others)
+        elif path.is_file():
+            found.images.append((str(path), path))
+        else:
+            raise DataError(f"There is no image or folder {str(path)!r}.")
+    if not found.images:
+        others = f" There are {counted_kinds(found.others)}." if found.others else ""
+        raise DataError(
+            f"There are no images in {', '.join(map(str, paths))} (looked for "
+            f"{' '.join(ENDINGS)}).{others}"
+        )
+    return found
+
+
+def embed(
+    images: Sequence[tuple[str, Path]],
+    encoder: ReadyEncoder,
+    output: Path,
+    *,
+    device: torch.device,
+    progress: Progress,
+    skip_unreadable: bool = False,
+) -> Embedded:
+    """Write `name` and `embedding` of each image to `output`.
+
+    A .parquet file is written batch by batch; an .npz file holds `names` (N,) and `embeddings`
+    (N, D), float32, and is gathered in memory. With `skip_unreadable`, images that cannot be read
+    are in neither. Raises ConfigError for another ending, DataError that names an image which
+    cannot be read, or says that none can be.
+    """
+    if output.suffix not in OUTPUT_ENDINGS:
+        named = " or ".join(OUTPUT_ENDINGS)
+        raise ConfigError(f"Embeddings go to a file {named}; found {output.name!r}.")
+    progress.start("embed", len(images), "images")
+    left_out: dict[str, str] = {}
+    batches = _embedded(images, encoder, device, progress, left_out if skip_unreadable else None)
+    with atomic_path(output) as temporary:
+        write = _write_npz if output.suffix == ".npz" else _write_parquet
+        count, width = write(temporary, batches)
+        if not count:
+            name, why = next(iter(left_out.items()))
+            raise DataError(f"None of the {len(images)} images can be read. {name}: {why}")
+    return Embedded(count, width, left_out)
+
+
+def _embedded(
+    images: Sequence[tuple[str, Path]],
+    encoder: ReadyEncoder,
+    device: torch.device,
+    progress: Progress,
+    left_out: dict[str, str] | None,
+) -> Iterator[tuple[list[str], Rows]]:
+    """Yield names and embeddings of each batch; why an image has none goes into `left_out`."""
+    module = encoder.module.to(device)
+
+    def prepared(item: tuple[str, Path]) -> torch.Tensor | str:
+        try:
+            return encoder.preprocessing(item[1])
+        except (DataError, OSError) as error:
+            if left_out is None:
+                raise DataError(
+                    f"{item[1]}: {error} Mend or remove the file, or leave it out by "
+                    "--skip-unreadable. Nothing has been written."
+                ) from error
+            return str(error)
+
+    with ThreadPoolExecutor(available_cores()) as pool, torch.inference_mode():
+        for first in range(0, len(images), BATCH):
+            part = images[first : first + BATCH]
+            names, tensors = [], []
+            for (name, _), found in zip(part, pool.map(prepared, part), strict=True):
+                if isinstance(found, str) and left_out is not None:
+                    left_out[name] = found
+                elif isinstance(found, torch.Tensor):
+                    names.append(name)
+                    tensors.append(found)
+            if tensors:
+                rows = module(torch.stack(tensors).to(device)).float().cpu().numpy()
+                yield names, rows
+            progress.advance(len(part))
+
+
+def _write_npz(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> tuple[int, int]:
+    """Return how many embeddings of which width were written."""
+    names: list[str] = []
+    parts: list[Rows] = []
+    for batch_names, rows in batches:
+        names += batch_names
+        parts.append(rows)
+    embeddings = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+    with path.open("wb") as file:
+        np.savez(file, names=np.array(names), embeddings=embeddings)
+    return embeddings.shape
+
+
+def _write_parquet(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> tuple[int, int]:
+    """Return how many embeddings of which width were written."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError(
+            "Writing Parquet needs pyarrow: pip install 'mvmr[parquet]', or write an .npz file."
+        ) from error
+    writer, count, width = None, 0, 0
+    try:
+        for names, rows in batches:
+            count, width = count + len(rows), rows.shape[1]
+            values = pyarrow.array(rows.reshape(-1), type=pyarrow.float32())
+            table = pyarrow.table(
+                {
+                    "name": pyarrow.array(names, type=pyarrow.string()),
+                    "embedding": pyarrow.FixedSizeListArray.from_arrays(values, width),
+                }
+            )
+            writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    return count, width

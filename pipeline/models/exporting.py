@@ -1,0 +1,184 @@
+"""The trained backbone as a file for other programs, with a card that says how to use it."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.base.atomic import atomic_path, write_json
+from pipeline.base.digests import sha256_of
+from pipeline.base.errors import ConfigError
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.student import TIMM_PREFIX, TORCHVISION_RESNETS
+
+Weights = Mapping[str, Tensor]
+
+BACKBONE = "backbone."
+TRY_INSTEAD = "export it as safetensors, onnx or released"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file: its ending, how it is written, and Python that loads it.
+
+    `load` is filled with the file's name, the architecture's, the size, and the channels.
+    """
+
+    ending: str
+    write: Callable[[Checkpoint, Path], None]
+    load: str
+
+
+def export(
+    checkpoint: Checkpoint, path: Path, *, form: str, source: Path, metrics: Mapping[str, Any]
+) -> Path:
+    """Write the backbone to `path` and its card to `path` with `.json` added; return the card.
+
+    `form` is one of `FORMATS`; `source` is the checkpoint's file and `metrics` its scores, for
+    the card. Raises ConfigError if the other library has no such network.
+    """
+    with atomic_path(path) as temporary:
+        FORMATS[form].write(checkpoint, temporary)
+    write_json(card_of(path), _card(checkpoint, path, form, source, metrics))
+    return card_of(path)
+
+
+def card_of(path: Path) -> Path:
+    """Return where the card of an exported file is."""
+    return path.with_name(path.name + ".json")
+
+
+def backbone_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the backbone's weights by their names without prefix."""
+    return {
+        name.removeprefix(BACKBONE): value.contiguous()
+        for name, value in checkpoint.encoder.items()
+        if name.startswith(BACKBONE)
+    }
+
+
+def _safetensors(checkpoint: Checkpoint, path: Path) -> None:
+    metadata = {"architecture": checkpoint.student.architecture, "format": "pt"}
+    save_file(backbone_weights(checkpoint), path, metadata=metadata)
+
+
+def _torchvision(checkpoint: Checkpoint, path: Path) -> None:
+    _require_plain_resnet(checkpoint, "torchvision")
+    torch.save(backbone_weights(checkpoint), path)
+
+
+def _timm(checkpoint: Checkpoint, path: Path) -> None:
+    # timm's ResNets of 7x7 stem have torchvision's names and strides.
+    if not checkpoint.student.architecture.startswith(TIMM_PREFIX):
+        _require_plain_resnet(checkpoint, "timm")
+    _safetensors(checkpoint, path)
+
+
+def _require_plain_resnet(checkpoint: Checkpoint, library: str) -> None:
+    student = checkpoint.student
+    if student.architecture not in TORCHVISION_RESNETS:
+        raise ConfigError(
+            f"{library} has no {student.architecture!r} as it is here, only "
+            f"{', '.join(TORCHVISION_RESNETS)}: {TRY_INSTEAD}."
+        )
+    other_stem = student.stem not in (None, "7x7") or student.maxpool is False
+    if other_stem or checkpoint.image.channels != 3:
+        raise ConfigError(
+            f"{library}'s ResNets have a 7x7 stem with a max-pool, for 3 channels; this student "
+            f"has another: {TRY_INSTEAD}."
+        )
+
+
+def _released(checkpoint: Checkpoint, path: Path) -> None:
+    content: dict[str, Any] = {"encoder": dict(checkpoint.encoder)}
+    if checkpoint.probe is not None:
+        content["online_finetuner"] = dict(checkpoint.probe)
+    torch.save(content, path)
+
+
+def _onnx(checkpoint: Checkpoint, path: Path) -> None:
+    try:
+        import onnx  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+        import onnxscript  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "Writing ONNX needs onnx and onnxscript: pip install 'mvmr[onnx]'."
+        ) from error
+    image = checkpoint.image
+    # Two images, so that no size is taken for the constant 1.
+    example = torch.zeros(2, image.channels, image.size, image.size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        torch.onnx.export(
+            checkpoint.build().backbone,
+            (example,),
+            path,
+            input_names=["images"],
+            output_names=["embeddings"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+_OURS = 'from pipeline import load_encoder\nmodule, preprocessing = load_encoder("{file}")'
+
+FORMATS = {
+    "safetensors": Format("safetensors", _safetensors, _OURS),
+    "torchvision": Format(
+        "pth",
+        _torchvision,
+        "import torch, torchvision\n"
+        "module = torchvision.models.{architecture}()\n"
+        "module.fc = torch.nn.Identity()\n"
+        'module.load_state_dict(torch.load("{file}", weights_only=True))\n'
+        "module.eval()",
+    ),
+    "timm": Format(
+        "timm.safetensors",
+        _timm,
+        "import timm\n"
+        'module = timm.create_model("{architecture}", num_classes=0, in_chans={channels}, '
+        'checkpoint_path="{file}")\n'
+        "module.eval()",
+    ),
+    "onnx": Format(
+        "onnx",
+        _onnx,
+        "import onnxruntime\n"
+        'session = onnxruntime.InferenceSession("{file}")\n'
+        '(embeddings,) = session.run(None, {{"images": images}})  '
+        "# float32 (B, {channels}, {size}, {size})",
+    ),
+    "released": Format("released.pth", _released, _OURS),
+}
+
+
+def _card(
+    checkpoint: Checkpoint, path: Path, form: str, source: Path, metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    student, image = checkpoint.student, checkpoint.image
+    return {
+        "format": form,
+        "architecture": student.architecture,
+        "student": student.model_copy(update={"weights": None}).model_dump(mode="json"),
+        "preprocessing": image.model_dump(mode="json"),
+        "embedding_size": checkpoint.build().h_width,
+        "load": FORMATS[form].load.format(
+            file=path.name,
+            architecture=student.architecture.removeprefix(TIMM_PREFIX),
+            channels=image.channels,
+            size=image.size,
+        ),
+        "tensors": len(backbone_weights(checkpoint)),
+        "checkpoint": {"file": source.name, "sha256": sha256_of(source)},
+        "sha256": sha256_of(path),
+        "training": dict(checkpoint.about),
+        "metrics": dict(metrics),
+    }

@@ -1,0 +1,99 @@
+"""Trained encoders for those who just want to use one: from a checkpoint, or an exported file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.base.errors import WeightsError
+from pipeline.images.decoding import decode, upright
+from pipeline.images.original_view import ImageOptions, normalise, original_view
+from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.encoder import build_encoder, load_weights
+from pipeline.models.exporting import card_of
+from pipeline.models.student import StudentOptions
+from pipeline.representations.teachers.frozen import read_state
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an image to what the encoder takes: upright, resized, cropped, normalised."""
+
+    image: ImageOptions
+
+    def __call__(self, image: Image.Image | Path | str | bytes) -> Tensor:
+        """Return (C, size, size), float32, of an open image, a path, or the bytes of a file."""
+        if isinstance(image, str | Path):
+            image = Path(image).read_bytes()
+        opened = decode(image) if isinstance(image, bytes) else upright(image)
+        return normalise(original_view(opened, self.image), self.image)
+
+
+class ReadyEncoder(NamedTuple):
+    """`module` maps images (B, C, size, size) to embeddings (B, D); `preprocessing` makes them."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+
+
+def load_encoder(
+    path: Path | str,
+    *,
+    student: StudentOptions | None = None,
+    image: ImageOptions | None = None,
+    strict: bool = False,
+) -> ReadyEncoder:
+    """Load an encoder: a checkpoint, a released MV-MR file, or an export that has its card.
+
+    The module is in evaluation mode, on the CPU. `student` and `image` are for released files,
+    and with `strict` a checkpoint that says otherwise is refused: see
+    `pipeline.models.checkpoint.load_checkpoint`. Raises WeightsError.
+    """
+    path = Path(path)
+    if not card_of(path).exists():
+        checkpoint = load_checkpoint(path, student=student, image=image, strict=strict)
+        return ReadyEncoder(checkpoint.build().backbone, Preprocessing(checkpoint.image))
+    card = _read_card(card_of(path))
+    image = ImageOptions.model_validate(card["preprocessing"])
+    if card["format"] == "onnx":
+        return ReadyEncoder(OnnxModule(path), Preprocessing(image))
+    options = StudentOptions.model_validate(card["student"])
+    backbone = build_encoder(options, channels=image.channels, size=image.size, seed=0).backbone
+    if card["format"] == "released":
+        backbone = load_checkpoint(path, student=options, image=image).build().backbone
+    else:
+        load_weights(backbone, read_state(path))
+    return ReadyEncoder(backbone.eval(), Preprocessing(image))
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not {"format", "student", "preprocessing"} <= card.keys():
+            raise ValueError("format, student or preprocessing is missing")
+    except (OSError, ValueError, AttributeError) as error:
+        raise WeightsError(f"The card {path} cannot be read ({error}): export again.") from error
+    return card
+
+
+class OnnxModule(nn.Module):
+    """An exported ONNX file as a module, run by onnxruntime on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise WeightsError(
+                "Running an ONNX file needs onnxruntime: pip install 'mvmr[onnx]'."
+            ) from error
+        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, size, size) to embeddings (B, D)."""
+        (found,) = self._session.run(None, {"images": images.cpu().numpy()})
+        return torch.from_numpy(found)

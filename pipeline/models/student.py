@@ -1,0 +1,76 @@
+"""`student`: which network is trained, and what an experiment may say about it."""
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.base.errors import unknown_name
+from pipeline.base.options import Options
+from pipeline.models.cifar_resnet import CIFAR_RESNETS
+
+TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50")
+TIMM_PREFIX = "timm:"
+PRETRAINED = "pretrained"
+
+
+class Stem(NamedTuple):
+    """The first convolution: its kernel and stride, in pixels."""
+
+    kernel: int
+    stride: int
+
+
+STEMS = {"7x7": Stem(7, 2), "3x3": Stem(3, 1), "3x3/2": Stem(3, 2)}
+
+ARCHITECTURES = (*TORCHVISION_RESNETS, *CIFAR_RESNETS)
+
+
+class StudentOptions(Options):
+    """The student: a torchvision ResNet, a CIFAR ResNet, or `timm:NAME` for any timm backbone.
+
+    `stem`, `maxpool` and `zero_init_residual` left out are the architecture's own: a 7x7
+    stem with max-pool for a torchvision ResNet, 3x3 without for a CIFAR ResNet, and residual
+    branches that start at zero for both. A 3x3 stem keeps the resolution; 3x3/2 halves it, for
+    a quarter of the work. A timm backbone is taken as it is.
+    """
+
+    architecture: str
+    stem: Literal["7x7", "3x3", "3x3/2"] | None = None
+    maxpool: bool | None = None
+    zero_init_residual: bool | None = None
+    # Widths of the projector's layers; empty: the objective sees the features themselves.
+    projector: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
+    # Weights to start from: a checkpoint file, the name of a finished run, or `pretrained` for
+    # those that timm offers for the backbone.
+    weights: str | None = None
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in ARCHITECTURES or name.startswith(TIMM_PREFIX):
+            return name
+        raise ValueError(unknown_name("architecture", name, [*ARCHITECTURES, f"{TIMM_PREFIX}NAME"]))
+
+    @model_validator(mode="after")
+    def _possible(self) -> "StudentOptions":
+        if self.weights == PRETRAINED and not self.architecture.startswith(TIMM_PREFIX):
+            raise ValueError(f"weights: {PRETRAINED} is for backbones {TIMM_PREFIX}NAME")
+        if self.architecture.startswith(TIMM_PREFIX):
+            for key in ("stem", "maxpool", "zero_init_residual"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} cannot be chosen for a timm backbone; leave it out")
+        elif self.architecture in CIFAR_RESNETS and (self.stem == "7x7" or self.maxpool):
+            raise ValueError("a CIFAR ResNet has a stem of 3x3 or 3x3/2, and no max-pool")
+        return self
+
+
+def unknown_backbone(name: str) -> str | None:
+    """Return what is wrong with a name among timm's, if anything; timm is imported."""
+    import timm
+
+    if timm.is_model(name):
+        return None
+    near = unknown_name("timm backbone", name, timm.list_models())
+    # timm lists over a thousand names; its own command is a better list than ours.
+    hint = near.partition(" Valid:")[0]
+    return f"{hint} `timm.list_models()` lists the valid ones."

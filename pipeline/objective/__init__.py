@@ -1,0 +1,1 @@
+"""What training asks of an encoder: named, weighted terms."""

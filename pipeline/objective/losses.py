@@ -1,0 +1,71 @@
+"""The losses of the objective that are not dependence: pure functions of a batch's rows.
+
+Variance, covariance and invariance are those of VICReg (Bardes, Ponce and LeCun, arXiv
+2105.04906), each for one view or pair of views; `objective.py` adds the views up.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.base.errors import TrainingError
+
+# Added to a variance before its root, as VICReg does: the slope stays finite on a collapsed batch.
+VARIANCE_EPSILON = 1e-4
+
+
+def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean of (x - y)^2 over rows and dimensions of two (B, D)."""
+    _require_equal_shapes(x, y)
+    return F.mse_loss(x, y)
+
+
+def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean over rows of 1 - cos(x_i, y_i), in [0, 2]; a zero row counts as 1."""
+    _require_equal_shapes(x, y)
+    return 1 - F.cosine_similarity(x, y, dim=1).mean()
+
+
+def variance_hinge(x: Tensor, *, margin: float = 1.0) -> Tensor:
+    """Return the mean over dimensions of relu(margin - std), std over the rows of (B, D).
+
+    std is the root of the unbiased variance plus `VARIANCE_EPSILON`.
+    """
+    _require_rows(x)
+    return F.relu(margin - (x.var(0) + VARIANCE_EPSILON).sqrt()).mean()
+
+
+def covariance_penalty(x: Tensor) -> Tensor:
+    """Return the sum of squared off-diagonal covariances of (B, D), divided by D.
+
+    Where D > B the squares of the D x D covariance matrix are added up through the B x B Gram
+    matrix, which has the same Frobenius norm.
+    """
+    _require_rows(x)
+    B, D = x.shape
+    centred = x - x.mean(0)
+    product = centred.T @ centred if D <= B else centred @ centred.T
+    everything = (product / (B - 1)).square().sum()
+    diagonal = (centred.square().sum(0) / (B - 1)).square().sum()
+    return (everything - diagonal) / D
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Return rows (B, D) with every dimension divided by its deviation, as `variance_hinge` has it.
+
+    A dimension that is constant stays so.
+    """
+    _require_rows(x)
+    return (x - x.mean(0)) / (x.var(0) + VARIANCE_EPSILON).sqrt()
+
+
+def _require_equal_shapes(x: Tensor, y: Tensor) -> None:
+    # Broadcasting would turn a mistake into a number.
+    if x.shape != y.shape:
+        raise ValueError(f"Both sides need one shape; found {tuple(x.shape)}, {tuple(y.shape)}.")
+
+
+def _require_rows(x: Tensor) -> None:
+    if len(x) < 2:
+        raise TrainingError(
+            f"Variance and covariance need batches of at least 2 rows; found {len(x)}."
+        )

@@ -1,0 +1,1 @@
+"""What an experiment will cost, from running it on a few of its images."""

@@ -1,0 +1,343 @@
+"""What an experiment will cost, from running it on a few of its images.
+
+Nothing is modelled that can be measured: a sample goes through the same sharding, extraction and
+training as the whole will. Two sizes of tars and of validation splits tell what grows with the
+images from what does not; the one is multiplied, the other is counted as often as it comes.
+"""
+
+import math
+import resource
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import psutil
+import torch
+
+from pipeline.base.devices import available_cores
+from pipeline.base.errors import DataError
+from pipeline.base.progress import Progress
+from pipeline.datasets.source import Item, Source, Split
+from pipeline.features.encoding import Encoding
+from pipeline.features.extraction.cluster import ClusterOptions, local_workers
+from pipeline.features.extraction.engine import extract
+from pipeline.features.extraction.prepare import shares
+from pipeline.features.principal_components import components_of, fit_pca
+from pipeline.features.projection import PROJECTED_WIDTH
+from pipeline.features.store import FeatureStore, StoredFeature, chunk_rows
+from pipeline.images.original_view import ImageOptions
+from pipeline.loading.batch import SplitData
+from pipeline.planning.pace import Pace, Stopwatch
+from pipeline.representations.representation import RepresentationOptions
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.writing import ShardOptions, write_split
+from pipeline.training.fit import Run, fit
+from pipeline.training.train_options import ParallelOptions
+
+TAR_BLOCK, TAR_RECORD = 512, 10_240
+SHARDS_PER_CORE = 4
+# Of the images, one in three is validated on, and one in twelve is in small tars, with an eighth of
+# the images of the others.
+VALIDATION_SHARE = 3
+SMALL_SHARE = 12
+SMALLER = 8
+MEASURED_EPOCHS = 3  # the first one warms up
+FEWEST_IMAGES = 24
+TIMED_WIDTH = 4096  # numbers a vector for timing a fit, which takes time in proportion to them
+
+
+@dataclass(frozen=True)
+class ShardCost:
+    """Bytes of all tars, and seconds to write them."""
+
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FeatureCost:
+    """One stored feature: numbers an image, bytes in the store, rate, seconds to extract it.
+
+    The rate is that of images alone; the seconds are those of everything. `fit_images` is on how
+    many images its principal components are fitted, 0 if it has none.
+    """
+
+    width: int
+    bytes: int
+    images_per_second: float
+    seconds: float
+    fit_images: int
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Seconds an epoch, with its validation; bytes at the peak, of the host and of a GPU.
+
+    `resident_bytes` is what the images and targets take if they are kept in memory, which is
+    part of the host's bytes only where they are.
+    """
+
+    epoch_seconds: float
+    host_bytes: int
+    gpu_bytes: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some of an experiment's training images as shards: to train on, to validate, and `test`.
+
+    The last are few, in small tars. `images` is how many each split of the whole has,
+    `samples_per_shard` how many a tar of it.
+    """
+
+    root: Path
+    manifests: Mapping[Split, Manifest]
+    images: Mapping[Split, int]
+    samples_per_shard: int
+    cost: ShardCost
+
+    @property
+    def total(self) -> int:
+        """Images of the whole."""
+        return sum(self.images.values())
+
+    @property
+    def shards(self) -> int:
+        """Tars of the whole."""
+        return sum(math.ceil(count / self.samples_per_shard) for count in self.images.values())
+
+
+def sample_of(
+    source: Source,
+    splits: Mapping[Split, Sequence[Item]],
+    options: ShardOptions,
+    *,
+    count: int,
+    root: Path,
+    progress: Progress | None = None,
+) -> Sample:
+    """Shard the first `count` training images, which are a random choice, below `root`.
+
+    Raises DataError if there are too few.
+    """
+    chosen = splits["train"][:count]
+    if len(chosen) < FEWEST_IMAGES:
+        raise DataError(
+            f"A plan is measured on {FEWEST_IMAGES} training images at least; found {len(chosen)}."
+        )
+    parts = _parts(chosen)
+    large = max(1, len(parts["train"]) // (SHARDS_PER_CORE * available_cores()))
+    sizes = {"train": large, "validation": large, "test": max(1, large // SMALLER)}
+    watch = Stopwatch(progress)
+    began = time.perf_counter()
+    manifests = {
+        split: write_split(
+            source,
+            items,
+            root / "shards" / split,
+            dataset="sample",
+            split=split,
+            options=ShardOptions(samples=sizes[split], on_bad_image=options.on_bad_image),
+            provenance={},
+            progress=watch,
+        )
+        for split, items in parts.items()
+    }
+    elapsed = time.perf_counter() - began
+    images = {split: len(items) for split, items in splits.items()}
+    content = sum(_content_bytes(tar) for tar in sorted((root / "shards").glob("*/*.tar")))
+    size = sum(_tar_bytes(n, options.samples, content / len(chosen)) for n in images.values())
+    sample = Sample(root, manifests, images, options.samples, ShardCost(size, 0.0))
+    train, validation, test = (watch.phases[f"shard {split}"].piece() for split in parts)
+    pace = Pace.of(train + validation, test)
+    done = train + validation + test
+    fixed = max(0.0, elapsed - pace.seconds(done.shards, done.images))
+    seconds = fixed + pace.seconds(sample.shards, sample.total)
+    return replace(sample, cost=ShardCost(size, seconds))
+
+
+def _parts(chosen: Sequence[Item]) -> dict[Split, Sequence[Item]]:
+    held_out, few = len(chosen) // VALIDATION_SHARE, max(2, len(chosen) // SMALL_SHARE)
+    border = len(chosen) - held_out - few
+    return {
+        "train": chosen[:border],
+        "validation": chosen[border : border + held_out],
+        "test": chosen[border + held_out :],
+    }
+
+
+def _content_bytes(path: Path) -> int:
+    """Return the bytes of a tar's members with their headers, without its end."""
+    with tarfile.open(path) as tar:
+        sizes = [member.size for member in tar]
+    return sum(TAR_BLOCK + TAR_BLOCK * math.ceil(size / TAR_BLOCK) for size in sizes)
+
+
+def _tar_bytes(images: int, samples: int, bytes_per_image: float) -> int:
+    """Return the bytes of tars of `samples` images each: two empty blocks end one, then padding."""
+    whole, rest = divmod(images, samples)
+    return sum(
+        count * TAR_RECORD * math.ceil((held * bytes_per_image + 2 * TAR_BLOCK) / TAR_RECORD)
+        for count, held in ((whole, samples), (1, rest))
+        if held
+    )
+
+
+def extraction_cost(
+    sample: Sample,
+    name: str,
+    options: RepresentationOptions,
+    image: ImageOptions,
+    *,
+    progress: Progress | None = None,
+) -> tuple[FeatureCost, StoredFeature]:
+    """Extract one feature of the sample; return what the whole will cost, and the feature.
+
+    Components are as many as the sample allows, and counted as the whole will give them.
+    """
+    store = FeatureStore(sample.root / "features.zarr")
+    store.create()
+    watch, began = Stopwatch(progress), time.perf_counter()
+    workers = local_workers(ClusterOptions(), sample.shards)
+    stored = extract(
+        {name: options},
+        image=image,
+        shards=sample.root / "shards",
+        store=store,
+        work=sample.root / "work",
+        options=ClusterOptions(workers),
+        progress=watch,
+    )[name]
+    elapsed = time.perf_counter() - began
+    pace, fixed = _pace(sample, watch, workers, elapsed)
+    original = stored.report["original_width"]
+    fit_width = min(original, PROJECTED_WIDTH)
+    fitted, compared = shares(options, fit_width, sample.images["train"])
+    width = _whole_width(options, stored.width, fitted, fit_width)
+    if options.reduce.by_components:
+        fixed += _fit_seconds(fitted, fit_width, width)
+    seconds = fixed + pace.seconds(sample.shards, sample.total + fitted + compared)
+    size = _stored_bytes(stored, width, Encoding(options.dtype).itemsize, sample)
+    by_components = fitted if options.reduce.by_components else 0
+    return FeatureCost(width, size, 1 / pace.per_image, seconds, by_components), stored
+
+
+def _pace(sample: Sample, watch: Stopwatch, workers: int, elapsed: float) -> tuple[Pace, float]:
+    """Return the pace of extraction once every worker is warm, and the seconds besides."""
+    phase = next(p for what, p in watch.phases.items() if what.startswith("extract"))
+    border = len(phase.times) - len(sample.manifests["test"].shards)
+    pace = Pace.of(phase.piece(min(workers, border - 1), border), phase.piece(border))
+    before = sum(
+        sum(p.counts) for what, p in watch.phases.items() if what.startswith(("sample", "measure"))
+    )
+    done = phase.piece()
+    return pace, max(0.0, elapsed - pace.seconds(done.shards, done.images + before))
+
+
+def _whole_width(options: RepresentationOptions, found: int, fitted: int, width: int) -> int:
+    """Return the numbers an image of the whole; at most, where fidelity decides."""
+    return components_of(options.reduce, fitted, width) if options.reduce.by_components else found
+
+
+def _fit_seconds(images: int, width: int, components: int) -> float:
+    """Measure how long the principal components of the whole will take, on noise."""
+    timed = min(width, TIMED_WIDTH)
+    noise = torch.randn(images, timed)
+    began = time.perf_counter()
+    fit_pca(noise, min(components, timed), seed=0)
+    return (time.perf_counter() - began) * width / timed
+
+
+def _stored_bytes(stored: StoredFeature, width: int, itemsize: int, sample: Sample) -> int:
+    """Return the bytes of whole chunks, for which the last one is filled up, and of the basis."""
+    rows = 0
+    for images in sample.images.values():
+        chunk = chunk_rows(min(sample.samples_per_shard, images), width, itemsize)
+        rows += chunk * math.ceil(images / chunk)
+    basis = _size_below(stored.path / "reduction") * width / stored.width
+    return rows * width * itemsize + int(basis)
+
+
+def _size_below(path: object) -> int:
+    return sum(f.stat().st_size for f in Path(str(path)).rglob("*") if f.is_file())
+
+
+def training_cost(
+    run: Run,
+    few: SplitData,
+    sample: Sample,
+    *,
+    memory_share: float,
+    work: Path,
+    progress: Progress | None = None,
+) -> TrainingCost:
+    """Train on the sample for some epochs, on one device; `run` has its shards and features.
+
+    The batch is as large as the sample allows, and what a step takes is counted by its images.
+    What an epoch takes beside its steps is compared with that of a run on the `few` images of
+    the sample's test split.
+    """
+    epoch = _epoch(run, work / "large", progress)
+    short = _epoch(replace(run, train=few, validation=few), work / "small", progress)
+    per_image = (epoch.validation - short.validation) / (
+        run.validation.valid_samples - few.valid_samples
+    )
+    per_image = max(0.0, per_image)
+    fixed = max(0.0, epoch.validation - per_image * run.validation.valid_samples)
+    whole = sample.images
+    held_out = whole.get("validation", 0)
+    seconds = whole["train"] * epoch.step / epoch.batch + fixed + held_out * per_image
+    resident = _resident_bytes(run.train, whole["train"] + held_out)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    fits = resident <= memory_share * _available_bytes()
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return TrainingCost(seconds, peak + (resident if fits else 0), gpu, resident)
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """Seconds of a step with a batch of so many images, and of an epoch's end."""
+
+    batch: int
+    step: float
+    validation: float
+
+
+def _epoch(run: Run, work: Path, progress: Progress | None) -> _Epoch:
+    """Train for some epochs and return what one takes, once the first has warmed up."""
+    train = run.train.valid_samples
+    batch = max(2, min(run.options.batch_size, train // 2))
+    options = run.options.model_copy(
+        update={
+            "epochs": MEASURED_EPOCHS,
+            "batch_size": batch,
+            "schedule": run.options.schedule.model_copy(
+                update={"kind": "constant", "warmup_epochs": 0.0, "hold_epochs": 0.0}
+                | {"milestones": (), "final_lr": 0.0}
+            ),
+            "loading": run.options.loading.model_copy(update={"mode": "resident"}),
+            "parallel": ParallelOptions(accelerator=run.options.parallel.accelerator),
+        }
+    )
+    watch = Stopwatch(progress)
+    fit(replace(run, options=options), work=work, progress=watch)
+    times = watch.phases["train"].times
+    steps = train // batch
+    gaps = [b - a for a, b in pairwise(times)]
+    borders = [gaps[i] for i in range(steps - 1, len(gaps), steps)]
+    within = [gap for i, gap in enumerate(gaps) if i >= steps and (i + 1) % steps]
+    step = median(within or gaps)
+    return _Epoch(batch, step, max(0.0, min(borders) - step))
+
+
+def _resident_bytes(data: SplitData, images: int) -> int:
+    return images * data.resident_bytes() // data.manifest.samples
+
+
+def _available_bytes() -> int:
+    return int(psutil.virtual_memory().available)

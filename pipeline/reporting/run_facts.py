@@ -1,0 +1,156 @@
+"""What is known of one run, as plain values: what the page tells, and what comparisons need."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pipeline.base.timing import Attempt, Phase
+from pipeline.metrics.paired import ScoredImages
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: how many images, how many of them labelled and unreadable, bytes of its tars.
+
+    `left_out` names the first of the unreadable ones.
+    """
+
+    images: int
+    labelled: int
+    invalid: int
+    bytes: int
+    digest: str
+    left_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One stored feature: `width` numbers an image of an unreduced `original_width`.
+
+    `teacher` says whether a frozen network made it. The errors are those of dCor that storing it
+    costs. `images_per_second` is what its extraction was measured at, None where that is unknown;
+    `basis_bytes` are those of `bytes` that map the representation to the stored numbers, as the
+    basis of a PCA does.
+    """
+
+    name: str
+    kind: str
+    teacher: bool
+    width: int
+    original_width: int
+    stored_type: str
+    images: int
+    bytes: int
+    bytes_per_image: int
+    dcor_error: float
+    dcor_error_independent: float
+    digest: str
+    images_per_second: float | None
+    basis_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Student:
+    """The encoder: learnable numbers of the backbone, width of its features, its checkpoint."""
+
+    architecture: str
+    parameters: int
+    width: int
+    checkpoint: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """How many dimensions a space uses: RankMe, of at most `limit`; the share that is dead."""
+
+    rank: float
+    limit: int
+    dead_share: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """How long one stage's work took: all attempts until it was finished; none where unknown."""
+
+    stage: str
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall-clock seconds of all attempts."""
+        return sum(attempt.seconds for attempt in self.attempts) if self.attempts else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. `config` is the resolved experiment; `metrics` are the protocols' files by name.
+
+    `training` says which checkpoint is the best, and by what; `curves` has a row an epoch.
+    `health` is by space: the student, the untrained encoder, pixels, stored features.
+    `per_image` is by protocol, what each scored image got; the record of the run is without it.
+    """
+
+    name: str
+    digest: str
+    config: Mapping[str, Any]
+    classes: Sequence[str]
+    multi_label: bool
+    splits: Mapping[str, Split]
+    cached: Sequence[Cached]
+    student: Student
+    training: Mapping[str, Any]
+    curves: Sequence[Mapping[str, float | None]]
+    metrics: Mapping[str, Mapping[str, Any]]
+    health: Mapping[str, Collapse]
+    work: Sequence[Work]
+    versions: Mapping[str, str]
+    per_image: Mapping[str, ScoredImages] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs of training, None where weights were given."""
+        train = self.config["train"]
+        return None if train is None else int(train["epochs"])
+
+    @property
+    def objective(self) -> Mapping[str, Mapping[str, Any]]:
+        """Terms by which it was trained: those with a weight, none where weights were given."""
+        terms = self.config["objective"] if self.config["train"] else None
+        return {name: term for name, term in (terms or {}).items() if term["weight"] != 0}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `run_from_json` reads."""
+        values = asdict(replace(self, per_image={}))
+        del values["per_image"]
+        return {"format": FORMAT, **values}
+
+
+def run_from_json(data: Mapping[str, Any]) -> Run:
+    """Return the run that `to_json` wrote. Raises ValueError if it is not one."""
+    try:
+        values = dict(data)
+        if values.pop("format") != FORMAT:
+            raise ValueError("another format")
+        return Run(
+            **{
+                **values,
+                "splits": {name: Split(**split) for name, split in values["splits"].items()},
+                "cached": tuple(Cached(**feature) for feature in values["cached"]),
+                "student": Student(**values["student"]),
+                "health": {name: Collapse(**h) for name, h in values["health"].items()},
+                "work": tuple(_work(work) for work in values["work"]),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a run's record ({error})") from error
+
+
+def _work(values: Mapping[str, Any]) -> Work:
+    attempts = (
+        Attempt(**{**attempt, "phases": tuple(Phase(**phase) for phase in attempt["phases"])})
+        for attempt in values["attempts"]
+    )
+    return Work(values["stage"], tuple(attempts))

@@ -1,0 +1,66 @@
+"""The interface of a representation: a fixed map from an image to one vector.
+
+Hand-crafted transforms and frozen teachers are the same thing to extraction, storage, loading
+and objective. To add one: write a file with an options class (its parameters, and `build`)
+and a `Representation`, and add a row to `table.py`.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from pipeline.base.options import Options
+from pipeline.images.original_view import ImageOptions, Preparation
+from pipeline.representations.storing import ReduceOptions, StoredType
+
+JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+
+
+class Representation(nn.Module, ABC):
+    """A map from prepared images (B, C, H, W) to vectors (B, D), without learnable state.
+
+    Rows do not depend on each other: an image gives the same vector in any batch. Values are
+    float32 unless the input is float64. No gradient flows through a representation.
+    """
+
+    preparation: Preparation
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Map prepared images (B, C, H, W) to vectors (B, D)."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, JsonValue]:
+        """Everything that the values depend on: parameters, weights digest, versions.
+
+        Two representations with equal identities give equal vectors. `implementation` is a
+        number that whoever changes the outputs of this code raises by one.
+        """
+
+
+class RepresentationOptions(Options, ABC):
+    """Parameters of one kind of representation, and how it is stored.
+
+    A subclass sets `kind: Literal["..."]`, the name in the table.
+    """
+
+    # A random representation is computed at training time and cannot be stored.
+    storable: ClassVar[bool] = True
+
+    kind: str
+    reduce: ReduceOptions = ReduceOptions()
+    dtype: StoredType = "float16"
+
+    def files(self) -> dict[str, Path]:
+        """Return the files of this machine that `build` reads, by the key that names each."""
+        return {name: value for name, value in self if isinstance(value, Path)}
+
+    @abstractmethod
+    def build(self, image: ImageOptions) -> Representation:
+        """Construct the representation for original views as `image` describes them.
+
+        Raises WeightsError if a frozen network cannot be loaded, ConfigError if the
+        parameters do not fit the images (say, 2^J above the side).
+        """

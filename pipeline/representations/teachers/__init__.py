@@ -1,0 +1,1 @@
+"""Frozen networks as representations; `pipeline.representations.kinds` lists them by name."""

@@ -1,0 +1,131 @@
+"""Teachers from a `torch.export` file: any network, in whatever library it was written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pipeline.base.digests import sha256_of
+from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
+from pipeline.images.original_view import ImageOptions
+from pipeline.representations.teachers.frozen import (
+    FrozenTeacher,
+    LibraryPreparation,
+    Precision,
+    TeacherOptions,
+    library_versions,
+)
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+Statistics = Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=3)]
+
+
+class ExportedOptions(TeacherOptions):
+    """`program` maps (B, C, input_size, input_size) to (B, D) for any B, in evaluation mode.
+
+    Images have as many channels as `mean`, 1 or 3. Their shorter side is resized to `resize`
+    (`input_size` where it is left out), the centre cropped. Loading a program can run code from
+    it, so that `trust: true` must say that its source is trusted.
+    """
+
+    kind: Literal["exported"] = "exported"
+    program: Annotated[Path, Field(strict=False)]
+    input_size: Side
+    resize: Side | None = None
+    mean: Statistics
+    std: Statistics
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    precision: Precision = "float32"
+    trust: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ExportedOptions":
+        if len(self.mean) != len(self.std) or len(self.mean) == 2:
+            raise ValueError("mean and std need one number for each of 1 or 3 channels")
+        if min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        if self.resize is not None and self.resize < self.input_size:
+            raise ValueError(f"resize must not be smaller than input_size ({self.input_size})")
+        return self
+
+    def build(self, image: ImageOptions) -> FrozenTeacher:
+        """Load the program; its images are prepared from the decoded file, not from `image`."""
+        del image
+        if not self.trust:
+            raise ConfigError(
+                f"Loading {str(self.program)!r} can run code from it; set `trust: true` if you "
+                "trust its source."
+            )
+        network = _load(self.program)
+        settings = {
+            "size": self.input_size,
+            "resize": self.resize or self.input_size,
+            "mean": self.mean,
+            "std": self.std,
+            "interpolation": self.interpolation,
+        }
+        preparation = LibraryPreparation(_transform, settings)
+        identity = {
+            "kind": self.kind,
+            "preprocessing": preparation.describe(),
+            "weights": sha256_of(self.program),
+            "libraries": library_versions(),
+        }
+        _check_rows(network, (len(self.mean), self.input_size, self.input_size), self.program)
+        return FrozenTeacher(network, preparation, identity, self.precision)
+
+
+def _transform(settings: dict[str, Any]) -> Callable[[Image.Image], Tensor]:
+    from torchvision import transforms
+
+    mode = "L" if len(settings["mean"]) == 1 else "RGB"
+    interpolation = transforms.InterpolationMode(settings["interpolation"])
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(settings["resize"], interpolation=interpolation),
+            transforms.CenterCrop(settings["size"]),
+            transforms.ToTensor(),
+            transforms.Normalize(settings["mean"], settings["std"]),
+        ]
+    )
+    return lambda image: prepare(image.convert(mode))
+
+
+def _load(path: Path) -> nn.Module:
+    if not path.is_file():
+        raise WeightsMissingError(f"There is no exported program {str(path)!r}.")
+    try:
+        return torch.export.load(path).module()
+    except Exception as error:  # a file that is no program fails in many ways
+        raise WeightsError(
+            f"{str(path)!r} is not a program saved by torch.export.save: {error}."
+        ) from error
+
+
+@torch.no_grad()
+def _check_rows(network: nn.Module, shape: tuple[int, int, int], path: Path) -> None:
+    """Raise WeightsError unless batches of 3 and 1 give the same vector for the same image."""
+    ramp = torch.linspace(-1, 1, 3 * shape[0] * shape[1] * shape[2])
+    images = ramp.reshape(3, *shape).sin()
+    try:
+        many, one = network(images), network(images[:1])
+        same = (
+            many.ndim == 2
+            and len(many) == 3
+            and torch.allclose(many[:1], one, rtol=1e-2, atol=1e-3)
+        )
+    except Exception as error:  # whatever the program's own guards raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{str(path)!r} does not take batches of 3 and of 1 images of {shape}: {reason}; "
+            "export it with a dynamic first dimension."
+        ) from error
+    if not same:
+        raise WeightsError(
+            f"{str(path)!r} must give one vector an image, the same in any batch; found "
+            f"{tuple(many.shape)} for 3 images. Export it in evaluation mode."
+        )

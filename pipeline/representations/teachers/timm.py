@@ -1,0 +1,143 @@
+"""Teachers of the timm library: DINOv2 and any other of its networks, without classifier.
+
+The embedding is what a classifier would be given: `forward_head(..., pre_logits=True)`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pipeline.base.digests import state_digest
+from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
+from pipeline.images.original_view import ImageOptions
+from pipeline.representations.teachers.frozen import (
+    FrozenTeacher,
+    LibraryPreparation,
+    Precision,
+    Setting,
+    TeacherOptions,
+    library_versions,
+    read_state,
+)
+
+HUB, FOLDER = "hf-hub:", "local-dir:"
+
+
+class TimmOptions(TeacherOptions):
+    """`model` is any name that timm knows, with its tag (`vit_small_patch14_dinov2.lvd142m`).
+
+    Weights are timm's own (`pretrained: true`, fetched once), or those of a local `weights`
+    file: .safetensors, or PyTorch's format without code.
+    """
+
+    kind: Literal["timm"] = "timm"
+    model: str
+    pretrained: bool = False
+    weights: Annotated[Path, Field(strict=False)] | None = None
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TimmOptions":
+        if self.pretrained == (self.weights is not None):
+            raise ValueError("set either pretrained: true or weights: FILE")
+        return self
+
+    def build(self, image: ImageOptions) -> FrozenTeacher:
+        """Load the network; its images are prepared from the decoded file, not from `image`."""
+        del image
+        from timm.data import resolve_model_data_config
+
+        network = _load(self)
+        preparation = LibraryPreparation(_transform, resolve_model_data_config(network))
+        identity = {
+            "kind": self.kind,
+            "model": FOLDER if self.model.startswith(FOLDER) else self.model,
+            "preprocessing": preparation.describe(),
+            "weights": state_digest(network),
+            "libraries": library_versions("timm"),
+        }
+        return FrozenTeacher(network.eval(), preparation, identity, self.precision)
+
+
+def _transform(settings: dict[str, Setting]) -> Callable[[Image.Image], Tensor]:
+    from timm.data import create_transform
+
+    prepare = create_transform(**settings, is_training=False)
+    # timm converts images when it opens files, before its transform.
+    return lambda image: prepare(image.convert("RGB"))
+
+
+def _load(options: TimmOptions) -> nn.Module:
+    import timm
+
+    published = _published(options.model)
+    if options.weights is not None:
+        return _load_file(options.model, options.weights, published)
+    try:
+        network: nn.Module = timm.create_model(options.model, pretrained=True, num_classes=0)
+    except Exception as error:  # the hub's client raises its own kinds and its transport's
+        raise _cannot_fetch(options.model, published, error) from error
+    return network
+
+
+def _published(model: str) -> Any:
+    """Return timm's record of the weights of `model`, None where it keeps none."""
+    import timm
+
+    if model.startswith((HUB, FOLDER)):
+        return None
+    if not timm.is_model(model):
+        raise ConfigError(unknown_name("timm model", model, timm.list_models()))
+    try:
+        return timm.get_pretrained_cfg(model)
+    except RuntimeError:
+        tags = timm.list_pretrained(model.partition(".")[0] + ".*")
+        raise ConfigError(unknown_name("timm model", model, tags)) from None
+
+
+def _load_file(model: str, path: Path, published: Any) -> nn.Module:
+    """Build `model` with the weights of `path`, converted from foreign names as timm does."""
+    import timm
+
+    state = read_state(path)
+    classifier = getattr(published, "classifier", None) or ()
+    heads = [classifier] if isinstance(classifier, str) else list(classifier)
+    backbone = {
+        name: tensor
+        for name, tensor in timm.models.clean_state_dict(state).items()
+        if name.rpartition(".")[0] not in heads
+    }
+    # With as many classes as the file is said to have, timm loads strictly.
+    overlay = {"state_dict": backbone, "num_classes": 0, "custom_load": False, "source": None}
+    try:
+        network: Any = timm.create_model(
+            model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
+        )
+    except Exception as error:  # conversions of foreign formats fail in many ways
+        raise WeightsError(
+            f"The weights {str(path)!r} do not load into timm's {model!r}: {_brief(error)}"
+        ) from error
+    network.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy alive
+    return network  # type: ignore[no-any-return]
+
+
+def _cannot_fetch(model: str, published: Any, error: Exception) -> WeightsMissingError:
+    repository = getattr(published, "hf_hub_id", None) or model.removeprefix(HUB)
+    file = getattr(published, "hf_hub_filename", None) or "model.safetensors"
+    reason = _brief(error).split(". ")[0]
+    return WeightsMissingError(
+        f"The weights of timm's {model!r} are not on this machine and cannot be fetched "
+        f"({reason}): fetch {file} from the Hugging Face repository {repository} where there is a "
+        "network, put it anywhere here, and set `weights` to its path instead of "
+        "`pretrained: true`."
+    )
+
+
+def _brief(error: Exception) -> str:
+    """Return at most three lines of an error as one."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[:3])[:400]

@@ -1,0 +1,115 @@
+"""What is in one split: the only source of it for everything after."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.base.digests import digest
+from pipeline.base.errors import DataError
+from pipeline.base.locations import Location
+from pipeline.datasets.source import SPLITS, Split
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar. `invalid` lists the rows whose image could not be decoded."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    invalid: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in one split. Row i of a stored feature is sample i here.
+
+    `source` is the digest of the source's listing, `listing` the SHA-256 of samples.jsonl. With
+    `multi_label` an image may have several of the classes, else it has one or no label. `samples`
+    counts invalid ones too; `left_out` says of the first of those, by name, why they are.
+    """
+
+    dataset: str
+    split: Split
+    classes: tuple[str, ...] | None
+    samples: int
+    labelled: int
+    samples_per_shard: int
+    source: str
+    listing: str
+    options: Mapping[str, Any]
+    shards: tuple[Shard, ...]
+    multi_label: bool = False
+    format: int = FORMAT
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what can be read from the split, whenever and from where it was made."""
+        names = ("split", "samples", "samples_per_shard", "shards", "format")
+        return digest({name: value for name, value in asdict(self).items() if name in names})
+
+    def seal(self) -> str:
+        """Return the SHA-256 of all of the above, by which damage of the file is seen."""
+        return digest(self.content())
+
+    def content(self) -> dict[str, Any]:
+        """Return what the file holds beside the seal; `left_out` only where there is one."""
+        return {n: value for n, value in asdict(self).items() if value or n != "left_out"}
+
+    @property
+    def valid(self) -> int:
+        """Number of samples that may be used."""
+        return self.samples - sum(len(shard.invalid) for shard in self.shards)
+
+    @property
+    def invalid(self) -> frozenset[int]:
+        """Indices, within the split, of samples that must not be used."""
+        return frozenset(
+            self.first_index(number) + row
+            for number, shard in enumerate(self.shards)
+            for row in shard.invalid
+        )
+
+    def first_index(self, number: int) -> int:
+        """Index, within the split, of the first sample of shard `number`."""
+        return number * self.samples_per_shard
+
+
+def sample_key(shard: int, row: int) -> str:
+    """Return the key of a sample: `{shard:06d}_{row:06d}`."""
+    return f"{shard:06d}_{row:06d}"
+
+
+def read_manifest(directory: Location) -> Manifest:
+    """Read the manifest of one split directory, or raise DataError."""
+    path = directory / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise DataError(
+                f"{path} has format {data['format']}, this version reads {FORMAT}: "
+                "run `mvmr shard --force`."
+            )
+        recorded = data.pop("seal")
+        shards = tuple(Shard(**{**s, "invalid": tuple(s["invalid"])}) for s in data["shards"])
+        classes = None if data["classes"] is None else tuple(data["classes"])
+        manifest = Manifest(**{**data, "shards": shards, "classes": classes})
+        if manifest.seal() != recorded:
+            raise ValueError("its seal does not fit its content")
+    except FileNotFoundError:
+        raise DataError(f"There are no finished shards in {directory}: run `mvmr shard`.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}): run `mvmr shard --force`.") from error
+    return manifest
+
+
+def read_manifests(directory: Location) -> dict[Split, Manifest]:
+    """Read the manifests of all splits below a `shards` directory; train is always among them."""
+    present = [split for split in SPLITS if split == "train" or (directory / split).exists()]
+    return {split: read_manifest(directory / split) for split in present}

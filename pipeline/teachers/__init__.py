@@ -1,1 +1,0 @@
-"""Frozen networks as representations; `pipeline.representations.table` lists them by name."""

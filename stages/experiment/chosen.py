@@ -1,0 +1,24 @@
+"""The experiment that a command was asked to act on."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it needs torch
+    from stages.experiment.schema import Experiment
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An experiment file, and overrides `dotted.key=value`; it is read when it is first needed."""
+
+    file: Path
+    assignments: tuple[str, ...] = ()
+
+    @cached_property
+    def experiment(self) -> "Experiment":
+        """The checked experiment. Raises ConfigError that lists every problem."""
+        from stages.experiment.schema import load
+
+        return load(self.file, self.assignments)

@@ -1,0 +1,76 @@
+"""What is damaged in the shards and the store of a data set, and making it anew."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.base.locations import names_in
+from pipeline.base.progress import Progress
+from pipeline.datasets.source import SPLITS, Split
+from pipeline.datasets.split import cut
+from pipeline.features.extraction.cluster import ClusterOptions
+from pipeline.features.extraction.recompute import repair
+from pipeline.features.store import FeatureStore
+from pipeline.features.store.integrity import METADATA
+from pipeline.shards.manifest import MANIFEST, read_manifest
+from pipeline.shards.repair import DamagedFile, find_damage, repair_split
+from stages.experiment.paths import DatasetLayout
+from stages.experiment.schema import Experiment
+
+SHARDS = "shards/"  # before a split, in the name of a part that can be damaged
+
+
+def find_all_damage(layout: DatasetLayout, progress: Progress) -> dict[str, list[Any]]:
+    """Return what is damaged, by part: `shards/<split>` or the name of a feature."""
+    tars = {f"{SHARDS}{split}": damages for split, damages in _tars(layout, progress)}
+    return {**tars, **FeatureStore(layout.features).verify(progress=progress)}
+
+
+def mend_all(
+    found: Mapping[str, Sequence[Any]],
+    experiment: Experiment,
+    layout: DatasetLayout,
+    progress: Progress,
+) -> None:
+    """Make what is damaged anew, and only that."""
+    damaged = {part: damages for part, damages in found.items() if damages}
+    tars = {s: damaged.pop(f"{SHARDS}{s}") for s in SPLITS if f"{SHARDS}{s}" in damaged}
+    if tars:
+        progress.start("pack damaged tars again", 0, "")
+        _repair_tars(tars, experiment, layout)
+    if damaged.pop(METADATA, None):
+        (layout.features / METADATA).unlink(missing_ok=True)
+        FeatureStore(layout.features).create()
+    if damaged:
+        repair(
+            damaged,
+            features=experiment.features,
+            image=experiment.dataset.image,
+            shards=layout.shards,
+            store=FeatureStore(layout.features),
+            work=layout.work,
+            options=ClusterOptions(),
+            progress=progress,
+        )
+
+
+def _tars(layout: DatasetLayout, progress: Progress) -> Iterator[tuple[Split, list[DamagedFile]]]:
+    for split in SPLITS:
+        directory = layout.shards / split
+        if not names_in(directory):
+            continue
+        if (directory / MANIFEST).exists():
+            yield split, find_damage(directory, read_manifest(directory), progress=progress)
+        else:
+            yield split, [DamagedFile(directory / MANIFEST, "is missing: run `mvmr shard`")]
+
+
+def _repair_tars(
+    damaged: Mapping[Split, Sequence[DamagedFile]], experiment: Experiment, layout: DatasetLayout
+) -> None:
+    dataset = experiment.dataset
+    source = dataset.source.open()
+    items = cut(source, dataset.split)
+    for split, files in damaged.items():
+        directory = layout.shards / split
+        manifest = read_manifest(directory)
+        repair_split(source, items.get(split, []), directory, manifest, files, dataset.shards)

@@ -1,0 +1,134 @@
+"""What `mvmr doctor` looks at on this machine for any experiment; torch is not imported."""
+
+import os
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+PROJECT = "mvmr"
+LEAST_DISK_BYTES = 2 * 10**9
+LEAST_MEMORY_BYTES = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was found and, unless that is well, what to do.
+
+    A `note` is worth knowing and stops nothing; what is to `mend` does.
+    """
+
+    check: str
+    found: str
+    state: Literal["ok", "note", "mend"] = "ok"
+    remedy: str = ""
+
+    def values(self) -> dict[str, str]:
+        """Return what JSON says of it."""
+        return asdict(self)
+
+
+def python_check() -> Check:
+    """Check the interpreter."""
+    wanted, found = SpecifierSet(_project()["requires-python"]), sys.version.split()[0]
+    if found not in wanted:
+        return Check("python", f"{found}; wanted {wanted}", "mend", "make setup PYTHON=...")
+    return Check("python", f"{found} in {sys.prefix}")
+
+
+def library_checks() -> Iterator[Check]:
+    """Check the versions that are installed against those that the project demands."""
+    demanded = _project()["dependencies"]
+    wrong = [check for name in demanded if (check := _library(Requirement(name))) is not None]
+    yield from wrong
+    if not wrong:
+        yield Check("libraries", f"all {len(demanded)} as the project demands")
+
+
+def _project() -> dict[str, Any]:
+    """Return what the project demands: by pyproject.toml beside the code, or as installed."""
+    path = Path(__file__).parents[2] / "pyproject.toml"
+    if path.exists():
+        project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        return project
+    plain = [line for line in requires(PROJECT) or [] if "extra ==" not in line]
+    return {"requires-python": metadata(PROJECT)["Requires-Python"], "dependencies": plain}
+
+
+def _library(wanted: Requirement) -> Check | None:
+    remedy = f"pip install '{wanted}'"
+    try:
+        found = version(wanted.name)
+    except PackageNotFoundError:
+        return Check(wanted.name, f"not installed; wanted {wanted.specifier}", "mend", remedy)
+    if not wanted.specifier.contains(found, prereleases=True):
+        return Check(wanted.name, f"{found}; wanted {wanted.specifier}", "mend", remedy)
+    return None
+
+
+def machine_checks() -> Iterator[Check]:
+    """Check cores and memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Check("cores", f"{cores} of {os.cpu_count()} for this process")
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f}"
+    if memory.available < LEAST_MEMORY_BYTES:
+        remedy = "Close other programs, or lower train.batch_size and the number of workers"
+        yield Check("memory", found, "note", remedy)
+    else:
+        yield Check("memory", found)
+
+
+def place_checks(places: Sequence[Path]) -> Iterator[Check]:
+    """Check that directories, or what is nearest above them, can be written and have room."""
+    for place in places:
+        above = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
+        try:
+            with tempfile.TemporaryFile(dir=above):
+                free = shutil.disk_usage(above).free
+        except OSError as error:
+            remedy = f"Let yourself write to {above}, or link {place} to another disk"
+            yield Check(f"{place}/", f"not writable: {error.strerror}", "mend", remedy)
+            continue
+        found = f"writable, {free / 1e9:,.1f} GB free"
+        if free < LEAST_DISK_BYTES:
+            remedy = "Make room: `mvmr store clean`, `dvc gc --workspace`"
+            yield Check(f"{place}/", found, "mend", remedy)
+        else:
+            yield Check(f"{place}/", found)
+
+
+def version_control_checks(here: Path) -> Iterator[Check]:
+    """Check that git and DVC are there and know this folder; without DVC there is no pipeline."""
+    above = [here, *here.parents]
+    if not shutil.which("git"):
+        yield Check("git", "not installed", "mend", "Install git; DVC needs it")
+    elif not any((folder / ".git").exists() for folder in above):
+        yield Check("git", f"{here} is in no repository", "mend", "git init")
+    else:
+        yield Check("git", "this folder is in a repository")
+    beside = Path(sys.executable).parent / "dvc"
+    if not (shutil.which("dvc") or beside.exists()):
+        yield Check("dvc", "not installed", "mend", "pip install 'mvmr[pipeline]'")
+    elif not any((folder / ".dvc").is_dir() for folder in above):
+        yield Check("dvc", "not initialised here", "mend", "dvc init")
+    elif not (here / "dvc.yaml").exists():
+        yield Check("dvc", "there is no dvc.yaml here", "mend", "cd to the root of the project")
+    else:
+        yield Check("dvc", f"{_version_of('dvc')}, initialised")
+
+
+def _version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "of another environment"

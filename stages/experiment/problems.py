@@ -1,0 +1,61 @@
+"""What is wrong with an experiment beyond single values, and where a mistake comes from."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.errors import ConfigError, unknown_name
+
+# Representations that are computed for every batch when the objective names them and the store
+# does not hold them: they cost nothing, or are random.
+LIVE = ("pixels", "augmented")
+
+
+def unknown_representations(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line for each term whose representation does not exist, as far as can be read."""
+    features, objective = data.get("features"), data.get("objective")
+    if not isinstance(features, Mapping) or not isinstance(objective, Mapping):
+        return
+    for name, term in objective.items():
+        if not isinstance(term, Mapping) or term.get("kind", name) not in (
+            "dependence",
+            "regression",
+        ):
+            continue
+        representation = term.get("representation", name)
+        if representation not in features and representation not in LIVE:
+            yield (
+                f"objective.{name}: "
+                f"{unknown_name('representation', str(representation), [*features, *LIVE])} "
+                "A representation is named under `features`, or is one of those computed live."
+            )
+
+
+def complaint(
+    path: Path, lines: Sequence[str], own: Sequence[str], assignments: Sequence[str]
+) -> ConfigError:
+    """Return the error that lists problems, each beginning with its dotted path.
+
+    Those that are not the file's `own` come from `assignments`, and name the one.
+    """
+    foreign = [line for line in lines if line not in own]
+    named = [f"{_options_for(x, assignments)}: {x}" if x in foreign else x for x in lines]
+    if len(lines) == 1:
+        return ConfigError(named[0] if foreign else f"{path}: {named[0]}")
+    who = f"{path} has" if not foreign else f"{path} and the options have"
+    who = "The options have" if len(foreign) == len(lines) else who
+    return ConfigError("\n  ".join([f"{who} {len(lines)} problems:", *named]))
+
+
+def _options_for(line: str, assignments: Sequence[str]) -> str:
+    """Return the overrides that a problem is about, or all where that cannot be told."""
+    where = line.partition(":")[0].split(".")
+
+    def concerns(assignment: str) -> bool:
+        key = assignment.partition("=")[0].split(".")
+        shared = min(len(key), len(where))
+        return key[:shared] == where[:shared]
+
+    about = [a for a in assignments if concerns(a)] or assignments
+    return " ".join(f"-s {shlex.quote(assignment)}" for assignment in about)

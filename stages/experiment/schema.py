@@ -1,0 +1,172 @@
+"""One experiment file: the sections, each declared by the part that uses it, put together.
+
+`load` reports everything that is wrong with a file at once, each with its dotted path.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
+
+from pipeline.base.digests import digest
+from pipeline.base.errors import ConfigError
+from pipeline.base.options import Options, problems
+from pipeline.base.yaml_file import override, read_yaml
+from pipeline.datasets.sources import AnySource
+from pipeline.datasets.split import SplitOptions
+from pipeline.evaluation.protocols import AnyProtocol
+from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
+from pipeline.images.original_view import ImageOptions
+from pipeline.models.student import TIMM_PREFIX, StudentOptions, unknown_backbone
+from pipeline.objective.terms import ObjectiveOptions, least_rows, representations_of
+from pipeline.representations.kinds import KINDS, AnyRepresentation
+from pipeline.representations.representation import RepresentationOptions
+from pipeline.shards.writing import ShardOptions
+from pipeline.training.train_options import TrainOptions
+from stages.experiment.problems import complaint, unknown_representations
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+def _kind_from_name(section: Any) -> Any:
+    """Let `scattering: {J: 2}` stand for `scattering: {kind: scattering, J: 2}`."""
+    if not isinstance(section, Mapping):
+        return section
+    return {
+        name: {"kind": name, **entry} if isinstance(entry, Mapping) else entry
+        for name, entry in section.items()
+    }
+
+
+def _none(section: Any) -> Any:
+    """Read `none`; an empty section is more likely a slip than a wish."""
+    if section is None:
+        raise ValueError("the section is empty; write none to do without it")
+    return None if section == "none" else section
+
+
+class DatasetOptions(Options):
+    """`dataset`: which images, how they are cut and sharded, how the student sees them."""
+
+    name: Name
+    source: AnySource
+    split: SplitOptions
+    shards: ShardOptions
+    image: ImageOptions
+
+
+class Experiment(Options):
+    """A whole file.
+
+    `train: none` takes `student.weights` as they are, for evaluation; it needs no objective.
+    """
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    dataset: DatasetOptions
+    features: Annotated[dict[Name, AnyRepresentation], BeforeValidator(_kind_from_name)]
+    student: StudentOptions
+    objective: Annotated[ObjectiveOptions | None, BeforeValidator(_none)]
+    train: Annotated[TrainOptions | None, BeforeValidator(_none)]
+    evaluate: Annotated[dict[Name, AnyProtocol], BeforeValidator(_kind_from_name)]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the resolved experiment."""
+        return digest(self.model_dump(mode="json"))
+
+    def training_sections(self) -> dict[str, Any]:
+        """Return what training depends on in this file; shards and features come on top."""
+        own = {"name", "seed", "student", "objective", "train"}
+        image = self.dataset.image.model_dump(mode="json")
+        return {**self.model_dump(mode="json", include=own), "image": image}
+
+    def targets(self) -> dict[str, RepresentationOptions]:
+        """Return the stored features that the objective names."""
+        named = self._representations()
+        return {name: self.features[name] for name in named if name in self.features}
+
+    def live(self) -> dict[str, RepresentationOptions]:
+        """Return the representations that the objective names and the store does not hold."""
+        named = self._representations()
+        return {name: self._live(name) for name in named if name not in self.features}
+
+    def _representations(self) -> tuple[str, ...]:
+        return representations_of(self.objective) if self.objective and self.train else ()
+
+    def _live(self, name: str) -> RepresentationOptions:
+        if name == "augmented" and self.train:  # drawn by the same policy as the views
+            return KINDS[name].model_validate(
+                {"kind": name, "augmentation": self.train.augmentation.model_dump()}
+            )
+        return KINDS[name].model_validate({"kind": name})
+
+
+def load(path: Path, assignments: Sequence[str] = ()) -> Experiment:
+    """Read and check an experiment file, with overrides `dotted.key=value` applied.
+
+    Raises ConfigError that lists every problem, and whether it is the file's or an override's.
+    """
+    data = read_yaml(path)
+    experiment, wrong = _checked(override(data, assignments))
+    if experiment is None:
+        own = _checked(data)[1] if assignments else wrong
+        raise complaint(path, wrong, own, assignments)
+    return experiment
+
+
+def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
+    """Return the experiment, or None and all that is wrong with it."""
+    try:
+        experiment = Experiment.model_validate(data)
+    except ValidationError as error:
+        return None, [*problems(error, Experiment), *unknown_representations(data)]
+    wrong = [*unknown_representations(data), *_unstorable(experiment), *_idle(experiment)]
+    wrong += [*_too_small(experiment), *_cannot_read(experiment)]
+    if not wrong:  # last, as it takes a second to import timm
+        wrong += _unknown_backbone(experiment)
+    return (None if wrong else experiment), wrong
+
+
+def _unknown_backbone(experiment: Experiment) -> Iterator[str]:
+    architecture = experiment.student.architecture
+    if architecture.startswith(TIMM_PREFIX):
+        unknown = unknown_backbone(architecture.removeprefix(TIMM_PREFIX))
+        if unknown:
+            yield f"student.architecture: {unknown}"
+
+
+def _idle(experiment: Experiment) -> Iterator[str]:
+    if experiment.train is None and experiment.student.weights is None:
+        yield "student.weights: train is none, so this must name a checkpoint file or a run."
+    if experiment.train is not None and experiment.objective is None:
+        yield "objective: training needs one; only with train: none may it be none."
+
+
+def _too_small(experiment: Experiment) -> Iterator[str]:
+    if experiment.train is None or experiment.objective is None:
+        return
+    needed, rows = least_rows(experiment.objective), experiment.train.batch_size
+    if rows < needed:
+        yield (
+            f"train.batch_size: a term of the objective needs batches of at least {needed} images; "
+            f"found {rows}."
+        )
+
+
+def _cannot_read(experiment: Experiment) -> Iterator[str]:
+    for name, options in experiment.evaluate.items():
+        if isinstance(options, ZeroShotOptions):
+            try:
+                teacher_of(options, experiment.features)
+            except ConfigError as error:
+                yield f"evaluate.{name}.teacher: {error}"
+
+
+def _unstorable(experiment: Experiment) -> Iterator[str]:
+    for name, options in experiment.features.items():
+        if not options.storable:
+            yield (
+                f"features.{name}: {options.kind!r} is random and cannot be stored; name it in the "
+                "objective alone, where it is computed for every batch."
+            )

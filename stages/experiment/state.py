@@ -1,0 +1,237 @@
+"""How far the active experiment is: for each stage whether it is done, missing, stale, unfinished.
+
+What the stages themselves ask before they begin is asked here, so that both always agree.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from pipeline.base.digests import digest, sha256_of
+from pipeline.base.errors import DataError, MvmrError, StaleFeatureError
+from pipeline.base.progress import Progress, Silent
+from pipeline.base.text import counted, spoken
+from pipeline.base.timing import read_attempts
+from pipeline.datasets.source import SPLITS
+from pipeline.datasets.split import cut
+from pipeline.features.store import FeatureStore, StoredFeature
+from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
+from pipeline.models.student import PRETRAINED
+from pipeline.shards.manifest import MANIFEST, Manifest, read_manifest
+from stages.experiment.freshness import checked_features, finished_splits
+from stages.experiment.paths import (
+    DatasetLayout,
+    RunLayout,
+    dataset_layout,
+    run_layout,
+    starting_weights,
+    unfinished_run,
+)
+from stages.experiment.records import training_record
+from stages.experiment.schema import Experiment
+from stages.experiment.unfinished import in_the_making
+
+Condition = Literal["done", "missing", "waiting", "unfinished", "stale", "broken"]
+TRIED = ("lr", "batch_size")
+
+
+@dataclass(frozen=True)
+class StageState:
+    """One stage: its condition, what was found, and the command that makes it done.
+
+    `waiting` is missing what an earlier stage makes; `broken` needs somebody to decide.
+    """
+
+    stage: str
+    condition: Condition
+    found: str = ""
+    remedy: str = ""
+
+    def values(self) -> dict[str, str]:
+        """Return what JSON says of it."""
+        return asdict(self)
+
+
+def states(experiment: Experiment, data: str, progress: Progress) -> Iterator[StageState]:
+    """Yield the state of each stage, in the order of the pipeline."""
+    layout, run = dataset_layout(experiment.dataset.name, data), run_layout(experiment.name)
+    sharded = _shards(experiment, layout, progress)
+    yield sharded
+    features, found = dict[str, StoredFeature](), []
+    for name in experiment.features:
+        state = _feature(experiment, name, layout, features, packed=sharded.condition == "done")
+        found.append(state)
+        yield state
+    ready = all(s.condition == "done" for s in (sharded, *found))
+    trained = _training(experiment, layout, run, features, ready=ready)
+    yield trained
+    scored = [
+        _protocol(experiment, n, run, ready=trained.condition == "done")
+        for n in experiment.evaluate
+    ]
+    yield from scored
+    yield _report(run, ready=trained.condition == "done")
+
+
+def _shards(experiment: Experiment, layout: DatasetLayout, progress: Progress) -> StageState:
+    progress.start("compare the images with the shards", 0, "")
+    made = {s: layout.shards / s for s in SPLITS if (layout.shards / s / MANIFEST).exists()}
+    try:
+        source = experiment.dataset.source.open()
+    except MvmrError as error:
+        if made:
+            return StageState("shard", "done", f"taken as they are: {error}")
+        return StageState("shard", "broken", str(error), "put the images there")
+    try:
+        wanted = set(cut(source, experiment.dataset.split))
+        finished = finished_splits(experiment.dataset, source, layout.shards)
+    except DataError as error:
+        remedy = "`dvc repro --force shard`, or `mvmr shard --force`"
+        return StageState("shard", "broken", str(error), remedy)
+    counts = {split: read_manifest(made[split]).valid for split in finished}
+    text = ", ".join(f"{number:,} {split}" for split, number in counts.items())
+    if finished >= wanted:
+        return StageState("shard", "done", text)
+    return StageState("shard", "unfinished" if made else "missing", text, "mvmr shard")
+
+
+def _feature(
+    experiment: Experiment,
+    name: str,
+    layout: DatasetLayout,
+    features: dict[str, StoredFeature],
+    *,
+    packed: bool,
+) -> StageState:
+    """Return the state of one feature; one that is done is added to `features`."""
+    stage, remedy = f"extract@{name}", f"mvmr extract-features --only {name}"
+    if not packed:
+        return StageState(stage, "waiting", "for shard")
+    if name not in FeatureStore(layout.features):
+        making = [m for m in in_the_making(experiment, layout) if m.feature == name and m.command]
+        if making:
+            text = f"{making[0].done} of {counted(making[0].shards, 'shards')} done"
+            return StageState(stage, "unfinished", text, remedy)
+        return StageState(stage, "missing", "", remedy)
+    wanted = {name: experiment.features[name]}
+    try:
+        features |= checked_features(experiment, wanted, layout, Silent())
+    except StaleFeatureError as error:
+        return StageState(stage, "stale", str(error), f"`dvc repro`, or `{remedy} --force`")
+    except MvmrError as error:
+        return StageState(stage, "broken", str(error), "mvmr store verify --repair")
+    width = counted(features[name].width, "numbers")
+    return StageState(stage, "done", f"{width} an image")
+
+
+def _training(
+    experiment: Experiment,
+    layout: DatasetLayout,
+    run: RunLayout,
+    features: Mapping[str, StoredFeature],
+    *,
+    ready: bool,
+) -> StageState:
+    best = run.checkpoints / BEST
+    if not ready:
+        return StageState("train", "waiting", "for the stages before")
+    if experiment.train is None:
+        there = best.exists()
+        return StageState(
+            "train", "done" if there else "missing", "", "" if there else "mvmr train"
+        )
+    targets = {name: features[name] for name in experiment.targets()}
+    try:
+        manifests = [read_manifest(layout.shards / split) for split in ("train", "validation")]
+    except DataError as error:
+        return StageState("train", "broken", str(error), "mvmr shard --force")
+    keys = []
+    for chosen in product((False, True), repeat=len(TRIED)):
+        wanted = dict(zip(TRIED, chosen, strict=True))
+        keys.append((run_key(experiment, wanted, manifests, targets), wanted))
+    for key, _ in keys:
+        if is_finished(run, key):
+            selection = load_checkpoint(best).about["selection"]
+            return StageState("train", "done", f"{selection['rule']}, epoch {selection['epoch']}")
+    for key, wanted in keys:
+        if list(unfinished_run(key).glob("*.ckpt")):
+            flags = "".join(f" --auto-{name.replace('_', '-')}" for name in wanted if wanted[name])
+            text = f"{unfinished_run(key)}: it goes on from its last checkpoint"
+            return StageState("train", "unfinished", text, f"mvmr train{flags}")
+    if best.exists():
+        return StageState("train", "stale", f"{best} was made from something else", "mvmr train")
+    attempts = [a for key, _ in keys for a in read_attempts(training_record(run, key))]
+    text = "the last attempt ended without a result" if attempts else ""
+    return StageState("train", "missing", text, "mvmr train")
+
+
+def _protocol(experiment: Experiment, name: str, run: RunLayout, *, ready: bool) -> StageState:
+    stage, path = f"evaluate@{name}", run.metrics / f"{name}.json"
+    remedy = f"mvmr evaluate --only {name}"
+    if not ready:
+        return StageState(stage, "waiting", "for train")
+    if not path.exists():
+        return StageState(stage, "missing", "", remedy)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        same = record["checkpoint"]["sha256"] == sha256_of(run.checkpoints / BEST)
+        wanted = experiment.evaluate[name].model_dump(mode="json")
+        if not same or record["protocol"] != wanted:
+            what = "options" if same else "another checkpoint"
+            return StageState(stage, "stale", f"{path} is of {what} before", remedy)
+        main = record["main"]
+        return StageState(stage, "done", f"{spoken(main)} {record[main]:.4g}")
+    except (ValueError, KeyError, TypeError) as error:
+        return StageState(stage, "broken", f"{path} cannot be read ({error!r})", remedy)
+
+
+def _report(run: RunLayout, *, ready: bool) -> StageState:
+    if not ready:
+        return StageState("report", "waiting", "for train")
+    if not run.report.exists():
+        return StageState("report", "missing", "", "mvmr report")
+    written = run.report.stat().st_mtime
+    if any(path.stat().st_mtime > written for path in run.metrics.glob("*.json")):
+        return StageState("report", "stale", "metrics are newer", "mvmr report")
+    return StageState("report", "done", str(run.report))
+
+
+def is_finished(layout: RunLayout, key: str) -> bool:
+    """Whether training's outputs are all there, and made from exactly what is asked."""
+    outputs = (layout.checkpoints / LAST, layout.logs, layout.curves, layout.training_metrics)
+    best = layout.checkpoints / BEST
+    if not best.exists() or not all(path.exists() for path in outputs):
+        return False
+    return load_checkpoint(best).about.get("digest") == key
+
+
+def run_key(
+    experiment: Experiment,
+    wanted: Mapping[str, bool],
+    manifests: Sequence[Manifest],
+    targets: Mapping[str, StoredFeature],
+) -> str:
+    """Return the SHA-256 of all that determines a training run.
+
+    That is its sections, what is found by trying (`wanted`), the manifests of train and
+    validation, the stored targets, and the weights that it starts from.
+    """
+    weights = given_weights(experiment)
+    return digest(
+        {
+            "sections": experiment.training_sections(),
+            "tuned": sorted(name for name in wanted if wanted[name]),
+            "shards": [manifest.digest for manifest in manifests],
+            "targets": {name: feature.digest for name, feature in targets.items()},
+            "weights": sha256_of(weights) if weights and weights.exists() else None,
+        }
+    )
+
+
+def given_weights(experiment: Experiment) -> Path | None:
+    """Return the checkpoint that training starts from, if any."""
+    name = experiment.student.weights
+    return None if name in (None, PRETRAINED) else starting_weights(name)

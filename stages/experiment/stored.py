@@ -1,0 +1,27 @@
+"""Which store a command is about: that of the active data set, or one that is named."""
+
+from pathlib import Path
+
+from pipeline.base.errors import StoreError
+from pipeline.base.locations import location
+from stages.experiment.chosen import Chosen
+from stages.experiment.paths import DatasetLayout, dataset_layout
+from stages.experiment.schema import Experiment
+
+
+def store_place(
+    path: str | None, chosen: Chosen, data: str
+) -> tuple[DatasetLayout, Experiment | None]:
+    """Return the places of the store at `path`, or of the active data set with its experiment."""
+    experiment = chosen.experiment if path is None else None
+    if experiment is not None:
+        layout = dataset_layout(experiment.dataset.name, data)
+    else:
+        layout = DatasetLayout(location((path or "").rstrip("/")).parent)
+    named = path or str(layout.features)
+    if Path(named).name != layout.features.name or not layout.features.exists():
+        raise StoreError(
+            f"There is no feature store at {named}: name a folder {layout.features.name}, or run "
+            "`mvmr shard` first."
+        )
+    return layout, experiment

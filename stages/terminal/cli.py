@@ -1,0 +1,105 @@
+"""The command `mvmr`: how it starts and how it ends. What there is to call is in `commands`.
+
+Exit codes: 0, 1 for a run that failed or was interrupted, 2 for wrong usage.
+"""
+
+import errno
+import os
+import sys
+
+from stages.terminal import interruption, proposal
+
+FAILED, WRONG_USAGE = 1, 2
+
+
+def main() -> None:
+    """Run the command; an expected error is one sentence, exit code 1, or 2 for wrong usage."""
+    arguments = sys.argv[1:]
+    interruption.listen(arguments)
+    # Idle threads sleep rather than spin: where cores are shared, small operations are then
+    # several times faster. It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        code = run(arguments)
+        interruption.farewell()
+    except KeyboardInterrupt:  # as it was about to end
+        interruption.farewell()
+        code = _say(interruption.sentence(arguments), FAILED, [])
+    interruption.end(code)
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code."""
+    proposal.forget()
+    try:
+        with interruption.at_once():
+            from stages.terminal.commands import cli
+        result = cli.main(args=arguments, prog_name="mvmr", standalone_mode=False)
+    except BaseException as error:
+        return _ended(error, arguments)
+    code = result if isinstance(result, int) else 0
+    if interruption.was_asked() and not code:
+        sys.stderr.write(f"{interruption.too_late()}\n")
+        return FAILED
+    return code
+
+
+def _ended(error: BaseException, arguments: list[str]) -> int:
+    """Say why the command could not end well, and return its exit code."""
+    import click
+
+    from pipeline.base.errors import ConfigError, MvmrError
+
+    if interruption.was_asked() or isinstance(error, KeyboardInterrupt | click.Abort):
+        interruption.farewell()
+        return _say(interruption.sentence(arguments), FAILED, arguments)
+    if isinstance(error, BrokenPipeError):
+        return _reader_has_gone()
+    if "--debug" in arguments and not isinstance(error, click.ClickException):
+        raise error
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        sys.stderr.write(f"{error.format_message()}\n")
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        before = f"{context.get_usage()}\n" if context is not None else ""
+        return _say(f"Error: {error.format_message()}", error.exit_code, arguments, before=before)
+    if isinstance(error, MvmrError):
+        code = WRONG_USAGE if isinstance(error, ConfigError) else FAILED
+        return _say(f"Error: {proposal.sentence(str(error))}", code, arguments)
+    if isinstance(error, OSError):
+        return _say(f"Error: {_of_the_system(error)}", FAILED, arguments)
+    raise error
+
+
+def _say(sentence: str, code: int, arguments: list[str], *, before: str = "") -> int:
+    """Print a sentence, and where the caller reads JSON, the document that stands for no result."""
+    sys.stderr.write(f"{before}{sentence}\n")
+    if "--json" in arguments:
+        import json
+
+        document = {"ok": False, "error": sentence.removeprefix("Error: ")}
+        sys.stdout.write(f"{json.dumps(document, ensure_ascii=False)}\n")
+    return code
+
+
+def _reader_has_gone() -> int:
+    """Be silent where the output is closed early, as by `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+def _of_the_system(error: OSError) -> str:
+    """Say what the operating system refuses, and what to do where that is known."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"No space is left on the disk{where}. Make room and run the same command again: it "
+            "goes on from what is finished."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{error.strerror}{where}. Give yourself the right to write there, or work elsewhere."
+        )
+    return f"{error.strerror or error}{where}."

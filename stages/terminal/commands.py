@@ -1,0 +1,347 @@
+"""What there is to call: every command with its options, its help and an example.
+
+Nothing heavy is imported here, so that help, a wrong option and completion answer at once; the
+stage itself is imported when it is called.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stages.terminal import completion
+from stages.terminal.checks import check_runs
+from stages.terminal.help import OneOf, PipelineGroup, StageCommand, StageGroup
+from stages.terminal.shared_options import (
+    auto_options,
+    call,
+    data_option,
+    experiment_options,
+    only_option,
+    output_options,
+)
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FORMATS = ("safetensors", "onnx", "torchvision", "timm", "released")
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.group(cls=PipelineGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mvmr")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Train a small image encoder on images and cached representations.
+
+    `dvc repro` runs the active experiment, params.yaml; the commands below are its stages, in
+    their order, and what goes before and after them.
+    """
+    del debug
+
+
+@cli.command(
+    "use",
+    cls=StageCommand,
+    section="Choose an experiment",
+    line="Check a config and make it the active experiment.",
+    example="mvmr use digits",
+)
+@click.argument("name", required=False, shell_complete=completion.configs)
+@click.option("--list", "listing", is_flag=True, help="Show the configs there are.")
+@click.option("--force", is_flag=True, help="Overwrite an edited params.yaml.")
+@output_options
+def use(**options: Any) -> int:
+    """Check configs/NAME.yaml (or a file) and copy it to params.yaml."""
+    return call("use:use", **options)
+
+
+@cli.command(
+    "doctor",
+    cls=StageCommand,
+    section="Choose an experiment",
+    line="Check this machine and the state of every stage; say what to mend.",
+    example="mvmr doctor",
+)
+@experiment_options
+@data_option
+def doctor(**options: Any) -> int:
+    """Check this machine, the active config and the state of every stage; say what to mend."""
+    return call("doctor:doctor", check=False, **options)
+
+
+@cli.command(
+    "plan",
+    cls=StageCommand,
+    section="Choose an experiment",
+    line="Say what the experiment will cost, from a short measurement.",
+    example="mvmr plan --images 256",
+)
+@experiment_options
+@click.option(
+    "--images",
+    type=click.IntRange(min=24),
+    default=1536,
+    show_default=True,
+    help="Measure on so many images; fewer for a large network on a slow machine.",
+)
+def plan(**options: Any) -> int:
+    """Measure a few images on this machine, and say what the whole will take."""
+    return call("plan:plan", **options)
+
+
+@cli.command(
+    "shard",
+    cls=StageCommand,
+    section="Compute once",
+    line="Pack the images into WebDataset tars.",
+    example="mvmr shard",
+)
+@experiment_options
+@click.option("--force", is_flag=True, help="Pack again what other options or images made.")
+@data_option
+def shard(**options: Any) -> int:
+    """Pack the images into shuffled WebDataset tars, split by seed, with a manifest."""
+    return call("shard:shard", **options)
+
+
+@cli.command(
+    "extract-features",
+    cls=StageCommand,
+    section="Compute once",
+    line="Compute every representation, once.",
+    example="mvmr extract-features --only scattering",
+)
+@experiment_options
+@only_option("features", "Extract this feature; may be repeated.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Local worker processes.  [default: one a core, fewer for few images]",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, tcp://...")
+@data_option
+@click.option("--force", is_flag=True, help="Recompute features that were made otherwise.")
+def extract_features(**options: Any) -> int:
+    """Compute the features of the experiment that the store lacks."""
+    return call("extract_features:extract_features", section="features", **options)
+
+
+@cli.command(
+    "train",
+    cls=StageCommand,
+    section="Train, score, look",
+    line="Train the student on images and cached targets.",
+    example="mvmr train -s train.epochs=50",
+)
+@experiment_options
+@auto_options
+@click.option("--force", is_flag=True, help="Train again, although nothing has changed.")
+@data_option
+def train(**options: Any) -> int:
+    """Train the student; an interrupted run of the same experiment is continued."""
+    return call("train:train", **options)
+
+
+@cli.command(
+    "evaluate",
+    cls=StageCommand,
+    section="Train, score, look",
+    line="Score the student beside its controls.",
+    example="mvmr evaluate --only linear --only knn",
+)
+@experiment_options
+@only_option("evaluate", "Run this protocol; may be repeated.")
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    type=FILE,
+    shell_complete=completion.checkpoints,
+    help="Score this file instead of the run's best checkpoint, and only print the scores.",
+)
+@auto_options
+@data_option
+def evaluate(**options: Any) -> int:
+    """Score the trained student, the untrained one, pixels and every stored feature alike.
+
+    FILE of --checkpoint may hold released MV-MR weights as they are. What --auto-lr and
+    --auto-batch-size find replaces encoder_lr, head_lr and batch_size of semi_supervised, and
+    lrs and batch_size of an augmented fit, for each subject.
+    """
+    return call("evaluate:evaluate", section="evaluate", **options)
+
+
+@cli.command(
+    "report",
+    cls=StageCommand,
+    section="Train, score, look",
+    line="Write one HTML page about a run.",
+    example="mvmr report",
+)
+@click.argument("runs", nargs=-1, metavar="[RUN RUN ...]", shell_complete=completion.runs)
+@experiment_options
+@data_option
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="Where the page goes.  [default: runs/NAME/report.html, or runs/comparison.html]",
+)
+def report(**options: Any) -> int:
+    """Write a page about the active experiment, or compare the named RUNs.
+
+    What was done, how good it is, whether to trust it. Runs that are compared must have a report
+    of their own.
+    """
+    if options["runs"]:
+        check_runs(options["runs"])
+    return call("report:report", check=not options["runs"], **options)
+
+
+@cli.command(
+    "export",
+    cls=StageCommand,
+    section="Use the encoder",
+    line="Write the trained backbone for other programs.",
+    example="mvmr export --format onnx",
+)
+@experiment_options
+@click.option(
+    "--format",
+    "form",
+    type=OneOf("format", FORMATS),
+    default="safetensors",
+    show_default=True,
+    help="safetensors, onnx, released: any student; torchvision: its ResNets, loadable there "
+    "with fc = Identity; timm: those and timm's own.",
+)
+@click.option(
+    "--checkpoint",
+    type=FILE,
+    shell_complete=completion.checkpoints,
+    help="Export this file, which may be a released one, instead of the run's best checkpoint.",
+)
+@click.option("-o", "--output", type=FILE)
+def export(**options: Any) -> int:
+    """Write the backbone's weights, and a JSON card: architecture, preprocessing, how to load."""
+    return call("export:export", **options)
+
+
+@cli.command(
+    "embed",
+    cls=StageCommand,
+    section="Use the encoder",
+    line="Write the embeddings of any images by a trained encoder.",
+    example="mvmr embed photos/ -o runs/photos.npz",
+)
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@experiment_options
+@click.option(
+    "--checkpoint",
+    type=FILE,
+    shell_complete=completion.checkpoints,
+    help="A checkpoint, or a released MV-MR file, instead of the run's best checkpoint.",
+)
+@click.option(
+    "--exported",
+    type=FILE,
+    help="A file that `mvmr export` wrote, with its card beside it; needs no config.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    default=Path("runs/embeddings.npz"),
+    show_default=True,
+    help="An .npz file (names, embeddings), or .parquet (name, embedding).",
+)
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    help="Leave out files that cannot be read, and list them, instead of stopping.",
+)
+def embed(**options: Any) -> int:
+    """Write the embeddings of IMAGES, files or folders, with their names."""
+    named = options["checkpoint"] or options["exported"]
+    return call("embed:embed", check=not named, **options)
+
+
+@cli.group(
+    "store",
+    cls=StageGroup,
+    section="Look after it",
+    line="Look at the feature store, check it, mend it, or clean up.",
+    example="mvmr store info",
+)
+def store() -> None:
+    """Look at the feature store, check it, mend it, or clean up after abandoned runs."""
+
+
+@store.command("info", cls=StageCommand, example="mvmr store info")
+@experiment_options
+@data_option
+@click.argument("path", required=False)
+def store_info(**options: Any) -> int:
+    """Print what each feature holds: of the active data set, or of the store at PATH."""
+    return call("store_info:store_info", check=options["path"] is None, **options)
+
+
+@store.command("verify", cls=StageCommand, example="mvmr store verify --repair")
+@experiment_options
+@data_option
+@click.option("--repair", "mend", is_flag=True, help="Make what is damaged anew, and only that.")
+@click.argument("path", required=False)
+def store_verify(**options: Any) -> int:
+    """Read every tar and chunk, and list what cannot be trusted."""
+    check = options["mend"] or options["path"] is None
+    return call("store_verify:store_verify", check=check, **options)
+
+
+@store.command("select", cls=StageCommand, example="mvmr store select")
+@experiment_options
+@data_option
+def store_select(**options: Any) -> int:
+    """Check the experiment's shards and features and record their fingerprints.
+
+    The two small files stand between the shared store and one experiment: training depends on
+    the features that its objective names, evaluation on all of the experiment's, and neither
+    on what other experiments keep in the same store.
+    """
+    return call("store_select:store_select", **options)
+
+
+@store.command("clean", cls=StageCommand, example="mvmr store clean --days 30 --remove")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0),
+    default=7.0,
+    show_default=True,
+    help="Only runs that have not been saved for so long.",
+)
+@click.option("--remove", is_flag=True, help="Remove them; otherwise they are only listed.")
+@output_options
+def store_clean(**options: Any) -> int:
+    """List unfinished training runs that were abandoned, or remove them.
+
+    A run that is being trained is left alone.
+    """
+    return call("store_clean:store_clean", **options)
+
+
+@cli.command(
+    "completion",
+    cls=StageCommand,
+    section="Look after it",
+    line="Print what makes a shell complete commands, options and names.",
+    example='eval "$(mvmr completion bash)"',
+)
+@click.argument("shell", metavar="SHELL", type=OneOf("shell", SHELLS))
+def completion_script(shell: str) -> None:
+    """Print what makes SHELL complete commands, options, configs, features, protocols and runs.
+
+    bash and zsh: put the example into ~/.bashrc, or with zsh into ~/.zshrc. fish:
+    `mvmr completion fish > ~/.config/fish/completions/mvmr.fish`.
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is not None:
+        click.echo(found(cli, {}, "mvmr", "_MVMR_COMPLETE").source())

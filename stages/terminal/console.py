@@ -1,0 +1,219 @@
+"""What the user sees while a command works: what it will do, progress, lines that stay.
+
+Where the output is a terminal, a bar with count, rate and time left; elsewhere, and with
+TERM=dumb, plain lines, one a phase and one every half a minute, so that a log shows what is going
+on.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.base.text import counted
+from stages.terminal import proposal
+
+PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
+FIRST_SECONDS = 2.0  # after which a phase is worth a line of its own there
+FILE_WIDTH = 120
+
+
+class Screen:
+    """What a stage is given to speak by; used as a context, in which progress is shown.
+
+    `quiet` leaves errors only. `as_json` keeps standard output for the one document at the end,
+    and says everything else on standard error.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        stream = sys.stderr if as_json else sys.stdout
+        width = None if stream.isatty() else FILE_WIDTH
+        self._console = Console(file=stream, quiet=quiet, width=width, highlight=False)
+        self.progress = ConsoleProgress(self._console)
+        self.told: dict[str, Any] = {}
+
+    def __enter__(self) -> "Screen":
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.__exit__()
+
+    def begin(self, title: str, rows: Mapping[str, str], values: Mapping[str, Any]) -> None:
+        """Say what is going to be done; `values` are the same for JSON."""
+        self.told = dict(values)
+        self.progress.finish()
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, text in rows.items():
+            grid.add_row(name, text)
+        self.print(Text(title, style="bold"), grid)
+
+    def print(self, *shown: RenderableType) -> None:
+        """Print what stays."""
+        for item in shown:
+            whole = isinstance(item, str)
+            text = proposal.sentence(item) if isinstance(item, str) else item
+            self._console.print(text, soft_wrap=whole, markup=False)
+
+
+class ConsoleProgress:
+    """A bar with count, rate and time left; plain lines where nothing can be drawn again.
+
+    Used as a context; implements `pipeline.base.progress.Progress`.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._moves = console.is_terminal and not console.is_dumb_terminal
+        self._bar = _Bars(console, disable=not self._moves)
+        self._task: TaskID | None = None
+        self._what, self._unit, self._status = "", "", ""
+        self._total = self._done = 0
+        self._began = self._said = 0.0
+        self._told = False
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+
+    def __enter__(self) -> "ConsoleProgress":
+        self._bar.start()
+        if not self._moves and not self._console.quiet:
+            threading.Thread(target=self._speak_now_and_then, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.finish()
+        self._bar.stop()
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Begin a phase; a `total` of 0 is one that cannot be counted."""
+        with self._lock:
+            self.finish()
+            self._what, self._unit, self._total, self._done = what, unit, total, 0
+            self._began = self._said = time.monotonic()
+            self._status, self._told = "", False
+            self._task = self._bar.add_task(what, total=total or None, rate="", status="")
+
+    def advance(self, count: int, status: str = "") -> None:
+        """Say that `count` more units are done; a `status` stands until the next one."""
+        with self._lock:
+            self._done += count
+            self._status = status or self._status
+            if self._task is not None:
+                beside = ", ".join([self._count(), self._rate(), *self._left()])
+                self._bar.update(self._task, completed=self._done, rate=beside, status=self._status)
+
+    def note(self, text: str) -> None:
+        """Say one line that stays; a log has it in one piece."""
+        whole = not self._moves
+        told = proposal.sentence(text)
+        self._console.print(told, markup=False, highlight=False, soft_wrap=whole)
+
+    def finish(self) -> None:
+        """End the phase, with a line that says what it took if that is worth one."""
+        with self._lock:
+            if self._task is None:
+                return
+            self._bar.remove_task(self._task)
+            self._task = None
+            seconds = time.monotonic() - self._began
+            if self._done and self._unit:
+                done = counted(self._done, self._unit)
+                self.note(f"{self._what}: {done} in {seconds:.1f} s, {self._rate()}")
+            elif seconds >= FIRST_SECONDS:
+                self.note(f"{self._what}: {seconds:.1f} s")
+
+    def _speak_now_and_then(self) -> None:
+        while not self._over.wait(FIRST_SECONDS / 4):
+            with self._lock:
+                due = PLAIN_SECONDS if self._told else FIRST_SECONDS
+                if self._task is not None and time.monotonic() - self._said >= due:
+                    self._speak()
+
+    def _speak(self) -> None:
+        self._said, self._told = time.monotonic(), True
+        if not self._done:
+            self.note(f"{self._what} ...")
+            return
+        beside = [self._count(), self._rate(), *self._left()]
+        self.note(f"{self._what}: {', '.join([*beside, *filter(None, [self._status])])}")
+
+    def _count(self) -> str:
+        if not self._total:
+            return counted(self._done, self._unit)
+        return f"{self._done:,} of {counted(self._total, self._unit)}"
+
+    def _left(self) -> list[str]:
+        if not self._done or not self._total:
+            return []
+        elapsed = time.monotonic() - self._began
+        seconds = max(0.0, elapsed * (self._total / self._done - 1))
+        return [f"{seconds:.0f} s left" if seconds < 100 else f"{seconds / 60:.0f} min left"]
+
+    def _rate(self) -> str:
+        elapsed = time.monotonic() - self._began
+        rate = self._done / elapsed if elapsed > 0 else 0.0
+        return f"{rate:.3g} {self._unit}/s" if rate < 100 else f"{rate:.0f} {self._unit}/s"
+
+
+class _Bars(Progress):
+    """Bars that leave the terminal when they are done; what they say beside has its own line."""
+
+    def __init__(self, console: Console, *, disable: bool) -> None:
+        super().__init__(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=disable,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bars, and below them what else there is to say, cut to the width."""
+        tasks: Sequence[Task] = self.tasks
+        yield self.make_tasks_table(tasks)
+        for task in tasks:
+            if task.fields["status"]:
+                text = Text(f"  {task.fields['status']}", style="dim", no_wrap=True)
+                text.truncate(self.console.width, overflow="ellipsis")
+                yield text
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
+) -> Table:
+    """Return a table whose first columns are text and whose others are numbers."""
+    result = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_header=any(columns),
+    )
+    for number, column in enumerate(columns):
+        result.add_column(
+            column, justify="left" if number < text_columns else "right", overflow="fold"
+        )
+    for row in rows:
+        result.add_row(*row)
+    return result

@@ -1,0 +1,76 @@
+"""How help looks: commands in the order of the pipeline, by section, each with an example."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pipeline.base.errors import unknown_name
+
+
+class _WithExample(click.Command):
+    """A command with the section and the line that the list of commands has it by."""
+
+    def __init__(
+        self, *args: Any, example: str, section: str = "", line: str = "", **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.example, self.section = example, section
+        self.line = line or (self.help or "").split("\n")[0]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        with formatter.section("Example"):
+            formatter.write(f"{'':{formatter.current_indent}}$ {self.example}\n")
+
+
+class OneOf(click.Choice[str]):
+    """One of several names, of which the nearest is named where one is misspelt."""
+
+    def __init__(self, what: str, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self._what = what
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return what is said of a name that is none of them."""
+        del ctx
+        return unknown_name(self._what, str(value), self.choices)
+
+
+class StageCommand(_WithExample):
+    """A command of the pipeline."""
+
+
+class _Group(click.Group):
+    """A group that lists its commands as they were declared, and knows what was misspelt."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of their declaration."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command where one is misspelt."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise click.UsageError(unknown_name("command", args[0], self.commands), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by section, with an example below each."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            rows = sections.setdefault(getattr(command, "section", "") or "Commands", [])
+            rows.append((name, getattr(command, "line", "")))
+            rows.append(("", f"$ {getattr(command, 'example', '')}"))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+class StageGroup(_Group, _WithExample):
+    """A command of the pipeline that has commands of its own."""
+
+
+class PipelineGroup(_Group):
+    """The whole."""

@@ -1,0 +1,122 @@
+"""What a command hands back, and its one rendering: tables for people, JSON for programs."""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from pipeline.base.text import counted_kinds, spoken
+from stages.terminal import proposal
+from stages.terminal.console import table
+
+SHOWN_LEFT_OUT = 5  # images; JSON has all that are known
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a command.
+
+    `values` is what `--json` prints: stable keys, plain numbers. `shown` are tables and lines made
+    from the same values; `following` is the command to run next, as it is typed for params.yaml.
+    A check that found something wrong is not `ok`, and ends with exit code 1.
+    """
+
+    values: Mapping[str, Any]
+    shown: Sequence[RenderableType] = ()
+    following: Sequence[str] = ()
+    ok: bool = True
+
+    def next_command(self) -> str | None:
+        """Return the next command; none where DVC runs the stages."""
+        if not self.following or "DVC_STAGE" in os.environ:
+            return None
+        return shlex.join(proposal.command(self.following))
+
+    def document(self, command: str, told: Mapping[str, Any]) -> str:
+        """Return the JSON document, with what was `told` at the start; not finite is null."""
+        begun = {"ok": self.ok, "command": command, **told}
+        content = {**begun, **self.values, "next": self.next_command()}
+        return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a table shows the value `key` of each row."""
+
+    key: str
+    head: str
+    show: Callable[[Any], str] = str
+
+
+def rows_table(
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    text_columns: int = 1,
+) -> Table:
+    """Return a table of values as JSON has them; a missing one is blank."""
+    cells = [
+        ["" if row.get(c.key) is None else c.show(row[c.key]) for c in columns] for row in rows
+    ]
+    return table(title, [column.head for column in columns], cells, text_columns=text_columns)
+
+
+def headline(record: Mapping[str, Any]) -> str:
+    """Return the main figure of the student, with its interval where it has one."""
+    main = record["main"]
+    interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
+    between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
+    value = record.get(main)
+    return f"{spoken(main)} {value:.4g}{between}" if value is not None else main
+
+
+def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) -> list[str]:
+    """Say how many of the images were left out, and the first few with the reason.
+
+    `count` is their number where `left_out` holds some of them only.
+    """
+    count = count or len(left_out)
+    if not count:
+        return []
+    lines = [f"{count} of {images} images cannot be read and are left out:"]
+    named = [f"  {name}: {why}" for name, why in islice(left_out.items(), SHOWN_LEFT_OUT)]
+    more = [f"  and {count - len(named)} more"] if count > len(named) else []
+    return [*lines, *named, *more]
+
+
+def others_lines(others: Mapping[str, int]) -> list[str]:
+    """Say how many files were found that are not taken for images, and what to do if they are."""
+    if not others:
+        return []
+    return [
+        f"Files that are not taken for images: {counted_kinds(others)}. Convert those that are "
+        "images to JPEG or PNG first."
+    ]
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as megabytes."""
+    return f"{size / 1e6:,.1f}"
+
+
+def count(number: int) -> str:
+    """Return a whole number with its thousands set apart."""
+    return f"{number:,}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)

@@ -1,0 +1,144 @@
+"""Options that several commands share, and how a command calls its stage."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from pipeline.base.processes import is_first_process
+from stages.experiment.chosen import Chosen
+from stages.terminal import completion, interruption, proposal
+from stages.terminal.checks import require_names
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Section = Literal["features", "evaluate"]
+
+
+def output_options(command: Command) -> Command:
+    """Add --quiet and --json."""
+    for option in (
+        click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            help="Print the result as one JSON document; all else goes to standard error.",
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and --json."),
+    ):
+        command = option(command)
+    return command
+
+
+def experiment_options(command: Command) -> Command:
+    """Add --config, -s, --quiet and --json."""
+    command = output_options(command)
+    for option in (
+        click.option(
+            "-s",
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a value, such as train.lr=1e-3; may be repeated.",
+        ),
+        click.option(
+            "-c",
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            default="params.yaml",
+            show_default=True,
+            help="The experiment file.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def data_option(command: Command) -> Command:
+    """Add --data."""
+    return click.option(
+        "--data",
+        envvar="MVMR_DATA",
+        default="data",
+        show_default=True,
+        metavar="PATH|URL",
+        help="Where data sets lie; a URL such as s3://bucket/path too.",
+    )(command)
+
+
+def auto_options(command: Command) -> Command:
+    """Add --auto-lr and --auto-batch-size."""
+    for option in (
+        click.option(
+            "--auto-batch-size",
+            is_flag=True,
+            help="Find the batch size, likewise: the largest that runs and fits the memory.",
+        ),
+        click.option(
+            "--auto-lr",
+            is_flag=True,
+            help="Find the learning rate by trying, instead of the given one.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def only_option(section: Section, text: str) -> Callable[[Command], Command]:
+    """Add --only, for the names of a section of the experiment file."""
+    return click.option(
+        "--only",
+        multiple=True,
+        metavar="NAME",
+        help=text,
+        shell_complete=completion.names_of_section(section),
+    )
+
+
+def call(
+    stage: str,
+    *,
+    quiet: bool,
+    as_json: bool,
+    check: bool = True,
+    section: Section | None = None,
+    **options: Any,
+) -> int:
+    """Call `module:function` of a stage, print what it hands back, and return the exit code.
+
+    The experiment is checked first, with little more than torch loaded, unless `check` is False
+    because the stage may do without one; names of --only must be those of its `section`. Then the
+    stage is imported, which takes seconds for most. A signal meanwhile ends the program at once.
+    """
+    from stages.terminal.console import Screen
+
+    name, _, function = stage.partition(":")
+    context = click.get_current_context()
+    proposal.remember(context.find_root().command, options)
+    silent = not is_first_process()  # the first of several speaks for all
+    with Screen(quiet=quiet or silent, as_json=as_json) as screen:
+        interruption.tell_by(screen.progress.note)
+        screen.progress.start("loading libraries", 0, "")
+        with interruption.at_once():
+            if "config" in options:
+                chosen = Chosen(options.pop("config"), options.pop("assignments"))
+                if check:
+                    experiment = chosen.experiment
+                    if section is not None:
+                        require_names(section, options["only"], getattr(experiment, section))
+                options["chosen"] = chosen
+            module = importlib.import_module(f"stages.{name}")
+        screen.progress.finish()
+        result = getattr(module, function)(screen, **options)
+    if silent:
+        return 0 if result.ok else 1
+    if as_json:
+        command = context.command_path.removeprefix("mvmr ")
+        click.echo(result.document(command, screen.told))
+    else:
+        screen.print(*result.shown)
+        if following := result.next_command():
+            screen.print(f"Next: {following}")
+    return 0 if result.ok else 1

@@ -1,0 +1,116 @@
+"""WebDataset tars of another tool as a source of images."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+from pydantic import ValidationError
+from replicas import labels_of, opened
+
+from pipeline.base.errors import DataError
+
+
+def write_tars(root: Path, samples: Sequence[Mapping[str, Any]], per_tar: int = 2) -> str:
+    """Write tars with the library that defines the format; return their URL."""
+    root.mkdir(exist_ok=True)
+    for number in range(0, len(samples), per_tar):
+        with webdataset.TarWriter(str(root / f"part-{number // per_tar:03d}.tar")) as sink:
+            for sample in samples[number : number + per_tar]:
+                sink.write(dict(sample))
+    return f"{root}/part-{{000..{(len(samples) - 1) // per_tar:03d}}}.tar"
+
+
+def jpeg(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, format="jpeg")
+    return buffer.getvalue()
+
+
+LABELLED: dict[str, tuple[str, list[Any], list[str]]] = {
+    "cls": ("cls", [2, 0, 1, 0, 2], ["0", "1", "2"]),
+    "txt": ("txt", ["wolf", "ant", "bee", "ant", "wolf"], ["ant", "bee", "wolf"]),
+    "json": ("json", [{"label": name, "w": 8} for name in "caabc"], ["a", "b", "c"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the library leaves files open
+@pytest.mark.parametrize("member", LABELLED)
+@pytest.mark.parametrize("scheme", ["", "file://", "memory://"])
+def test_tars_of_another_tool(tmp_path: Path, member: str, scheme: str) -> None:
+    kind, labels, classes = LABELLED[member]
+    samples = [
+        {"__key__": f"dir/{i:04d}", "jpg": jpeg(i), member: label, "extra.txt": "x"}
+        for i, label in enumerate(labels)
+    ]
+    url = scheme + write_tars(tmp_path / "tars", samples)
+    if scheme == "memory://":
+        fsspec.filesystem("memory").put(
+            str(tmp_path / "tars"), str(tmp_path / "tars"), recursive=True
+        )
+    source = opened(kind="webdataset", train=url, labels=kind)
+    assert source.classes is not None
+    assert list(source.classes) == classes
+    written = [label["label"] if member == "json" else str(label) for label in labels]
+    assert labels_of(source, "train") == [classes.index(label) for label in written]
+    for i, item in enumerate(source.splits["train"]):
+        assert source.read(item).data == jpeg(i)
+        assert source.read(item).extension == "jpg"
+    assert source.splits["train"][4].name.endswith("part-002.tar/dir/0004")
+
+
+def test_tars_in_splits_without_labels_and_with_class_names(tmp_path: Path) -> None:
+    plain = [{"__key__": str(i), "webp": b"x", "__url__": "y"} for i in range(3)]
+    url = write_tars(tmp_path / "plain", plain)
+    source = opened(kind="webdataset", train=url, test=url, labels="none")
+    assert source.classes is None
+    assert labels_of(source, "test") == [None] * 3
+    named = [{"__key__": str(i), "png": b"x", "cls": i} for i in (1, 0)]
+    (tmp_path / "names.txt").write_text("first\nsecond class\nthird\n")
+    source = opened(
+        kind="webdataset",
+        train=write_tars(tmp_path / "named", named),
+        classes=str(tmp_path / "names.txt"),
+    )
+    assert source.classes == ("first", "second class", "third")
+    assert labels_of(source, "train") == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("sample", "options", "message"),
+    [
+        ({"cls": 1}, {}, "has no image"),
+        ({"jpg": b"x", "json": {"other": 1}}, {"labels": "json"}, "holds no label"),
+        ({"jpg": b"x", "json": {"label": [1]}}, {"labels": "json"}, "number or name"),
+        ({"jpg": b"x", "cls": 5}, {"classes": "two.txt"}, "none of the 2 classes"),
+        ({"jpg": b"x", "txt": "wolv"}, {"labels": "txt", "classes": "two.txt"}, "mean 'wolf'"),
+    ],
+)
+def test_tars_that_cannot_be_meant(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sample: dict[str, Any],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("two.txt").write_text("ant\nwolf\n")
+    url = write_tars(tmp_path / "tars", [{"__key__": "a", **sample}])
+    with pytest.raises(DataError, match=message):
+        opened(kind="webdataset", train=url, **options)
+
+
+def test_tars_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.tar' cannot be opened"):
+        opened(kind="webdataset", train=str(tmp_path / "nowhere.tar"))
+    (tmp_path / "cut.tar").write_bytes(b"PK" + bytes(700))
+    with pytest.raises(DataError, match="not a whole, uncompressed tar"):
+        opened(kind="webdataset", train=str(tmp_path / "cut.tar"))
+    with pytest.raises(ValidationError, match="runs a command"):
+        opened(kind="webdataset", train="pipe:touch made")

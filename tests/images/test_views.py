@@ -1,0 +1,364 @@
+"""Random views: each operation against torchvision on one image, then its draws by statistics."""
+
+import math
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tv
+
+from pipeline.images import view_operations
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.random_views import AugmentationOptions, build_augmentation
+from pipeline.images.view_operations import (
+    adjust_colours,
+    crop_and_resize,
+    draw_boxes,
+    gaussian_blur,
+    padded_crop,
+)
+
+POLICIES = ["custom", "cifar20", "cifar", "randaugment", "autoaugment"]
+BATCHED = POLICIES[:3]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Run small tensors on one thread: where cores are busy, waiting for others takes longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def augmentation(policy: str, size: int = 32, channels: int = 3, **more: Any) -> nn.Module:
+    image = ImageOptions(
+        size=size, channels=3 if channels == 3 else 1, mean=(0.5,) * channels, std=(0.5,) * channels
+    )
+    return build_augmentation(AugmentationOptions.model_validate({"policy": policy} | more), image)
+
+
+def near(share: float, p: float, draws: float) -> bool:
+    """Tell whether a share of draws is within 5 standard errors of the probability."""
+    return abs(share - p) <= 5 * math.sqrt(p * (1 - p) / draws)
+
+
+@pytest.mark.parametrize("cubic", [False, True])
+@pytest.mark.parametrize("size", [8, 32, 61])
+def test_a_resized_crop_is_torchvisions(size: int, cubic: bool) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(40, 3, size, size)
+    boxes = draw_boxes(40, size, 0.08)
+    flips = torch.rand(40) < 0.5
+    ours = crop_and_resize(images, boxes, flips, cubic=cubic)
+    mode = tv.InterpolationMode.BICUBIC if cubic else tv.InterpolationMode.BILINEAR
+    for image, box, flip, view in zip(images, boxes, flips, ours, strict=True):
+        theirs = tv.resized_crop(image, *box.tolist(), [size, size], mode, antialias=True)
+        theirs = (tv.horizontal_flip(theirs) if flip else theirs).clamp(0, 1)
+        torch.testing.assert_close(view, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_padded_crop_is_torchvisions_to_the_bit() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(40, 3, 12, 12)
+    corners = torch.randint(0, 9, (40, 2))
+    flips = torch.rand(40) < 0.5
+    ours = padded_crop(images, corners, flips, 4)
+    for image, (top, left), flip, view in zip(images, corners.tolist(), flips, ours, strict=True):
+        theirs = tv.crop(tv.pad(image, [4]), top, left, 12, 12)
+        assert torch.equal(view, tv.horizontal_flip(theirs) if flip else theirs)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colour_steps_are_torchvisions_in_the_order_given(channels: int) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(60, channels, 9, 9)
+    images[:4] = images[:4, :1]  # greys have no hue
+    images[4] = 0
+    factors = torch.rand(60, 4) * 2
+    factors[:, 3] -= 1
+    factors[:, 3] /= 2
+    order = torch.rand(60, 4).argsort(dim=1)
+    order[-5:] = -1
+    steps = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
+    ours = adjust_colours(images, factors, order)
+    for image, factor, places, view in zip(images, factors, order, ours, strict=True):
+        theirs = image
+        for place in places.tolist():
+            if place == 0 or (place > 0 and channels == 3) or place == 1:
+                theirs = steps[place](theirs, factor[place].item())
+        torch.testing.assert_close(view, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 9])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_blur_is_torchvisions(kernel_size: int, channels: int) -> None:
+    torch.manual_seed(0)
+    images, sigmas = torch.rand(20, channels, 24, 24), torch.rand(20) * 1.9 + 0.1
+    ours = gaussian_blur(images, sigmas, kernel_size)
+    for image, sigma, view in zip(images, sigmas.tolist(), ours, strict=True):
+        theirs = tv.gaussian_blur(image, [kernel_size] * 2, [sigma] * 2)
+        torch.testing.assert_close(view, theirs, rtol=0, atol=1e-5)
+
+
+def test_boxes_have_torchvisions_distribution_and_stay_inside() -> None:
+    from torchvision.transforms import v2
+
+    torch.manual_seed(0)
+    count, size = 4000, 32
+    boxes = draw_boxes(count, size, 0.08)
+    transform = v2.RandomResizedCrop(size)
+    blank = torch.zeros(1, size, size)
+    drawn = [transform.make_params([blank]) for _ in range(count)]
+    theirs = torch.tensor([[d["top"], d["left"], d["height"], d["width"]] for d in drawn])
+    assert boxes.min() >= 0
+    assert (boxes[:, 2:] >= 1).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= size).all()
+    for column in range(4):
+        grid = torch.arange(size + 1)
+        ours_below = (boxes[:, column, None] <= grid).double().mean(dim=0)
+        theirs_below = (theirs[:, column, None] <= grid).double().mean(dim=0)
+        # Two-sample Kolmogorov-Smirnov at one in a million.
+        limit = math.sqrt(-math.log(1e-6 / 2) / count)
+        assert (ours_below - theirs_below).abs().max() < limit
+
+
+def test_boxes_keep_to_the_smallest_area() -> None:
+    torch.manual_seed(0)
+    boxes = draw_boxes(2000, 96, 0.5)
+    area = (boxes[:, 2] * boxes[:, 3]) / 96**2
+    assert area.min() > 0.48  # sides are rounded to pixels
+    assert area.max() <= 1
+    assert torch.equal(draw_boxes(5, 7, 1.0)[:, 2:], torch.full((5, 2), 7))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [8, 20, 32])
+def test_views_are_float_images_of_the_same_shape(policy: str, channels: int, size: int) -> None:
+    torch.manual_seed(0)
+    augment = augmentation(policy, size, channels)
+    pixels = torch.randint(0, 256, (12, channels, size, size), dtype=torch.uint8)
+    for images in (pixels, pixels.float() / 255, pixels[:1]):
+        found = augment(images)
+        assert found.shape == images.shape
+        assert found.dtype == torch.float32
+        assert found.isfinite().all()
+        assert found.min() >= 0
+        assert found.max() <= 1
+        assert len(found) == 1 or found.max() > 0.3  # in [0, 1], not in [0, 1/255]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_global_seed_decides_and_bytes_equal_floats(policy: str) -> None:
+    augment = augmentation(policy)
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    torch.manual_seed(3)
+    first, second = augment(images), augment(images)
+    torch.manual_seed(3)
+    assert torch.equal(augment(images.float() / 255), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_sample_has_a_draw_of_its_own(policy: str) -> None:
+    torch.manual_seed(0)
+    one = torch.rand(1, 3, 32, 32)
+    found = augmentation(policy)(one.expand(64, -1, -1, -1)).flatten(1)
+    same = torch.cdist(found, found) < 1e-4
+    pairs = (same.sum() - 64) / (64 * 63)
+    # The padded crop has 162 outcomes, so some pairs meet; AutoAugment draws of small effect may.
+    assert pairs < 0.03
+
+
+def test_the_input_is_left_alone() -> None:
+    images = torch.rand(8, 3, 16, 16)
+    copy = images.clone()
+    for policy in BATCHED:
+        augmentation(policy, 16)(images)
+    assert torch.equal(images, copy)
+
+
+@pytest.mark.parametrize("policy", BATCHED)
+def test_half_of_the_views_are_flipped(policy: str) -> None:
+    torch.manual_seed(0)
+    ramp = torch.linspace(0.3, 0.7, 32).expand(1000, 3, 32, 32)
+    found = augmentation(policy)(ramp)
+    inner = found[..., 8:24]
+    flipped = inner[..., :8].mean(dim=(1, 2, 3)) > inner[..., 8:].mean(dim=(1, 2, 3))
+    assert near(flipped.double().mean().item(), 0.5, 1000)
+    assert not torch.equal(flipped[:500], flipped[500:])
+    never = augmentation(policy, flip_p=0.0)(ramp)[..., 8:24]
+    assert (never[..., :8].mean(dim=(1, 2, 3)) <= never[..., 8:].mean(dim=(1, 2, 3)) + 1e-6).all()
+
+
+def test_the_padded_crop_takes_every_shift_equally_often() -> None:
+    torch.manual_seed(0)
+    images = torch.zeros(8100, 1, 12, 12)
+    images[:, :, 6, 6] = 1
+    found = augmentation("cifar", 12, 1, flip_p=0.0)(images)
+    rows, columns = found.sum(dim=(1, 3)).argmax(dim=1), found.sum(dim=(1, 2)).argmax(dim=1)
+    counts = torch.bincount((rows - 2) * 9 + columns - 2, minlength=81)
+    assert len(counts) == 81
+    chi_squared = ((counts - 100) ** 2 / 100).sum()
+    assert chi_squared < 160  # 80 degrees of freedom: one in a million
+
+
+@pytest.mark.parametrize(("policy", "grey_p"), [("custom", 0.2), ("cifar20", 0.1)])
+def test_jitter_and_grey_happen_at_their_rates(policy: str, grey_p: float) -> None:
+    torch.manual_seed(0)
+    count = 4000
+    colour = torch.tensor([0.6, 0.5, 0.4])
+    images = colour[:, None, None].expand(count, 3, 8, 8)
+    found = augmentation(policy, 8)(images).mean(dim=(2, 3))
+    grey = (found[:, 0] - found[:, 2]).abs() < 1e-4
+    untouched = (found - colour).abs().amax(dim=1) < 1e-4
+    luma = (found - 0.5185).abs().amax(dim=1) < 1e-3
+    assert near((grey).double().mean().item(), grey_p, count)
+    # A grey that was not jittered, and neither: both know the rate of the jitter, .8.
+    assert near((grey & luma).double().mean().item(), grey_p * 0.2, count * 0.9)
+    assert near(untouched.double().mean().item(), (1 - grey_p) * 0.2, count)
+    none = augmentation(policy, 8, jitter=0.0, grey_p=0.0)(images).mean(dim=(2, 3))
+    torch.testing.assert_close(none, colour.expand(count, 3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "strength", "hue"), [("custom", 0.8, 0.2), ("cifar20", 0.4, 0.1)]
+)
+def test_factors_fill_their_ranges_and_orders_are_drawn_per_sample(
+    policy: str, strength: float, hue: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spy(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+        seen.append((factors, order))
+        return adjust_colours(images, factors, order)
+
+    monkeypatch.setattr(view_operations, "adjust_colours", spy)
+    torch.manual_seed(0)
+    augmentation(policy, 8)(torch.rand(5000, 3, 8, 8))
+    factors, order = seen[0]
+    low = torch.tensor([1 - strength] * 3 + [-hue])
+    high = torch.tensor([1 + strength] * 3 + [hue])
+    uniform = (factors - low) / (high - low)
+    assert uniform.min() >= 0
+    assert uniform.max() <= 1
+    for quantile in (0.1, 0.5, 0.9):
+        for below in (uniform <= quantile).double().mean(dim=0).tolist():
+            assert near(below, quantile, 5000)
+    chosen = order[order[:, 0] >= 0]
+    assert near(len(chosen) / 5000, 0.8, 5000)
+    places = torch.tensor([64, 16, 4, 1])
+    counts = torch.bincount(chosen @ places, minlength=256)
+    counts = counts[counts > 0]
+    assert len(counts) == 24
+    expected = len(chosen) / 24
+    assert ((counts - expected) ** 2 / expected).sum() < 76  # 23 degrees: one in ten million
+
+
+def test_every_view_of_custom_is_blurred_and_each_differently() -> None:
+    torch.manual_seed(0)
+    dot = torch.zeros(500, 3, 96, 96)
+    dot[:, :, 48, 48] = 1
+    augment = augmentation("custom", 96, min_scale=1.0, flip_p=0.0, jitter=0.0, grey_p=0.0)
+    peaks = augment(dot)[:, 0, 48, 48]
+    widest = gaussian_blur(dot[:1], torch.tensor([2.0]), 9)[0, 0, 48, 48]
+    assert peaks.min() >= widest - 1e-6
+    assert peaks.max() > 0.999  # a deviation of .1 pixels leaves a dot alone
+    assert near((peaks < 0.999).double().mean().item(), 1 - 0.166 / 1.9, 500)
+    middle = gaussian_blur(dot[:1], torch.tensor([1.05]), 9)[0, 0, 48, 48]
+    assert near((peaks < middle).double().mean().item(), 0.5, 500)
+
+
+def test_grey_images_are_jittered_in_brightness_and_contrast_only() -> None:
+    torch.manual_seed(0)
+    images = torch.full((2000, 1, 8, 8), 0.5)  # even, so that contrast does nothing
+    found = augmentation("custom", 8, 1)(images)[:, 0, 4, 4]
+    assert near((found == 0.5).double().mean().item(), 0.2, 2000)
+    changed = found[found != 0.5]
+    assert changed.min() >= 0.5 * 0.2 - 1e-6
+    assert changed.max() <= 0.5 * 1.8 + 1e-6
+    assert changed.std() > 0.15
+
+
+def test_randaugment_and_autoaugment_are_torchvisions_on_the_same_crop() -> None:
+    from torchvision.transforms import v2
+
+    images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
+    for policy, transform in (
+        ("randaugment", v2.RandAugment(4, 10)),
+        ("autoaugment", v2.AutoAugment()),
+    ):
+        augment = augmentation(policy, 16, min_scale=1.0)
+        torch.manual_seed(5)
+        ours = augment(images)
+        torch.manual_seed(5)
+        view_operations.random_resized_crop(
+            images.float(), min_scale=1.0, flip_p=0.0
+        )  # the same draws
+        for image, view in zip(images, ours, strict=True):
+            picture: Image.Image = transform(tv.to_pil_image(image))
+            torch.testing.assert_close(view, tv.to_image(picture).float() / 255)
+
+
+def test_autocast_around_it_changes_nothing_and_no_gradient_flows() -> None:
+    augment = augmentation("custom")
+    images = torch.rand(8, 3, 32, 32, requires_grad=True)
+    torch.manual_seed(1)
+    plain = augment(images)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = augment(images)
+    assert torch.equal(plain, inside)
+    assert not plain.requires_grad
+
+
+def test_it_survives_pickling_for_a_workers_start() -> None:
+    for policy in POLICIES:
+        augment = augmentation(policy)
+        copy = pickle.loads(pickle.dumps(augment))  # noqa: S301 (ours)
+        images = torch.rand(4, 3, 32, 32)
+        torch.manual_seed(2)
+        first = augment(images)
+        torch.manual_seed(2)
+        assert torch.equal(copy(images), first)
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(B, 3, 32, 32\); found \(2, 1, 32, 32\)"):
+        augmentation("cifar")(torch.rand(2, 1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": "cifar", "min_scale": 0.5}, "no resized crop"),
+        ({"policy": "randaugment", "jitter": 0.5}, "no colour jitter"),
+        ({"policy": "cifar", "grey_p": 0.5}, "no colour jitter"),
+        ({"policy": "custom", "flip_p": 1.5}, "less than or equal to 1"),
+        ({"policy": "simclr"}, "custom"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AugmentationOptions.model_validate(options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_device_gives_the_views_of_the_cpu(policy: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    images = torch.rand(32, 3, 32, 32)
+    augment = augmentation(policy)
+    torch.manual_seed(0)
+    on_cpu = augment(images)
+    torch.manual_seed(0)
+    on_device = augment.cuda()(images.cuda())
+    assert on_device.is_cuda
+    tolerance = 2e-3 if policy in BATCHED else 0.05  # TF32; 8-bit operations may tip over
+    assert ((on_device.cpu() - on_cpu).abs() > tolerance).double().mean() < 0.01

@@ -1,0 +1,179 @@
+"""What a plan says, compared with what then happens."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from watched import Watched
+
+from pipeline.base.errors import DataError
+from pipeline.base.progress import Silent
+from pipeline.datasets.digits import DigitsOptions
+from pipeline.datasets.split import SplitOptions, cut
+from pipeline.features.extraction.cluster import ClusterOptions
+from pipeline.features.extraction.engine import extract
+from pipeline.features.store import FeatureStore
+from pipeline.images.original_view import ImageOptions
+from pipeline.planning.cost import Sample, extraction_cost, sample_of
+from pipeline.planning.pace import Pace, Piece, Stopwatch
+from pipeline.representations.hog import HogOptions
+from pipeline.representations.representation import RepresentationOptions
+from pipeline.representations.scattering import ScatteringOptions
+from pipeline.shards.writing import ShardOptions, write_split
+from stages.terminal.cli import run
+
+IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
+SPLIT = SplitOptions(validation=0.1, test=0.2)
+SHARDS = ShardOptions(samples=512)
+CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
+
+
+def size_below(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    source = DigitsOptions().open()
+    return sample_of(source, cut(source, SPLIT), SHARDS, count=150, root=tmp_path / "sample")
+
+
+def test_sizes_are_those_of_the_whole(sample: Sample, tmp_path: Path) -> None:
+    source = DigitsOptions().open()
+    shards = tmp_path / "shards"
+    splits = cut(source, SPLIT)
+    for split, items in splits.items():
+        write_split(
+            source,
+            items,
+            shards / split,
+            dataset="digits",
+            split=split,
+            options=SHARDS,
+            provenance={},
+            progress=Silent(),
+        )
+    assert sample.images == {split: len(items) for split, items in splits.items()}
+    tars = sum(tar.stat().st_size for tar in shards.rglob("*.tar"))
+    assert sample.cost.bytes == pytest.approx(tars, rel=0.01)
+    features: dict[str, RepresentationOptions] = {
+        "hog": HogOptions(cell=4),
+        # More components than the sample of 100 training images could give.
+        "scattering": ScatteringOptions.model_validate({"reduce": {"pca": 120}}),
+    }
+    store = FeatureStore(tmp_path / "features.zarr")
+    store.create()
+    extract(
+        features,
+        image=IMAGE,
+        shards=shards,
+        store=store,
+        work=tmp_path / "work",
+        options=ClusterOptions(workers=1),
+        progress=Silent(),
+    )
+    for name, options in features.items():
+        cost, _ = extraction_cost(sample, name, options, IMAGE)
+        assert cost.width == store[name].width
+        assert cost.bytes == pytest.approx(size_below(tmp_path / "features.zarr" / name), rel=0.05)
+        assert cost.seconds > 1797 / cost.images_per_second
+
+
+def test_few_images_give_as_many_components_as_they_can_and_that_is_said(tmp_path: Path) -> None:
+    source, notes = DigitsOptions().open(), Watched()
+    for split, items in cut(source, SPLIT).items():
+        write_split(
+            source,
+            items[:60],
+            tmp_path / "shards" / split,
+            dataset="digits",
+            split=split,
+            options=SHARDS,
+            provenance={},
+            progress=Silent(),
+        )
+    store = FeatureStore(tmp_path / "features.zarr")
+    store.create()
+    stored = extract(
+        {"scattering": ScatteringOptions.model_validate({"reduce": {"pca": 120}})},
+        image=IMAGE,
+        shards=tmp_path / "shards",
+        store=store,
+        work=tmp_path / "work",
+        options=ClusterOptions(workers=1),
+        progress=notes,
+    )["scattering"]
+    assert 20 < stored.width < 60
+    (note,) = [note for note in notes.notes if "components" in note]
+    assert note.startswith(f"scattering: {stored.width} principal components instead of 120")
+    assert "Set features.scattering.reduce to {}" in note
+    fitted = stored.reduction()[0]
+    assert any(stored.width in array.shape for array in fitted.values())
+
+
+def test_a_plan_needs_some_images(tmp_path: Path) -> None:
+    source = DigitsOptions().open()
+    splits = cut(source, SPLIT)
+    with pytest.raises(DataError, match="found 20"):
+        sample_of(source, {"train": splits["train"][:20]}, SHARDS, count=150, root=tmp_path)
+
+
+def test_the_watch_tells_phases_apart() -> None:
+    watch = Stopwatch()
+    watch.start("one", 2, "images")
+    watch.advance(1)
+    watch.advance(1)
+    watch.start("two", 3, "images")
+    assert [phase.total for phase in watch.phases.values()] == [2, 3]
+    one = watch.phases["one"]
+    assert (one.piece().shards, one.piece().images) == (2, 2)
+    assert one.piece().seconds == pytest.approx(one.times[1] - one.began)
+    assert one.piece(1).seconds == pytest.approx(one.times[1] - one.times[0])
+    assert watch.phases["two"].piece().seconds == 0
+
+
+@given(
+    per_shard=st.just(0.0) | st.floats(1e-3, 10),
+    per_image=st.floats(1e-5, 1),
+    large=st.tuples(st.integers(1, 50), st.integers(100, 1000)),
+    small=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+)
+def test_what_a_tar_and_what_an_image_takes_are_told_apart(
+    per_shard: float, per_image: float, large: tuple[int, int], small: tuple[int, int]
+) -> None:
+    pieces = [
+        Piece(tars, tars * each, tars * per_shard + tars * each * per_image)
+        for tars, each in (large, small)
+    ]
+    pace = Pace.of(*pieces)
+    whole = 7 * per_shard + 7000 * per_image
+    assert pace.seconds(7, 7000) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["hog", "pixels"])
+def test_the_command_leaves_nothing_behind(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    objective: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    arguments = ["plan", "-c", str(CONFIG), "--images", "150"]
+    stored = "{hog: {cell: 4}}" if objective == "hog" else "{}"
+    for assignment in (
+        f"features={stored}",
+        f"objective={{invariance: {{}}, {objective}: {{kind: dependence}}}}",
+        "student={architecture: resnet8, projector: [16]}",
+        "train={epochs: 40, batch_size: 64, lr: 1e-3, schedule: {warmup_epochs: 5}}",
+    ):
+        arguments += ["-s", assignment]
+    assert run(arguments) == 0
+    said = capsys.readouterr().out
+    for part in ("1259 train, 179 validation, 359 test", "shards", "40 epochs", "memory"):
+        assert part in said
+    assert ("Caching saves" in said) == (objective == "hog")
+    assert list(tmp_path.iterdir()) == []
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,321 @@
+"""What the report says of scores: every sentence true, for every shape that a run may have."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_reporting import N, a_run
+
+from pipeline.metrics.paired import ScoredImages
+from pipeline.reporting.comparison import Comparison, compared, scores
+from pipeline.reporting.confusion import Confusion, Prediction, confusion
+from pipeline.reporting.page import Panel, render
+from pipeline.reporting.run_facts import Cached, Collapse, Run, Split
+from pipeline.reporting.sample import Absent
+from pipeline.reporting.scores import protocols
+from pipeline.reporting.summary import summary
+
+NAMES = [f"{number}.png" for number in range(N)]
+
+
+def right(*images: range) -> np.ndarray:
+    hits = np.zeros(N)
+    for part in images:
+        hits[list(part)] = 1
+    return hits
+
+
+def scored(kind: str, main: str = "top1", split: str = "test", **hits: np.ndarray) -> Any:
+    """Return a protocol's metrics and what each image got, with wide intervals about each mean."""
+    values = {
+        name: {main: 100 * own.mean(), f"{main}_low": 100 * own.mean() - 15, f"{main}_high": 99.0}
+        for name, own in hits.items()
+    }
+    about = {
+        "main": main,
+        "split": split,
+        "images": {split: N},
+        "seed": 0,
+        "chance": 33.3,
+        "protocol": {"kind": kind},
+    }
+    student = values.pop("student")
+    return {**student, **about, "controls": values}, ScoredImages(NAMES, hits)
+
+
+def run_of(found: dict[str, Any], **changes: Any) -> Run:
+    """Return a run with these protocols."""
+    run = a_run()
+    config = {**run.config, **changes.pop("config", {}), "evaluate": {name: {} for name in found}}
+    return replace(
+        run,
+        config=config,
+        metrics={name: metrics for name, (metrics, _) in found.items()},
+        per_image={name: images for name, (_, images) in found.items()},
+        **changes,
+    )
+
+
+def text_of(run: Run) -> str:
+    """Return what the panels on scores say, without tags."""
+    content = protocols(run) or Absent("nothing has been evaluated")
+    panels = [
+        Panel("summary", "Summary", summary(run)),
+        Panel("scores", "Scores", content),
+    ]
+    return plain(render("", run.name, "report of a run", panels))
+
+
+def plain(page: str) -> str:
+    main = page[page.index("<main") : page.index("</main>")]
+    return " ".join(re.sub(r"<[^>]+>", " ", main).split())
+
+
+TEACHER = Cached("clip", "open_clip", True, 8, 8, "float16", N, 1, 1, 0, 0, "d", None)
+BEATEN = scored(
+    "linear", student=right(range(50)), untrained=right(range(28, 50)), pixels=right(range(49))
+)
+BEATING = scored(
+    "knn", student=right(range(40)), untrained=right(range(10)), pixels=right(range(58))
+)
+
+
+def test_a_gain_within_overlapping_intervals_is_called_one() -> None:
+    run = run_of({"linear": BEATEN})
+    (protocol,) = protocols(run)
+    untrained = protocol.of("untrained")
+    assert untrained is not None
+    assert protocol.student.overlaps(untrained)
+    assert protocol.standing(untrained) == "ahead"
+    assert untrained.lead is not None
+    assert (untrained.lead.wins, untrained.lead.losses) == (28, 0)
+    notes = [note.text for note in summary(run).notes if note.kind == "good"]
+    assert any(note.startswith("Training gained over") and "46.7 points" in note for note in notes)
+
+
+def test_an_interval_without_width_is_no_certainty() -> None:
+    metrics, images = scored("linear", student=right(range(N)), untrained=right(range(30)))
+    metrics |= {"top1_low": 100.0, "top1_high": 100.0}
+    text = text_of(run_of({"linear": (metrics, images)}))
+    assert f"{N} images, all judged alike, of which the interval tells nothing" in text
+    assert "By linear all test images are judged alike." in text
+    assert "±" not in text
+
+
+def test_without_results_by_image_only_intervals_apart_settle() -> None:
+    run = replace(run_of({"linear": BEATEN}), per_image={})
+    notes = [note for note in summary(run).notes if note.kind == "caution"]
+    assert any("is not settled" in n.text and "overlapping intervals" in n.text for n in notes)
+    assert "Student ahead by" not in text_of(run)
+
+
+def test_every_protocol_speaks_on_trust() -> None:
+    found = summary(run_of({"linear": BEATEN, "knn": BEATING}))
+    cautions = " ".join(note.text for note in found.notes if note.kind == "caution")
+    assert "Better than the student by knn: raw pixels by 30.0 points" in cautions
+    assert "linear whether better than the student: raw pixels by −1.7 (" in cautions  # noqa: RUF001
+    said = " ".join(found.verdict)
+    assert "Training helped, judged by linear and knn" in said
+    assert "what needs no training does better: raw pixels by knn" in said
+    assert "(chance: 33.3 %, by naming the most frequent class every time)" in said
+    assert [protocol.name for protocol in found.headlines] == ["linear", "knn"]
+
+
+def test_the_best_stored_feature_is_named_where_there_are_several() -> None:
+    student, hog, other = right(range(50)), right(range(40)), right(range(20))
+    several = scored("linear", student=student, scattering=other, hog=hog)
+    said = " ".join(summary(run_of({"linear": several})).verdict)
+    assert "16.7 points above the stored hog, the best stored feature" in said
+    assert "the stored scattering" not in said
+    single = scored("linear", student=student, hog=hog)
+    said = " ".join(summary(run_of({"linear": single})).verdict)
+    assert "16.7 points above the stored hog." in said
+
+
+def test_few_labels_say_how_many_and_what_the_controls_do() -> None:
+    metrics, images = scored("semi_supervised", student=right(range(50)), pixels=right(range(40)))
+    metrics["protocol"]["share"] = 0.1
+    metrics["images"]["train"] = 126
+    text = text_of(run_of({"few_labels": (metrics, images)}))
+    assert "those of 126 training images, 10 % of each class?" in text
+    assert "Raw pixels and stored features have no network to tune" in text
+    assert "few_labels: top-1 accuracy" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["without labels and without a teacher", "two views", "to choose the best epoch"]),
+        (
+            {
+                "cached": (TEACHER,),
+                "config": {
+                    "objective": {
+                        "clip": {"kind": "regression", "representation": "clip", "weight": 1}
+                    },
+                    "features": {"clip": {"kind": "open_clip", "model": "ViT-B-16"}},
+                },
+                "training": {"epoch": 20, "rule": "validation/objective", "score": 1.0},
+            },
+            ["without labels: from the frozen teacher clip (ViT-B-16).", "served only to fit"],
+        ),
+        (
+            {"config": {"train": None, "objective": None, "student": {"weights": "other.pt"}}},
+            ["with the weights other.pt: nothing was trained here", "is not known"],
+        ),
+        (
+            {"splits": {"train": Split(9, 0, 0, 1, "a"), "test": Split(N, 0, 0, 1, "c")}},
+            ["The images have no labels."],
+        ),
+        ({"health": {"student": Collapse(1.0, 128, 0.9)}}, ["Do not use this encoder"]),
+    ],
+)
+def test_the_verdict_says_what_was_made_from_what(
+    changes: dict[str, Any], expected: list[str]
+) -> None:
+    said = " ".join(summary(run_of({"linear": BEATEN}, **changes)).verdict)
+    for part in expected:
+        assert part in said
+
+
+def test_without_test_images_nothing_is_said_of_them() -> None:
+    splits = {"train": Split(900, 0, 0, 1, "a"), "validation": Split(N, 0, 0, 1, "b")}
+    main = "agreement_at_10_with_clip"
+    shares = np.arange(N) % 11 / 10
+    agreement = scored(
+        "retrieval", main, "validation", student=shares, untrained=shares * (np.arange(N) % 2)
+    )
+    agreement[0]["with_clip"] = {"agreement_at_10": 100 * shares.mean(), "dcor": 0.5}
+    run = run_of(
+        {"retrieval": agreement},
+        splits=splits,
+        cached=(TEACHER,),
+        classes=(),
+        config={"features": {"clip": {"kind": "open_clip"}}},
+    )
+    text = text_of(run)
+    assert text.count("test image") == 2  # that there are none: in the verdict, and on trust
+    assert text.count("There are no test images") + text.count("there are no test images") == 2
+    assert "Of the 10 nearest neighbours of 60 validation images" in text
+    assert "are those that clip finds" in text
+    (protocol,) = protocols(run)
+    assert len(set(protocol.heads)) == len(protocol.heads)
+    assert protocol.scores[1].lead is not None
+    assert protocol.scores[1].lead.p is None
+
+
+def test_an_ended_schedule_is_no_reason_to_train_longer() -> None:
+    last = {"epoch": 20, "rule": "validation/probe_top1", "score": 1.0}
+    train = a_run().config["train"]
+    texts = {}
+    for kind in ("cosine", "constant"):
+        changed = {"train": {**train, "schedule": {**train["schedule"], "kind": kind}}}
+        run = run_of({"linear": BEATEN}, training=last, config=changed)
+        notes = [note.text for note in summary(run).notes]
+        texts[kind] = next(note for note in notes if note.startswith("The last epoch"))
+    assert "training longer may do better" in texts["constant"]
+    assert "training longer" not in texts["cosine"]
+
+
+def test_a_run_without_protocols_and_one_with_a_single_score_have_no_empty_table() -> None:
+    nothing = text_of(run_of({}))
+    assert "How good it is has not been measured." in nothing
+    assert "Nothing has been evaluated" in nothing
+    alone = text_of(run_of({"online": scored("online", student=right(range(50)))}))
+    assert "for the student; there are no controls by this protocol" in alone
+    assert "learned beside the encoder" in alone
+
+
+def test_objects_of_several_classes_are_scored_by_intervals_alone() -> None:
+    metrics, _ = scored("voc07", "map", student=right(range(50)), untrained=right(range(20)))
+    metrics["controls"]["untrained"]["map_high"] = 50.0
+    metrics["map_low"] = 70.0
+    run = replace(
+        run_of({"voc07": (metrics, ScoredImages([], {}))}),
+        name="voc07_transfer",
+        student=replace(a_run().student, architecture="resnet50"),
+        multi_label=True,
+    )
+    text = text_of(run)
+    assert "mean average precision of 83.3 %" in text
+    assert "published, the released MV-MR code" in text
+    assert "87.1" in text
+    assert "averaged over all answers at once" in text
+    assert "Training helped, judged by voc07" in text
+
+
+def test_many_classes_say_how_many_kinds_of_error_are_shown() -> None:
+    guesses = [Prediction(str(i), f"c{i % 30}", f"c{(i * i) % 30}", 0.5) for i in range(300)]
+    found = confusion("knn", guesses, [f"c{i}" for i in range(30)])
+    text = plain(render("", "", "", [Panel("confusion", "Errors by class", found)]))
+    kinds = {(i % 30, i * i % 30) for i in range(30) if i % 30 != i * i % 30}
+    wrong = 10 * len(kinds)
+    assert f"{wrong} images are wrong, by {len(kinds)} kinds of error. The 12 most" in text
+    assert "ten classes of lowest accuracy" in text
+    assert "Confusion matrix" not in text
+
+
+def test_errors_of_one_image_are_counted_and_not_listed() -> None:
+    pairs = [tuple(pair) for pair in ("aa", "ab", "ab", "ac", "bb", "ba", "cc")]
+    guesses = [Prediction(str(i), actual, said, 0.5) for i, (actual, said) in enumerate(pairs)]
+    found = confusion("knn", guesses, ["a", "b", "c"])
+    assert isinstance(found, Confusion)
+    assert found.pairs == (("a", "b", 2, 4),)
+    text = plain(render("", "", "", [Panel("confusion", "Errors by class", found)]))
+    assert "4 images are wrong, by 3 kinds of error, 2 of which came once. All that" in text
+
+
+def comparison_of(*runs: Run) -> Comparison:
+    found = scores(runs)
+    assert isinstance(found, Comparison)
+    return found
+
+
+def test_runs_are_compared_image_by_image_where_the_images_are_the_same() -> None:
+    first = run_of({"linear": BEATEN})
+    second = replace(
+        run_of({"linear": scored("linear", student=right(range(29), range(55, 58)))}), name="other"
+    )
+    (table,) = comparison_of(first, second).protocols
+    (told,) = table.told
+    assert re.sub(r"\(\d+\.\d to \d+\.\d\)", "(interval)", told) == (
+        "digits is better than other by 30.0 points (interval); of the same 60 images it wins 21 "
+        "and loses 3 (McNemar's exact test, p\u00a0=\u00a00.00028)."
+    )
+    assert comparison_of(first, second).verdict == ("digits is clearly the best by linear.",)
+    elsewhere = {**second.splits, "test": Split(N, N, 0, 1_000, "other")}
+    (table,) = comparison_of(first, replace(second, splits=elsewhere)).protocols
+    assert "is not settled: they were not scored on the same images" in table.told[0]
+    assert table.clear is False
+    renamed = {"linear": ScoredImages(NAMES[::-1], second.per_image["linear"].values)}
+    (table,) = comparison_of(first, replace(second, per_image=renamed)).protocols
+    assert "is not settled: they were not scored on the same images" in table.told[0]
+    (table,) = comparison_of(first, replace(second, per_image={})).protocols
+    assert "results image by image are not there for both" in table.told[0]
+    (table,) = comparison_of(first, replace(first, name="twin")).protocols
+    assert table.told == ("digits and twin do the same on each of 60 images.",)
+
+
+def test_a_figure_that_runs_do_not_share_is_not_dropped_in_silence() -> None:
+    recall = scored("retrieval", "recall_at_1", student=right(range(50)))
+    agreement = scored("retrieval", "agreement_at_10_with_hog", student=right(range(40)))
+    runs = [run_of({"retrieval": recall}), replace(run_of({"retrieval": agreement}), name="other")]
+    found = comparison_of(*runs)
+    assert [table.figure for table in found.protocols] == [
+        "recall at 1",
+        "agreement at 10 with hog",
+    ]
+    text = plain(render("", "", "", compared(runs)))
+    assert "recall at 1 for digits and agreement at 10 with hog for other" in text
+    assert "Scored for other alone: 66.7 %" in text
+
+
+def test_other_options_of_a_protocol_are_said() -> None:
+    first = run_of({"linear": BEATEN})
+    metrics, images = BEATEN
+    other = {**metrics, "protocol": {"kind": "linear", "ten_crop": True}}
+    second = replace(run_of({"linear": (other, images)}), name="other")
+    (table,) = comparison_of(first, second).protocols
+    assert any("not scored with the same options" in told for told in table.told)

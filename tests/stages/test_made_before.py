@@ -1,0 +1,80 @@
+"""What older versions made is accepted: shards, a store, a finished run and its dvc.lock.
+
+`golden/before_rooms.tar.xz` was made by `dvc repro` with version 0.1.0 before its modules were put
+into packages: 40 images of two shades, three features of three stored types, one epoch.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from pages import ROOT
+
+from pipeline import load_encoder
+from stages.terminal.cli import run
+
+ARCHIVE = ROOT / "tests/golden/before_rooms.tar.xz"
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the older project, as the working directory."""
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(root: Path) -> dict[str, int]:
+    """Return when each file of shards, store and run was written."""
+    places = (root / "data/shades/shards", root / "data/shades/features.zarr", root / "runs/before")
+    files = [file for place in places for file in place.rglob("*") if file.is_file()]
+    assert len(files) > 40
+    return {str(file): file.stat().st_mtime_ns for file in files}
+
+
+def test_every_stage_is_done(older: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["doctor", "--json"])
+    states = json.loads(capsys.readouterr().out)["stages"]
+    assert len(states) == 7
+    assert {state["condition"] for state in states} == {"done"}
+
+
+@pytest.mark.parametrize("stage", ["shard", "extract-features", "train"])
+def test_no_stage_makes_anew_what_is_there(older: Path, stage: str) -> None:
+    before = written(older)
+    assert run([stage, "--quiet"]) == 0
+    assert written(older) == before
+
+
+def test_store_and_checkpoint_are_read(older: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["store", "verify", "--json"]) == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert not any(part["damaged"] for part in parts)
+    module, preprocessing = load_encoder("runs/before/checkpoints/best.pt")
+    assert module(preprocessing("photos/dark/00.png")[None]).shape == (1, 64)
+
+
+def test_dvc_accepts_the_lock(older: Path) -> None:
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, older / name)
+    dvc = Path(sys.executable).parent / "dvc"
+    for command in (["git", "init", "-q"], [str(dvc), "init", "-q"]):
+        subprocess.run(command, cwd=older, check=True)
+    status = subprocess.run(
+        [str(dvc), "status", "--json"], cwd=older, check=True, capture_output=True, text=True
+    )
+    found = json.loads(status.stdout)
+    assert found.pop("select")[-1] == "always changed"
+    # What the lock says is as it was; only the cache did not travel.
+    reasons = {
+        reason
+        for changes in found.values()
+        for change in changes
+        for reason in change["changed outs"].values()
+    }
+    assert reasons == {"not in cache"}

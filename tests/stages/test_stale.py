@@ -1,0 +1,231 @@
+"""Nothing stale is used in silence: sources, teachers, what is not on this machine."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from ruamel.yaml import YAML
+from watched import Watched
+
+from pipeline.base.errors import StaleFeatureError
+from pipeline.base.progress import Silent
+from pipeline.datasets.digits import DigitsOptions
+from pipeline.features.extraction.cluster import ClusterOptions
+from pipeline.features.extraction.engine import extract
+from pipeline.features.extraction.fingerprint import check_features
+from pipeline.features.store import FeatureStore, StoredFeature
+from pipeline.images.original_view import ImageOptions
+from pipeline.representations.teachers.timm import TimmOptions
+from pipeline.shards.writing import ShardOptions, write_split
+from stages.experiment.schema import load
+from stages.experiment.state import states
+from stages.terminal.cli import run
+
+ROOT = Path(__file__).parents[2]
+IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
+STAGES = (["shard"], ["extract-features"], ["store", "select"], ["train"])
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a project of 40 unlabelled images, sharded and extracted."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    source = DigitsOptions().open()
+    for item in source.splits["train"][:40]:
+        (folder / f"{item.name}.png").write_bytes(source.read(item).data)
+    data: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "configs" / "digits.yaml")
+    data["dataset"]["source"] = {"kind": "image_folder", "root": "images"}
+    data["dataset"]["split"] = {"validation": 0.25}
+    data["features"] = {"hog": {"cell": 4}}
+    data["objective"] = {"invariance": {}, "variance": {}, "hog": {"kind": "dependence"}}
+    data["student"] = {"architecture": "resnet8", "projector": [16]}
+    data["train"] |= {"epochs": 1, "batch_size": 10}
+    data["evaluate"] = {}
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump(data, file)
+    monkeypatch.chdir(tmp_path)
+    assert run(["shard", "-q"]) == 0
+    assert run(["extract-features", "-q"]) == 0
+    return tmp_path
+
+
+def added(folder: Path) -> str:
+    Image.new("L", (8, 8), 9).save(folder / "new.png")
+    return "1 image added (new.png)"
+
+
+def removed(folder: Path) -> str:
+    (folder / "0003.png").unlink()
+    return "1 image removed (0003.png)"
+
+
+def replaced(folder: Path) -> str:
+    Image.new("L", (8, 8), 9).save(folder / "0003.png")
+    return "1 image changed (0003.png)"
+
+
+@pytest.mark.parametrize("change", [added, removed, replaced])
+@pytest.mark.parametrize("stage", STAGES, ids=" ".join)
+def test_a_changed_folder_is_refused_by_every_stage(
+    project: Path, capsys: pytest.CaptureFixture[str], change: Any, stage: list[str]
+) -> None:
+    expected = change(project / "images")
+    assert run(stage) == 1
+    message = capsys.readouterr().err
+    assert expected in message
+    assert "mvmr shard --force" in message
+
+
+def test_a_touched_file_costs_new_shards_but_no_feature(project: Path) -> None:
+    path = project / "images" / "0003.png"
+    os.utime(path, ns=(1, 1))
+    assert run(["shard", "-q"]) == 1
+    assert run(["shard", "-q", "--force"]) == 0
+    assert run(["extract-features", "-q"]) == 0
+    assert run(["train", "-q"]) == 0
+
+
+def test_without_the_folder_the_shards_are_taken_as_they_are(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "images").rename(project / "elsewhere")
+    assert run(["store", "select"]) == 0
+    assert "The shards are taken as they are" in capsys.readouterr().out
+    assert run(["train", "-q"]) == 0
+
+
+def test_a_checkpoint_is_not_scored_on_images_that_it_may_have_seen(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The data set is cut anew by another seed, so training images become test images."""
+    assert run(["train", "-q"]) == 0
+    assert run(["evaluate", "-q"]) == 0
+    other = ["-q", "-s", "dataset.split.seed=5"]
+    assert run(["shard", "--force", *other]) == 0
+    assert run(["extract-features", "--force", *other]) == 0
+    assert run(["evaluate", *other]) == 1
+    message = capsys.readouterr().err
+    assert "trained on other train and validation images of 'digits'" in message
+    assert (project / "runs").exists()
+
+
+def test_a_missing_manifest_is_damage(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "data" / "digits" / "shards" / "train" / "manifest.json").unlink()
+    assert run(["store", "verify"]) == 1
+    assert "manifest.json: is missing" in capsys.readouterr().out
+
+
+def test_the_table_shows_sound_features_beside_a_damaged_one(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    added = ["-s", "features.more={kind: hog, cell: 2}"]
+    assert run(["extract-features", "-q", *added]) == 0
+    (project / "data" / "digits" / "features.zarr" / "hog" / "zarr.json").unlink()
+    assert run(["store", "info"]) == 0
+    output = capsys.readouterr().out
+    assert "more" in output
+    assert "is missing" in output
+
+
+def test_what_was_begun_is_gone_on_with_only_by_what_began_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = project / "data" / "digits"
+    store = FeatureStore(data / "features.zarr")
+    begun = data / "work" / f"hog-{store['hog'].digest[:16]}"
+    (begun / "done").mkdir(parents=True)
+    (begun / "done" / "train-000000").touch()
+
+    def told(*arguments: str) -> str:
+        assert run(["store", "info", *arguments]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert "1 of 2 shards done. The stored feature is complete" in told()
+    assert "`mvmr extract-features --only hog --force` goes on" in told()
+    other = ["-s", "features.hog.cell=2"]
+    assert "this one does not go on from there" in told(*other)
+    assert f"remove data/digits/work/{begun.name}." in told(*other)
+    assert "the experiment that began it goes on" in told("data/digits/features.zarr")
+    (store.path / "hog").rename(project / "aside")
+    assert "`mvmr extract-features --only hog` goes on from there" in told()
+    found = {state.stage: state for state in states(load(Path("params.yaml")), "data", Silent())}
+    assert found["extract@hog"].condition == "unfinished"
+    changed = load(Path("params.yaml"), other[1:])
+    found = {state.stage: state for state in states(changed, "data", Silent())}
+    assert found["extract@hog"].condition == "missing"
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "teacher.pt")
+    return tmp_path / "teacher.pt"
+
+
+def options(weights: Path, **changes: Any) -> TimmOptions:
+    return TimmOptions.model_validate({"model": "test_resnet", "weights": weights, **changes})
+
+
+def check(root: Path, wanted: TimmOptions) -> list[str]:
+    notes = Watched()
+    check_features(
+        {"teacher": wanted},
+        image=IMAGE,
+        shards=root / "shards",
+        store=FeatureStore(root / "features.zarr"),
+        progress=notes,
+    )
+    return notes.notes
+
+
+@pytest.fixture
+def taught(tmp_path: Path, weights: Path) -> StoredFeature:
+    source = DigitsOptions().open()
+    write_split(
+        source,
+        source.splits["train"][:12],
+        tmp_path / "shards" / "train",
+        dataset="digits",
+        split="train",
+        options=ShardOptions(samples=12),
+        provenance={},
+        progress=Silent(),
+    )
+    return extract(
+        {"teacher": options(weights)},
+        image=IMAGE,
+        shards=tmp_path / "shards",
+        store=FeatureStore(tmp_path / "features.zarr"),
+        work=tmp_path / "work",
+        options=ClusterOptions(workers=1),
+        progress=Silent(),
+    )["teacher"]
+
+
+@pytest.mark.usefixtures("taught")
+def test_changed_weights_are_refused(tmp_path: Path, weights: Path) -> None:
+    assert check(tmp_path, options(weights)) == []
+    state = torch.load(weights, weights_only=True)
+    name = next(iter(state))
+    torch.save({**state, name: state[name] + 1e-3}, weights)
+    with pytest.raises(StaleFeatureError, match=r"representation\.weights is now"):
+        check(tmp_path, options(weights))
+
+
+@pytest.mark.usefixtures("taught")
+def test_absent_weights_are_taken_on_trust_and_the_rest_is_checked(
+    tmp_path: Path, weights: Path
+) -> None:
+    weights.unlink()
+    (note,) = check(tmp_path, options(weights))
+    assert "checked without its weights" in note
+    with pytest.raises(StaleFeatureError, match="dtype is now 'int8', was 'float16'"):
+        check(tmp_path, options(weights, dtype="int8"))
+    with pytest.raises(StaleFeatureError, match=r"options\.precision is now 'bfloat16'"):
+        check(tmp_path, options(weights, precision="bfloat16"))
