@@ -215,7 +215,10 @@ def scores(subject: Subject, images: Images, split: Split) -> dict[str, float]:
     scored = subject.labelled(images, split)
     linear = linear_probe(train, validation, scored, options=LinearOptions(), device=device)
     knn = knn_probe(train, validation, scored, options=KnnOptions(), device=device)
-    found = {"linear": linear.test_predictions, "knn": knn.test_predictions}
+    found = {
+        "linear": linear.classifier.classes[linear.test_logits.argmax(dim=1)],
+        "knn": knn.classes[knn.test_scores.argmax(dim=1)],
+    }
     return {
         protocol: 100 * (predictions == scored.labels).float().mean().item()
         for protocol, predictions in found.items()

@@ -3,20 +3,16 @@
 A local place is a `pathlib.Path`, any other a `UPath`, which has the same methods. Credentials
 come from the environment, as the library of each service reads them, and dropped connections
 are retried by it. On object storage there are no renames and no locks of the system: what is
-written becomes visible whole, and `Lease` takes the place of a lock.
+written becomes visible whole, and a lease takes the place of a lock.
 """
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from upath import UPath
 
 from pipeline.base.errors import StoreError
-
-if TYPE_CHECKING:
-    from zarr.storage import StoreLike
-
 
 Location: TypeAlias = Path | UPath
 
@@ -48,15 +44,6 @@ def location(url: str) -> Location:
 def is_local(place: Location) -> bool:
     """Whether `place` is in the local file system, where directories can be renamed."""
     return isinstance(place, Path)
-
-
-def zarr_store(place: Location) -> "StoreLike":
-    """Return what Zarr opens `place` by."""
-    if isinstance(place, Path):
-        return place
-    from zarr.storage import FsspecStore
-
-    return FsspecStore.from_url(place.as_uri(), storage_options=dict(place.storage_options))
 
 
 def remove_tree(place: Location) -> None:

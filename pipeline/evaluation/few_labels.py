@@ -1,27 +1,13 @@
-"""The few training images whose labels may be seen: drawn or listed, and copied to shards.
+"""The few training images whose labels may be seen: drawn class by class, or listed in a file."""
 
-They are shards of their own, so that training batches come as they do in training, from memory or
-from tars.
-"""
-
-from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 
 import torch
 from torch import Tensor
 
-from pipeline.base.digests import digest
 from pipeline.base.errors import DataError
-from pipeline.base.progress import Silent
 from pipeline.base.seeds import generator
-from pipeline.datasets.source import Encoded, Item, Source
 from pipeline.evaluation.image_set import Images
-from pipeline.loading.batch import SplitData
-from pipeline.shards.manifest import read_manifest
-from pipeline.shards.reading import IMAGE_EXTENSIONS, Record, read_shard
-from pipeline.shards.writing import ShardOptions, write_split
 
 _DRAW = 0  # stream of random draws; 1 is that of the steps
 
@@ -67,55 +53,3 @@ def _listed(path: Path, images: Images, known: Tensor) -> Tensor:
         )
     chosen = {rows[line] if line in rows else by_file[line] for line in lines}
     return torch.tensor(sorted(chosen))
-
-
-class _Chosen(Source):
-    """Some images of a split, read back from its tars."""
-
-    def __init__(self, data: SplitData, rows: Sequence[int], labels: Sequence[int]) -> None:
-        self.classes = data.manifest.classes
-        self._data = data
-        self._lock = Lock()
-        per = data.manifest.samples_per_shard
-        self._places = {f"{row}": divmod(row, per) for row in rows}
-        self.splits = {
-            "train": [Item(f"{row}", label) for row, label in zip(rows, labels, strict=True)]
-        }
-        self._shard = lru_cache(maxsize=2)(self._read_shard)
-
-    def read(self, item: Item) -> Encoded:
-        """Return one image's file, from the tar that holds it."""
-        number, row = self._places[item.name]
-        with self._lock:
-            record = self._shard(number)[row]
-        return Encoded(record.data, _extension(record.data))
-
-    def _read_shard(self, number: int) -> list[Record]:
-        return list(read_shard(self._data.directory, self._data.manifest, number))
-
-
-def _extension(data: bytes) -> str:
-    jpg, png, webp = IMAGE_EXTENSIONS
-    return jpg if data[:2] == b"\xff\xd8" else png if data[:4] == b"\x89PNG" else webp
-
-
-def labelled_shards(images: Images, rows: Tensor, work: Path) -> SplitData:
-    """Write training images `rows` (N,) of the valid ones as shards below `work`, or find them."""
-    data = images.splits["train"]
-    index = images.index("train")[rows].tolist()
-    labels = images.labels("train")[rows].tolist()
-    key = digest([data.manifest.digest, index])[:16]
-    directory = work / f"labelled-{key}"
-    source = _Chosen(data, index, labels)
-    if not (directory / "manifest.json").exists():
-        write_split(
-            source,
-            source.splits["train"],
-            directory,
-            dataset=data.manifest.dataset,
-            split="train",
-            options=ShardOptions(samples=min(data.manifest.samples_per_shard, len(index))),
-            provenance={},
-            progress=Silent(),
-        )
-    return SplitData(directory, read_manifest(directory), {}, data.image)

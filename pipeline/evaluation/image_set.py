@@ -17,7 +17,7 @@ from pipeline.images.decoding import decode
 from pipeline.images.original_view import ImageOptions, original_view
 from pipeline.loading.batch import NO_LABEL, SplitData, label_tensor
 from pipeline.shards.listing import read_labels, read_names
-from pipeline.shards.reading import Record, read_shard
+from pipeline.shards.reading import Record
 
 BATCH = 256
 
@@ -107,9 +107,8 @@ class Images:
         with ThreadPoolExecutor(available_cores()) as pool:
             size = next(sizes, 0)
             for number in range(len(data.manifest.shards)):
-                for record in read_shard(data.directory, data.manifest, number):
-                    if record.valid:
-                        held.append(record)
+                for record in data.records(number):
+                    held.append(record)
                     if len(held) == size:
                         yield torch.stack(list(pool.map(prepared, held)))
                         held, size = [], next(sizes, 0)

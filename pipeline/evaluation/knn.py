@@ -88,7 +88,6 @@ class KnnResult:
     validation_accuracies: dict[tuple[int, Temperature], float]
     classes: Tensor
     test_scores: Tensor
-    test_predictions: Tensor
 
 
 def knn_probe(
@@ -111,7 +110,7 @@ def knn_probe(
             f"k = {min(options.ks)} neighbours need as many training images; found {len(train)}. "
             "Make ks smaller."
         )
-    classes = classes_of(train, validation, test)
+    classes = classes_of(train.labels, validation.labels, test.labels)
     targets = class_indices(validation.labels, classes)
     bank = class_indices(train.labels, classes)
     search = partial(nearest, bank=train.features, device=device, progress=progress)
@@ -125,12 +124,10 @@ def knn_probe(
     }
     k, temperature = max(accuracies, key=lambda pair: accuracies[pair])
     found = search(test.features, k=k)
-    scores = vote(found, bank, classes=len(classes), k=k, temperature=temperature)
     return KnnResult(
         k=k,
         temperature=temperature,
         validation_accuracies=accuracies,
         classes=classes,
-        test_scores=scores,
-        test_predictions=classes[scores.argmax(dim=1)],
+        test_scores=vote(found, bank, classes=len(classes), k=k, temperature=temperature),
     )

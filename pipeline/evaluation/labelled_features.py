@@ -53,20 +53,20 @@ def check_features(features: Tensor) -> None:
         first += len(rows)
 
 
-def classes_of(training: LabelledFeatures, *others: LabelledFeatures) -> Tensor:
-    """Return the sorted distinct labels (K,) of the training images, on the CPU.
+def classes_of(training: Tensor, *others: Tensor) -> Tensor:
+    """Return the sorted distinct labels (K,) of training labels (N,), on the CPU.
 
-    Raises DataError if there are fewer than two, or if the others hold labels without a
-    training image.
+    Raises DataError if there are fewer than two, or if `others` (M,) hold labels that no
+    training image has.
     """
-    classes = _distinct(training.labels)
+    classes = _distinct(training)
     if len(classes) < 2:
         raise DataError(
             f"A classifier needs at least two classes; all {len(training)} training images "
             f"have the label {int(classes[0])}."
         )
     for other in others:
-        found = _distinct(other.labels)
+        found = _distinct(other)
         unseen = found[~torch.isin(found, classes)]
         if len(unseen):
             raise DataError(

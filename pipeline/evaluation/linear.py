@@ -52,7 +52,7 @@ class LinearOptions(LinearFitOptions):
             fitted = augmented_fit(
                 train,
                 validation,
-                one_class(classes_of(*splits)),
+                one_class(classes_of(*(split.labels for split in splits))),
                 subject,
                 setting,
                 augmentation=self.augmentation,
@@ -107,7 +107,6 @@ class LinearResult:
     validation_accuracies: tuple[float, ...]
     converged: tuple[bool, ...]
     test_logits: Tensor
-    test_predictions: Tensor
 
 
 def linear_probe(
@@ -123,7 +122,7 @@ def linear_probe(
 
     Raises DataError if there are fewer than two classes, or a class without a training image.
     """
-    classes = classes_of(train, validation, test)
+    classes = classes_of(train.labels, validation.labels, test.labels)
     targets = class_indices(validation.labels, classes)
     strengths = tuple(sorted(set(options.l2), reverse=True))
     fits = fit_logistic(
@@ -141,15 +140,13 @@ def linear_probe(
     best = accuracies.index(max(accuracies))
     chosen = fits[best][0]
     classifier = LinearClassifier(chosen.weight.cpu(), chosen.bias.cpu(), classes)
-    logits = chosen.logits(test.features).cpu()
     return LinearResult(
         classifier=classifier,
         l2=strengths[best],
         l2s=strengths,
         validation_accuracies=accuracies,
         converged=tuple(converged for _, converged in fits),
-        test_logits=logits,
-        test_predictions=classes[logits.argmax(dim=1)],
+        test_logits=chosen.logits(test.features).cpu(),
     )
 
 

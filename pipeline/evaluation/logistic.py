@@ -5,7 +5,7 @@ class (several labels an image, some of them ignored).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from pipeline.evaluation.labelled_features import LabelledFeatures, class_indice
 
 _ROWS_AT_ONCE = 2048  # rows of features stay in the cache between the two products
 _GRAM_NUMBERS = 2**26  # features that the covariance is taken from
+_LINE_SEARCH = 25  # evaluations at most, in each iteration
 _WIDEST_GRAM = 8192  # above it the features' covariance is not worth its memory
 
 
@@ -36,10 +37,6 @@ class LinearClassifier:
         ]
         return torch.cat(rows)
 
-    def predict(self, features: Tensor) -> Tensor:
-        """Map features (N, D) to the most likely labels (N,)."""
-        return self.classes[self.logits(features).argmax(dim=1)]
-
 
 def fit_logistic(
     train: LabelledFeatures,
@@ -56,7 +53,7 @@ def fit_logistic(
     weights of standardised features; a constant feature gets weight 0. Each fit starts where
     the one before ended, so strengths in decreasing order are fastest.
     """
-    classes = classes_of(train)
+    classes = classes_of(train.labels)
     features, mean, scale = _standardised(train.features, device)
     targets = class_indices(train.labels, classes).to(device)
     problem = _Multinomial(features, targets, len(classes))
@@ -221,10 +218,6 @@ def _covariance(features: Tensor) -> Tensor:
     return (rows.T @ rows / len(rows)).double()
 
 
-class _ConvergedError(Exception):
-    """Leaves L-BFGS at a point that is good enough."""
-
-
 def _minimise(
     problem: _Problem, start: Tensor, l2: float, max_iterations: int, tolerance: float
 ) -> tuple[Tensor, bool]:
@@ -248,26 +241,41 @@ def _minimise(
         v = torch.linalg.solve_triangular(root, gradient[:-1], upper=False)
         return torch.cat([v, gradient[-1:] * spread])
 
+    def closure() -> float:
+        loss, gradient = evaluated(v.detach())
+        v.grad = slope(gradient)
+        return loss
+
+    evaluated = _Remembered(lambda v: problem.loss_and_gradient(outward(v), l2))
     inward = start if root is None else torch.cat([root.T @ start[:-1], start[-1:] / spread])
     v = inward.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
         [v],
-        max_iter=max_iterations,
-        max_eval=2 * max_iterations,
+        max_iter=1,
+        max_eval=_LINE_SEARCH + 1,
         tolerance_grad=0.0,
         tolerance_change=0.0,
         line_search_fn="strong_wolfe",
     )
-
-    def closure() -> float:
-        loss, gradient = problem.loss_and_gradient(outward(v.detach()), l2)
-        if gradient.abs().max() <= tolerance:
-            raise _ConvergedError
-        v.grad = slope(gradient)
-        return loss
-
-    try:
+    for _ in range(max_iterations):
         optimiser.step(closure)  # type: ignore[no-untyped-call]  # PyTorch annotates half of it
-    except _ConvergedError:
-        return outward(v.detach()), True
+        _, gradient = evaluated(v.detach())
+        if gradient.abs().max() <= tolerance:
+            return outward(v.detach()), True
     return outward(v.detach()), False
+
+
+class _Remembered:
+    """A function of one tensor that is not evaluated twice in a row at the same point.
+
+    Each iteration of L-BFGS ends where it last looked, and asks again as the next one begins.
+    """
+
+    def __init__(self, function: Callable[[Tensor], tuple[float, Tensor]]) -> None:
+        self._function = function
+        self._last: tuple[Tensor, tuple[float, Tensor]] | None = None
+
+    def __call__(self, point: Tensor) -> tuple[float, Tensor]:
+        if self._last is None or not torch.equal(self._last[0], point):
+            self._last = point.clone(), self._function(point)
+        return self._last[1]

@@ -1,10 +1,9 @@
 """Fine-tuning on few labels: encoder and a linear head together, each at its own rate.
 
 The labelled images are drawn once, class by class and without replacement, or listed in a file;
-the record names them. They are copied to shards of their own, so that training batches come as
-they do in training, from memory or from tars. Batch norm learns from labelled training images
-alone, is frozen for scoring, and schedules count optimiser steps. The last step is what is
-scored: nothing is selected.
+the record names them. Their batches come as those of training do, from memory or from tars. Batch
+norm learns from labelled training images alone, is frozen for scoring, and schedules count
+optimiser steps. The last step is what is scored: nothing is selected.
 
 A control without a network (pixels, a stored feature) gets a logistic regression on the same
 labelled images, its penalty chosen on validation.
@@ -25,7 +24,7 @@ from torch.optim import Optimizer
 from pipeline.base.errors import DataError, TrainingError
 from pipeline.base.seeds import seed_from
 from pipeline.datasets.source import Split
-from pipeline.evaluation.few_labels import labelled_rows, labelled_shards
+from pipeline.evaluation.few_labels import labelled_rows
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 from pipeline.evaluation.linear import LinearOptions, linear_probe
@@ -148,8 +147,8 @@ def _fine_tuned(
     """Judge an encoder by a copy of it, fine-tuned on the chosen images."""
     images = setting.images
     others = [images.labels(s)[images.known(s)] for s in ("validation", "test")]
-    classes = _classes(images.labels("train")[chosen], torch.cat(others))
-    data = labelled_shards(images, chosen, setting.work)
+    classes = classes_of(images.labels("train")[chosen], torch.cat(others))
+    data = images.splits["train"].subset(images.index("train")[chosen].tolist())
     learning = _Learning(options, encoder, data, classes, setting)
     options, tuned = _tuned(learning, subject)
     network = _fine_tune(replace(learning, options=options))
@@ -178,15 +177,6 @@ def _tuned(learning: "_Learning", subject: Subject) -> tuple[SemiSupervisedOptio
         rate = found.pop("lr")
         found["encoder_lr"], found["head_lr"] = rate, rate * options.head_lr / options.encoder_lr
     return options.model_copy(update=found), {"tuned": found}
-
-
-def _classes(labels: Tensor, others: Tensor) -> Tensor:
-    """Return the classes of the labelled images; DataError as `classes_of`."""
-    blank = torch.zeros(1, 1)
-    return classes_of(
-        LabelledFeatures(blank.expand(len(labels), 1), labels),
-        LabelledFeatures(blank.expand(len(others), 1), others),
-    )
 
 
 class _Network(nn.Module):

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.base.atomic import atomic_path
@@ -68,6 +66,9 @@ def encoder_subject(
     They are kept in the directory `cache`, by the digest of encoder and images; those of the
     first images alone are taken from there, but not kept.
     """
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
     encoder.to(device).eval()
     embed = _frozen(encoder.features, images.image, device)
     identity = encoder_digest(encoder)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.base.errors import StoreError
 from pipeline.representations.storing import StoredType
@@ -105,10 +106,8 @@ class Encoding:
             steps = np.rint((rows - self.offset) / self.scale)
             return steps.clip(-INT8_LARGEST, INT8_LARGEST).astype(np.int8)
         if self.stored_type == "bfloat16":
-            bits = rows.view(np.uint32)
-            # To the nearest, of two the even one: the carry of the addition does the rounding.
-            rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-            encoded: Array = (rounded >> 16).astype(np.uint16)
+            bits = torch.from_numpy(rows).bfloat16().view(torch.int16)
+            encoded: Array = bits.numpy().view(np.uint16)
         else:
             with np.errstate(over="ignore"):
                 encoded = rows.astype(self.stored_type)
@@ -121,7 +120,8 @@ class Encoding:
         if self.offset is not None and self.scale is not None:
             decoded: Array = self.offset + self.scale * numbers.astype(np.float32)
         elif self.stored_type == "bfloat16":
-            decoded = (numbers.astype(np.uint32) << 16).view(np.float32)
+            bits = torch.from_numpy(np.ascontiguousarray(numbers).view(np.int16))
+            decoded = bits.view(torch.bfloat16).float().numpy()
         else:
             decoded = numbers
         return decoded

@@ -48,12 +48,6 @@ class Pca:
         with full_precision(x.device):
             return (x.float() - self.mean.to(x.device)) @ self.basis.to(x.device)
 
-    def restore(self, scores: Tensor) -> Tensor:
-        """Map scores (B, K) to the nearest vectors (B, D) that have them."""
-        with full_precision(scores.device):
-            basis, mean = self.basis.to(scores.device), self.mean.to(scores.device)
-            return scores.float() @ basis.T + mean
-
 
 def components_of(options: ReduceOptions, images: int, width: int) -> int:
     """Return how many principal components `options` give, fitted on so many images of a width.

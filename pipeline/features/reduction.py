@@ -41,12 +41,6 @@ class Reduction:
             x = self.projection.apply(x)
         return x if self.pca is None else self.pca.apply(x)
 
-    def restore(self, reduced: Tensor) -> Tensor:
-        """Map (B, K) back to (B, D); StoreError after a projection, which has no inverse."""
-        if self.projection is not None:
-            raise StoreError("A random projection cannot be undone; use pca to restore vectors.")
-        return reduced.float() if self.pca is None else self.pca.restore(reduced)
-
     def arrays(self) -> dict[str, Array]:
         """Return what `load` needs, all floating point so that a store can mark gaps by NaN."""
         arrays: dict[str, Array] = {}

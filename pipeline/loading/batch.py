@@ -2,8 +2,10 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypedDict
 
 import numpy as np
@@ -17,6 +19,7 @@ from pipeline.datasets.source import Label, MultiLabel
 from pipeline.features.store import StoredFeature
 from pipeline.images.original_view import ImageOptions
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.reading import Record, read_shard
 
 NO_LABEL = -1
 
@@ -36,12 +39,16 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class SplitData:
-    """What a loader reads: one split's shards and the features that go with them."""
+    """What a loader reads: one split's shards and the features that go with them.
+
+    `only` are the indices, within the split, of the samples to read; None reads all valid ones.
+    """
 
     directory: Location
     manifest: Manifest
     features: Mapping[str, StoredFeature]
     image: ImageOptions
+    only: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         for name, feature in self.features.items():
@@ -53,16 +60,68 @@ class SplitData:
                     "`mvmr extract-features`."
                 )
 
+    def subset(self, index: Iterable[int]) -> "SplitData":
+        """Return the same split, of which only the samples of these indices are read.
+
+        Raises DataError if one of them is invalid or not in the split.
+        """
+        only = frozenset(index)
+        wrong = [i for i in only if not 0 <= i < self.manifest.samples] or [
+            *(only & self.manifest.invalid)
+        ]
+        if wrong:
+            raise DataError(
+                f"{self.directory} has no valid sample {min(wrong)}; a subset names valid samples "
+                f"from 0 to {self.manifest.samples - 1}."
+            )
+        return replace(self, only=only)
+
+    @cached_property
+    def samples_by_shard(self) -> tuple[int, ...]:
+        """Number of samples to read of each shard."""
+        if self.only is None:
+            return tuple(shard.samples - len(shard.invalid) for shard in self.manifest.shards)
+        counts = Counter(index // self.manifest.samples_per_shard for index in self.only)
+        return tuple(counts[number] for number in range(len(self.manifest.shards)))
+
     @property
     def valid_samples(self) -> int:
-        """Number of samples that may be used."""
-        return self.manifest.valid
+        """Number of samples to read."""
+        return sum(self.samples_by_shard)
+
+    def rows(self, number: int) -> list[int]:
+        """Return the rows of shard `number` to read, in order."""
+        first, shard = self.manifest.first_index(number), self.manifest.shards[number]
+        if self.only is not None:
+            return [row for row in range(shard.samples) if first + row in self.only]
+        invalid = set(shard.invalid)
+        return [row for row in range(shard.samples) if row not in invalid]
+
+    def records(self, number: int, first: int = 0, last: int | None = None) -> Iterator[Record]:
+        """Yield the records to read of shard `number`, from the `first` to the `last` (excluded).
+
+        Raises DataError if the tar is damaged, or disagrees with the manifest about what is valid.
+        """
+        wanted = self.rows(number)[first:last]
+        if not wanted:
+            return
+        shard, chosen = self.manifest.shards[number], set(wanted)
+        invalid = set(shard.invalid)
+        low, high = wanted[0], wanted[-1] + 1
+        for record in read_shard(self.directory, self.manifest, number, first=low, last=high):
+            if record.valid == (record.row in invalid):
+                raise DataError(
+                    f"{self.directory / shard.name}: sample {record.row} is valid in only one of "
+                    "tar and manifest: run `mvmr shard --force`."
+                )
+            if record.row in chosen:
+                yield record
 
     def resident_bytes(self) -> int:
-        """Memory that the whole split takes, decoded, with its targets."""
+        """Memory that the samples take, decoded, with their targets."""
         pixels = self.image.channels * self.image.size**2
         rows = sum(f.width * np.dtype(f.dtype).itemsize for f in self.features.values())
-        return self.manifest.samples * (pixels + rows + 16)
+        return self.valid_samples * (pixels + rows + 16)
 
 
 def label_tensor(labels: Sequence[Label | None], manifest: Manifest) -> Tensor:

@@ -12,7 +12,7 @@ from pipeline.base.seeds import generator
 
 @dataclass(frozen=True)
 class Segment:
-    """Valid rows `first` to `last` (excluded, counted among the valid ones) of one shard."""
+    """Samples `first` to `last` (excluded) of those to read of one shard."""
 
     shard: int
     first: int
@@ -30,7 +30,7 @@ def plan_epoch(
 ) -> list[list[list[Segment]]]:
     """Return segments[rank][worker], each holding a whole number of batches.
 
-    `samples` is the number of valid samples of each shard, `batch_size` that of one rank.
+    `samples` is the number of samples to read of each shard, `batch_size` that of one rank.
     Every rank gets the same number of batches; what does not fill a batch on every rank is
     left out, other samples in every epoch. Worker w of a rank serves its batches w, w + workers,
     and so on, as a DataLoader asks for them.

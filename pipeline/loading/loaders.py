@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-import psutil
 from pydantic import Field
 
 from pipeline.base.errors import DataError
@@ -80,6 +79,8 @@ def loader_by_size(
 
 
 def _is_resident(data: SplitData, options: LoadingOptions, world_size: int) -> bool:
+    import psutil
+
     budget = options.memory_share * psutil.virtual_memory().available / world_size
     fits = data.resident_bytes() <= budget
     return options.mode == "resident" or (options.mode == "auto" and fits)

@@ -16,7 +16,6 @@ from pipeline.base.text import counted
 from pipeline.images.decoding import decode
 from pipeline.images.original_view import original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
-from pipeline.shards.reading import read_shard
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,13 @@ def load_resident(data: SplitData, *, progress: Progress | None = None) -> Resid
     labels = []
     index = torch.empty(count, dtype=torch.int64)
     position = 0
-    for number, shard in enumerate(data.manifest.shards):
-        for record in read_shard(data.directory, data.manifest, number):
-            if record.valid:
-                images[position] = original_view(decode(record.data), image)
-                labels.append(record.label)
-                index[position] = data.manifest.first_index(number) + record.row
-                position += 1
-        progress.advance(shard.samples - len(shard.invalid))
+    for number, samples in enumerate(data.samples_by_shard):
+        for record in data.records(number):
+            images[position] = original_view(decode(record.data), image)
+            labels.append(record.label)
+            index[position] = data.manifest.first_index(number) + record.row
+            position += 1
+        progress.advance(samples)
     split = data.manifest.split
     targets = {n: torch.from_numpy(f.read(split))[index] for n, f in data.features.items()}
     return ResidentSplit(images, label_tensor(labels, data.manifest), index, targets)
@@ -102,16 +100,6 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[Batch]:
         for rows in self._slices:
             yield self.resident.rows(rows)
-
-    @property
-    def split(self) -> str:
-        """Name of the split."""
-        return self._data.manifest.split
-
-    @property
-    def digest(self) -> str:
-        """Digest of the split's manifest."""
-        return self._data.manifest.digest
 
     def preload(self) -> None:
         """Decode the split now rather than at the first use."""

@@ -6,21 +6,20 @@ and shuffles within a buffer.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline.base.errors import DataError
 from pipeline.base.processes import deaf_children
 from pipeline.features.store import StoredFeature
 from pipeline.images.decoding import decode
 from pipeline.images.original_view import original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.epoch_plan import Segment, plan_epoch
-from pipeline.shards.reading import Record, read_shard
+from pipeline.shards.reading import Record
 
 _EPOCH, _SKIP = 0, 1  # places in the state that the loader shares with its workers
 
@@ -76,7 +75,7 @@ class _Stream(IterableDataset[Batch]):
     ) -> None:
         self.state = torch.zeros(2, dtype=torch.int64)
         self.state.share_memory_()  # type: ignore[no-untyped-call]
-        self._directory, self._manifest, self._image = data.directory, data.manifest, data.image
+        self._data = replace(data, features={})
         self._paths = {name: feature.path for name, feature in data.features.items()}
         self._opened: dict[str, StoredFeature] = {}
         self._buffer, self._batch_size, self._seed = buffer, batch_size, seed
@@ -87,7 +86,7 @@ class _Stream(IterableDataset[Batch]):
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         epoch, skip = (int(value) for value in self.state)
         plan = plan_epoch(
-            [shard.samples - len(shard.invalid) for shard in self._manifest.shards],
+            self._data.samples_by_shard,
             seed=self._seed,
             epoch=epoch,
             batch_size=self._batch_size,
@@ -116,27 +115,18 @@ class _Stream(IterableDataset[Batch]):
         yield from held
 
     def _read(self, segment: Segment) -> Iterator["_Encoded"]:
-        manifest, number = self._manifest, segment.shard
-        shard = manifest.shards[number]
-        invalid = set(shard.invalid)
-        valid = [row for row in range(shard.samples) if row not in invalid]
-        base = manifest.first_index(number)
-        low, high = valid[segment.first], valid[segment.last - 1] + 1
-        rows = self._packed(base + low, base + high)
-        for record in read_shard(self._directory, manifest, number, first=low, last=high):
-            if record.valid != (record.row not in invalid):
-                raise DataError(
-                    f"{self._directory / shard.name}: sample {record.row} is valid in only one of "
-                    "tar and manifest: run `mvmr shard --force`."
-                )
-            if record.valid:
-                # A copy: a view of one row that waits in the buffer would keep its whole chunk.
-                yield _Encoded(record, base + record.row, rows[record.row - low].copy())
+        number = segment.shard
+        wanted = self._data.rows(number)[segment.first : segment.last]
+        base, low = self._data.manifest.first_index(number), wanted[0]
+        rows = self._packed(base + low, base + wanted[-1] + 1)
+        for record in self._data.records(number, segment.first, segment.last):
+            # A copy: a view of one row that waits in the buffer would keep its whole chunk.
+            yield _Encoded(record, base + record.row, rows[record.row - low].copy())
 
     def _packed(self, first: int, last: int) -> "np.ndarray[Any, Any]":
         """Return rows `first` to `last` of every feature as bytes, side by side."""
         parts = [
-            self._feature(name).read(self._manifest.split, first, last).view(np.uint8)
+            self._feature(name).read(self._data.manifest.split, first, last).view(np.uint8)
             for name in self._paths
         ]
         if len(parts) == 1:
@@ -159,10 +149,10 @@ class _Stream(IterableDataset[Batch]):
         return self._opened[name]
 
     def _collate(self, samples: Sequence["_Encoded"]) -> Batch:
-        views = [original_view(decode(sample.record.data), self._image) for sample in samples]
+        views = [original_view(decode(sample.record.data), self._data.image) for sample in samples]
         return Batch(
             images=torch.stack(views),
-            labels=label_tensor([s.record.label for s in samples], self._manifest),
+            labels=label_tensor([s.record.label for s in samples], self._data.manifest),
             index=torch.tensor([sample.index for sample in samples]),
             targets=self._unpacked(np.stack([sample.row for sample in samples])),
         )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.base.atomic import atomic_path, write_json
@@ -63,6 +62,8 @@ def backbone_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def _safetensors(checkpoint: Checkpoint, path: Path) -> None:
+    from safetensors.torch import save_file
+
     metadata = {"architecture": checkpoint.student.architecture, "format": "pt"}
     save_file(backbone_weights(checkpoint), path, metadata=metadata)
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from webdataset import tariterators
-
 from pipeline.base.errors import DataError
 from pipeline.base.locations import Location
 from pipeline.base.text import counted
@@ -62,6 +60,8 @@ def read_shard(
 
 
 def _members(path: Location) -> Iterator[dict[str, Any]]:
+    from webdataset import tariterators
+
     with path.open("rb") as stream:
         files = tariterators.tar_file_expander([{"url": path.name, "stream": stream}])
         yield from tariterators.group_by_keys(files)

@@ -53,8 +53,10 @@ class OnlineProbe(Callback):
         """Take one step on the labelled samples of the batch."""
         known = outputs["labels"] != NO_LABEL
         with torch.enable_grad(), torch.autocast(pl_module.device.type, enabled=False):
-            logits = self.classifier(outputs["h"][known].float())
-            loss = F.cross_entropy(logits, outputs["labels"][known], reduction="sum")
+            logits = self.classifier(outputs["h"].float())
+            loss = F.cross_entropy(
+                logits, outputs["labels"], ignore_index=NO_LABEL, reduction="sum"
+            )
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
         labelled = sum_over_processes(known.sum())

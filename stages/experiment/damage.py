@@ -1,8 +1,8 @@
 """What is damaged in the shards and the store of a data set, and making it anew."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from pipeline.base.damage import Damage
 from pipeline.base.locations import names_in
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import SPLITS, Split
@@ -12,21 +12,21 @@ from pipeline.features.extraction.recompute import repair
 from pipeline.features.store import FeatureStore
 from pipeline.features.store.integrity import METADATA
 from pipeline.shards.manifest import MANIFEST, read_manifest
-from pipeline.shards.repair import DamagedFile, find_damage, repair_split
+from pipeline.shards.repair import repair_split, split_damage
 from stages.experiment.paths import DatasetLayout
 from stages.experiment.schema import Experiment
 
 SHARDS = "shards/"  # before a split, in the name of a part that can be damaged
 
 
-def find_all_damage(layout: DatasetLayout, progress: Progress) -> dict[str, list[Any]]:
+def find_all_damage(layout: DatasetLayout, progress: Progress) -> dict[str, list[Damage]]:
     """Return what is damaged, by part: `shards/<split>` or the name of a feature."""
     tars = {f"{SHARDS}{split}": damages for split, damages in _tars(layout, progress)}
     return {**tars, **FeatureStore(layout.features).verify(progress=progress)}
 
 
 def mend_all(
-    found: Mapping[str, Sequence[Any]],
+    found: Mapping[str, Sequence[Damage]],
     experiment: Experiment,
     layout: DatasetLayout,
     progress: Progress,
@@ -53,19 +53,19 @@ def mend_all(
         )
 
 
-def _tars(layout: DatasetLayout, progress: Progress) -> Iterator[tuple[Split, list[DamagedFile]]]:
+def _tars(layout: DatasetLayout, progress: Progress) -> Iterator[tuple[Split, list[Damage]]]:
     for split in SPLITS:
         directory = layout.shards / split
         if not names_in(directory):
             continue
         if (directory / MANIFEST).exists():
-            yield split, find_damage(directory, read_manifest(directory), progress=progress)
+            yield split, split_damage(directory, read_manifest(directory), progress=progress)
         else:
-            yield split, [DamagedFile(directory / MANIFEST, "is missing: run `mvmr shard`")]
+            yield split, [Damage(directory / MANIFEST, "is missing: run `mvmr shard`")]
 
 
 def _repair_tars(
-    damaged: Mapping[Split, Sequence[DamagedFile]], experiment: Experiment, layout: DatasetLayout
+    damaged: Mapping[Split, Sequence[Damage]], experiment: Experiment, layout: DatasetLayout
 ) -> None:
     dataset = experiment.dataset
     source = dataset.source.open()

@@ -38,7 +38,8 @@ def test_uniform_votes_agree_with_scikit_learn(k: int) -> None:
     np.testing.assert_allclose(
         result.test_scores, reference.predict_proba(test.features), atol=1e-6
     )
-    assert result.test_predictions.tolist() == reference.predict(test.features).tolist()
+    predicted = result.classes[result.test_scores.argmax(dim=1)]
+    assert predicted.tolist() == reference.predict(test.features).tolist()
     expected = reference.score(validation.features, validation.labels)
     assert result.validation_accuracies == {(k, "uniform"): pytest.approx(expected)}
 

@@ -20,7 +20,7 @@ from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering import ScatteringOptions
 from pipeline.shards.manifest import read_manifest, read_manifests
-from pipeline.shards.repair import find_damage, repair_split
+from pipeline.shards.repair import repair_split, split_damage
 from pipeline.shards.writing import ShardOptions, write_split
 
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
@@ -218,9 +218,9 @@ def test_a_damaged_tar_is_listed_and_made_again(tmp_path: Path, file: str, damag
         progress=Silent(),
     )
     whole = contents(tmp_path)
-    assert find_damage(tmp_path, manifest) == []
+    assert split_damage(tmp_path, manifest) == []
     damage(tmp_path / file)
-    found = find_damage(tmp_path, manifest)
+    found = split_damage(tmp_path, manifest)
     assert [damaged.path for damaged in found] == [tmp_path / file]
     repair_split(source, items, tmp_path, manifest, found, SHARDS)
     assert contents(tmp_path) == whole
@@ -250,7 +250,7 @@ def test_a_tar_of_another_source_is_refused(tmp_path: Path) -> None:
     truncate(tmp_path / "000000.tar")
     with pytest.raises(DataError, match="cannot be made again as it was"):
         repair_split(
-            OtherDigits(), items, tmp_path, manifest, find_damage(tmp_path, manifest), SHARDS
+            OtherDigits(), items, tmp_path, manifest, split_damage(tmp_path, manifest), SHARDS
         )
 
 

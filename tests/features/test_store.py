@@ -22,7 +22,7 @@ from pipeline.features.store import (
     StoredFeature,
     chunk_rows,
     differing,
-    find_damage,
+    feature_damage,
 )
 from pipeline.representations.storing import StoredType
 
@@ -43,7 +43,7 @@ def test_what_is_written_comes_back(feature: StoredFeature) -> None:
     arrays, attributes = feature.reduction()
     assert arrays["mean"].tolist() == [1, 1, 1]
     assert attributes["components"] is None
-    assert feature.verify() == []
+    assert feature_damage(feature.path) == []
 
 
 def test_plain_zarr_reads_it(feature: StoredFeature) -> None:
@@ -84,7 +84,7 @@ def test_damage_is_named_where_it_is(
     damage(chunk)
     with pytest.raises(DamagedChunkError, match=str(chunk)):
         feature.read("train")
-    assert [found.path for found in feature.verify()] == [chunk]
+    assert [found.path for found in feature_damage(feature.path)] == [chunk]
     assert np.array_equal(feature.read("train", 0, 100), ROWS[:100].astype(np.float16))
 
 
@@ -95,9 +95,9 @@ def test_every_single_flipped_bit_is_seen(feature: StoredFeature) -> None:
         content = bytearray(sound)
         content[place // 8] ^= 1 << (place % 8)
         chunk.write_bytes(bytes(content))
-        assert len(feature.verify()) == 1
+        assert len(feature_damage(feature.path)) == 1
     chunk.write_bytes(sound)
-    assert feature.verify() == []
+    assert feature_damage(feature.path) == []
 
 
 def test_an_unfinished_feature_cannot_be_opened(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_changed_metadata_file_is_seen_even_where_it_can_be_read(
     file.write_text(file.read_text().replace('"zarr_format": 3', '"zarr_format":  3'))
     with pytest.raises(DamagedChunkError, match=str(file)):
         StoredFeature(feature.path)
-    assert [found.path for found in find_damage(feature.path)] == [file]
+    assert [found.path for found in feature_damage(feature.path)] == [file]
 
 
 def test_a_changed_attribute_is_seen(feature: StoredFeature) -> None:
@@ -146,7 +146,7 @@ def test_a_changed_attribute_is_seen(feature: StoredFeature) -> None:
     file.write_text(file.read_text().replace("42", "43"))
     with pytest.raises(DamagedChunkError, match="digest does not fit"):
         StoredFeature(feature.path)
-    assert [found.path for found in find_damage(feature.path)] == [file]
+    assert [found.path for found in feature_damage(feature.path)] == [file]
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, empty, remove])
@@ -157,7 +157,7 @@ def test_a_damaged_reduction_is_named(
     damage(chunk)
     with pytest.raises(DamagedChunkError, match=str(chunk)):
         feature.reduction()
-    assert [found.path for found in feature.verify()] == [chunk]
+    assert [found.path for found in feature_damage(feature.path)] == [chunk]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_every_type_comes_back_within_its_precision(
     tmp_path: Path, stored_type: StoredType, bound: float
 ) -> None:
     found = store_rows(tmp_path, "y", ROWS, samples_per_shard=100, stored_type=stored_type)
-    assert found.verify() == []
+    assert feature_damage(found.path) == []
     np.testing.assert_allclose(found.read("train").astype(np.float32), ROWS, atol=bound, rtol=0)
 
 

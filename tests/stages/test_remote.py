@@ -28,7 +28,7 @@ from pipeline.datasets.digits import DigitsOptions
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract, unfinished
 from pipeline.features.extraction.recompute import repair
-from pipeline.features.store import FeatureStore, StoredFeature
+from pipeline.features.store import FeatureStore, StoredFeature, feature_damage
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
 from pipeline.loading.resident import load_resident
@@ -36,7 +36,7 @@ from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering import ScatteringOptions
 from pipeline.shards.manifest import read_manifests
-from pipeline.shards.repair import find_damage
+from pipeline.shards.repair import split_damage
 from pipeline.shards.writing import ShardOptions, write_split
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_a_remote_store_holds_what_a_local_one_does(remote: Location, tmp_path: 
         name: data for name, data in contents(tmp_path).items() if name != "work/lock"
     }
     manifest = read_manifests(remote / "shards")["train"]
-    assert find_damage(remote / "shards" / "train", manifest) == []
+    assert split_damage(remote / "shards" / "train", manifest) == []
     feature = FeatureStore(remote / "features.zarr")["hog"]
     data = SplitData(remote / "shards" / "train", manifest, {"hog": feature}, IMAGE)
     split = load_resident(data)
@@ -157,7 +157,7 @@ def test_force_replaces_a_remote_feature(remote: Location) -> None:
     run(remote, features={"hog": HogOptions(cell=2)})
     found = run(remote, features={"hog": HOG}, force=True)["hog"]
     assert found.fingerprint["representation"]["cell"] == 4
-    assert found.verify() == []
+    assert feature_damage(found.path) == []
 
 
 def test_damage_of_a_remote_store_is_found_and_mended(remote: Location) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import zarr
 from pydantic import TypeAdapter
 
+from pipeline.base.damage import Damage
 from pipeline.base.digests import digest
 from pipeline.base.errors import StoreError
-from pipeline.base.locations import Location, remove_tree, zarr_store
+from pipeline.base.locations import Location, remove_tree
 from pipeline.base.locks import exclusive
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import Split
@@ -22,7 +22,8 @@ from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import LOCK, busy, complete, feature_task
 from pipeline.features.extraction.prepare import lay_out
 from pipeline.features.extraction.worker import FeatureTask
-from pipeline.features.store import Damage, FeatureStore, Fingerprint, check_fingerprint
+from pipeline.features.store import FeatureStore, Fingerprint, check_fingerprint
+from pipeline.features.store.hierarchy import open_array
 from pipeline.features.store.integrity import REDUCTION, UNREADABLE, array_damage, root_attributes
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.kinds import AnyRepresentation
@@ -102,13 +103,13 @@ def _take_back(
         return
     for damage in damages:
         damage.path.unlink(missing_ok=True)
-    if any(damage.array.startswith(REDUCTION) for damage in damages):
+    if any(damage.part.startswith(REDUCTION) for damage in damages):
         remove_tree(writer.target / REDUCTION)
     writer.reopen()
     if writer.has_reduction():
         lay_out(task, manifests)
     for split, manifest in manifests.items():
-        bad = {damage.chunk for damage in array_damage(writer.home, split)}
+        bad = {damage.number for damage in array_damage(writer.home, split)}
         if None not in bad:
             per_shard = max(1, manifest.samples_per_shard // writer.chunk_rows(split))
             spoilt = {chunk // per_shard for chunk in bad if chunk is not None}
@@ -120,6 +121,6 @@ def _made_from(task: FeatureTask, manifests: Mapping[Split, Manifest]) -> bool:
     found = set()
     for split in manifests:
         with suppress(*UNREADABLE):
-            array = zarr.open_array(zarr_store(task.writer().target / split), mode="r")
+            array = open_array(task.writer().target / split)
             found.add(array.attrs["fingerprint"])
     return found == {digest(task.fingerprint)}

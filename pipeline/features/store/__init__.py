@@ -17,13 +17,12 @@ from pipeline.features.store.feature import (
     check_fingerprint,
     differing,
 )
-from pipeline.features.store.integrity import Damage, find_damage
+from pipeline.features.store.integrity import feature_damage
 from pipeline.features.store.writer import CHUNK_BYTES, FORMAT, FeatureWriter, chunk_rows
 
 __all__ = [
     "CHUNK_BYTES",
     "FORMAT",
-    "Damage",
     "FeatureStore",
     "FeatureWriter",
     "Fingerprint",
@@ -31,5 +30,5 @@ __all__ = [
     "check_fingerprint",
     "chunk_rows",
     "differing",
-    "find_damage",
+    "feature_damage",
 ]

@@ -2,29 +2,32 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
+from pipeline.base.damage import Damage
 from pipeline.base.digests import digest
 from pipeline.base.errors import DamagedChunkError, StaleFeatureError, StoreError, unknown_name
-from pipeline.base.locations import Location, names_in, zarr_store
+from pipeline.base.locations import Location, names_in
 from pipeline.base.progress import Progress
 from pipeline.features.encoding import ARRAY_TYPES, Array, Encoding
+from pipeline.features.store.hierarchy import open_group
 from pipeline.features.store.integrity import (
     METADATA,
     REDUCTION,
     UNREADABLE,
-    Damage,
     array_damage,
-    find_damage,
+    feature_damage,
     has_gaps,
     metadata_damage,
     reason_of,
     root_attributes,
 )
 from pipeline.representations.storing import StoredType
+
+if TYPE_CHECKING:
+    import zarr
 
 Fingerprint = Mapping[str, Any]
 
@@ -51,7 +54,7 @@ class StoredFeature:
             raise self._damaged(damage)
         self.fingerprint: Fingerprint = recorded["fingerprint"]
         self.report: Mapping[str, Any] = recorded["report"]
-        group = zarr.open_group(zarr_store(path), mode="r", use_consolidated=False)
+        group = open_group(path)
         self._arrays: dict[str, zarr.Array[Any]] = dict(list(group.arrays()))
 
     @property
@@ -107,10 +110,6 @@ class StoredFeature:
         scaled = self.stored_type == "int8"
         return Encoding.load(self.stored_type, self.reduction()[0] if scaled else {})
 
-    def verify(self) -> list[Damage]:
-        """Read everything and return what cannot be trusted; an empty list is good news."""
-        return find_damage(self.path)
-
     def _damaged(self, damage: Damage) -> DamagedChunkError:
         return DamagedChunkError(
             f"{damage.path} of feature {self.name!r} cannot be trusted: "
@@ -122,11 +121,11 @@ class StoredFeature:
 
         Raises DamagedChunkError where they are damaged.
         """
-        group = zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False)
+        group = open_group(self.path)
         try:
             return read_reduction(group)
         except UNREADABLE as error:
-            own = (d for d in find_damage(self.path) if d.array.startswith(REDUCTION))
+            own = (d for d in feature_damage(self.path) if d.part.startswith(REDUCTION))
             unnamed = Damage(self.path / REDUCTION, str(error), REDUCTION)
             raise self._damaged(next(own, unnamed)) from error
 
@@ -139,7 +138,7 @@ class FeatureStore:
 
     def create(self) -> None:
         """Make an empty hierarchy, if there is none."""
-        zarr.open_group(zarr_store(self.path), mode="a")
+        open_group(self.path, "a")
 
     def names(self) -> list[str]:
         """Return the names of the features, sorted, damaged ones among them."""
@@ -178,9 +177,9 @@ class FeatureStore:
 
         The store's own metadata file stands among them, by its name.
         """
-        found = {name: find_damage(self.path / name, progress) for name in self.names()}
+        found = {name: feature_damage(self.path / name, progress) for name in self.names()}
         try:
-            zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False)
+            open_group(self.path)
         except UNREADABLE as error:
             found[METADATA] = [Damage(self.path / METADATA, reason_of(error), "")]
         return found
@@ -215,8 +214,8 @@ def _short(value: Any) -> str:
 
 def read_reduction(group: "zarr.Group") -> tuple[dict[str, Array], dict[str, Any]]:
     """Return the arrays and attributes of a feature's reduction; ValueError for damage."""
-    reduction = group[REDUCTION]
-    if not isinstance(reduction, zarr.Group):
+    reduction: Any = group[REDUCTION]
+    if not hasattr(reduction, "arrays"):
         raise StoreError(f"{group.store_path} has no reduction: extract the feature again.")
     arrays = {name: np.asarray(array[...]) for name, array in reduction.arrays()}
     missing = [name for name, values in arrays.items() if has_gaps(values)]

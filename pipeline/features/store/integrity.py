@@ -2,34 +2,22 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import zarr
 
+from pipeline.base.damage import Damage, changed_files
 from pipeline.base.digests import digest, sha256_of
-from pipeline.base.locations import Location, names_in, zarr_store
+from pipeline.base.locations import Location, names_in
 from pipeline.base.progress import Progress, Silent
 from pipeline.features.encoding import ARRAY_TYPES, Array
+from pipeline.features.store.hierarchy import array_at
 
 METADATA = "zarr.json"
 REDUCTION = "reduction"
 # What Zarr and the codecs raise for a file that is not what was written.
 UNREADABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError)
-
-
-@dataclass(frozen=True)
-class Damage:
-    """One file of a feature that cannot be trusted; `chunk` is its number within the array.
-
-    `array` is the path of its array within the feature, "" for the feature's own metadata.
-    """
-
-    path: Location
-    reason: str
-    array: str
-    chunk: int | None = None
 
 
 def root_attributes(feature: Location) -> dict[str, Any]:
@@ -59,16 +47,11 @@ def metadata_digests(feature: Location) -> dict[str, str]:
 
 def metadata_damage(feature: Location, recorded: Mapping[str, str]) -> Iterator[Damage]:
     """Yield the metadata files that are not those of `recorded`."""
-    for path, sha in recorded.items():
-        file = feature / path
-        array = path.removesuffix(f"/{METADATA}")
-        if not file.exists():
-            yield Damage(file, "is missing", array)
-        elif sha256_of(file) != sha:
-            yield Damage(file, "is not what was written", array)
+    for found in changed_files(feature, recorded):
+        yield replace(found, part=found.part.removesuffix(f"/{METADATA}"))
 
 
-def find_damage(feature: Location, progress: Progress | None = None) -> list[Damage]:
+def feature_damage(feature: Location, progress: Progress | None = None) -> list[Damage]:
     """Read all of a feature and return what cannot be trusted; an empty list is good news."""
     progress = progress or Silent()
     try:
@@ -79,7 +62,7 @@ def find_damage(feature: Location, progress: Progress | None = None) -> list[Dam
         return [own, *(d for a in arrays for d in array_damage(feature, a))]
     recorded: dict[str, str] = attributes.get("metadata", {})
     damages = list(metadata_damage(feature, recorded))
-    unknown = {damage.array for damage in damages}
+    unknown = {damage.part for damage in damages}
     known = [a for path in recorded if (a := path.removesuffix(f"/{METADATA}")) not in unknown]
     total = sum(_chunks(feature / array) for array in known)
     progress.start(f"read {feature.name}", total, "chunks")
@@ -91,10 +74,10 @@ def find_damage(feature: Location, progress: Progress | None = None) -> list[Dam
 def _chunks(place: Location) -> int:
     """Return how many chunks an array has; none where it is a group, or cannot be read."""
     try:
-        node = zarr.open(zarr_store(place), mode="r")
+        array = array_at(place)
     except UNREADABLE:
         return 0
-    return node.nchunks if isinstance(node, zarr.Array) else 0
+    return 0 if array is None else array.nchunks
 
 
 def array_damage(
@@ -103,11 +86,11 @@ def array_damage(
     """Yield the chunks of an array that fail their checksum, are cut short or are missing."""
     place = feature / array
     try:
-        node = zarr.open(zarr_store(place), mode="r")
+        node = array_at(place)
     except UNREADABLE as error:
         yield Damage(place / METADATA, reason_of(error), array)
         return
-    if not isinstance(node, zarr.Array):
+    if node is None:
         return
     step, progress = node.chunks[0], progress or Silent()
     for number, first in enumerate(range(0, node.shape[0], step)):

@@ -2,17 +2,16 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
 
 from pipeline.base.digests import digest
 from pipeline.base.errors import StoreError
-from pipeline.base.locations import Location, is_local, names_in, remove_tree, zarr_store
+from pipeline.base.locations import Location, is_local, names_in, remove_tree
 from pipeline.features.encoding import ARRAY_TYPES, Array, Encoding
 from pipeline.features.store.feature import FeatureStore, Fingerprint, StoredFeature, read_reduction
+from pipeline.features.store.hierarchy import checksums, open_array, open_group
 from pipeline.features.store.integrity import (
     REDUCTION,
     UNREADABLE,
@@ -23,6 +22,9 @@ from pipeline.features.store.integrity import (
 from pipeline.representations.storing import StoredType
 
 FORMAT = 2
+if TYPE_CHECKING:
+    import zarr
+
 CHUNK_BYTES = 64 * 2**20
 # Below the work of a feature: one empty file for each shard that is finished.
 DONE = "done"
@@ -90,7 +92,7 @@ class FeatureWriter:
                 chunks=(max(1, min(len(values), CHUNK_BYTES // row_bytes)), *values.shape[1:]),
                 dtype=values.dtype,
                 fill_value=float("nan"),
-                compressors=[Crc32cCodec()],
+                compressors=checksums(),
             )
             array[...] = values
             summary.update(f"{name} {values.dtype} {values.shape};".encode())
@@ -142,7 +144,7 @@ class FeatureWriter:
             chunks=(rows, width),
             dtype=kind.array,
             fill_value=kind.gap,
-            compressors=[Crc32cCodec()],
+            compressors=checksums(),
             attributes={
                 "rows": "row i is sample i of the split, in the order of its manifest",
                 "stored_type": stored_type,
@@ -154,7 +156,7 @@ class FeatureWriter:
 
     def chunk_rows(self, split: str) -> int:
         """Return the number of rows of a chunk of `split`."""
-        return self._array(split).chunks[0]
+        return int(self._array(split).chunks[0])
 
     def write_rows(self, split: str, first: int, rows: Array, encoding: Encoding) -> None:
         """Write whole chunks of floats, beginning at row `first`.
@@ -195,11 +197,11 @@ class FeatureWriter:
         remove_tree(self.work)
         return self._store[self._name]
 
-    def _group(self, mode: Any) -> zarr.Group:
-        return zarr.open_group(zarr_store(self.home), mode=mode, use_consolidated=False)
+    def _group(self, mode: str) -> "zarr.Group":
+        return open_group(self.home, mode)
 
     def _array(self, split: str) -> "zarr.Array[Any]":
-        return zarr.open_array(zarr_store(self.home / split), mode="r+")
+        return open_array(self.home / split, "r+")
 
 
 def chunk_rows(samples_per_shard: int, width: int, itemsize: int) -> int:

@@ -1,0 +1,47 @@
+"""Zarr's groups and arrays at a place, opened without consolidated metadata, which goes stale."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.base.locations import Location
+
+if TYPE_CHECKING:
+    import zarr
+    from zarr.storage import StoreLike
+
+
+def open_group(place: Location, mode: Any = "r") -> "zarr.Group":
+    """Open a group; `mode` is Zarr's: r, r+, a (made where it does not exist), w (made anew)."""
+    import zarr
+
+    return zarr.open_group(_store(place), mode=mode, use_consolidated=False)
+
+
+def open_array(place: Location, mode: Any = "r") -> "zarr.Array[Any]":
+    """Open an array; `mode` as above."""
+    import zarr
+
+    return zarr.open_array(_store(place), mode=mode)
+
+
+def array_at(place: Location) -> "zarr.Array[Any] | None":
+    """Open what is at a place, or return None where that is a group."""
+    import zarr
+
+    node = zarr.open(_store(place), mode="r")
+    return node if isinstance(node, zarr.Array) else None
+
+
+def checksums() -> list[Any]:
+    """Return the codecs of every array: nothing is compressed, each chunk has its CRC32C."""
+    from zarr.codecs import Crc32cCodec
+
+    return [Crc32cCodec()]
+
+
+def _store(place: Location) -> "StoreLike":
+    if isinstance(place, Path):
+        return place
+    from zarr.storage import FsspecStore
+
+    return FsspecStore.from_url(place.as_uri(), storage_options=dict(place.storage_options))
