@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.base.progress import Silent
+from pipeline.base.progress import Silent, Step
 from pipeline.datasets.source import Encoded, Item, Source
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
@@ -79,7 +79,7 @@ class Clock(Silent):
         self.began = self.ended = 0.0
         self.images = 0
 
-    def start(self, what: str, total: int, unit: str) -> None:
+    def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
         """Begin a phase."""
         del total, unit
         if what.startswith("extract"):

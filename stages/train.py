@@ -32,12 +32,11 @@ from stages.experiment.freshness import check_source, checked_features
 from stages.experiment.paths import RunLayout, dataset_layout, run_layout, unfinished_run
 from stages.experiment.records import training_record
 from stages.experiment.schema import Experiment
-from stages.experiment.state import given_weights, is_finished, run_key
+from stages.experiment.state import TUNED, given_weights, is_finished, run_key, tuned_values
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result
 
-TUNED = "tuned.json"
 LAST_ROW = (
     ("train/objective", "objective"),
     ("validation/objective", "objective on validation"),
@@ -81,7 +80,8 @@ def train(
     )
     wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
     manifests = [train.manifest, validation.manifest]
-    key = run_key(experiment, asdict(wanted), manifests, features)
+    names = [name for name, asked in asdict(wanted).items() if asked]
+    key = run_key(experiment, tuned=names, manifests=manifests, targets=features)
     if not force and is_first_process() and is_finished(layout, key):
         watched.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
         return _result(layout, following, up_to_date=True)
@@ -150,12 +150,11 @@ def _alone(work: Path) -> Iterator[None]:
 
 def _tuned(run: Run, wanted: Wanted, work: Path, progress: Progress) -> Run:
     """Find what is wanted, or read what was found before the run was interrupted."""
-    record = work / TUNED
-    if not record.exists():
+    found = tuned_values(work)
+    if not found:
         options = tune(run, wanted, progress=progress)
-        names = [name for name, asked in asdict(wanted).items() if asked]
-        write_json(record, {name: getattr(options, name) for name in names})
-    found = json.loads(record.read_text(encoding="utf-8"))
+        found = {name: getattr(options, name) for name, asked in asdict(wanted).items() if asked}
+        write_json(work / TUNED, found)
     about = {**run.about, "tuned": found}
     return replace(run, options=run.options.model_copy(update=found), about=about)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.base.progress import Silent
+from pipeline.base.progress import Silent, Step
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Watched(Silent):
         self.phases: list[Phase] = []
         self.notes: list[str] = []
 
-    def start(self, what: str, total: int, unit: str) -> None:
+    def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
         """Begin a phase."""
         self.phases.append(Phase(what, total, unit))
 

@@ -15,3 +15,8 @@ def device_from(name: str) -> torch.device:
 def available_cores() -> int:
     """Return the number of cores that this process may use, at least 1."""
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+def gpu_name() -> str:
+    """Return the name of the first GPU, "" where there is none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""

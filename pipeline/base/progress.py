@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
+
+# Phases whose times plans and reports use.
+Step = Literal["shard", "sample", "measure", "extract", "train"]
 
 
 class Progress(Protocol):
     """How a long operation tells its caller where it is; a stage draws it."""
 
-    def start(self, what: str, total: int, unit: str) -> None:
-        """Begin a phase of `total` units, 0 if they cannot be counted; the next one ends it."""
+    def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
+        """Begin a phase of `total` units, 0 if they cannot be counted; the next one ends it.
+
+        `what` is shown to people. `step` identifies the phases that programs look for.
+        """
         ...
 
     def advance(self, count: int, status: str = "") -> None:
@@ -23,7 +29,7 @@ class Progress(Protocol):
 
 @contextmanager
 def not_kept(what: str, progress: Progress) -> Iterator[None]:
-    """Say of work that an interruption undoes that it is undone: most of it is kept."""
+    """Tell the user that an interruption undoes `what`; other work is kept."""
     try:
         yield
     except KeyboardInterrupt:
@@ -34,7 +40,7 @@ def not_kept(what: str, progress: Progress) -> Iterator[None]:
 class Silent:
     """A Progress that nobody watches."""
 
-    def start(self, what: str, total: int, unit: str) -> None:
+    def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
         """Do nothing."""
 
     def advance(self, count: int, status: str = "") -> None:

@@ -10,27 +10,25 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
+from typing import Any, get_args
 
 from pipeline.base.atomic import write_json
-from pipeline.base.devices import available_cores
+from pipeline.base.devices import available_cores, gpu_name
 from pipeline.base.locations import Location
-from pipeline.base.progress import Progress
+from pipeline.base.progress import Progress, Step
 
 DIGITS = 16  # of a digest, in a record's name
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a piece of work: so many units of `total` were done in so many seconds."""
+    """One phase of a piece of work: `done` units, and the seconds that they took."""
 
     what: str
     unit: str
     done: int
-    total: int
     seconds: float
+    step: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,14 @@ def saved_seconds(images: int, *, epochs: int, images_per_second: float) -> floa
 
 
 def _attempt(values: Mapping[str, Any]) -> Attempt:
-    phases = tuple(Phase(**phase) for phase in values["phases"])
-    return Attempt(**{**values, "phases": phases})
+    return Attempt(**{**values, "phases": tuple(map(phase_from_json, values["phases"]))})
+
+
+def phase_from_json(values: Mapping[str, Any]) -> Phase:
+    """Return a phase as `asdict` gave it; older records name the step by their first word alone."""
+    known = {name: values[name] for name in ("what", "unit", "done", "seconds")}
+    first = values["what"].partition(" ")[0]
+    return Phase(**known, step=values.get("step", first if first in get_args(Step) else None))
 
 
 class _Stopwatch:
@@ -104,15 +108,15 @@ class _Stopwatch:
         self._phases: list[Phase] = []
         self._began = time.time()
         self._start = self._phase_start = time.perf_counter()
-        self._current: tuple[str, str, int] | None = None
+        self._current: tuple[str, str, Step | None] | None = None
         self._done = 0
 
-    def start(self, what: str, total: int, unit: str) -> None:
+    def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
         """Begin a phase."""
         self._end_phase()
-        self._current, self._done = (what, unit, total), 0
+        self._current, self._done = (what, unit, step), 0
         self._phase_start = time.perf_counter()
-        self._watched.start(what, total, unit)
+        self._watched.start(what, total, unit, step=step)
 
     def advance(self, count: int, status: str = "") -> None:
         """Count units."""
@@ -132,13 +136,13 @@ class _Stopwatch:
             finished=finished,
             phases=tuple(self._phases),
             cores=available_cores(),
-            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+            gpu=gpu_name(),
         )
 
     def _end_phase(self) -> None:
         if self._current is None:
             return
-        what, unit, total = self._current
+        what, unit, step = self._current
         seconds = time.perf_counter() - self._phase_start
-        self._phases.append(Phase(what, unit, self._done, total, seconds))
+        self._phases.append(Phase(what, unit, self._done, seconds, step))
         self._current = None

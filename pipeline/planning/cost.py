@@ -11,9 +11,7 @@ import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 import psutil
 import torch
@@ -25,13 +23,13 @@ from pipeline.datasets.source import Item, Source, Split
 from pipeline.features.encoding import Encoding
 from pipeline.features.extraction.cluster import ClusterOptions, local_workers
 from pipeline.features.extraction.engine import extract
-from pipeline.features.extraction.prepare import shares
+from pipeline.features.extraction.prepare import split_counts
 from pipeline.features.principal_components import components_of, fit_pca
 from pipeline.features.projection import PROJECTED_WIDTH
 from pipeline.features.store import FeatureStore, StoredFeature, chunk_rows
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
-from pipeline.planning.pace import Pace, Stopwatch
+from pipeline.planning.pace import Pace, PaceMeter
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.writing import ShardOptions, write_split
@@ -133,7 +131,7 @@ def sample_of(
     parts = _parts(chosen)
     large = max(1, len(parts["train"]) // (SHARDS_PER_CORE * available_cores()))
     sizes = {"train": large, "validation": large, "test": max(1, large // SMALLER)}
-    watch = Stopwatch(progress)
+    meter = PaceMeter(progress)
     began = time.perf_counter()
     manifests = {
         split: write_split(
@@ -144,7 +142,7 @@ def sample_of(
             split=split,
             options=ShardOptions(samples=sizes[split], on_bad_image=options.on_bad_image),
             provenance={},
-            progress=watch,
+            progress=meter,
         )
         for split, items in parts.items()
     }
@@ -153,7 +151,7 @@ def sample_of(
     content = sum(_content_bytes(tar) for tar in sorted((root / "shards").glob("*/*.tar")))
     size = sum(_tar_bytes(n, options.samples, content / len(chosen)) for n in images.values())
     sample = Sample(root, manifests, images, options.samples, ShardCost(size, 0.0))
-    train, validation, test = (watch.phases[f"shard {split}"].piece() for split in parts)
+    train, validation, test = (phase.piece() for phase in meter.of("shard"))
     pace = Pace.of(train + validation, test)
     done = train + validation + test
     fixed = max(0.0, elapsed - pace.seconds(done.shards, done.images))
@@ -202,7 +200,7 @@ def extraction_cost(
     """
     store = FeatureStore(sample.root / "features.zarr")
     store.create()
-    watch, began = Stopwatch(progress), time.perf_counter()
+    meter, began = PaceMeter(progress), time.perf_counter()
     workers = local_workers(ClusterOptions(), sample.shards)
     stored = extract(
         {name: options},
@@ -211,13 +209,13 @@ def extraction_cost(
         store=store,
         work=sample.root / "work",
         options=ClusterOptions(workers),
-        progress=watch,
+        progress=meter,
     )[name]
     elapsed = time.perf_counter() - began
-    pace, fixed = _pace(sample, watch, workers, elapsed)
+    pace, fixed = _pace(sample, meter, workers, elapsed)
     original = stored.report["original_width"]
     fit_width = min(original, PROJECTED_WIDTH)
-    fitted, compared = shares(options, fit_width, sample.images["train"])
+    fitted, compared = split_counts(options, fit_width, sample.images["train"])
     width = _whole_width(options, stored.width, fitted, fit_width)
     if options.reduce.by_components:
         fixed += _fit_seconds(fitted, fit_width, width)
@@ -227,14 +225,12 @@ def extraction_cost(
     return FeatureCost(width, size, 1 / pace.per_image, seconds, by_components), stored
 
 
-def _pace(sample: Sample, watch: Stopwatch, workers: int, elapsed: float) -> tuple[Pace, float]:
+def _pace(sample: Sample, meter: PaceMeter, workers: int, elapsed: float) -> tuple[Pace, float]:
     """Return the pace of extraction once every worker is warm, and the seconds besides."""
-    phase = next(p for what, p in watch.phases.items() if what.startswith("extract"))
+    (phase,) = meter.of("extract")
     border = len(phase.times) - len(sample.manifests["test"].shards)
     pace = Pace.of(phase.piece(min(workers, border - 1), border), phase.piece(border))
-    before = sum(
-        sum(p.counts) for what, p in watch.phases.items() if what.startswith(("sample", "measure"))
-    )
+    before = sum(sum(p.counts) for p in (*meter.of("sample"), *meter.of("measure")))
     done = phase.piece()
     return pace, max(0.0, elapsed - pace.seconds(done.shards, done.images + before))
 
@@ -324,19 +320,14 @@ def _epoch(run: Run, work: Path, progress: Progress | None) -> _Epoch:
             "parallel": ParallelOptions(accelerator=run.options.parallel.accelerator),
         }
     )
-    watch = Stopwatch(progress)
-    fit(replace(run, options=options), work=work, progress=watch)
-    times = watch.phases["train"].times
-    steps = train // batch
-    gaps = [b - a for a, b in pairwise(times)]
-    borders = [gaps[i] for i in range(steps - 1, len(gaps), steps)]
-    within = [gap for i, gap in enumerate(gaps) if i >= steps and (i + 1) % steps]
-    step = median(within or gaps)
-    return _Epoch(batch, step, max(0.0, min(borders) - step))
+    times = fit(replace(run, options=options), work=work, progress=PaceMeter(progress))
+    warm = times[1:] or times
+    step = min(epoch.step_seconds / epoch.steps for epoch in warm)
+    return _Epoch(batch, step, min(epoch.rest_seconds for epoch in warm))
 
 
 def _resident_bytes(data: SplitData, images: int) -> int:
-    return images * data.resident_bytes() // data.manifest.samples
+    return images * data.resident_bytes() // data.valid_samples
 
 
 def _available_bytes() -> int:

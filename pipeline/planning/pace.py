@@ -1,49 +1,56 @@
-"""How fast work goes: what it takes a tar, and what it takes an image, from when each was done."""
+"""How fast work goes: the time that a tar takes, and the time that an image takes."""
 
 import time
 from dataclasses import dataclass
 
-from pipeline.base.progress import Progress, Silent
+from pipeline.base.progress import Progress, Silent, Step
 
 
-class Stopwatch:
-    """A Progress that remembers when each phase began and each unit of it was done.
+class PaceMeter:
+    """A Progress that keeps the moment at which each unit of each phase was done.
 
-    What it is told goes on to `watched`, but for the lines that stay.
+    It hands phases and counts on to `watched`, but no notes.
     """
 
     def __init__(self, watched: Progress | None = None) -> None:
-        self.phases: dict[str, Phase] = {}
-        self._current = Phase(0)
+        self._phases: list[TimedUnits] = []
         self._watched = watched or Silent()
 
-    def start(self, what: str, total: int, unit: str) -> None:
+    def of(self, step: Step) -> "list[TimedUnits]":
+        """Return the phases of one step, in order."""
+        return [phase for phase in self._phases if phase.step == step]
+
+    def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
         """Begin a phase."""
-        self._current = self.phases[what] = Phase(total)
-        self._watched.start(f"try: {what}", total, unit)
+        self._phases.append(TimedUnits(step))
+        self._watched.start(f"try: {what}", total, unit, step=step)
 
     def advance(self, count: int, status: str = "") -> None:
-        """Note the time."""
+        """Keep the moment."""
         if count:
-            self._current.times.append(time.perf_counter())
-            self._current.counts.append(count)
+            self._phases[-1].add(count)
         self._watched.advance(count, status)
 
     def note(self, text: str) -> None:
         """Do nothing."""
 
 
-class Phase:
-    """When a phase of so many units began, and when each unit of how many images was done."""
+class TimedUnits:
+    """The units of one phase: when each was done, and how many images were in it."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, step: Step | None) -> None:
+        self.step = step
         self.began = time.perf_counter()
         self.times: list[float] = []
         self.counts: list[int] = []
 
+    def add(self, count: int) -> None:
+        """Keep that a unit of `count` images is done now."""
+        self.times.append(time.perf_counter())
+        self.counts.append(count)
+
     def piece(self, first: int = 0, last: int | None = None) -> "Piece":
-        """Return what was done from tar `first` to `last` (excluded)."""
+        """Return the units from `first` to `last` (excluded)."""
         last = len(self.times) if last is None else last
         began = self.times[first - 1] if first else self.began
         seconds = self.times[last - 1] - began if last > first else 0.0
@@ -52,7 +59,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Piece:
-    """So many tars with so many images took so long."""
+    """Some tars, the number of images in them, and the seconds that they took."""
 
     shards: int
     images: int
@@ -66,16 +73,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that a tar takes whatever is in it, and seconds an image."""
+    """The seconds that a tar takes whatever it holds, and the seconds that an image takes."""
 
     per_shard: float
     per_image: float
 
     @classmethod
     def of(cls, large: Piece, small: Piece) -> "Pace":
-        """Tell the two apart by pieces of larger and of smaller tars.
+        """Solve for both from pieces of larger and of smaller tars.
 
-        Where they do not tell them apart, all is counted by images: a plan had better be long.
+        Where the two pieces do not determine both, all of the time is counted by images, which
+        makes a forecast too long rather than too short.
         """
         determinant = large.shards * small.images - small.shards * large.images
         both = large + small
@@ -87,5 +95,5 @@ class Pace:
         return cls(a, b) if a >= 0 and b > 0 else all_by_images
 
     def seconds(self, shards: int, images: int) -> float:
-        """Return the time that so many images in so many tars take."""
+        """Return the seconds that `images` images in `shards` tars take."""
         return shards * self.per_shard + images * self.per_image

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipeline.base.timing import Attempt, Phase
+from pipeline.base.timing import Attempt, phase_from_json
 from pipeline.metrics.paired import ScoredImages
 
 FORMAT = 1
@@ -150,7 +150,7 @@ def run_from_json(data: Mapping[str, Any]) -> Run:
 
 def _work(values: Mapping[str, Any]) -> Work:
     attempts = (
-        Attempt(**{**attempt, "phases": tuple(Phase(**phase) for phase in attempt["phases"])})
+        Attempt(**{**attempt, "phases": tuple(map(phase_from_json, attempt["phases"]))})
         for attempt in values["attempts"]
     )
     return Work(values["stage"], tuple(attempts))

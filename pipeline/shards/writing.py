@@ -70,7 +70,7 @@ def write_split(
     """
     multi_label = _has_several(items, source.classes)
     remove_tree(directory)
-    progress.start(f"shard {split}", len(items), "images")
+    progress.start(f"shard {split}", len(items), "images", step="shard")
     shards, left_out = list[Shard](), dict[str, str]()
     for number, start in enumerate(range(0, len(items), options.samples)):
         chosen = items[start : start + options.samples]

@@ -2,36 +2,39 @@
 
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class Averaging(Callback):
     """After each optimiser step, average = decay * average + (1 - decay) * weights.
 
-    Buffers, such as the statistics of norms, are taken over as they are. During validation the
-    encoder holds the average; it must so come after callbacks that then look at the encoder.
+    Buffers, such as the statistics of norms, are copied. During validation the encoder holds the
+    average, so this callback comes after those that look at the encoder then.
     """
 
     def __init__(self, encoder: nn.Module, decay: float) -> None:
         self._encoder = encoder
-        self._decay = decay
-        self._average = {name: v.detach().clone() for name, v in encoder.state_dict().items()}
+        self._average = AveragedModel(
+            encoder,
+            multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
+        )
+        self._average.n_averaged.fill_(1)  # the initial weights are the average so far
         self._own: dict[str, Tensor] | None = None
         self._steps = 0
 
     def weights(self) -> dict[str, Tensor]:
         """Return the average, by the names of the encoder's state."""
-        return self._average
+        weights: dict[str, Tensor] = self._average.module.state_dict()
+        return weights
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the encoder to its device."""
-        self._average = {name: value.to(pl_module.device) for name, value in self._average.items()}
+        self._average.to(pl_module.device)
         self._steps = trainer.global_step
 
-    @torch.no_grad()
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -41,20 +44,14 @@ class Averaging(Callback):
         batch_idx: int,
     ) -> None:
         """Move the average, if this batch completed a step."""
-        if trainer.global_step == self._steps:
-            return
-        self._steps = trainer.global_step
-        learned = {name for name, _ in self._encoder.named_parameters()}
-        for name, value in self._encoder.state_dict().items():
-            if name in learned:
-                self._average[name].lerp_(value, 1 - self._decay)
-            else:
-                self._average[name].copy_(value)
+        if trainer.global_step != self._steps:
+            self._steps = trainer.global_step
+            self._average.update_parameters(self._encoder)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average into the encoder."""
         self._own = {name: v.detach().clone() for name, v in self._encoder.state_dict().items()}
-        self._encoder.load_state_dict(self._average)
+        self._encoder.load_state_dict(self.weights())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the encoder's own weights back."""
@@ -64,8 +61,8 @@ class Averaging(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average."""
-        return {"average": self._average}
+        return {"average": self.weights()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self._average = state_dict["average"]
+        self._average.module.load_state_dict(state_dict["average"])

@@ -46,7 +46,8 @@ class Curves(Callback):
         """Announce all steps that are left."""
         steps = int(trainer.num_training_batches)
         done = trainer.current_epoch * steps + self._loader.delivered % steps
-        self._progress.start("train", steps * (trainer.max_epochs or 0) - done, "steps")
+        left = steps * (trainer.max_epochs or 0) - done
+        self._progress.start("train", left, "steps", step="train")
         self._sums = self._sums.to(pl_module.device)
         self._start_clock()
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from pipeline.base.errors import ConfigError, NotFiniteError
+from pipeline.base.interruption import stoppable
 from pipeline.base.progress import Progress
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
@@ -23,9 +24,10 @@ from pipeline.objective.terms import AnyTerm, least_rows
 from pipeline.representations.representation import Representation
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Curves, Position, Selection
+from pipeline.training.epoch_times import EpochClock, EpochTime
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours, OnlineProbe
-from pipeline.training.saving import RESUME, Saving, newest_checkpoint, stoppable
+from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
 from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
@@ -59,8 +61,10 @@ class Run:
         return self.train.image
 
 
-def fit(run: Run, *, work: Path, progress: Progress) -> None:
+def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
     """Train, leaving `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files in `work`.
+
+    Returns how long each epoch took that this call trained.
 
     What an interrupted call left in `work` is continued from where it was last saved. The first
     process alone writes. Raises NotFiniteError if the objective is not finite, KeyboardInterrupt
@@ -94,7 +98,8 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
         observers = _Observers(run, module, work)
         saving = Saving(work, options.saving, stop)
         curves = Curves(work / CURVES, loader, progress)
-        trainer.callbacks = [Position(loader), *observers.callbacks, curves, saving]  # type: ignore[attr-defined]
+        clock = EpochClock()
+        trainer.callbacks = [clock, Position(loader), *observers.callbacks, curves, saving]  # type: ignore[attr-defined]
         try:
             trainer.fit(module, loader, validation, ckpt_path=saved, weights_only=True)
         except SystemExit:  # how Lightning answers an interruption
@@ -103,6 +108,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> None:
             raise NotFiniteError(f"{error} {_advice(work, saving.last_saved)}") from error
     if trainer.is_global_zero:
         observers.save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})
+    return clock.times
 
 
 def tune(run: Run, wanted: Wanted, *, progress: Progress) -> TrainOptions:

@@ -5,11 +5,8 @@ so that a process can be killed at any moment, and a damaged file costs what cam
 """
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from pipeline.base.errors import TrainingError
+from pipeline.base.interruption import Stop
 from pipeline.base.progress import Progress
 from pipeline.training.collectives import largest_over_processes
 from pipeline.training.train_options import SavingOptions
@@ -38,42 +36,6 @@ def newest_checkpoint(work: Path, progress: Progress) -> Path | None:
         else:
             return path
     return None
-
-
-class Stop:
-    """Whether somebody has asked the run to end, by Ctrl-C or SIGTERM; a second time ends it."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, progress: Progress) -> None:
-        self.asked = False
-        self._progress = progress
-
-    def listen(self) -> None:
-        """Answer the signals from now on; only the main thread is sent any."""
-        if threading.current_thread() is threading.main_thread():
-            for number in self.SIGNALS:
-                signal.signal(number, self._answer)
-
-    def _answer(self, number: int, _: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self._progress.note(
-            f"{signal.Signals(number).name}: saving after this step. Once more to stop at once."
-        )
-
-
-@contextmanager
-def stoppable(progress: Progress) -> Iterator[Stop]:
-    """Yield what listens to signals, and put their handlers back at the end."""
-    before = {number: signal.getsignal(number) for number in Stop.SIGNALS}
-    try:
-        yield Stop(progress)
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Saving(Checkpoint):

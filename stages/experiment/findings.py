@@ -168,7 +168,7 @@ def _basis_bytes(directory: Location) -> int:
 
 def _speed(work: Work) -> float | None:
     """Return the images a second of the phase that computed the feature of every image."""
-    phases = [p for a in work.attempts for p in a.phases if p.what.startswith("extract ")]
+    phases = [p for a in work.attempts for p in a.phases if p.step == "extract"]
     seconds = sum(phase.seconds for phase in phases)
     return sum(phase.done for phase in phases) / seconds if seconds > 0 else None
 

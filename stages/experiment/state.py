@@ -4,11 +4,11 @@ What the stages themselves ask before they begin is asked here, so that both alw
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.base.digests import digest, sha256_of
 from pipeline.base.errors import DataError, MvmrError, StaleFeatureError
@@ -29,13 +29,14 @@ from stages.experiment.paths import (
     run_layout,
     starting_weights,
     unfinished_run,
+    unfinished_runs,
 )
 from stages.experiment.records import training_record
 from stages.experiment.schema import Experiment
 from stages.experiment.unfinished import in_the_making
 
 Condition = Literal["done", "missing", "waiting", "unfinished", "stale", "broken"]
-TRIED = ("lr", "batch_size")
+TUNED = "tuned.json"  # in the directory of an unfinished run
 
 
 @dataclass(frozen=True)
@@ -148,22 +149,21 @@ def _training(
         manifests = [read_manifest(layout.shards / split) for split in ("train", "validation")]
     except DataError as error:
         return StageState("train", "broken", str(error), "mvmr shard --force")
-    keys = []
-    for chosen in product((False, True), repeat=len(TRIED)):
-        wanted = dict(zip(TRIED, chosen, strict=True))
-        keys.append((run_key(experiment, wanted, manifests, targets), wanted))
-    for key, _ in keys:
-        if is_finished(run, key):
-            selection = load_checkpoint(best).about["selection"]
-            return StageState("train", "done", f"{selection['rule']}, epoch {selection['epoch']}")
-    for key, wanted in keys:
-        if list(unfinished_run(key).glob("*.ckpt")):
-            flags = "".join(f" --auto-{name.replace('_', '-')}" for name in wanted if wanted[name])
-            text = f"{unfinished_run(key)}: it goes on from its last checkpoint"
+    key = partial(run_key, experiment, manifests=manifests, targets=targets)
+    if best.exists():
+        about = load_checkpoint(best).about
+        if is_finished(run, key(tuned=about.get("tuned", ()))):
+            chosen = about["selection"]
+            return StageState("train", "done", f"{chosen['rule']}, epoch {chosen['epoch']}")
+    for work in sorted(unfinished_runs().glob("*/")):
+        tuned = tuned_values(work)
+        if work == unfinished_run(key(tuned=tuned)) and list(work.glob("*.ckpt")):
+            flags = "".join(f" --auto-{name.replace('_', '-')}" for name in tuned)
+            text = f"{work}: it goes on from its last checkpoint"
             return StageState("train", "unfinished", text, f"mvmr train{flags}")
     if best.exists():
         return StageState("train", "stale", f"{best} was made from something else", "mvmr train")
-    attempts = [a for key, _ in keys for a in read_attempts(training_record(run, key))]
+    attempts = read_attempts(training_record(run, key(tuned=())))
     text = "the last attempt ended without a result" if attempts else ""
     return StageState("train", "missing", text, "mvmr train")
 
@@ -210,25 +210,35 @@ def is_finished(layout: RunLayout, key: str) -> bool:
 
 def run_key(
     experiment: Experiment,
-    wanted: Mapping[str, bool],
+    *,
+    tuned: Iterable[str],
     manifests: Sequence[Manifest],
     targets: Mapping[str, StoredFeature],
 ) -> str:
     """Return the SHA-256 of all that determines a training run.
 
-    That is its sections, what is found by trying (`wanted`), the manifests of train and
-    validation, the stored targets, and the weights that it starts from.
+    That is its sections, the options that are found by trying (`tuned`), the manifests of train
+    and validation, the stored targets, and the weights that it starts from.
     """
     weights = given_weights(experiment)
     return digest(
         {
             "sections": experiment.training_sections(),
-            "tuned": sorted(name for name in wanted if wanted[name]),
+            "tuned": sorted(tuned),
             "shards": [manifest.digest for manifest in manifests],
             "targets": {name: feature.digest for name, feature in targets.items()},
             "weights": sha256_of(weights) if weights and weights.exists() else None,
         }
     )
+
+
+def tuned_values(work: Path) -> dict[str, Any]:
+    """Return the options that an unfinished run has found by trying, if any."""
+    record = work / TUNED
+    if not record.exists():
+        return {}
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return found
 
 
 def given_weights(experiment: Experiment) -> Path | None:

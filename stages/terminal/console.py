@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.base.progress import Step
 from pipeline.base.text import counted
 from stages.terminal import proposal
 
@@ -102,7 +103,7 @@ class ConsoleProgress:
         self.finish()
         self._bar.stop()
 
-    def start(self, what: str, total: int, unit: str) -> None:
+    def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
         """Begin a phase; a `total` of 0 is one that cannot be counted."""
         with self._lock:
             self.finish()

@@ -1,9 +1,8 @@
 """Ctrl-C and SIGTERM: one sentence that says how to go on, exit code 1, and no traceback.
 
-Nothing is lost by stopping: what is finished is kept by every stage, and the same command goes
-on from there. So a signal ends the program at once where nothing is under way, as while
-libraries are being imported, and unwinds it by KeyboardInterrupt otherwise; a second signal
-ends it at once.
+Stopping loses nothing: every stage keeps what is finished, and the same command goes on from
+there. A signal ends the program at once while libraries are being imported, and raises
+KeyboardInterrupt otherwise. A second signal ends the program at once.
 """
 
 import atexit
@@ -17,9 +16,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from pipeline.base.interruption import answer_by, answers_restored
+
 CODE = 1
-PATIENCE_SECONDS = 0.5  # after which whoever waits is told what for
+PATIENCE_SECONDS = 0.5  # after which the user is told what the program waits for
 CLOSING_SECONDS = 2.0  # for the interpreter's last work after an interruption
 
 _asked = False
@@ -28,7 +28,7 @@ _arguments: list[str] = []
 
 
 def listen(arguments: list[str]) -> None:
-    """Answer signals from now on; `arguments` are those of the command that is to be resumed."""
+    """Answer signals from now on; `arguments` are those of the command to resume."""
 
     def unraisable(problem: Any) -> None:
         # As in a finaliser, where Python cannot raise: the interruption would be lost.
@@ -39,49 +39,48 @@ def listen(arguments: list[str]) -> None:
     _arguments[:] = arguments
     # The interpreter's last work takes a second with torch in memory, and hands signals back to
     # the system before it ends, which would end the process by the signal: not so if ignored.
-    atexit.register(_answer_by, signal.SIG_IGN)
+    atexit.register(answer_by, signal.SIG_IGN)
     sys.unraisablehook = unraisable
-    for number in SIGNALS:
-        signal.signal(number, _unwind)
+    answer_by(_unwind)
 
 
 def tell_by(tell: Callable[[str], None]) -> None:
-    """Say by `tell`, where ending takes longer than a moment, that the signal has arrived."""
+    """Use `tell` to say that a signal has arrived, where ending takes longer than a moment."""
     global _tell
     _tell = tell
 
 
 def sentence(arguments: list[str]) -> str:
-    """Say how to go on: by DVC where it runs the stage, else by the same command."""
+    """Return how to go on: by DVC where DVC runs the stage, else by the same command."""
     under_dvc = "DVC_STAGE" in os.environ
     command = "dvc repro" if under_dvc else shlex.join(["mvmr", *arguments])
     return f"Interrupted. What is finished is kept; go on with: {command}"
 
 
 def too_late() -> str:
-    """Say that the command had done everything before it could be stopped."""
+    """Return that the command had finished before it could be stopped."""
     return "Interrupted, but by then everything was done: there is nothing to go on with."
 
 
 def farewell() -> None:
-    """Be deaf and say no more from now on: the last sentence is being said."""
+    """Ignore signals and say nothing more: the last sentence is being printed."""
     global _tell
-    _answer_by(signal.SIG_IGN)
+    answer_by(signal.SIG_IGN)
     _tell = None
 
 
 def was_asked() -> bool:
-    """Whether a signal has come: whatever fails from then on fails because of it."""
+    """Return whether a signal has come. Whatever fails after it fails because of it."""
     return _asked
 
 
 def end(code: int) -> None:
-    """Take leave: all is said, and a signal only makes the interpreter's last work shorter.
+    """Prepare the end of the process: a signal now only shortens the interpreter's last work.
 
-    What was interrupted is closed by that work, as far as it can be, and says so no more. It is
-    not waited for long: worker processes also end by themselves when this one has ended.
+    After an interruption that work closes what it can, silently, and gets two seconds for it:
+    worker processes also end by themselves when this one has ended.
     """
-    _answer_by(lambda *_: os._exit(code))
+    answer_by(lambda *_: os._exit(code))
     if _asked:
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -90,23 +89,16 @@ def end(code: int) -> None:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Let a signal end the program at once: nothing is under way that could be unwound.
+    """Let a signal end the program at once, while nothing is under way that must be unwound.
 
     An exception raised within an import may be swallowed, or reported by a library as its own.
     """
     if signal.getsignal(signal.SIGINT) is not _unwind:  # a test or another program calls us
         yield
         return
-    _answer_by(_leave)
-    try:
+    with answers_restored():
+        answer_by(_leave)
         yield
-    finally:
-        _answer_by(_unwind)
-
-
-def _answer_by(handler: Any) -> None:
-    for number in SIGNALS:
-        signal.signal(number, handler)
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
@@ -131,7 +123,7 @@ def _say_that_it_ends() -> None:
 
 def _leave(_: int, __: FrameType | None) -> None:
     """End the program here and now, the terminal as it was."""
-    _answer_by(signal.SIG_IGN)
+    answer_by(signal.SIG_IGN)
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None and stream.isatty():
             os.write(stream.fileno(), b"\r\x1b[2K\x1b[?25h")  # the progress line; the cursor

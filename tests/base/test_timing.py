@@ -15,7 +15,7 @@ def test_phases_and_attempts(tmp_path: Path) -> None:
 
     def interrupted() -> None:
         with timed([path], Silent()) as progress:
-            progress.start("train", 10, "steps")
+            progress.start("train", 10, "steps", step="train")
             progress.advance(4)
             raise KeyboardInterrupt
 
@@ -28,7 +28,7 @@ def test_phases_and_attempts(tmp_path: Path) -> None:
         progress.advance(6)
     broken, whole = read_attempts(path)
     assert (broken.finished, whole.finished) == (False, True)
-    assert [(p.what, p.done, p.total) for p in broken.phases] == [("train", 4, 10)]
+    assert [(p.what, p.done, p.step) for p in broken.phases] == [("train", 4, "train")]
     assert [(p.what, p.done) for p in whole.phases] == [("load", 3), ("train", 6)]
     assert sum(phase.seconds for phase in whole.phases) <= whole.seconds
     with timed([path], Silent()):

@@ -17,7 +17,7 @@ from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore
 from pipeline.images.original_view import ImageOptions
 from pipeline.planning.cost import Sample, extraction_cost, sample_of
-from pipeline.planning.pace import Pace, Piece, Stopwatch
+from pipeline.planning.pace import Pace, PaceMeter, Piece
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering import ScatteringOptions
@@ -120,18 +120,18 @@ def test_a_plan_needs_some_images(tmp_path: Path) -> None:
         sample_of(source, {"train": splits["train"][:20]}, SHARDS, count=150, root=tmp_path)
 
 
-def test_the_watch_tells_phases_apart() -> None:
-    watch = Stopwatch()
-    watch.start("one", 2, "images")
-    watch.advance(1)
-    watch.advance(1)
-    watch.start("two", 3, "images")
-    assert [phase.total for phase in watch.phases.values()] == [2, 3]
-    one = watch.phases["one"]
+def test_the_meter_tells_phases_apart() -> None:
+    meter = PaceMeter()
+    meter.start("one", 2, "images", step="shard")
+    meter.advance(1)
+    meter.advance(1)
+    meter.start("between", 0, "")
+    meter.start("two", 3, "images", step="extract")
+    (one,), (two,) = meter.of("shard"), meter.of("extract")
     assert (one.piece().shards, one.piece().images) == (2, 2)
     assert one.piece().seconds == pytest.approx(one.times[1] - one.began)
     assert one.piece(1).seconds == pytest.approx(one.times[1] - one.times[0])
-    assert watch.phases["two"].piece().seconds == 0
+    assert two.piece().seconds == 0
 
 
 @given(

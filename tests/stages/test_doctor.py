@@ -190,10 +190,11 @@ def test_what_was_interrupted_is_unfinished_and_named(inside: Path) -> None:
     shards = [read_manifest(Path("data/digits/shards") / s) for s in ("train", "validation")]
     store = FeatureStore(Path("data/digits/features.zarr"))
     targets = {name: store[name] for name in experiment.targets()}
-    key = run_key(experiment, {"lr": True, "batch_size": False}, shards, targets)
+    key = run_key(experiment, tuned=["lr"], manifests=shards, targets=targets)
     work = unfinished_run(key)
     work.mkdir(parents=True)
     (work / "resume.ckpt").touch()
+    (work / "tuned.json").write_text('{"lr": 0.001}')
     try:
         found = conditions(*changes)["train"]
     finally:

@@ -55,20 +55,27 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Dask cluster that runs tasks; `neighbours` are the tasks at once on each host."""
+    """A Dask cluster that runs tasks; `tasks_per_host` are the tasks at once on each host."""
 
     client: Client
-    neighbours: Mapping[str, int]
+    tasks_per_host: Mapping[str, int]
 
     def run(
-        self, function: Callable[[Task], Result], tasks: Sequence[Task], progress: Progress
+        self,
+        function: Callable[..., Result],
+        tasks: Sequence[Task],
+        progress: Progress,
+        **shared: object,
     ) -> list[Result]:
-        """Return the results of all tasks, in their order.
+        """Return the results of `function(task, **shared)` for all tasks, in their order.
+
+        What is `shared` travels to each worker once.
 
         A task on which workers die again and again is named in the error, after the others have
         finished; any other failure stops the run at once.
         """
-        futures = self.client.map(function, tasks, pure=False, retries=0)
+        held = {name: self.client.scatter(x, broadcast=True) for name, x in shared.items()}
+        futures = self.client.map(function, tasks, **held, pure=False, retries=0)
         number = {future.key: i for i, future in enumerate(futures)}
         results: dict[int, Result] = {}
         deadly = []
@@ -100,10 +107,10 @@ def cluster(options: ClusterOptions, *, shards: int, progress: Progress) -> Iter
     with _running(options, shards) if options.scheduler else _local(options, shards) as client:
         if client.dashboard_link:
             progress.note(f"Dask dashboard, while this runs: {client.dashboard_link}")
-        neighbours = Counter[str]()
+        tasks_per_host = Counter[str]()
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
-            neighbours[worker["host"]] += worker["nthreads"]
-        yield Cluster(client, neighbours)
+            tasks_per_host[worker["host"]] += worker["nthreads"]
+        yield Cluster(client, tasks_per_host)
 
 
 @contextmanager

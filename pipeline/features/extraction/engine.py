@@ -139,7 +139,7 @@ def complete(
                 (Span(number, 0, shard.samples),),
                 image,
                 tuple(missing),
-                running.neighbours,
+                running.tasks_per_host,
                 shard.samples - len(shard.invalid),
             )
             for split, manifest in manifests.items()
@@ -147,7 +147,8 @@ def complete(
             if (missing := [f for f in features if (split, number) not in done[f.name]])
         ]
         names = ", ".join(feature.name for feature in features)
-        progress.start(f"extract {names}", sum(task.images for task in pending), "images")
+        count = sum(task.images for task in pending)
+        progress.start(f"extract {names}", count, "images", step="extract")
         running.run(extract_shard, pending, progress)
         progress.start("stop workers", 0, "")
     progress.start("publish", 0, "")

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from pipeline.features.fidelity import Witness, fewest_components, measure_fidel
 from pipeline.features.principal_components import PASSES, components_of, fit_pca
 from pipeline.features.projection import first_projection
 from pipeline.features.reduction import Reduction
-from pipeline.features.store import FeatureWriter
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest
@@ -97,16 +95,16 @@ class _Sampler:
     def vectors(self, count: int) -> torch.Tensor:
         """Return the vectors of the first `count` images, (count, D), as the fit takes them."""
         tasks = self._tasks(0, count, self._manifest.samples_per_shard)
-        self.progress.start(f"sample {self._feature.name}", count, "images")
+        self.progress.start(f"sample {self._feature.name}", count, "images", step="sample")
         return torch.from_numpy(
             np.concatenate(self._cluster.run(sample_vectors, tasks, self.progress))
         )
 
-    def witnesses(self, first: int, last: int, batches: int) -> list[Witness]:
-        """Return witnesses of the images `first` to `last` (excluded), in so many batches."""
+    def witnesses(self, first: int, last: int, batches: int, reduction: Reduction) -> list[Witness]:
+        """Return witnesses of the images `first` to `last` (excluded), one for each batch."""
         tasks = self._tasks(first, last, -(-(last - first) // batches))
-        self.progress.start(f"measure {self._feature.name}", last - first, "images")
-        return self._cluster.run(witness_rows, tasks, self.progress)
+        self.progress.start(f"measure {self._feature.name}", last - first, "images", step="measure")
+        return self._cluster.run(witness_rows, tasks, self.progress, reduction=reduction)
 
     def _tasks(self, first: int, last: int, size: int) -> Sequence[Task]:
         borders = [*range(first, last, size), last]
@@ -116,7 +114,7 @@ class _Sampler:
                 tuple(self._spans(self.rows[a], self.rows[b - 1] + 1)),
                 self._image,
                 (self._feature,),
-                self._cluster.neighbours,
+                self._cluster.tasks_per_host,
                 b - a,
                 unit="batches",
             )
@@ -136,7 +134,7 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     reduce = options.reduce
     reduction = Reduction(first_projection(feature.width, reduce, seed=FIT_SEED))
     encoding = Encoding(options.dtype)
-    fitted, measured = shares(options, reduction.width(feature.width), len(sampler.rows))
+    fitted, measured = split_counts(options, reduction.width(feature.width), len(sampler.rows))
     if measured < LEAST_IMAGES:
         raise DataError(
             f"{feature.name}: beside {counted(fitted, 'images')} that its reduction is fitted on, "
@@ -145,9 +143,8 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     if fitted:
         sample = sampler.vectors(fitted)
         reduction, encoding = _fitted(feature.name, reduction, options, sample, sampler.progress)
-    _write(writer, reduction, encoding, {}, final=False)
     batches = max(2 if reduce.fidelity else 1, -(-measured // FIDELITY_BATCH))
-    witnesses = sampler.witnesses(fitted, fitted + measured, batches)
+    witnesses = sampler.witnesses(fitted, fitted + measured, batches, reduction)
     sampler.progress.start(f"compare {feature.name} with what is stored", 0, "")
     if reduce.fidelity is not None and reduction.pca is not None:
         half = len(witnesses) // 2
@@ -163,7 +160,8 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
         "fit_images": fitted,
         "fidelity": asdict(fidelity),
     }
-    _write(writer, reduction, encoding, {"report": report}, final=True)
+    arrays = {**reduction.arrays(), **encoding.arrays()}
+    writer.write_reduction(arrays, {**reduction.attributes(), "report": report})
     if reduce.pca is not None and reduction.width(feature.width) < reduce.pca:
         sampler.progress.note(
             f"{_too_few(feature.name, options, reduction.width(feature.width), fitted)} On "
@@ -181,7 +179,7 @@ def _too_few(name: str, options: RepresentationOptions, components: int, fitted:
     )
 
 
-def shares(options: RepresentationOptions, width: int, images: int) -> tuple[int, int]:
+def split_counts(options: RepresentationOptions, width: int, images: int) -> tuple[int, int]:
     """Return how many of the images to fit on, and on how many others to measure.
 
     `width` is that of the vectors after a first projection.
@@ -211,15 +209,3 @@ def _fitted(
         pca = fit_pca(sample, components, seed=FIT_SEED, progress=progress)
         sample = pca.apply(sample)
     return Reduction(drawn.projection, pca), Encoding.fit(options.dtype, sample.numpy())
-
-
-def _write(
-    writer: FeatureWriter,
-    reduction: Reduction,
-    encoding: Encoding,
-    about: Mapping[str, Any],
-    *,
-    final: bool,
-) -> None:
-    arrays = {**reduction.arrays(), **encoding.arrays()}
-    writer.write_reduction(arrays, {**reduction.attributes(), **about}, final=final)

@@ -65,7 +65,7 @@ class Task:
     """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
 
     `images` is how many of the rows are valid.
-    `neighbours` is how many tasks run at once on each host; a worker that takes the place of a
+    `tasks_per_host` is how many tasks run at once on each host; a worker that takes the place of a
     dead one has another address, but the same host.
     """
 
@@ -73,7 +73,7 @@ class Task:
     spans: tuple[Span, ...]
     image: ImageOptions
     features: tuple[FeatureTask, ...]
-    neighbours: Mapping[str, int]
+    tasks_per_host: Mapping[str, int]
     images: int
     unit: Literal["shards", "batches"] = "shards"
 
@@ -94,11 +94,10 @@ def sample_vectors(task: Task) -> Array:
     return torch.cat(pieces).numpy()
 
 
-def witness_rows(task: Task) -> Witness:
-    """Return what measuring the fidelity of the written reduction needs of the valid rows."""
+def witness_rows(task: Task, reduction: Reduction) -> Witness:
+    """Return what measuring the fidelity of a reduction needs of the valid rows."""
     (feature,) = task.features
     original = torch.cat([vectors[feature.name] for _, vectors in _represented(task)])
-    reduction = Reduction.load(*feature.writer().reduction())
     first = task.spans[0]
     return Witness.of(original, reduction.apply(original), FIT_SEED, first.shard, first.first)
 
@@ -124,7 +123,7 @@ def _represented(task: Task) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     }
     widths = {feature.name: feature.width for feature in task.features}
     records = _records(task)
-    with _threads(task.neighbours):
+    with _threads(task.tasks_per_host):
         while batch := list(islice(records, BATCH_IMAGES)):
             images = [decode(record.data) for record in batch if record.valid]
             valid = torch.tensor([record.valid for record in batch])
@@ -212,10 +211,10 @@ def _stored_by(feature: FeatureTask, reduction: str) -> tuple[Reduction, Encodin
 
 
 @contextmanager
-def _threads(neighbours: Mapping[str, int]) -> Iterator[None]:
+def _threads(tasks_per_host: Mapping[str, int]) -> Iterator[None]:
     """Share the cores of this host evenly among the tasks that run on it at once."""
     worker = get_worker()
-    at_once = neighbours.get(get_address_host(worker.address), worker.state.nthreads)
+    at_once = tasks_per_host.get(get_address_host(worker.address), worker.state.nthreads)
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, available_cores() // at_once))
     try:

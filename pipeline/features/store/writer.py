@@ -75,13 +75,8 @@ class FeatureWriter:
     def _unfinished(self) -> dict[str, Any]:
         return {"format": FORMAT, "fingerprint": self._fingerprint, "complete": False}
 
-    def write_reduction(
-        self, arrays: Mapping[str, Array], attributes: Mapping[str, Any], *, final: bool = True
-    ) -> None:
-        """Store what maps the representation to the stored numbers.
-
-        One that is not `final` is for workers to read until it is.
-        """
+    def write_reduction(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
+        """Store what maps the representation to the stored numbers."""
         group = self._group("r+").create_group(REDUCTION, overwrite=True)
         summary = hashlib.sha256(digest(attributes).encode())
         for name, values in sorted(arrays.items()):
@@ -97,7 +92,7 @@ class FeatureWriter:
             array[...] = values
             summary.update(f"{name} {values.dtype} {values.shape};".encode())
             summary.update(values.tobytes())
-        group.attrs.update({**attributes, "digest": summary.hexdigest(), "complete": final})
+        group.attrs.update({**attributes, "digest": summary.hexdigest(), "complete": True})
 
     def has_reduction(self) -> bool:
         """Whether `write_reduction` has been through."""
