@@ -9,7 +9,7 @@ __all__ = ["load_encoder"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is handed on when it is first asked for: the commands' help needs no torch."""
+    """Import `load_encoder` on first access, so that the commands' help loads no torch."""
     if name != "load_encoder":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pipeline.models.ready import load_encoder

@@ -1,1 +1,1 @@
-"""Sources of images, each in the form in which people have it; `table` lists them by kind."""
+"""Sources of images, each in its usual layout on disk; `sources` lists every kind."""

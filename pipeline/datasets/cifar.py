@@ -4,7 +4,7 @@
     root/cifar-100-python/{train,test,meta}
 
 or the archives `cifar-10-python.tar.gz` and `cifar-100-python.tar.gz` in `root`. The batches are
-pickles of Python 2, read by an unpickler that makes arrays of bytes and nothing else.
+Python 2 pickles; the unpickler used here builds arrays of bytes and nothing else.
 
 Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
 """
@@ -27,7 +27,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class _Version:
-    """What differs between the versions; `names` and `labels` are keys of the pickles."""
+    """How the versions differ; `names` and `labels` are keys of the pickles."""
 
     torchvision: str  # the class of torchvision.datasets that knows the archive
     folder: str
@@ -100,7 +100,7 @@ class Cifar20Options(SourceOptions):
 
 
 class Cifar(Source):
-    """Colour PNGs of 32 x 32; an item is named by its batch and its place in it."""
+    """Colour PNGs of 32 x 32; an item's name is its batch and its index in the batch."""
 
     classes: tuple[str, ...]
 
@@ -117,7 +117,9 @@ class Cifar(Source):
         pixels, labels = _entry(path, "data"), _entry(path, version.labels)
         whole = isinstance(pixels, np.ndarray) and pixels.shape == (len(labels), 3 * 32 * 32)
         if not whole or not set(labels) <= set(range(len(self.classes))):
-            raise DataError(f"{path} does not hold one of {len(self.classes)} classes an image.")
+            raise DataError(
+                f"{path} does not give each image one of the {len(self.classes)} classes."
+            )
         self._pixels[path.name] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         stamp = stamp_of(path)
         return [Item(f"{path.name}/{i:05d}", label, stamp) for i, label in enumerate(labels)]
@@ -141,12 +143,12 @@ def _entry(path: Path, key: str) -> Any:
             return _ArrayUnpickler(file, encoding="latin1").load()[key]
     except FileNotFoundError:
         raise DataError(f"{path} is missing: unpack the archive again.") from None
-    except Exception as error:  # damaged pickles end in errors of a dozen kinds
+    except Exception as error:  # damaged pickles raise errors of a dozen kinds
         raise DataError(f"{path} is not a batch of CIFAR ({error}): unpack it again.") from error
 
 
 def _bytes_dtype(name: str, *_: object) -> "np.dtype[Any]":
-    """Stand for numpy.dtype, whose further arguments of that time are deprecated."""
+    """Replace numpy.dtype: the further arguments in these old pickles are deprecated."""
     if name != "u1":
         raise pickle.UnpicklingError(f"an array of {name!r} where bytes are expected")
     return np.dtype(np.uint8)

@@ -22,13 +22,13 @@ from pipeline.datasets.source import Encoded
 PLAIN_PATH = r"(?:\./)?{folder}/((?:[\w-][\w.-]*/)*[\w-][\w.-]*)"
 
 
-# Whether a source may fetch its archives; it is no part of what an experiment is.
+# Whether a source may fetch its archives; not part of the experiment's identity.
 Download = Annotated[bool, Field(exclude=True)]
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A published tar archive: where it is fetched from, its file's name, and its MD5."""
+    """A published tar archive: its URL, its file name and its MD5."""
 
     url: str
     name: str
@@ -36,11 +36,11 @@ class Archive:
 
 
 def unpacked(root: Path, folder: str, archives: Sequence[Archive], *, download: bool) -> Path:
-    """Return `root/folder`; where it is missing it is made from `archives`, found in `root`.
+    """Return `root/folder`; if it is missing, unpack it from `archives` in `root` first.
 
-    With `download` an archive that is missing is fetched, and its MD5 is checked. Only regular
-    files of plain names below `folder` are taken out of an archive. Raises DataError that says
-    what to fetch, or which archive cannot be read.
+    With `download`, a missing archive is fetched, and its MD5 is checked. Only regular files with
+    plain names below `folder` are unpacked. Raises DataError that says what to fetch, or which
+    archive cannot be read.
     """
     target = root / folder
     if target.is_dir():
@@ -52,7 +52,7 @@ def unpacked(root: Path, folder: str, archives: Sequence[Archive], *, download: 
     if missing:
         listed = " and ".join(f"{a.name} (from {a.url}, MD5 {a.md5})" for a in missing)
         raise DataError(
-            f"There is neither a folder {str(target)!r} nor what it is made from: put {listed} "
+            f"The folder {str(target)!r} does not exist and cannot be unpacked: put {listed} "
             f"into {str(root)!r}, or set dataset.source.download to true."
         )
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacking") as temporary:
@@ -90,11 +90,11 @@ def _unpack(archive: Path, folder: str, into: Path) -> None:
     except (OSError, EOFError, tarfile.TarError) as error:
         raise DataError(f"{archive} cannot be read ({error}): fetch it again.") from error
     if not (into / folder).is_dir():
-        raise DataError(f"{archive} holds no file below {folder}/: it is another archive.")
+        raise DataError(f"{archive} holds no file below {folder}/: it is the wrong archive.")
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """Return the lines of a text file that are not empty; `what` says in an error what it is."""
+    """Return the non-empty lines of a text file; `what` names the file in error messages."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -103,9 +103,9 @@ def read_lines(path: Path, what: str) -> list[str]:
 
 
 def read_class_list(path: Path) -> list[str]:
-    """Return the first word of every line of a file, sorted; lines that start with # are left out.
+    """Return the first word of every line of a file, sorted; lines that start with # are skipped.
 
-    Raises DataError if there is none, or one twice.
+    Raises DataError if there is no such word, or if one occurs twice.
     """
     lines = read_lines(path, "list of classes")
     names = sorted(line.split()[0] for line in lines if not line.startswith("#"))
@@ -118,13 +118,13 @@ def read_class_list(path: Path) -> list[str]:
 
 
 def stamp_of(path: Path) -> str:
-    """Return what changes when a file may have changed: its size and time."""
+    """Return a file's size and modification time, to detect that it may have changed."""
     status = path.stat()
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def png_of(pixels: "np.ndarray[Any, np.dtype[np.uint8]]") -> Encoded:
-    """Return pixels (H, W) or (H, W, 3) as a PNG, without loss."""
+    """Encode pixels (H, W) or (H, W, 3) as a PNG, without loss."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="png")
     return Encoded(buffer.getvalue(), "png")

@@ -1,4 +1,4 @@
-"""Image files in folders: which ones are there, and their content as it is packed."""
+"""Image files in folders: how to find them, and their content as it is packed."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from pipeline.datasets.files import read_bytes
 from pipeline.datasets.source import Encoded
 from pipeline.images.decoding import decode
 
-# These pass through byte for byte; any other format is decoded, and stored as PNG.
+# These pass through byte for byte; other formats are decoded and stored as PNG.
 PASSED_THROUGH = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
 CONVERTED = {".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".tif", ".tiff"}
 ENDINGS = tuple(sorted(PASSED_THROUGH.keys() | CONVERTED))
@@ -20,13 +20,13 @@ ENDINGS = tuple(sorted(PASSED_THROUGH.keys() | CONVERTED))
 
 @dataclass
 class Listing:
-    """Image files by their endings, and how many other files there are, by ending."""
+    """Image files, known by their endings, and counts of all other files by ending."""
 
     images: list[Path] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
     def add(self, path: Path) -> None:
-        """Count a file among one or the other; what is no file is left out."""
+        """Add a file to the images or the others; ignore anything that is not a file."""
         if not path.is_file():
             return
         ending = path.suffix.lower()
@@ -37,14 +37,14 @@ class Listing:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what a folder holds, sorted, but for names that start with a dot."""
+    """Return the entries of a folder, sorted, without names that start with a dot."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def files_below(folder: Path) -> Listing:
     """Return the files anywhere below a folder; images are sorted by path.
 
-    Symbolic links are followed, a circle of them once; names that start with a dot are left out.
+    Symbolic links are followed, cycles only once; names that start with a dot are ignored.
     """
     found = Listing()
     for path in _walk(folder):
@@ -57,7 +57,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     seen = set()
     for directory, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(directory)
-        if real in seen:  # a link to a folder above
+        if real in seen:  # a link to a folder already visited
             folders.clear()
             continue
         seen.add(real)
@@ -66,9 +66,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def encoded(path: Path) -> Encoded:
-    """Return an image file as it is, or as PNG where its format is not passed through.
+    """Return an image file as it is, or as PNG if its format is not passed through.
 
-    Raises DataError if it cannot be read, or has to be decoded and cannot be.
+    Raises DataError if the file cannot be read, or if it must be decoded and cannot be.
     """
     data = read_bytes(path)
     extension = PASSED_THROUGH.get(path.suffix.lower())

@@ -1,7 +1,7 @@
 """A folder of images: `root/split/class/image`, `root/class/image`, or images without labels.
 
-Sub-folders below a class belong to it; symbolic links are followed, names that start with a
-dot are not looked at. Classes are sorted by name.
+Sub-folders of a class belong to it. Symbolic links are followed; names that start with a dot
+are ignored. Classes are sorted by name.
 """
 
 from collections import Counter
@@ -31,10 +31,10 @@ Labels = Literal["auto", "folders", "none"]
 class ImageFolderOptions(SourceOptions):
     """`dataset.source: {kind: image_folder, root: DIR}`.
 
-    `labels: folders` takes the first folder's name below the root (or the split) as the class,
-    `none` takes every image as unlabelled, and `auto` decides by what is there: folders are
-    classes, images lying directly in the root are unlabelled. `classes` is a file that lists the
-    class folders to take, one at the start of each line; left out: all.
+    With `labels: folders`, the first folder below the root (or the split) is the class; with
+    `none`, images are unlabelled; `auto` decides by what it finds: folders are classes, images
+    directly in the root are unlabelled. `classes` is a file that lists the class folders to use,
+    one at the start of each line; the default is all.
     """
 
     kind: Literal["image_folder"] = "image_folder"
@@ -51,8 +51,8 @@ class ImageFolderOptions(SourceOptions):
 class ImageFolder(Source):
     """The images below a folder, found once, at construction.
 
-    `parts` are the folders of the splits, found by their names where not given; `chosen` the
-    class folders to take. Items are named by their path below `root`, and `read` reads any such.
+    `parts` are the folders of the splits, recognised by name if not given; `chosen` are the class
+    folders to use. An item's name is its path below `root`; `read` accepts any such path.
     """
 
     def __init__(
@@ -99,19 +99,19 @@ class ImageFolder(Source):
         ]
 
     def read(self, item: Item) -> Encoded:
-        """Return one file as it is, or converted to PNG where its format is not passed through."""
+        """Return one file as it is, or converted to PNG if its format is not passed through."""
         return encoded(self._root / item.name)
 
 
 def _split_folders(root: Path) -> dict[Split, Path] | None:
-    """Return the split folders if all visible folders of `root` are such, and one is train."""
+    """Return the split folders if `root` has only split folders, and one of them is train."""
     folders = [entry for entry in visible(root) if entry.is_dir()]
     splits = {SPLIT_FOLDERS.get(folder.name.lower()): folder for folder in folders}
     odd = [folder.name for folder in folders if folder.name.lower() not in SPLIT_FOLDERS]
     if "train" in splits and len(splits.keys() - {None}) > 1 and odd:
         raise DataError(
-            f"{root} has split folders and beside them {odd[0]!r}, which is none "
-            f"({', '.join(SPLIT_FOLDERS)}). Move it elsewhere, or choose another root."
+            f"{root} has split folders, but {odd[0]!r} is not one of "
+            f"{', '.join(SPLIT_FOLDERS)}. Move it elsewhere, or choose another root."
         )
     if not folders or None in splits or "train" not in splits:
         return None
@@ -124,10 +124,10 @@ def _split_folders(root: Path) -> dict[Split, Path] | None:
 def _by_folder(
     root: Path, chosen: Sequence[str] | None
 ) -> tuple[dict[str, list[Path]], Counter[str]]:
-    """Return the images below each folder of `root`, and how many other files there are.
+    """Return the images below each folder of `root`, and counts of other files by ending.
 
-    "" stands for `root` itself, where it holds images. With `chosen` only below these folders;
-    DataError if one is missing.
+    "" stands for `root` itself, if it holds images. With `chosen`, only these folders are read;
+    raises DataError if one is missing.
     """
     for name in chosen or ():
         if not (root / name).is_dir():
@@ -155,7 +155,7 @@ def _is_labelled(root: Path, by_folder: Mapping[str, Sequence[Path]], labels: La
         raise DataError(
             f"{root} holds {counted(loose, 'images')} beside {counted(len(folders), 'folders')} "
             f"({named}), so it is unclear whether folders are classes. Move those images into a "
-            "class folder, or set dataset.source.labels to none to take all images as unlabelled."
+            "class folder, or set dataset.source.labels to none to use all images without labels."
         )
     if labels == "folders" and not folders:
         raise DataError(f"{root} has no class folders; set dataset.source.labels to none.")

@@ -1,7 +1,7 @@
 """ImageNet-1k and Tiny ImageNet: class folders to train on, and the official validation images.
 
-As nobody has the labels of the official test images, the official validation images are the test
-split here, and `dataset.split.validation` cuts others from training.
+The labels of the official test images are not public. Here, the official validation images are
+the test split, and `dataset.split.validation` cuts validation images from the training images.
 
 Sources: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge"; Tiny
 ImageNet is from Stanford's course CS231n.
@@ -24,9 +24,9 @@ KAGGLE_LABELS = "LOC_val_solution.csv"
 class ImageNetOptions(SourceOptions):
     """`dataset.source: {kind: imagenet, root: DIR}`, with `train/<class>/` and `val/`.
 
-    `val/` has class folders too, or it is flat as published, and its labels are in the developers'
-    kit, `ILSVRC2012_devkit_t12/`, or in Kaggle's `LOC_val_solution.csv`, either beside it.
-    `classes` is a file that lists the class folders to take.
+    `val/` has class folders too, or it is flat as published. Labels of a flat folder come from the
+    developers' kit, `ILSVRC2012_devkit_t12/`, or from Kaggle's `LOC_val_solution.csv`, beside it.
+    `classes` is a file that lists the class folders to use.
     """
 
     kind: Literal["imagenet"] = "imagenet"
@@ -59,9 +59,9 @@ class TinyImageNetOptions(SourceOptions):
 
 
 class ClassFolders(Source):
-    """Files as they are: `train/<class>/`, and test images in class folders or by a list.
+    """Files as they are: `train/<class>/`, and test images in class folders or in a list.
 
-    `labels` maps a test file's name to its class; None where the folders say it.
+    `labels` maps a test file's name to its class; it is None if folders are the classes.
     """
 
     classes: tuple[str, ...]
@@ -89,7 +89,7 @@ class ClassFolders(Source):
         index = {name: i for i, name in enumerate(self.classes)}
         unknown = sorted(set(labels.values()) - index.keys())
         if unknown and not subset:
-            raise DataError(f"{folder}: a label is {unknown[0]!r}, which no training folder is.")
+            raise DataError(f"{folder}: the label {unknown[0]!r} has no folder of training images.")
         items = []
         for name in sorted(name for name, label in labels.items() if label in index):
             path = folder / name
@@ -109,8 +109,8 @@ def _existing(root: Path, *folders: str) -> Path:
         if not (root / folder).is_dir():
             raise DataError(
                 f"There is no folder {str(root / folder)!r}: unpack the images there, or set "
-                "dataset.source.root to the folder that holds it. They cannot be downloaded from "
-                "here, as their publisher asks for an agreement."
+                "dataset.source.root to the folder that holds it. mvmr cannot download them, "
+                "because their publisher asks for an agreement."
             )
     return root
 
@@ -126,7 +126,7 @@ def _labels_of_flat(root: Path) -> dict[str, str]:
     if (root / DEVKIT).is_dir():
         return _labels_of_devkit(root / DEVKIT / "data")
     raise DataError(
-        f"{root / 'val'} has no class folders, and the labels of its images are not known: put "
+        f"{root / 'val'} has no class folders, and the labels of its images are missing: put "
         f"the developers' kit {DEVKIT}/ or Kaggle's {KAGGLE_LABELS} into {str(root)!r}, or sort "
         "the images into class folders."
     )

@@ -1,7 +1,7 @@
 """The interface of a source: named images in splits, read one at a time.
 
-To add one: write a file with an options class (its parameters, and `open`) and a `Source`,
-and add a row to `table.py`.
+To add one, write a file with an options class (its parameters, and `open`) and a `Source`,
+and add a row to `sources.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -20,10 +20,10 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class MultiLabel:
-    """The classes of an image that may show several, each sorted.
+    """The classes of an image that may show several; both tuples are sorted.
 
-    `present` are in it; `ignored` only in a form that counts neither as present nor as absent
-    (the objects that VOC marks as difficult).
+    `present` are in the image; `ignored` count neither as present nor as absent (in VOC, classes
+    whose objects are all marked difficult).
     """
 
     present: tuple[int, ...]
@@ -55,9 +55,9 @@ class Encoded:
 
 
 class Source(ABC):
-    """Images in the splits that the source itself defines, in an order that never varies.
+    """Images in the splits that the source itself defines, in a fixed order.
 
-    `others` counts the files beside them that are not taken for images, by ending.
+    `others` counts the other files found, which are not treated as images, by ending.
     """
 
     classes: Sequence[str] | None
@@ -89,7 +89,7 @@ def label_to_json(label: Label | None) -> JsonLabel:
 
 
 def label_from_json(value: JsonLabel) -> Label | None:
-    """Return the label of `label_to_json`; KeyError, TypeError or ValueError for another value."""
+    """Invert `label_to_json`; raises KeyError, TypeError or ValueError for any other value."""
     if value is None or isinstance(value, int):
         return value
     present, ignored = (tuple(map(int, value[key])) for key in ("present", "ignored"))

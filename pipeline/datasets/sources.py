@@ -1,4 +1,4 @@
-"""All kinds of source. Adding one is one file and one row here."""
+"""All kinds of sources. To add one, write its file and add a row here."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Cutting validation and test images from the training images of a source, by a seed."""
+"""Cutting validation and test images from the training images of a source, by a seeded draw."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SplitOptions(Options):
-    """`dataset.split`: which share of the training images becomes validation and test.
+    """`dataset.split`: the shares of the training images that become validation and test.
 
-    A share is of all training images that the source brings; 0 cuts none. Where the source
-    brings a split of its own, asking for a share of it is an error.
+    A share is of all training images that the source brings; 0 cuts none. If the source brings
+    a split of its own, a share for that split is an error.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -29,10 +29,9 @@ class SplitOptions(Options):
 def cut(source: Source, options: SplitOptions) -> dict[Split, list[Item]]:
     """Return the items of each split that is not empty, in an order shuffled by the seed.
 
-    Images of one class each are cut class by class, so each split keeps the shares of the
-    classes.
-    Raises DataError if the source brings a split that is also to be cut, or if nothing is
-    left to train on.
+    Images with one class each are cut class by class, so every split keeps the proportions of
+    the classes. Raises DataError if the source brings a split that is also to be cut, or if no
+    image would be left for training or for a split that is cut.
     """
     rng = np.random.default_rng(options.seed)
     splits: dict[Split, list[Item]] = {name: list(items) for name, items in source.splits.items()}
@@ -60,9 +59,9 @@ def cut(source: Source, options: SplitOptions) -> dict[Split, list[Item]]:
 def _stratified(
     items: Sequence[Item], share: float, rng: np.random.Generator
 ) -> tuple[list[Item], list[Item]]:
-    """Return (kept, cut): of each class `share`, rounded, in a random choice.
+    """Return (kept, cut): `share` of each class, rounded and chosen at random, is cut.
 
-    Images without a class, or with several, are one group.
+    Images without a class, or with several, form one group.
     """
     by_label: dict[int, list[Item]] = defaultdict(list)
     for item in items:

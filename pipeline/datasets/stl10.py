@@ -1,9 +1,9 @@
-"""STL-10: 96 x 96 colour images, 5,000 labelled, 8,000 of test, and 100,000 unlabelled.
+"""STL-10: 96 x 96 colour images, 5,000 labelled, 8,000 for testing, and 100,000 unlabelled.
 
     root/stl10_binary/{train_X,train_y,test_X,test_y,unlabeled_X}.bin, class_names.txt
 
-or the archive `stl10_binary.tar.gz` in `root`. An image is three planes of 96 x 96 bytes, each
-column by column; a label is a byte, 1 to 10.
+or the archive `stl10_binary.tar.gz` in `root`. An image is three planes of 96 x 96 bytes in
+column-major order; a label is a byte, 1 to 10.
 
 Source: Coates, Lee and Ng 2011, "An Analysis of Single-Layer Networks in Unsupervised Feature
 Learning".
@@ -31,7 +31,7 @@ PLANES = (3, 96, 96)
 
 
 class Stl10Options(SourceOptions):
-    """`dataset.source: {kind: stl10, root: DIR}`; `train` says which images are trained on."""
+    """`dataset.source: {kind: stl10, root: DIR}`; `train` chooses the training images."""
 
     kind: Literal["stl10"] = "stl10"
     root: str
@@ -44,7 +44,7 @@ class Stl10Options(SourceOptions):
 
 
 class Stl10(Source):
-    """Colour PNGs; an item is named by its part and its place in it."""
+    """Colour PNGs; an item's name is its part and its index in the part."""
 
     classes: tuple[str, ...]
 

@@ -1,9 +1,9 @@
-"""PASCAL VOC 2007: 20 classes, several in an image; trained on trainval, tested on test.
+"""PASCAL VOC 2007: 20 classes, several per image; training on trainval, testing on test.
 
     root/VOCdevkit/VOC2007/{JPEGImages,Annotations,ImageSets/Main}
 
 or the archives `VOCtrainval_06-Nov-2007.tar` and `VOCtest_06-Nov-2007.tar` in `root`. A class is
-present if one of its objects is not marked difficult, and ignored if all of them are.
+present if at least one of its objects is not marked difficult, and ignored if all of them are.
 
 Source: Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) Challenge".
 """
@@ -63,12 +63,12 @@ class Voc07(Source):
         path = self._folder / "Annotations" / f"{name}.xml"
         difficult: dict[int, list[bool]] = {}
         try:
-            # Expat limits what entities expand to, and resolves none from outside.
+            # Expat limits the expansion of entities and resolves no external ones.
             for node in ElementTree.fromstring(read_bytes(path)).iterfind("object"):  # noqa: S314
                 flag = node.findtext("difficult", "0").strip() == "1"
                 difficult.setdefault(_class_index(node, path), []).append(flag)
         except ElementTree.ParseError as error:
-            raise DataError(f"{path} is not an annotation of VOC: {error}.") from error
+            raise DataError(f"{path} is not a VOC annotation: {error}.") from error
         present = sorted(index for index, flags in difficult.items() if not all(flags))
         ignored = sorted(index for index, flags in difficult.items() if all(flags))
         return MultiLabel(tuple(present), tuple(ignored))

@@ -1,8 +1,8 @@
-"""Existing WebDataset tars, of this or any other tool, local or behind any fsspec URL.
+"""Existing WebDataset tars, from this or any other tool, local or behind any fsspec URL.
 
-A sample is the members with one name up to the first dot of its last part: an image, and where
-labelled a member `cls` or `txt`, which holds a class's number or name, or `json`, a mapping that
-holds it under `json_key`. Tars are listed once, header by header; images are then read by place.
+A sample is the members whose paths agree up to the first dot of the file name: an image and, if
+labelled, a member `cls` or `txt` with a class's number or name, or `json`, a mapping that holds
+either under `json_key`. Tar headers are listed once; images are then read by byte range.
 """
 
 import json
@@ -26,8 +26,8 @@ Written = int | str  # a label as it stands in a tar: a class's number or name
 class WebDatasetOptions(SourceOptions):
     """`dataset.source: {kind: webdataset, train: "URL/train-{000..099}.tar", labels: cls}`.
 
-    `validation` and `test` are further URLs. `classes` is a file of all class names, one a line,
-    in the order of their numbers; without it numbers name themselves, and names are sorted.
+    `validation` and `test` are further URLs. `classes` is a file of all class names, one per line,
+    in the order of their numbers. Without it, numbers are their own names, and names are sorted.
     """
 
     kind: Literal["webdataset"] = "webdataset"
@@ -62,7 +62,7 @@ class WebDatasetOptions(SourceOptions):
 
 @dataclass(frozen=True)
 class _Image:
-    """Where the bytes of an image are: first and last (excluded) byte of a tar."""
+    """Where an image's bytes are in a tar: from `first` up to, but excluding, `last`."""
 
     tar: str
     first: int
@@ -71,7 +71,7 @@ class _Image:
 
 
 class WebDatasetTars(Source):
-    """Image files as they are; an item is named by its tar and its key."""
+    """Image files as they are; an item's name is its tar and its key."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class WebDatasetTars(Source):
 
 @dataclass(frozen=True)
 class _Member:
-    """A member of a tar: where its bytes are, and the bytes themselves of what may be a label."""
+    """A member of a tar: where its bytes are, and its content if it may be a label."""
 
     first: int
     size: int
@@ -138,7 +138,7 @@ def _stamp_of(tar: str) -> str:
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
             f"The tar {tar!r} cannot be opened ({error}). Set dataset.source to URLs of tars that "
-            "exist; braces such as {000..099} stand for all numbers between."
+            "exist; braces such as {000..099} stand for all numbers in the range."
         ) from error
     return f"{about['size']}:{about.get('mtime') or about.get('ETag') or ''}"
 
@@ -212,7 +212,7 @@ def _classes(written: Mapping[str, Written], given: Sequence[str] | None) -> tup
 def _number(label: Written, index: Mapping[str, int], name: str) -> int:
     if isinstance(label, int):
         if not 0 <= label < len(index):
-            raise DataError(f"{name}: class {label} is none of the {len(index)} classes.")
+            raise DataError(f"{name}: class {label} is not one of the {len(index)} classes.")
         return label
     if label not in index:
         raise DataError(f"{name}: {unknown_name('class', label, index)}")

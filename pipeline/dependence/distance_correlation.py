@@ -1,16 +1,16 @@
 """Distance correlation: how strongly two sets of vectors depend on each other.
 
 With a_ij = ||x_i - x_j|| over the B rows of a batch, double-centred to A, and B likewise from y:
-dCov^2 = mean(A * B), dVar^2 = mean(A * A), dCor^2 = dCov^2 / sqrt(dVar_x^2 dVar_y^2). Three
-statistics are offered (Szekely, Rizzo and Bakirov 2007; Szekely and Rizzo 2013 for the last):
+dCov^2 = mean(A * B), dVar^2 = mean(A * A), dCor^2 = dCov^2 / sqrt(dVar_x^2 dVar_y^2). There are
+three statistics (Szekely, Rizzo and Bakirov 2007; Szekely and Rizzo 2013 for the last):
 
-    dcor                    in [0, 1]; between independent vectors of many dimensions close to 1
+    dcor                    in [0, 1]; close to 1 even for independent vectors of many dimensions
     dcor_squared            its square
-    dcor_squared_unbiased   dCor^2 by U-centred distances: about 0 under independence, may be
+    dcor_squared_unbiased   dCor^2 from U-centred distances: about 0 under independence, may be
                             negative, undefined below 4 rows
 
-All are invariant to scale, shift and rotation of either side and to a common order of the rows.
-Everything is computed in float32, or float64 where the rows are, inside autocast too.
+All are invariant to scale, shift and rotation of either side, and to a permutation of the rows
+of both. Everything is computed in float32, or in float64 for float64 rows, even inside autocast.
 """
 
 from collections.abc import Mapping
@@ -38,12 +38,12 @@ def distance_correlation(
 ) -> Tensor:
     """Return the distance correlation of two samples, rows (B, D) and (B, E), as a scalar.
 
-    It is 0 where either side is constant, and its gradient is then 0 too. NaN and infinity in
-    the rows give NaN. Raises TrainingError if the statistic is undefined for so few rows.
+    It is 0 if either side is constant, and its gradient is then 0 too. NaN and infinity in the
+    rows give NaN. Raises TrainingError if there are too few rows for the statistic.
     """
     x, y = _as_sample(x), _as_sample(y)
     if len(x) != len(y):
-        raise ValueError(f"Both samples need the same rows; found {len(x)} and {len(y)}.")
+        raise ValueError(f"Both samples need equally many rows; found {len(x)} and {len(y)}.")
     if statistic == "dcor_squared_unbiased":
         return _squared_correlation(x.u_centred, y.u_centred)
     squared = _squared_correlation(x.double_centred, y.double_centred)
@@ -60,7 +60,7 @@ class Sample:
 
     @classmethod
     def of_distances(cls, distances: Tensor) -> "Sample":
-        """Return the sample of rows that have these distances (B, B) between them."""
+        """Return a sample with the given distances (B, B) between its rows."""
         sample = cls(distances)
         sample.distances = distances
         return sample
@@ -75,14 +75,14 @@ class Sample:
 
     @cached_property
     def double_centred(self) -> "Centred":
-        """Distances minus the means of their row and column, plus the mean of all."""
+        """Distances minus their row and column means, plus the overall mean."""
         means = self.distances.mean(1, keepdim=True)
         matrix = self.distances - means - means.T + means.mean()
         return _centred(matrix, self.distances)
 
     @cached_property
     def u_centred(self) -> "Centred":
-        """U-centred distances: sums over the other rows make dCov^2 unbiased, diagonal 0."""
+        """U-centred distances, with which dCov^2 is unbiased; the diagonal is 0."""
         B = len(self)
         if B < UNBIASED_MINIMUM_ROWS:
             raise TrainingError(
@@ -97,7 +97,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Centred:
-    """A centred distance matrix (B, B), the mean of its squares, and whether that is rounding."""
+    """A centred distance matrix (B, B), its mean square, and whether that is only rounding."""
 
     matrix: Tensor
     variance: Tensor
@@ -106,13 +106,13 @@ class Centred:
 
 def _centred(matrix: Tensor, distances: Tensor) -> Centred:
     variance = matrix.square().mean()
-    # Rows all equally far apart have nothing left after U-centring but rounding.
+    # If all rows are equally far apart, only rounding errors are left after U-centring.
     rounding = ROUNDINGS * torch.finfo(matrix.dtype).eps * distances.detach().mean()
     return Centred(matrix, variance, degenerate=variance <= rounding.square())
 
 
 def _squared_correlation(x: Centred, y: Centred) -> Tensor:
-    # Either normalisation of the means, by B^2 or by B (B - 3), cancels in the ratio.
+    # The normalisation of the means, B^2 or B (B - 3), cancels in the ratio.
     covariance = (x.matrix * y.matrix).mean()
     degenerate = x.degenerate | y.degenerate
     scale = _root(x.variance, degenerate) * _root(y.variance, degenerate)

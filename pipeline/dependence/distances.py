@@ -8,17 +8,18 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.base.precision import full_precision
 
-# Squared distances below this many roundings of the squared norms are rounding themselves.
+# Squared distances below this many rounding errors of the squared norms are only rounding.
 ROUNDINGS = 8
 
 
 def pairwise_distances(x: Tensor) -> Tensor:
     """Return the Euclidean distances (B, B) between rows (B, D); symmetric, zero on the diagonal.
 
-    Through the Gram matrix of the centred rows, whose norms are then no larger than the data's
-    spread: a distance d between rows of centred norm r has an error of about eps r^2 / d, that
-    is some 2e-7 relative in float32 for rows that are spread out. Distances below 4 sqrt(eps) r
-    at most (1.4e-3 r in float32) cannot be told from rounding and are 0, as is their gradient.
+    They are computed from the Gram matrix of the centred rows, whose norms are no larger than the
+    data's spread. A distance d between rows of centred norm r has an error of about eps r^2 / d:
+    about 2e-7 relative in float32 if rows are spread out. Distances below a bound of at most
+    4 sqrt(eps) r (1.4e-3 r in float32) cannot be told from rounding and are 0, as are their
+    gradients.
     """
     wide = x if x.dtype == torch.float64 else x.float()
     distances: Tensor = _Distances.apply(wide)
@@ -26,17 +27,17 @@ def pairwise_distances(x: Tensor) -> Tensor:
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """Return the root of x where x > 0, else 0, where its gradient is 0 too; NaN stays NaN."""
+    """Return the square root of x where x > 0, else 0 with gradient 0; NaN stays NaN."""
     zero = x <= 0
     # The inner `where` keeps the infinite slope at 0 out of the chain rule: 0 * inf is NaN.
     return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
 class _Distances(torch.autograd.Function):
-    """`pairwise_distances`, with the gradient as one product instead of a chain of (B, B) steps.
+    """`pairwise_distances`, with its gradient as one product, not a chain of (B, B) steps.
 
     d a_ij / d x_i = (x_i - x_j) / a_ij, so with w_ij = g_ij / a_ij, symmetrised, the gradient
-    is diag(w 1) x - w x; it does not see the shift by which the rows are centred.
+    is diag(w 1) x - w x. Centring the rows does not change it.
     """
 
     @staticmethod

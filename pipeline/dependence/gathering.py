@@ -1,4 +1,4 @@
-"""The rows of all processes, with gradients."""
+"""Gathering the rows of all processes, with gradients."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from torch.autograd.function import once_differentiable
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Return the rows (W B, D) of all W ranks in their order, from each rank's rows (B, D).
+    """Return the rows (W B, D) of all W ranks, in order of rank, from each rank's rows (B, D).
 
-    Every rank must call it, with equally many rows. Its gradient adds up what all ranks send
-    back, so parameter gradients averaged over ranks, as DistributedDataParallel does, are those
-    of one process with the whole batch. Without a process group `x` is returned.
+    Every rank must call it, with equally many rows. The backward pass sums the gradients of all
+    ranks. If parameter gradients are then averaged over ranks, as DistributedDataParallel does,
+    they are those of one process with the whole batch. Without a process group, returns `x`.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return x

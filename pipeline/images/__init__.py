@@ -1,1 +1,1 @@
-"""From an encoded file to the pixels that a student sees: the original view and random views."""
+"""From an image file to the pixels that a student sees: the original view and random views."""

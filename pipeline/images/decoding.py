@@ -1,4 +1,4 @@
-"""From an encoded file to pixels: the one decoder of everything that reads images."""
+"""Decoding image files to pixels: the one decoder that everything here uses."""
 
 import io
 import warnings
@@ -9,16 +9,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.base.errors import DataError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
-# Pillow reads more: some by running other programs (EPS), some that are not images of pixels.
+# Pillow reads other formats too, but runs other programs for some (EPS); some hold no pixels.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode the first image of a file of `FORMATS` to mode L or RGB, upright, without alpha.
+    """Decode the first image of a file in `FORMATS` to mode L or RGB, upright, without alpha.
 
-    EXIF rotation is applied, transparency is laid over white, palettes, CMYK and 16-bit
-    greys are converted. Raises DataError if the bytes are not a whole image, if it has more
-    than `MAX_PIXELS` pixels, or if its pixels are floating-point numbers.
+    EXIF rotation is applied, transparency is composited over white, and palettes, CMYK and
+    16-bit greys are converted. Raises DataError if the bytes are not a complete image, if it has
+    more than `MAX_PIXELS` pixels, or if its pixels are floating-point numbers.
     """
     try:
         with warnings.catch_warnings():
@@ -26,7 +26,7 @@ def decode(data: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
-                    f"An image of {image.width} x {image.height} pixels is above the limit of "
+                    f"An image of {image.width} x {image.height} pixels exceeds the limit of "
                     f"{MAX_PIXELS} pixels; scale it down first."
                 )
             image.load()
@@ -35,13 +35,13 @@ def decode(data: bytes) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         kinds = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise DataError(f"Not a readable image: its bytes are no {kinds} file.") from error
-    except Exception as error:  # decoders meet damage with errors of a dozen kinds
+        raise DataError(f"Not a readable image: its bytes are not a {kinds} file.") from error
+    except Exception as error:  # damaged files raise errors of a dozen kinds
         raise DataError(f"Not a readable image: {error}.") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an open image in mode L or RGB, as `decode` does. Raises DataError likewise."""
+    """Convert an open image to upright L or RGB, as `decode` does. Raises DataError likewise."""
     return _plain(ImageOps.exif_transpose(image))
 
 
@@ -49,7 +49,7 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode == "F":
-        # Some run to 1, some to 255: scaling each by its own values would change a data set.
+        # Some range to 1, some to 255; scaling each image by its own range would distort the data.
         raise DataError("Floating-point images have no agreed range; store them with 8 bits.")
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.asarray(image, dtype=np.float64) / 257  # 16 bits to 8: 65535 -> 255

@@ -1,7 +1,7 @@
-"""From an encoded file to the *original view*: the deterministic image that a student sees.
+"""The *original view*: the deterministic image that a student sees, and its normalisation.
 
 Hand-crafted representations are computed from the normalised original view; teachers prepare
-images their own way. Both start from `decode`.
+images in their own way. Both start from a decoded image.
 """
 
 from dataclasses import dataclass
@@ -55,8 +55,7 @@ def original_view(image: Image.Image, options: ImageOptions) -> Tensor:
     """Return the original view as (C, size, size), uint8.
 
     The shorter side is resized (bicubic, antialiased) to `options.resize`, or to `size`, and the
-    centre is cropped. An image of exactly that size is so taken as it is, unless `resize` is
-    larger.
+    centre is cropped. An image of exactly `size` is left as it is, unless `resize` is larger.
     """
     image = image.convert("L" if options.channels == 1 else "RGB")
     shorter = options.resize or options.size
@@ -72,7 +71,7 @@ def _resize_and_crop(image: Image.Image, shorter: int, size: int) -> Image.Image
     scale = shorter / min(image.size)
     width, height = (max(shorter, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
-    # Only the crop is computed: the whole of a strip 1 pixel high would not fit into memory.
+    # Resize only the crop: a strip 1 pixel high, resized as a whole, would not fit into memory.
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
@@ -87,14 +86,14 @@ def normalise(images: Tensor, options: ImageOptions) -> Tensor:
 
 
 def denormalise(images: Tensor, options: ImageOptions) -> Tensor:
-    """Return normalised images (..., C, H, W) to [0, 1]."""
+    """Undo `normalise`: map images (..., C, H, W) back to [0, 1]."""
     mean, std = (_column(v, images.dtype, images.device) for v in (options.mean, options.std))
     return images * std + mean
 
 
 @lru_cache(maxsize=64)
 def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(mode=False):  # kept, and used where there are gradients too
+    with torch.inference_mode(mode=False):  # cached, and also used with gradients
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 

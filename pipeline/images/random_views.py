@@ -1,6 +1,6 @@
-"""Random views: batched augmentation with a draw for every sample, on the CPU or on the device.
+"""Random views: batched augmentation with a separate draw for each sample, on any device.
 
-Policies (the released recipes; the order written is the order applied):
+Policies (the released recipes, with their operations in the order of application):
 
     custom       resized crop, flip, colour jitter (p .8), grey (p .2), Gaussian blur
     cifar20      colour jitter (p .8), grey (p .1), bicubic resized crop, flip
@@ -9,14 +9,13 @@ Policies (the released recipes; the order written is the order applied):
     autoaugment  resized crop, torchvision's AutoAugment with its ImageNet policy
 
 Each operation computes what torchvision's does for one image, but with parameters drawn for
-every sample of a batch. The arithmetic is here because neither library has it: torchvision draws
-once a call; kornia chooses the order of the jitter, and the operations of its RandAugment, once
-a batch, and its crop that equals torchvision's is a loop over samples (`benchmarks/views.py`
-compares the speeds). The last two policies run torchvision sample by sample, on the CPU and in
-8 bits.
+each sample of a batch. Neither torchvision nor kornia can do this. torchvision draws once per
+call. kornia chooses the order of the jitter, and the operations of its RandAugment, once per
+batch; its crop that equals torchvision's loops over samples (`benchmarks/views.py` compares the
+speeds). The last two policies run torchvision sample by sample, on the CPU and in 8 bits.
 
-Draws come from torch's global generator, on the CPU whatever the device, so that one seed gives
-one sequence of views.
+Draws come from torch's global CPU generator on every device, so one seed gives one sequence of
+views.
 """
 
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Policy:
-    """What a policy does; the operations it lacks are None or 0."""
+    """The operations of a policy; those that it lacks are None or 0."""
 
     min_scale: float | None = None  # of a resized crop, as a share of the area; None: padded crop
     cubic: bool = False
@@ -92,8 +91,8 @@ def build_augmentation(options: AugmentationOptions, image: ImageOptions) -> nn.
     """Return a module that maps images (B, C, size, size) to one random view each.
 
     Images are uint8, or floats in [0, 1] *before* normalisation; views are float32 in [0, 1] of
-    the same shape. With one channel only brightness and contrast are jittered; saturation, hue
-    and grey do not exist there.
+    the same shape. With one channel, only brightness and contrast are jittered; saturation, hue
+    and grey do not apply.
     """
     policy = POLICIES[options.policy]
     flip_p = policy.flip_p if options.flip_p is None else options.flip_p
@@ -133,7 +132,7 @@ def _torchvision_policy(name: Literal["randaugment", "autoaugment"]) -> Any:
 
 
 class Augmentation(nn.Module):
-    """The steps of a policy in order, in float32 and without gradients, whatever surrounds them."""
+    """The steps of a policy in order, in float32 and without gradients, even inside autocast."""
 
     def __init__(self, steps: list[Step], shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -142,7 +141,7 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Return one view (B, C, size, size), float32 in [0, 1], of each image; see the module."""
+        """Return one view of each image: (B, C, size, size), float32 in [0, 1]."""
         if images.shape[1:] != self.shape:
             raise ValueError(
                 f"Expected images of shape (B, {', '.join(map(str, self.shape))}); "

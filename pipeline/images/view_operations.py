@@ -1,4 +1,4 @@
-"""The operations of random views: torchvision's, but with a draw for every sample of a batch."""
+"""The operations of random views: torchvision's, but with a draw for each sample of a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,8 +29,8 @@ def random_resized_crop(
 def draw_boxes(B: int, size: int, min_scale: float) -> Tensor:
     """Draw boxes (B, 4) of top, left, height, width inside a square image of side `size`.
 
-    The area is uniform in [min_scale, 1] of the image's and the ratio log-uniform in `RATIO`. Of
-    ten draws the first that fits is taken; without one the box is the whole image.
+    The area, as a share of the image's, is uniform in [min_scale, 1]; the aspect ratio is
+    log-uniform in `RATIO`. The first of ten draws that fits is used, else the whole image.
     """
     low, high = (torch.tensor(ratio).log() for ratio in RATIO)
     area = size * size * (min_scale + (1 - min_scale) * torch.rand(B, 10))
@@ -39,17 +39,17 @@ def draw_boxes(B: int, size: int, min_scale: float) -> Tensor:
     fits = ((sides >= 1) & (sides <= size)).all(dim=-1)
     first = fits.int().argmax(dim=1)
     sides = torch.where(fits.any(dim=1)[:, None], sides[torch.arange(B), first], float(size))
-    # A draw next to 1 may round up to the first position outside.
+    # A draw just below 1 may round up to the first position outside.
     corners = (torch.rand(B, 2) * (size - sides + 1)).floor().minimum(size - sides)
     return torch.cat([corners, sides], dim=1).long()
 
 
 def crop_and_resize(images: Tensor, boxes: Tensor, flips: Tensor, *, cubic: bool = False) -> Tensor:
-    """Resize the box of each image (B, C, S, S) to the whole image; mirror those of `flips` (B,).
+    """Resize a box of each image (B, C, S, S) to the whole image; mirror where `flips` (B,) holds.
 
-    Equal to cropping and resizing as torchvision and Pillow do (antialias, which only matters
-    when a crop shrinks and ours never does). Linear along each side, so crop, resize and flip
-    are one weight matrix a side. A device that multiplies matrices in TF32 keeps 3 digits.
+    The result equals cropping and resizing in torchvision and Pillow (their antialiasing matters
+    only if a crop shrinks, and ours never do). The map is linear along each side, so crop, resize
+    and flip are one weight matrix per side. With matrix products in TF32, 3 digits are correct.
     """
     top, left, height, width = boxes.to(images.device).unbind(1)
     S = images.shape[-1]
@@ -80,14 +80,14 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 def random_padded_crop(images: Tensor, *, padding: int, flip_p: float) -> Tensor:
-    """Shift by up to `padding` pixels each way over black, and flip with probability `flip_p`."""
+    """Shift up to `padding` pixels each way, fill with black, flip with probability `flip_p`."""
     B = len(images)
     corners = torch.randint(0, 2 * padding + 1, (B, 2))
     return padded_crop(images, corners, torch.rand(B) < flip_p, padding)
 
 
 def padded_crop(images: Tensor, corners: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Cut (B, C, S, S) at `corners` (B, 2: top, left) of the images padded with zeros."""
+    """Crop zero-padded images to (B, C, S, S) at `corners` (B, 2: top, left); mirror by `flips`."""
     S = images.shape[-1]
     padded = F.pad(images, [padding] * 4)
     windows = padded.unfold(2, S, 1).unfold(3, S, 1)  # (B, C, top, left, S, S), a view
@@ -101,7 +101,7 @@ def random_jitter(
 ) -> Tensor:
     """With probability `p`, change brightness, contrast, saturation and hue, in random order.
 
-    Factors are uniform in [1 - strength, 1 + strength] (not below 0), the hue's shift in
+    Factors are uniform in [1 - strength, 1 + strength] (not below 0); the hue shift is uniform in
     [-strength, strength] of the colour circle. Each step clamps to [0, 1], as in torchvision.
     """
     B = len(images)
@@ -116,9 +116,9 @@ def random_jitter(
 
 
 def adjust_colours(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Apply to each image its steps `order` (B, 4) with `factors` (B, 4).
+    """Adjust each image by its own steps, `order` (B, 4), with its own `factors` (B, 4).
 
-    Steps are 0 brightness, 1 contrast, 2 saturation, 3 hue, -1 none; images of one channel
+    Steps are 0 brightness, 1 contrast, 2 saturation, 3 hue, -1 none; images with one channel
     skip 2 and 3.
     """
     steps = [_brightness, _contrast, _saturation, _hue]
@@ -149,11 +149,11 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue (B, 3, H, W) by `shift` of the circle at constant HSV saturation and value.
+    """Rotate the hue of (B, 3, H, W) by `shift` of the circle; HSV saturation and value stay.
 
-    Goes through the hexagonal hue and straight back, n-th channel
-    v - c * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6: half the passes of a conversion
-    to HSV and one back.
+    Computes the hexagonal hue h and from it the channels (n = 5, 3, 1),
+    v - c * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6. This takes half the passes of a
+    conversion to HSV and back.
     """
     red, green, blue = images.unbind(1)
     value = images.amax(1)
@@ -183,7 +183,7 @@ def random_grey(images: Tensor, *, p: float) -> Tensor:
 
 
 def random_blur(images: Tensor, *, kernel_size: int) -> Tensor:
-    """Blur with a Gaussian whose deviation is uniform in `SIGMA` pixels; a kernel of 1 is none."""
+    """Blur with a Gaussian of deviation uniform in `SIGMA` pixels; kernel size 1 does nothing."""
     sigmas = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * torch.rand(len(images))
     return gaussian_blur(images, sigmas, kernel_size)
 
@@ -197,7 +197,7 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
     offsets = torch.arange(-half, half + 1, device=images.device)
     kernels = torch.exp(-0.5 * (offsets / sigmas.to(images.device)[:, None]) ** 2)
     kernels = kernels / kernels.sum(dim=1, keepdim=True)
-    # A group for every channel of every sample.
+    # One group per channel of each sample.
     kernels = kernels.repeat_interleave(C, dim=0)[:, None]  # (B * C, 1, K)
     padded = F.pad(images, [half] * 4, mode="reflect").reshape(1, B * C, H + 2 * half, W + 2 * half)
     blurred = F.conv2d(padded, kernels[:, :, :, None], groups=B * C)

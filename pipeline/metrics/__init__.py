@@ -1,1 +1,1 @@
-"""Numbers that training's probes and evaluation share; pure functions of tensors."""
+"""Metrics that training's probes and evaluation share: pure functions of tensors or arrays."""

@@ -1,4 +1,4 @@
-"""How many predictions are right, overall and by class, with an interval."""
+"""Accuracy, overall and by class, confusion matrices and bootstrap intervals."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Interval:
 def top_k_accuracy(scores: Tensor, targets: Tensor, *, k: int = 1) -> float:
     """Return the share of rows of `scores` (N, K) with the target (N,) among the k largest.
 
-    In [0, 1]; with k of K or more it is 1. Raises DataError if there are no rows.
+    In [0, 1]; it is 1 if k >= K. Raises DataError if there are no rows.
     """
     if not len(targets):
         raise DataError("Accuracy needs at least one image; found none.")
@@ -31,7 +31,7 @@ def top_k_accuracy(scores: Tensor, targets: Tensor, *, k: int = 1) -> float:
 
 
 def confusion_matrix(predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
-    """Return counts (classes, classes): row the true class, column the predicted one."""
+    """Return counts (classes, classes): rows are true classes, columns predicted ones."""
     for what, indices in (("predictions", predictions), ("targets", targets)):
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < classes:
             raise DataError(f"Expected {what} from 0 to {classes - 1}; found others.")
@@ -40,7 +40,7 @@ def confusion_matrix(predictions: Tensor, targets: Tensor, *, classes: int) -> T
 
 
 def per_class_accuracy(predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
-    """Return the accuracy among images of each class (classes,), NaN for a class without any."""
+    """Return the accuracy on the images of each class (classes,), NaN for a class without any."""
     counts = confusion_matrix(predictions, targets, classes=classes).double()
     return counts.diagonal() / counts.sum(dim=1)
 
@@ -50,7 +50,7 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the mean of `values` (N,) with its percentile bootstrap interval.
 
-    For an accuracy the values are 0 or 1 an image. Raises DataError if there are none.
+    For an accuracy, the value of each image is 0 or 1. Raises DataError if there are none.
     """
     if not len(values):
         raise DataError("An interval needs at least one value; found none.")

@@ -1,8 +1,8 @@
-"""Average precision of one class's ranking, by two definitions, under weights of the images.
+"""Average precision of the ranking for a class, by two definitions, with weighted images.
 
-- area: the sum over distinct scores of (recall - recall before) * precision, as scikit-learn's
-  `average_precision_score`;
-- 11-point: the mean over recalls 0, 0.1, ..., 1 of the largest precision at that recall or more,
+- area: the sum over distinct scores of (recall - previous recall) * precision, as in
+  scikit-learn's `average_precision_score`;
+- 11-point: the mean over recalls 0, 0.1, ..., 1 of the largest precision at that recall or above,
   as in PASCAL VOC 2007 (Everingham et al., IJCV 2010, section 4.2).
 
 Weights are counts: a bootstrap resample is the same ranking with other counts.
@@ -23,7 +23,7 @@ _NUMBERS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """In [0, 1], by both definitions; of shape (...) as the weights' leading dimensions."""
+    """In [0, 1], by both definitions; the shape (...) is the weights' leading dimensions."""
 
     area: Tensor
     eleven_point: Tensor
@@ -32,10 +32,10 @@ class AveragePrecision:
 def average_precision(
     scores: Tensor, present: Tensor, weights: Tensor | None = None
 ) -> AveragePrecision:
-    """Return the average precision of `scores` (N,) for `present` (N,), 1 or 0, negative: ignored.
+    """Return the average precision of `scores` (N,) for `present` (N,): 1, 0, or < 0 to ignore.
 
-    `weights` (..., N) count each image. Without a positive image of weight the result is NaN.
-    Images of equal score count as one step of the ranking.
+    `weights` (..., N) count each image. The result is NaN if every positive image has weight 0.
+    Images with equal scores count as one step of the ranking.
     """
     kept = present >= 0
     scores, present = scores[kept], present[kept].double()
@@ -46,7 +46,7 @@ def average_precision(
     else:
         weights = weights[..., kept][..., order].double()
     hits, seen = (weights * present).cumsum(dim=-1), weights.cumsum(dim=-1)
-    last = torch.ones(len(scores), dtype=torch.bool)  # of its run of equal scores
+    last = torch.ones(len(scores), dtype=torch.bool)  # in its run of equal scores
     last[:-1] = scores[1:] != scores[:-1]
     hits, seen = hits[..., last], seen[..., last]
     recall = hits / hits[..., -1:]
@@ -56,7 +56,7 @@ def average_precision(
 
 
 def _eleven_point(recall: Tensor, precision: Tensor) -> Tensor:
-    best = precision.flip(-1).cummax(dim=-1).values.flip(-1)  # at this recall or more
+    best = precision.flip(-1).cummax(dim=-1).values.flip(-1)  # at this recall or above
     levels = torch.linspace(0, 1, _RECALLS, dtype=torch.float64) - 1e-12
     places = torch.searchsorted(
         recall.nan_to_num(0).contiguous(), levels.expand(*recall.shape[:-1], -1).contiguous()
@@ -67,7 +67,7 @@ def _eleven_point(recall: Tensor, precision: Tensor) -> Tensor:
 
 
 def mean_over_classes(scores: Tensor, present: Tensor) -> tuple[AveragePrecision, Tensor]:
-    """Return the means over classes of scores and labels (N, K), and the area of each class (K,).
+    """Return the means over classes, for scores and labels (N, K), and each class's area (K,).
 
     Raises DataError if a class has no positive image.
     """
@@ -77,14 +77,14 @@ def mean_over_classes(scores: Tensor, present: Tensor) -> tuple[AveragePrecision
     if empty:
         raise DataError(
             f"Average precision needs an image of every class; classes {empty[:5]} have none "
-            "among those that are scored."
+            "among the scored images."
         )
     eleven = torch.stack([value.eleven_point for value in found])
     return AveragePrecision(areas.mean(), eleven.mean()), areas
 
 
 def chance_mean(present: Tensor, *, seed: int) -> float:
-    """Return the mean over classes of the 11-point definition for rankings drawn by lot."""
+    """Return the mean over classes of the 11-point definition for random rankings."""
     source = torch.Generator().manual_seed(seed)
     drawn = [torch.rand(present.shape, generator=source) for _ in range(_RANKINGS)]
     found = [mean_over_classes(scores, present)[0].eleven_point for scores in drawn]
@@ -96,7 +96,7 @@ def bootstrap_mean(
 ) -> Interval:
     """Return the mean over classes of the 11-point definition, with its bootstrap interval.
 
-    Images are drawn; a class that a draw leaves without a positive image is left out of it.
+    Images are resampled; a class without a positive image in a resample is left out of its mean.
     """
     source = torch.Generator().manual_seed(seed)
     count = len(scores)

@@ -1,4 +1,4 @@
-"""How many dimensions an embedding really uses."""
+"""Effective rank: how many dimensions an embedding really uses."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from torch import Tensor
 def effective_rank(embeddings: Tensor) -> float:
     """Return exp(entropy) of the normalised singular values of embeddings (N, D).
 
-    Between 1 and min(N, D); 0 if every embedding is zero. It is RankMe (Garrido et al., arXiv
-    2210.02885): the embeddings are not centred, so a large common mean lowers it.
+    It is between 1 and min(N, D), or 0 if every embedding is zero. This is RankMe (Garrido et
+    al., arXiv 2210.02885): embeddings are not centred, so a large common mean lowers it.
     """
-    # Singular values from the smaller Gram matrix, in float64 since it squares them.
+    # Singular values come from the smaller Gram matrix, in float64 because it squares them.
     matrix = embeddings if embeddings.shape[0] >= embeddings.shape[1] else embeddings.T
     gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64, device=matrix.device)
     for rows in torch.split(matrix, 8192):

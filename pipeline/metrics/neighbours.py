@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine, in bounded memory, and their vote for a class."""
+"""Exact nearest neighbours by cosine similarity, in bounded memory, and their vote for a class."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ from pipeline.base.progress import Progress, Silent
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k nearest of each query, nearest first: cosines (Q, k) and rows of the bank (Q, k)."""
+    """The k nearest of each query, nearest first: cosines (Q, k) and indices in the bank (Q, k)."""
 
     similarities: Tensor
     indices: Tensor
@@ -30,16 +30,16 @@ def nearest(
     bank_at_once: int = 16_384,
     progress: Progress | None = None,
 ) -> Neighbours:
-    """Find the k rows of `bank` (N, D) of largest cosine with each of `queries` (Q, D).
+    """Find the k rows of `bank` (N, D) with the largest cosine to each of `queries` (Q, D).
 
-    With `exclude_self` the queries are the bank, and no row is its own neighbour. A zero
-    vector has cosine 0 with everything. Memory beside the result is one block of
+    With `exclude_self`, the queries are the bank, and no row is its own neighbour. A zero
+    vector has cosine 0 with everything. Besides the result, memory holds one block of
     `queries_at_once` x `bank_at_once`, so the bank may be larger than the device's memory.
-    Raises DataError if the bank has fewer than k rows to offer.
+    Raises DataError if the bank offers fewer than k neighbours.
     """
     offered = len(bank) - exclude_self
     if offered < k:
-        raise DataError(f"Expected at least {k} images to be neighbours; found {offered}.")
+        raise DataError(f"Expected at least {k} images as neighbours; found {offered}.")
     progress, parts = progress or Silent(), []
     for block, first in _blocks(queries, queries_at_once):
         parts.append(_nearest_of_block(block, first, bank, k, device, exclude_self, bank_at_once))
@@ -60,7 +60,7 @@ def vote(
 ) -> Tensor:
     """Return each class's share of the votes (Q, classes) of the k nearest neighbours.
 
-    A neighbour votes with weight exp(cosine / temperature), or with one vote if that is "uniform".
+    A vote has weight exp(cosine / temperature), or 1 if `temperature` is "uniform".
     `bank_classes` (N,) are the class indices of the rows that `neighbours` points to.
     """
     scores = torch.zeros(len(neighbours.indices), classes)
@@ -75,7 +75,7 @@ def vote(
 
 
 def _blocks(rows: Tensor, count: int) -> list[tuple[Tensor, int]]:
-    """Return views of `count` rows each, with the place of their first row."""
+    """Return views of `count` rows each, with the index of their first row."""
     return [(rows[first : first + count], first) for first in range(0, len(rows), count)]
 
 

@@ -1,9 +1,9 @@
 """Two scores of the same images: how far apart they are, and whether that can be chance.
 
-Comparing image by image takes away what makes an image easy or hard for everybody, so that it
-tells differences apart which lie within the intervals of the two scores. The interval is a
-percentile bootstrap over images; where an image is right or wrong, the test is McNemar's exact
-one (Psychometrika 12, 1947): among images that only one of both has right, each is as likely.
+Comparing image by image removes what makes an image easy or hard for both sides. It can thus
+detect differences that lie within the intervals of the two scores. The interval is a percentile
+bootstrap over images. If every image is simply right or wrong, the test is McNemar's exact test
+(Psychometrika 12, 1947): by chance, each side is as often the only one that is right.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, eq=False)
 class ScoredImages:
-    """What each of N images got, in [0, 1]: `values` (N,) by subject, in the order of `names`."""
+    """The score of each of N images, in [0, 1]: `values` (N,) by subject, ordered as `names`."""
 
     names: Sequence[str]
     values: Mapping[str, Array]
@@ -30,8 +30,8 @@ class ScoredImages:
 class Paired:
     """A difference of means over the same images, in percentage points, with its 95 % interval.
 
-    `wins` and `losses` count the images where the first does better or worse; `p` is that of
-    McNemar's exact test, None where images are not simply right or wrong.
+    `wins` and `losses` count the images on which the first is better or worse; `p` is that of
+    McNemar's exact test, or None if images are not simply right or wrong.
     """
 
     difference: float
@@ -44,13 +44,13 @@ class Paired:
 
     @property
     def settled(self) -> bool:
-        """Whether neither the interval nor the test leaves room for no difference."""
+        """Whether the interval, and the test if there is one, exclude a difference of 0."""
         outside = self.low > 0 or self.high < 0
         return outside and (self.p is None or self.p < 1 - LEVEL)
 
     @property
     def turned(self) -> "Paired":
-        """The second compared with the first."""
+        """The same comparison the other way round: the second minus the first."""
         return Paired(
             -self.difference, -self.high, -self.low, self.losses, self.wins, self.images, self.p
         )
@@ -59,14 +59,14 @@ class Paired:
 def paired(first: Array, second: Array, *, seed: int) -> Paired:
     """Compare two scores (N,) of the same images, the first minus the second.
 
-    Raises DataError if they are not of the same number of images, or of none.
+    Raises DataError if they have different numbers of images, or none.
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise DataError(
             f"Expected two scores of the same images; found {first.shape} and {second.shape}."
         )
-    # Few values are distinct, so an image's draws are those of its value: the same
-    # distribution as drawing image by image, at a thousandth of the cost.
+    # Few values are distinct, so we draw how often each value occurs. The distribution is that
+    # of drawing image by image, at a thousandth of the cost.
     steps, counts = np.unique(first - second, return_counts=True)
     images = len(first)
     draws = np.random.default_rng(seed).multinomial(images, counts / images, size=_RESAMPLES)
@@ -86,7 +86,7 @@ def paired(first: Array, second: Array, *, seed: int) -> Paired:
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Return how likely a fair coin splits as unevenly as this, or more so."""
+    """Return the probability that a fair coin splits at least as unevenly as this."""
     from scipy.stats import binomtest
 
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

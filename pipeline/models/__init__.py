@@ -1,1 +1,1 @@
-"""Encoders, the files that hold them, and what others use them by."""
+"""Encoders, the files that hold them, and their use from Python and other programs."""

@@ -1,9 +1,9 @@
-"""A trained encoder in a file: its weights, its online probe, and what they belong to.
+"""A trained encoder in a file: its weights, its online probe, and a description of both.
 
 The file is a dictionary in the layout of the released MV-MR weights (`encoder`,
 `online_finetuner`), with one more entry, `about`, of plain values. It holds no code and no
-teacher, and is read with `weights_only=True`. Released files, which have no `about`, are read
-as well: see `pipeline/models/released.py`.
+teacher, and is read with `weights_only=True`. Released files have no `about`, but can be read
+too: see `pipeline/models/released.py`.
 """
 
 import pickle
@@ -29,7 +29,7 @@ BEST, LAST = "best.pt", "last.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds. `about` tells the epoch, the selection rule and its score, and more."""
+    """The content of a file. `about` holds the epoch, the selection rule, its score, and more."""
 
     student: StudentOptions
     image: ImageOptions
@@ -73,11 +73,11 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a checkpoint, or a released MV-MR file.
 
-    A released file says nothing of the images, nor of the strides: `image` and `student` are
-    taken for them where they are given, else ImageNet's 224 pixels and what the names and shapes
-    of the weights say. Raises WeightsError if there is no such file, if it is damaged, and with
-    `strict` if it holds another backbone than `student`, or one that sees images otherwise than
-    `image`. `remedy` is what the first two of these advise.
+    A released file does not record the images or the strides: these come from `image` and
+    `student` if given, else from ImageNet's 224 pixels and the names and shapes of the weights.
+    Raises WeightsError if the file does not exist or is damaged; with `strict`, also if its
+    backbone is not that of `student`, or its images are not prepared as in `image`. The messages
+    of the first two errors advise `remedy`.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -89,8 +89,8 @@ def load_checkpoint(
         ) from error
     if not isinstance(content, dict) or content.get("format", FORMAT) != FORMAT:
         raise WeightsError(
-            f"{path} is not a checkpoint of this program (format {FORMAT}) and no released MV-MR "
-            "file: name a file that `mvmr train` wrote, or a released one."
+            f"{path} is neither a checkpoint of this program (format {FORMAT}) nor a released "
+            "MV-MR file: name a file that `mvmr train` wrote, or a released one."
         )
     if "about" in content:
         checkpoint = _own(content)
@@ -105,7 +105,7 @@ def load_checkpoint(
             probe=weights.classifier,
             about={"released": path.name, "preprocessing": "assumed" if image is None else "given"},
         )
-        checkpoint.build()  # names what does not fit
+        checkpoint.build()  # raises an error that names what does not fit
     if strict and student is not None:
         _check("student", path, checkpoint.student, student)
     return checkpoint
@@ -126,7 +126,7 @@ def _with_projector(student: StudentOptions, weights: ReleasedWeights) -> Studen
     return student.model_copy(update={"projector": weights.projector, "weights": None})
 
 
-# What makes no difference to the features of a trained backbone.
+# These options make no difference to the features of a trained backbone.
 _IMMATERIAL = {"weights", "projector", "zero_init_residual"}
 
 

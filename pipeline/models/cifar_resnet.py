@@ -1,4 +1,4 @@
-"""Residual networks for images of about 32 pixels, as distillation papers use them.
+"""Residual networks for images of about 32 pixels, as used in distillation papers.
 
 He et al. (arXiv 1512.03385, section 4.2): a 3 x 3 convolution and three stages of n basic
 blocks at full, half and quarter resolution make 6n + 2 layers. The wide ones multiply the
@@ -21,7 +21,7 @@ CIFAR_RESNETS = {
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside an identity, or a 1 x 1 convolution where shapes change."""
+    """Two 3 x 3 convolutions, and a shortcut: identity, or 1 x 1 convolution if shapes change."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A residual network of three stages, without a classifier.
 
-    `depth` is 6n + 2; `factor` a key of `WIDTHS`; features have 64 * factor numbers.
+    `depth` is 6n + 2; `factor` is a key of `WIDTHS`; features have 64 * factor numbers.
     `stem_stride` 2 halves every resolution, for a quarter of the work.
     """
 
@@ -82,7 +82,7 @@ def _stage(in_channels: int, channels: int, blocks: int, *, stride: int) -> nn.S
 
 
 def _initialise(network: nn.Module, *, zero_init_residual: bool) -> None:
-    """Draw convolutions by He's rule (fan out); norms keep PyTorch's 1 and 0.
+    """Initialise convolutions by He's rule (fan out); norms keep PyTorch's 1 and 0.
 
     `zero_init_residual` starts every block as an identity (Goyal et al., arXiv 1706.02677).
     """

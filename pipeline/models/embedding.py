@@ -1,4 +1,4 @@
-"""Embeddings of images anywhere on disk, batch by batch, to a Parquet or an NPZ file."""
+"""Embedding images from anywhere on disk, batch by batch, into a Parquet or an NPZ file."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Embedded:
-    """What was written: so many `images` in `width` numbers; `left_out` says why, by name."""
+    """What was written; `left_out` gives, by name, the reason for each image that was not."""
 
     images: int
     width: int
@@ -35,7 +35,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Found:
-    """Images as (name, path), and how many other files there are in folders, by ending."""
+    """Images as (name, path), and counts of other files in the folders, by ending."""
 
     images: list[tuple[str, Path]]
     others: Counter[str]
@@ -44,8 +44,8 @@ class Found:
 def find_images(paths: Sequence[Path]) -> Found:
     """Return each image, sorted within a folder.
 
-    An image is named by its path; those of a single folder by their path below it. Raises
-    DataError for a path that does not exist, and where nothing is found.
+    An image's name is its path, or its path below the folder if that is the only path given.
+    Raises DataError if a path does not exist, or if nothing is found.
     """
     found = Found([], Counter())
     for path in paths:
@@ -80,13 +80,13 @@ def embed(
     """Write `name` and `embedding` of each image to `output`.
 
     A .parquet file is written batch by batch; an .npz file holds `names` (N,) and `embeddings`
-    (N, D), float32, and is gathered in memory. With `skip_unreadable`, images that cannot be read
-    are in neither. Raises ConfigError for another ending, DataError that names an image which
-    cannot be read, or says that none can be.
+    (N, D), float32, and is collected in memory. With `skip_unreadable`, images that cannot be read
+    are left out. Raises ConfigError for any other ending; DataError for an image that cannot be
+    read, or, when skipping, if none can be read.
     """
     if output.suffix not in OUTPUT_ENDINGS:
         named = " or ".join(OUTPUT_ENDINGS)
-        raise ConfigError(f"Embeddings go to a file {named}; found {output.name!r}.")
+        raise ConfigError(f"Embeddings are written to a {named} file; found {output.name!r}.")
     progress.start("embed", len(images), "images")
     left_out: dict[str, str] = {}
     batches = _embedded(images, encoder, device, progress, left_out if skip_unreadable else None)
@@ -106,7 +106,7 @@ def _embedded(
     progress: Progress,
     left_out: dict[str, str] | None,
 ) -> Iterator[tuple[list[str], Rows]]:
-    """Yield names and embeddings of each batch; why an image has none goes into `left_out`."""
+    """Yield names and embeddings of each batch; `left_out` receives why an image has none."""
     module = encoder.module.to(device)
 
     def prepared(item: tuple[str, Path]) -> torch.Tensor | str:
@@ -115,7 +115,7 @@ def _embedded(
         except (DataError, OSError) as error:
             if left_out is None:
                 raise DataError(
-                    f"{item[1]}: {error} Mend or remove the file, or leave it out by "
+                    f"{item[1]}: {error} Repair or remove the file, or leave it out with "
                     "--skip-unreadable. Nothing has been written."
                 ) from error
             return str(error)
@@ -137,7 +137,7 @@ def _embedded(
 
 
 def _write_npz(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> tuple[int, int]:
-    """Return how many embeddings of which width were written."""
+    """Write all batches; return the number of embeddings and their width."""
     names: list[str] = []
     parts: list[Rows] = []
     for batch_names, rows in batches:
@@ -150,7 +150,7 @@ def _write_npz(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> tuple[i
 
 
 def _write_parquet(path: Path, batches: Iterator[tuple[list[str], Rows]]) -> tuple[int, int]:
-    """Return how many embeddings of which width were written."""
+    """Write all batches; return the number of embeddings and their width."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""The encoder that training learns: backbone and projector, built by name.
+"""The encoder that is trained: backbone and projector, built by name.
 
 Parameters are named as in the released MV-MR weights: `backbone.*` as in torchvision's
 ResNet with an identity `fc`, and `projector.0`, `.1`, `.3`, `.4`, `.6`.
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 def build_encoder(options: StudentOptions, *, channels: int, size: int, seed: int) -> Encoder:
     """Build an untrained encoder for images (B, channels, size, size).
 
-    Initial weights depend on `seed` alone; the global generator is left as it was. `weights`
+    Initial weights depend only on `seed`; the global generator is left as it was. `weights`
     is not read here. Raises ConfigError if a timm backbone cannot take such images.
     """
     with torch.random.fork_rng(devices=[]):
@@ -61,15 +61,15 @@ def build_encoder(options: StudentOptions, *, channels: int, size: int, seed: in
 def load_pretrained(encoder: Encoder, options: StudentOptions, *, channels: int, size: int) -> None:
     """Load timm's weights into a timm backbone; they are fetched at the first use.
 
-    Raises WeightsError if timm offers none, or they cannot be fetched.
+    Raises WeightsError if timm offers none, or if they cannot be fetched.
     """
     name = options.architecture.removeprefix(TIMM_PREFIX)
     try:
         network = _timm_network(name, channels, size, pretrained=True)
     except Exception as error:  # timm, its hub and the network fail in many ways
         raise WeightsError(
-            f"There are no pretrained weights of {TIMM_PREFIX}{name} to be had: {error}. "
-            "`timm.list_pretrained()` lists those that exist."
+            f"There are no pretrained weights of {TIMM_PREFIX}{name}, or they cannot be fetched: "
+            f"{error}. `timm.list_pretrained()` lists those that exist."
         ) from error
     load_weights(encoder.backbone, network.state_dict())
 
@@ -77,7 +77,7 @@ def load_pretrained(encoder: Encoder, options: StudentOptions, *, channels: int,
 def build_projector(in_width: int, widths: Sequence[int]) -> nn.Sequential:
     """Return linear layers without bias, with batch norm and ReLU between them.
 
-    The last layer is linear alone; no widths make an identity, z = h.
+    The last layer is only linear. Without widths, the projector is the identity, z = h.
     """
     layers: list[nn.Module] = []
     for width in widths[:-1]:
@@ -89,14 +89,14 @@ def build_projector(in_width: int, widths: Sequence[int]) -> nn.Sequential:
 
 
 def parameters_count(module: nn.Module) -> int:
-    """Return the number of learnable numbers in `module`."""
+    """Return the number of learnable parameters of `module`."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy `state` into `module`, all of it or nothing.
 
-    Raises WeightsError if a name is missing, unexpected, or holds another shape.
+    Raises WeightsError if a name is missing or unexpected, or if a shape differs.
     """
     own = module.state_dict()
     complaints = _name_complaints(own, state) or _shape_complaints(own, state)
@@ -170,7 +170,7 @@ def _torchvision_resnet(
 
 
 def _timm_backbone(name: str, channels: int, size: int) -> tuple[nn.Module, int]:
-    """Return a timm network without its classifier, tried on one image for its width."""
+    """Return a timm network without its classifier, and its width, found with one image."""
     if unknown := unknown_backbone(name):
         raise ConfigError(unknown)
     try:
@@ -184,7 +184,7 @@ def _timm_backbone(name: str, channels: int, size: int) -> tuple[nn.Module, int]
             f"{error}. Choose another backbone or another dataset.image.size."
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2:
-        raise ConfigError(f"The backbone {TIMM_PREFIX}{name} does not give one vector an image.")
+        raise ConfigError(f"The backbone {TIMM_PREFIX}{name} does not give one vector per image.")
     return network.train(), features.shape[1]
 
 

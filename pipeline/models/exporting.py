@@ -23,9 +23,9 @@ TRY_INSTEAD = "export it as safetensors, onnx or released"
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file: its ending, how it is written, and Python that loads it.
+    """One kind of file: its ending, the function that writes it, and Python code that loads it.
 
-    `load` is filled with the file's name, the architecture's, the size, and the channels.
+    `load` is a template: `file`, `architecture`, `size` and `channels` are filled in.
     """
 
     ending: str
@@ -39,7 +39,7 @@ def export(
     """Write the backbone to `path` and its card to `path` with `.json` added; return the card.
 
     `form` is one of `FORMATS`; `source` is the checkpoint's file and `metrics` its scores, for
-    the card. Raises ConfigError if the other library has no such network.
+    the card. Raises ConfigError if the format's library has no such network.
     """
     with atomic_path(path) as temporary:
         FORMATS[form].write(checkpoint, temporary)
@@ -48,7 +48,7 @@ def export(
 
 
 def card_of(path: Path) -> Path:
-    """Return where the card of an exported file is."""
+    """Return the path of an exported file's card."""
     return path.with_name(path.name + ".json")
 
 
@@ -74,7 +74,7 @@ def _torchvision(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _timm(checkpoint: Checkpoint, path: Path) -> None:
-    # timm's ResNets of 7x7 stem have torchvision's names and strides.
+    # timm's ResNets with a 7x7 stem have torchvision's names and strides.
     if not checkpoint.student.architecture.startswith(TIMM_PREFIX):
         _require_plain_resnet(checkpoint, "timm")
     _safetensors(checkpoint, path)
@@ -84,7 +84,7 @@ def _require_plain_resnet(checkpoint: Checkpoint, library: str) -> None:
     student = checkpoint.student
     if student.architecture not in TORCHVISION_RESNETS:
         raise ConfigError(
-            f"{library} has no {student.architecture!r} as it is here, only "
+            f"{library} has no {student.architecture!r} like this one, only "
             f"{', '.join(TORCHVISION_RESNETS)}: {TRY_INSTEAD}."
         )
     other_stem = student.stem not in (None, "7x7") or student.maxpool is False
@@ -111,7 +111,7 @@ def _onnx(checkpoint: Checkpoint, path: Path) -> None:
             "Writing ONNX needs onnx and onnxscript: pip install 'mvmr[onnx]'."
         ) from error
     image = checkpoint.image
-    # Two images, so that no size is taken for the constant 1.
+    # Two images, because a batch of one would fix the size at the constant 1.
     example = torch.zeros(2, image.channels, image.size, image.size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations

@@ -1,4 +1,4 @@
-"""Trained encoders for those who just want to use one: from a checkpoint, or an exported file."""
+"""Trained encoders, ready for use: from a checkpoint, or from an exported file."""
 
 import json
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from pipeline.representations.teachers.frozen import read_state
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an image to what the encoder takes: upright, resized, cropped, normalised."""
+    """Turns an image into the encoder's input: upright, resized, cropped, normalised."""
 
     image: ImageOptions
 
     def __call__(self, image: Image.Image | Path | str | bytes) -> Tensor:
-        """Return (C, size, size), float32, of an open image, a path, or the bytes of a file."""
+        """Return (C, size, size), float32, from an open image, a path, or the bytes of a file."""
         if isinstance(image, str | Path):
             image = Path(image).read_bytes()
         opened = decode(image) if isinstance(image, bytes) else upright(image)
@@ -34,7 +34,7 @@ class Preprocessing:
 
 
 class ReadyEncoder(NamedTuple):
-    """`module` maps images (B, C, size, size) to embeddings (B, D); `preprocessing` makes them."""
+    """`module` maps images (B, C, size, size) to (B, D); `preprocessing` prepares the images."""
 
     module: nn.Module
     preprocessing: Preprocessing
@@ -47,10 +47,10 @@ def load_encoder(
     image: ImageOptions | None = None,
     strict: bool = False,
 ) -> ReadyEncoder:
-    """Load an encoder: a checkpoint, a released MV-MR file, or an export that has its card.
+    """Load an encoder: a checkpoint, a released MV-MR file, or an export with its card.
 
-    The module is in evaluation mode, on the CPU. `student` and `image` are for released files,
-    and with `strict` a checkpoint that says otherwise is refused: see
+    The module is in evaluation mode, on the CPU. `student` and `image` are for released files;
+    with `strict`, a checkpoint that differs from them is refused: see
     `pipeline.models.checkpoint.load_checkpoint`. Raises WeightsError.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Weights in the layout that MV-MR's authors released, told from their names and shapes.
+"""Weights in the layout that MV-MR's authors released, recognised by their names and shapes.
 
     self-supervised, distilled   encoder: backbone.* and projector.*; online_finetuner: weight, bias
     semi-supervised, VOC         encoder: the backbone alone; classifier: weight, bias
@@ -28,7 +28,7 @@ IMAGENET = ImageOptions(size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0
 
 @dataclass(frozen=True)
 class ReleasedWeights:
-    """The encoder's weights by our names, the widths of its projector, and a classifier."""
+    """The encoder's weights under our names, the widths of its projector, and a classifier."""
 
     encoder: Mapping[str, Tensor]
     projector: tuple[int, ...]
@@ -36,16 +36,16 @@ class ReleasedWeights:
 
 
 def read_released(content: Mapping[Any, Any], path: Path) -> ReleasedWeights:
-    """Take a released file's content apart.
+    """Split a released file's content into its parts.
 
-    Raises WeightsError, listing what is missing or unexpected.
+    Raises WeightsError that lists what is missing or unexpected.
     """
     unexpected = sorted(str(name) for name in content if name not in ("encoder", *CLASSIFIERS))
     if "encoder" not in content or unexpected:
         found = f"unexpected: {', '.join(unexpected[:5])}" if unexpected else "missing: encoder"
         raise WeightsError(
             f"{path} is neither a checkpoint that `mvmr train` wrote nor a released MV-MR file, "
-            f"which holds encoder and one of {' and '.join(CLASSIFIERS)} ({found})."
+            f"which holds encoder and one of {' or '.join(CLASSIFIERS)} ({found})."
         )
     encoder = _tensors(content["encoder"], "encoder", path)
     if not any(name.startswith(BACKBONE) for name in encoder):
@@ -73,8 +73,8 @@ def _layer(name: str) -> int:
 def infer_student(weights: ReleasedWeights, path: Path) -> StudentOptions:
     """Return the student whose backbone has exactly these names and shapes.
 
-    Where strides are not told by weights, they are the architecture's own. Raises WeightsError
-    if there is none.
+    Weights do not show the strides, so these are the architecture's defaults. Raises
+    WeightsError if there is no such student.
     """
     shapes = {n: v.shape for n, v in weights.encoder.items() if n.startswith(BACKBONE)}
     first = weights.encoder.get("backbone.conv1.weight")
@@ -89,8 +89,8 @@ def infer_student(weights: ReleasedWeights, path: Path) -> StudentOptions:
             if _shapes(options, first.shape[1]) == shapes:
                 return options
     raise WeightsError(
-        f"{path}: the backbone's {len(shapes)} tensors are those of no known architecture; name "
-        "an experiment with its `student` by --config."
+        f"{path}: the backbone's {len(shapes)} tensors are those of no known architecture; use "
+        "--config to name an experiment that has this `student`."
     )
 
 
@@ -106,5 +106,5 @@ def _shapes(options: StudentOptions, channels: int) -> dict[str, Any]:
 def _tensors(value: Any, name: str, path: Path) -> dict[str, Tensor]:
     tensors = isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
     if not tensors:
-        raise WeightsError(f"{path}: {name} must be named tensors; found {type(value).__name__}.")
+        raise WeightsError(f"{path}: {name} must hold named tensors; found {type(value).__name__}.")
     return {str(key): tensor for key, tensor in value.items()}

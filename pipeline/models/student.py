@@ -1,4 +1,4 @@
-"""`student`: which network is trained, and what an experiment may say about it."""
+"""`student`: the network that is trained, and its options in an experiment."""
 
 from typing import Annotated, Literal, NamedTuple
 
@@ -28,17 +28,17 @@ ARCHITECTURES = (*TORCHVISION_RESNETS, *CIFAR_RESNETS)
 class StudentOptions(Options):
     """The student: a torchvision ResNet, a CIFAR ResNet, or `timm:NAME` for any timm backbone.
 
-    `stem`, `maxpool` and `zero_init_residual` left out are the architecture's own: a 7x7
+    The defaults of `stem`, `maxpool` and `zero_init_residual` are the architecture's own: a 7x7
     stem with max-pool for a torchvision ResNet, 3x3 without for a CIFAR ResNet, and residual
     branches that start at zero for both. A 3x3 stem keeps the resolution; 3x3/2 halves it, for
-    a quarter of the work. A timm backbone is taken as it is.
+    a quarter of the work. A timm backbone is used as it is.
     """
 
     architecture: str
     stem: Literal["7x7", "3x3", "3x3/2"] | None = None
     maxpool: bool | None = None
     zero_init_residual: bool | None = None
-    # Widths of the projector's layers; empty: the objective sees the features themselves.
+    # Widths of the projector's layers; if empty, the objective uses the features themselves.
     projector: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
     # Weights to start from: a checkpoint file, the name of a finished run, or `pretrained` for
     # those that timm offers for the backbone.
@@ -65,12 +65,12 @@ class StudentOptions(Options):
 
 
 def unknown_backbone(name: str) -> str | None:
-    """Return what is wrong with a name among timm's, if anything; timm is imported."""
+    """Return what is wrong with the name of a timm backbone, or None; imports timm."""
     import timm
 
     if timm.is_model(name):
         return None
     near = unknown_name("timm backbone", name, timm.list_models())
-    # timm lists over a thousand names; its own command is a better list than ours.
+    # timm has over a thousand names, too many for a message; its own command lists them.
     hint = near.partition(" Valid:")[0]
     return f"{hint} `timm.list_models()` lists the valid ones."

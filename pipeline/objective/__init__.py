@@ -1,1 +1,1 @@
-"""What training asks of an encoder: named, weighted terms."""
+"""The objective that training minimises: named, weighted terms."""

@@ -1,7 +1,7 @@
-"""The losses of the objective that are not dependence: pure functions of a batch's rows.
+"""The losses of the objective other than dependence: pure functions of a batch's rows.
 
 Variance, covariance and invariance are those of VICReg (Bardes, Ponce and LeCun, arXiv
-2105.04906), each for one view or pair of views; `objective.py` adds the views up.
+2105.04906), each for one view or pair of views; `objective.py` sums over the views.
 """
 
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.base.errors import TrainingError
 
-# Added to a variance before its root, as VICReg does: the slope stays finite on a collapsed batch.
+# Added to a variance before its root, as in VICReg: gradients stay finite on a collapsed batch.
 VARIANCE_EPSILON = 1e-4
 
 
@@ -20,7 +20,7 @@ def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean over rows of 1 - cos(x_i, y_i), in [0, 2]; a zero row counts as 1."""
+    """Return the mean over rows of 1 - cos(x_i, y_i), in [0, 2]; it is 1 for a zero row."""
     _require_equal_shapes(x, y)
     return 1 - F.cosine_similarity(x, y, dim=1).mean()
 
@@ -37,7 +37,7 @@ def variance_hinge(x: Tensor, *, margin: float = 1.0) -> Tensor:
 def covariance_penalty(x: Tensor) -> Tensor:
     """Return the sum of squared off-diagonal covariances of (B, D), divided by D.
 
-    Where D > B the squares of the D x D covariance matrix are added up through the B x B Gram
+    If D > B, the squares of the D x D covariance matrix are summed through the B x B Gram
     matrix, which has the same Frobenius norm.
     """
     _require_rows(x)
@@ -50,9 +50,9 @@ def covariance_penalty(x: Tensor) -> Tensor:
 
 
 def standardised(x: Tensor) -> Tensor:
-    """Return rows (B, D) with every dimension divided by its deviation, as `variance_hinge` has it.
+    """Return rows (B, D), every dimension centred and divided by its std as in `variance_hinge`.
 
-    A dimension that is constant stays so.
+    A constant dimension stays constant.
     """
     _require_rows(x)
     return (x - x.mean(0)) / (x.var(0) + VARIANCE_EPSILON).sqrt()
@@ -61,7 +61,7 @@ def standardised(x: Tensor) -> Tensor:
 def _require_equal_shapes(x: Tensor, y: Tensor) -> None:
     # Broadcasting would turn a mistake into a number.
     if x.shape != y.shape:
-        raise ValueError(f"Both sides need one shape; found {tuple(x.shape)}, {tuple(y.shape)}.")
+        raise ValueError(f"Expected the same shape; found {tuple(x.shape)} and {tuple(y.shape)}.")
 
 
 def _require_rows(x: Tensor) -> None:

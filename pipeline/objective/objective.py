@@ -1,4 +1,4 @@
-"""The objective of a batch: the weighted sum of its terms, whose options `terms.py` holds."""
+"""The objective of a batch: the weighted sum of its terms. `terms.py` holds their options."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ ROW_LOSSES = {"cosine": cosine_distance, "squared": mean_squared_error}
 class Activations:
     """Embeddings of a batch by view: h (B, h_width) of the backbone, z (B, z_width) projected.
 
-    Only views and layers that the objective needs have to be there.
+    Only the views and layers that the objective needs must be present.
     """
 
     h: Mapping[View, Tensor]
@@ -46,7 +46,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class ObjectiveValue:
-    """The weighted sum, and each term before its weight, by name in the order of the file."""
+    """The weighted sum, and each unweighted term by name, in the order of the experiment file."""
 
     total: Tensor
     terms: dict[str, Tensor]
@@ -55,10 +55,9 @@ class ObjectiveValue:
 class Objective(nn.Module):
     """Weighted terms over a batch, with the linear heads of the regression terms.
 
-    `views` must be encoded, the projector is needed if `needs_projector`, and the batch must
-    bring `representations`. With `gather`, every term in training mode is that of the batch of
-    all ranks, of which each must then have equally many rows. Heads are initialised from the
-    global generator.
+    The caller encodes `views`, runs the projector if `needs_projector`, and provides
+    `representations`. With `gather`, terms in training mode are those of the batch of all ranks,
+    which must then have equally many rows each. Heads are initialised from the global generator.
     """
 
     def __init__(
@@ -99,9 +98,9 @@ class Objective(nn.Module):
     ) -> ObjectiveValue:
         """Return the objective of a batch; representations are (B, width) of any float type.
 
-        Everything is computed in float32 at least, inside autocast too. Values that are not
+        Everything is computed in at least float32, even inside autocast. Values that are not
         finite are returned as they are. Raises TrainingError if something is missing from the
-        batch, or if it has too few rows for a statistic.
+        batch, or if the batch has too few rows for a term.
         """
         gather = self._gather and self.training
         batch = _Batch(activations, representations, gather=gather)
@@ -134,7 +133,7 @@ class Objective(nn.Module):
 
 
 class _Batch:
-    """A batch as the terms share it: float32, of all ranks, every distance matrix made once."""
+    """A batch that the terms share: at least float32, each distance matrix computed once."""
 
     def __init__(
         self,
@@ -156,11 +155,11 @@ class _Batch:
         return next(iter(self._sources.values())).device
 
     def rows(self, term: AnyTerm) -> list[Tensor]:
-        """Return the embeddings (B, D) on which a term acts, one a view."""
+        """Return the embeddings (B, D) on which a term acts, one per view."""
         return [sample.rows for sample in self.embeddings(term)]
 
     def embeddings(self, term: AnyTerm, *, standardise: bool = False) -> list[Sample]:
-        """Return the same as samples, which hold their distances."""
+        """Return the same embeddings as samples, which keep their distances."""
         return [self._sample(term.on, view, standardise) for view in term.views]
 
     def representation(self, name: str) -> Sample:

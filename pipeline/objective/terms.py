@@ -1,4 +1,4 @@
-"""What an experiment may ask of an encoder: the terms of `objective`, and their options.
+"""The terms that an experiment may list under `objective`, and their options.
 
     objective:
       invariance: {weight: 1}
@@ -7,14 +7,14 @@
       scattering: {kind: dependence, weight: 1, on: h}
       clip: {kind: regression, weight: 1, loss: cosine}
 
-A term's name is its kind where that is a kind, and its representation where it needs one and
-names none. `on: z` is the projector's output and `on: h` the backbone's. A term of weight 0 is
-left out: it costs nothing and asks for nothing.
+A term's name is the default for its `kind`, and for its `representation` if it needs one.
+`on: z` is the projector's output and `on: h` the backbone's. A term of weight 0 is left out: it
+costs nothing and needs no input.
 
 Variance and covariance of the two views are added. VICReg adds covariances too but takes the
 mean of the variances, so its 25, 25, 1 are invariance 25, variance 12.5, covariance 1 here.
-Dependence terms are 1 - statistic, so that a positive weight maximises dependence. The released
-MV-MR code minimises +dCor of hand-crafted representations: a weight of -1 gives that gradient.
+Dependence terms are 1 - statistic, so a positive weight maximises dependence. The released
+MV-MR code minimises +dCor of hand-crafted representations; a weight of -1 gives that gradient.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ VIEWS: tuple[View, View] = ("original", "augmented")
 
 
 class Term(Options):
-    """What all terms have: a weight, and the embedding on which they act."""
+    """The options of every term: a weight, and the embedding on which it acts."""
 
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     on: Layer = "z"
@@ -43,7 +43,7 @@ class Term(Options):
 
     @property
     def least_rows(self) -> int:
-        """How many images a batch needs at least, for the term to be defined."""
+        """The smallest number of images in a batch for which the term is defined."""
         return 1
 
 
@@ -61,7 +61,7 @@ class VarianceTerm(Term):
 
     @property
     def least_rows(self) -> int:
-        """A deviation needs two."""
+        """A standard deviation needs two."""
         return 2
 
 
@@ -96,15 +96,15 @@ class _RepresentationTerm(Term):
 
     @property
     def views(self) -> tuple[View, ...]:
-        """The views whose embeddings the term needs; over both it is a mean."""
+        """The views whose embeddings the term needs; for both, it is their mean."""
         return VIEWS if self.view == "both" else (self.view,)
 
 
 class DependenceTerm(_RepresentationTerm):
     """1 - distance correlation of the embedding and a representation.
 
-    With `standardise` distances are those of the embedding with every dimension divided by its
-    standard deviation over the batch, so that a few large ones do not decide alone.
+    With `standardise`, every dimension of the embedding is first divided by its standard
+    deviation over the batch, so that a few large dimensions do not dominate the distances.
     """
 
     kind: Literal["dependence"] = "dependence"
@@ -119,9 +119,9 @@ class DependenceTerm(_RepresentationTerm):
 
 
 class RegressionTerm(_RepresentationTerm):
-    """Distance of a representation from what a learned linear map makes of the embedding.
+    """Distance between a representation and a learned linear map of the embedding.
 
-    `cosine` is 1 - cosine, `squared` the mean squared error; the map belongs to training, not
+    `cosine` is 1 - cosine, `squared` the mean squared error. The map belongs to training, not
     to the encoder.
     """
 
@@ -143,9 +143,9 @@ TermOptions = Annotated[AnyTerm, Field(discriminator="kind")]
 
 
 def _complete(terms: Any) -> Any:
-    """Fill in `kind` and `representation` from the names of the terms, where they are not given.
+    """Fill in missing `kind` and `representation` from the names of the terms.
 
-    A name that is no kind becomes an unknown kind, which is reported with the valid ones.
+    A name that is not a kind becomes an unknown kind, which is reported with the valid ones.
     """
     if not isinstance(terms, Mapping):
         return terms
@@ -189,5 +189,5 @@ def representations_of(terms: Mapping[str, AnyTerm]) -> tuple[str, ...]:
 
 
 def least_rows(terms: Mapping[str, AnyTerm]) -> int:
-    """Return how many images a batch needs at least, for every active term to be defined."""
+    """Return the smallest number of images in a batch for which every active term is defined."""
     return max(term.least_rows for term in active(terms).values())

@@ -1,1 +1,1 @@
-"""Fixed maps from an image to a vector; `table` lists them all by name."""
+"""Fixed maps from an image to a vector; `kinds` lists them all by name."""

@@ -1,7 +1,7 @@
 """The original view under a random augmentation: a representation that is never stored.
 
-It is drawn anew each time, one draw for each image, from the original view returned to [0, 1]:
-an augmentation of colours would clamp a normalised image.
+Every image gets a new draw at each call. The original view is first mapped back to [0, 1],
+because an augmentation of colours would clamp a normalised image.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class AugmentedOptions(RepresentationOptions):
     )
 
     def build(self, image: ImageOptions) -> "Augmented":
-        """Construct the representation; raises ConfigError as the augmentation does."""
+        """Construct the representation; it fits every image."""
         parameters = self.augmentation.model_dump(mode="json")
         return Augmented(build_augmentation(self.augmentation, image), image, parameters)
 
@@ -36,8 +36,8 @@ class AugmentedOptions(RepresentationOptions):
 class Augmented(Representation):
     """A random augmentation of normalised images.
 
-    `augmentation` maps images (B, C, H, W) in [0, 1] to images in [0, 1], with a draw for each;
-    `parameters` describe it in JSON values.
+    `augmentation` maps images (B, C, H, W) in [0, 1] to images in [0, 1], with one draw per image;
+    `parameters` describes it in JSON values.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Augmented(Representation):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised original views (B, C, H, W) to (B, D), a new draw at each call."""
-        # Rounding can leave [0, 1] by a unit in the last place, which an augmentation may refuse.
+        # Rounding can leave [0, 1] by a unit in the last place; an augmentation may refuse that.
         plain = denormalise(in_working_precision(images), self._image).clamp(0, 1)
         views = self._augmentation(plain).to(plain.dtype)
         return normalise(views, self._image).flatten(1)
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return the policy and how its images are prepared; two draws differ all the same."""
+        """Return the policy and how its images are prepared; it does not include the draw."""
         return {
             "kind": "augmented",
             "augmentation": self._policy,

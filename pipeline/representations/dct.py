@@ -1,8 +1,8 @@
 """The two-dimensional discrete cosine transform of each channel.
 
-It is DCT-II without normalisation, as SciPy's `dctn(type=2, norm=None)`. An orthonormal one
-would be an isometry: its distances, hence its distance correlation, would be those of the
-pixels. Without normalisation the constant rows and columns weigh the square root of two more.
+It is the unnormalised DCT-II, as in SciPy's `dctn(type=2, norm=None)`. An orthonormal DCT would
+be an isometry: its distances, hence its distance correlation, would be those of the pixels.
+Without normalisation, constant rows and columns weigh more, by a factor of sqrt(2).
 """
 
 import math
@@ -39,6 +39,6 @@ def _cosines(side: int, like: Tensor) -> Tensor:
     """Return 2 cos(pi k (2n + 1) / 2N) as (k, n)."""
     k = torch.arange(side)[:, None]
     n = torch.arange(side)[None, :]
-    # The cosine's period is 4N steps: reduced as integers, large angles lose no digits.
+    # The cosine's period is 4N steps; reducing integers keeps all digits of large angles.
     steps = k * (2 * n + 1) % (4 * side)
     return (2 * torch.cos(steps.double() * (math.pi / (2 * side)))).to(like)

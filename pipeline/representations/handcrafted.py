@@ -12,7 +12,7 @@ from pipeline.representations.representation import JsonValue, Representation
 class HandCrafted(Representation):
     """A transform of images (B, C, H, W) of float32 or float64, flattened to vectors (B, D).
 
-    `parameters` is everything but the images that the values depend on: the kind, the
+    `parameters` holds everything that the values depend on, except the images: the kind, the
     transform's own numbers and its `implementation`.
     """
 

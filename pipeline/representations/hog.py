@@ -38,9 +38,9 @@ def hog(images: Tensor, *, bins: int = 24, cell: int = 8) -> Tensor:
     """Return (B, C, bins, H // cell, W // cell) from images (B, C, H, W), float32 or float64.
 
     A gradient's magnitude is shared linearly between the two bins nearest to its orientation,
-    arctan(dy / dx) modulo pi, where bin k is centred on k pi / bins and the last neighbours the
+    arctan(dy / dx) modulo pi. Bin k is centred on k pi / bins, and the last bin is next to the
     first. A cell holds the mean over its pixels; rows and columns beyond the last whole cell are
-    left out. On a GPU the order of summation is not fixed, so values repeat up to rounding.
+    left out. On a GPU the order of summation varies, so values differ by rounding between runs.
     """
     B, C, H, W = images.shape
     h, w = H // cell, W // cell
@@ -53,14 +53,14 @@ def hog(images: Tensor, *, bins: int = 24, cell: int = 8) -> Tensor:
     histogram = images.new_zeros(B, C, bins * h * w)
     cells = _cell_of_pixel(h, w, cell, images.device)
     for offset, share in ((0, magnitude - upper_share), (1, upper_share)):
-        # Rounding can put an angle just below pi on the last bin's far side: hence the modulo.
+        # Rounding can put an angle just below pi beyond the last bin, hence the modulo.
         index = (lower.long() + offset) % bins * (h * w) + cells
         histogram.scatter_add_(-1, index.flatten(2), share.flatten(2))
     return histogram.view(B, C, bins, h, w) / cell**2
 
 
 def _sobel(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Sobel's derivatives along x and y; the border is replicated, so it is no edge."""
+    """Return Sobel derivatives along x and y; the border is replicated, so it adds no edge."""
     B, C, H, W = images.shape
     padded = F.pad(images.reshape(B * C, 1, H, W), (1, 1, 1, 1), mode="replicate")
     across = padded[..., 2:] - padded[..., :-2]

@@ -1,6 +1,6 @@
-"""Every kind of representation, by the name that an experiment file gives it.
+"""Every kind of representation, by its name in an experiment file.
 
-To add one: write its file and add its row here.
+To add one, write its file and add its row here.
 """
 
 from typing import Annotated, get_args
@@ -33,7 +33,7 @@ AnyRepresentation = Annotated[
     Field(discriminator="kind"),
 ]
 
-# The same by name, for those who look one up.
+# The same options, by kind.
 KINDS: dict[str, type[RepresentationOptions]] = {
     options.model_fields["kind"].default: options
     for options in get_args(get_args(AnyRepresentation)[0])

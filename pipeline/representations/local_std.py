@@ -24,19 +24,19 @@ class LocalStdOptions(RepresentationOptions):
 
 
 def local_std(images: Tensor) -> Tensor:
-    """Return the standard deviation around each pixel of (..., H, W), the same shape.
+    """Return the standard deviation around each pixel of (..., H, W), in the same shape.
 
-    The window is 3 x 3, its nine squared deviations are divided by nine (the biased estimate),
-    and the image is mirrored at its border without repeating the outermost pixels, so both sides
-    need two pixels. A flat window gives exactly zero. Values are float32 unless the input is
+    The window is 3 x 3; its nine squared deviations are divided by nine (the biased estimate).
+    The image is mirrored at its border without repeating the outermost pixels, so both sides need
+    at least two pixels. A flat window gives exactly zero. Values are float32 unless the input is
     float64.
     """
     images = in_working_precision(images)
     *_, H, W = images.shape
     flat = images.reshape(-1, 1, H, W)
     padded = F.pad(flat, (WINDOW // 2,) * 4, mode="reflect")
-    # Taken of differences from the centre, this one-pass formula cannot cancel: one of the nine
-    # is zero, so (sum d)^2 / 9 <= 8/9 sum d^2 by Cauchy and Schwarz.
+    # On differences from the centre, this one-pass formula cannot cancel: one of the nine is
+    # zero, so (sum d)^2 / 9 <= 8/9 sum d^2 by the Cauchy-Schwarz inequality.
     total, squares = torch.zeros_like(flat), torch.zeros_like(flat)
     for row in range(WINDOW):
         for column in range(WINDOW):

@@ -1,4 +1,4 @@
-"""Scattering of each patch of an image by itself, so that no coefficient mixes two patches."""
+"""Scattering of each patch of an image separately, so that no coefficient mixes two patches."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from pipeline.representations.scattering import Scattering2D
 
 
 class PatchScatteringOptions(RepresentationOptions):
-    """`kind: patch_scattering`: scattering (J, L, order) of each of `patches` x `patches`."""
+    """`kind: patch_scattering`: scattering (J, L, order) of each of `patches` x `patches` parts."""
 
     kind: Literal["patch_scattering"] = "patch_scattering"
     patches: Annotated[int, Field(ge=1)] = 4

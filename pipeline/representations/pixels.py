@@ -1,7 +1,7 @@
 """The normalised image itself: the simplest representation, which needs no storage.
 
-The loader has it already, so an objective can name it without extracting anything; storing it
-is allowed, for those who want it reduced.
+The loader has it already, so an objective can name it without extracting anything. It may still
+be stored, for example to reduce it.
 """
 
 from typing import Literal

@@ -1,8 +1,8 @@
 """The interface of a representation: a fixed map from an image to one vector.
 
-Hand-crafted transforms and frozen teachers are the same thing to extraction, storage, loading
-and objective. To add one: write a file with an options class (its parameters, and `build`)
-and a `Representation`, and add a row to `table.py`.
+Extraction, storage, loading and objective treat hand-crafted transforms and frozen teachers
+alike. To add one, write a file with an options class (its parameters, and `build`) and a
+`Representation`, and add a row to `kinds.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -36,14 +36,14 @@ class Representation(nn.Module, ABC):
         """Everything that the values depend on: parameters, weights digest, versions.
 
         Two representations with equal identities give equal vectors. `implementation` is a
-        number that whoever changes the outputs of this code raises by one.
+        number; raise it by one whenever a change of the code changes its outputs.
         """
 
 
 class RepresentationOptions(Options, ABC):
     """Parameters of one kind of representation, and how it is stored.
 
-    A subclass sets `kind: Literal["..."]`, the name in the table.
+    A subclass sets `kind: Literal["..."]`, its name in an experiment file.
     """
 
     # A random representation is computed at training time and cannot be stored.
@@ -54,7 +54,7 @@ class RepresentationOptions(Options, ABC):
     dtype: StoredType = "float16"
 
     def files(self) -> dict[str, Path]:
-        """Return the files of this machine that `build` reads, by the key that names each."""
+        """Return the local files that `build` reads, by the option that names each."""
         return {name: value for name, value in self if isinstance(value, Path)}
 
     @abstractmethod
@@ -62,5 +62,5 @@ class RepresentationOptions(Options, ABC):
         """Construct the representation for original views as `image` describes them.
 
         Raises WeightsError if a frozen network cannot be loaded, ConfigError if the
-        parameters do not fit the images (say, 2^J above the side).
+        parameters do not fit the images (such as 2^J larger than the side).
         """

@@ -5,9 +5,9 @@
 where `*` is a circular convolution of the mirrored image, psi a wavelet of scale 2^j in one of L
 orientations, and phi a Gaussian over 2^J pixels; one sample in 2^J is kept in each direction.
 
-Speed comes from temporaries that stay in the processor's cache, from wavelets cut beforehand
-into the parts that coincide when subsampling, and from a low-pass that is separable, so that
-with its subsampling it is two small matrix products.
+Three things make it fast: temporaries stay in the processor's cache; wavelets are cut beforehand
+into the parts that alias when subsampled; and the low-pass is separable, so that together with
+its subsampling it is two small matrix products.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering_filters import FilterBank, morlet_bank, padded_side
 from pipeline.representations.scattering_plan import Plan, make_plan
 
-# Bytes of complex temporaries worked on at once: as much as a cache holds, or keeps a GPU busy.
+# Bytes of complex temporaries at once: what fits a CPU's cache, and what keeps a GPU busy.
 CPU_BLOCK_BYTES = 1 << 20
 GPU_BLOCK_BYTES = 1 << 28
 
 
 class ScatteringOptions(RepresentationOptions):
-    """`kind: scattering`: 2^J pixels of averaging, L orientations, `order` wavelets in a row."""
+    """`kind: scattering`: averages over 2^J pixels, L orientations, orders 0 to `order`."""
 
     kind: Literal["scattering"] = "scattering"
     J: Annotated[int, Field(ge=1, le=12)] = 2
@@ -54,7 +54,7 @@ class Scattering2D:
 
     Maps (..., H, W) to (..., K, H // 2^J, W // 2^J), in the input's precision and on its device.
     The K channels are S0, then S1 by (j1, orientation), then S2 by (j1, orientation, j2,
-    orientation) with j2 > j1, the last index fastest, as Kymatio has them.
+    orientation) with j2 > j1, the last index fastest, as in Kymatio.
 
     `bank` replaces the wavelets; it must be for the padded shape.
     """
@@ -79,7 +79,7 @@ class Scattering2D:
 
     @property
     def channels(self) -> int:
-        """K, the number of maps that an image becomes."""
+        """K, the number of maps per image."""
         first = self.J * self.L
         second = self.L**2 * self.J * (self.J - 1) // 2
         return 1 + first + (second if self.order == 2 else 0)
@@ -135,10 +135,10 @@ class Scattering2D:
 
 
 def _spectra(maps: Tensor) -> Tensor:
-    """Return the whole Fourier transform (..., M, N) of real maps, from half of it.
+    """Return the whole Fourier transform (..., M, N) of real maps, computed from half of it.
 
-    The other half is the conjugate at the negative frequency; filling it in takes less time
-    than computing it.
+    The other half is the conjugate at the negative frequency; copying it is faster than
+    computing it.
     """
     half = torch.fft.rfft2(maps)
     M, N = maps.shape[-2:]
@@ -170,9 +170,9 @@ def _wavelet_moduli(spectra: Tensor, wavelets: Tensor) -> Iterator[tuple[slice, 
 
 
 def _inverse_modulus(spectra: Tensor) -> Tensor:
-    """Return the modulus of the inverse transform, whose scale is in the wavelets already."""
+    """Return the modulus of the inverse transform; the wavelets already include its scale."""
     squares = torch.view_as_real(torch.fft.ifft2(spectra, norm="forward")).square_()
-    # A third of the time of `abs`, which guards against overflow far from an image's values.
+    # This takes a third of the time of `abs`, whose guard against overflow images do not need.
     modulus: Tensor = (squares[..., 0] + squares[..., 1]).sqrt_()
     return modulus
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
-# Periods summed on either side. A wavelet of many orientations is as long as small images are
-# wide, so the number is part of the definition.
+# Periods summed on either side. With many orientations, a wavelet is as long as a small image is
+# wide, so this number affects the coefficients.
 PERIODS = 2
 # Kymatio divides by 2 * 3.1415, which is 3e-5 off; equal coefficients need an equal constant.
 TWICE_PI = 2 * 3.1415
@@ -62,7 +62,7 @@ def morlet_bank(shape: tuple[int, int], J: int, L: int) -> FilterBank:
 
 
 def padded_side(side: int, J: int) -> int:
-    """Return the padded length: the multiple of 2^J with room for one sample at either end."""
+    """Return the padded length: a multiple of 2^J with room for one sample at either end."""
     step = 1 << J
     return ((side + step) // step + 1) * step
 
@@ -81,7 +81,7 @@ def crop_spectrum(spectrum: Real, level: int) -> Real:
 def _morlet(
     shape: tuple[int, int], sigma: float, angle: float, frequency: float, slant: float
 ) -> Complex:
-    """Return a wave under a Gaussian, less as much of the Gaussian as makes its mean zero."""
+    """Return a wave under a Gaussian, minus the multiple of the Gaussian that makes its mean 0."""
     wave, envelope = _gabor(shape, sigma, angle, frequency, slant)
     result: Complex = wave - (wave.sum() / envelope.sum()) * envelope
     return result
@@ -90,7 +90,7 @@ def _morlet(
 def _gabor(
     shape: tuple[int, int], sigma: float, angle: float, frequency: float, slant: float
 ) -> tuple[Complex, Real]:
-    """Return a periodised wave under a Gaussian, and the Gaussian, 1/slant as wide across."""
+    """Return a periodised wave under a Gaussian, and the Gaussian, 1/slant times as wide across."""
     cosine, sine = np.cos(angle), np.sin(angle)
     wave, envelope = np.zeros(shape, np.complex128), np.zeros(shape)
     for row_period in range(-PERIODS, PERIODS + 1):

@@ -17,10 +17,10 @@ RANK_TOLERANCE = 1e-13
 
 @dataclass(frozen=True)
 class LowPass:
-    """Convolution with the low-pass, subsampling and removal of the padding, as two products.
+    """Convolution with the low-pass, subsampling and removal of the padding: two matrix products.
 
-    The low-pass is a sum of R separable terms: one for a Gaussian, more for any other. A map
-    U (M, N) becomes `left @ (U @ right)`, both matrices with the terms side by side.
+    The low-pass is a sum of R separable terms: one for a Gaussian, more for any other filter. A
+    map U (M, N) becomes `left @ (U @ right)`; both matrices hold the terms side by side.
     """
 
     left: Tensor  # (h, M * R)
@@ -40,16 +40,16 @@ class LowPass:
 class Plan:
     """Everything that a transform needs besides its images."""
 
-    rows: Tensor  # (M,), the image's row that each padded row repeats
+    rows: Tensor  # (M,), the image's row that each padded row copies
     columns: Tensor  # (N,)
     low_pass: tuple[LowPass, ...]  # one for each level of subsampling, by 2^level
     wavelets: dict[tuple[int, int], Tensor]  # (level, j) -> see `_aliases`
 
 
 def make_plan(bank: FilterBank, shape: tuple[int, int], order: int, like: Tensor) -> Plan:
-    """Cut and arrange the filters for images of `shape`, in the precision and place of `like`."""
+    """Cut and arrange the filters for images of `shape`, with the dtype and device of `like`."""
     J = bank.scales
-    levels = range(J - 1 if order == 2 else 0)  # at which wavelets of the second order act
+    levels = range(J - 1 if order == 2 else 0)  # of the input to second-order wavelets
     scales = {(0, j) for j in range(J)} | {
         (level, j) for level in levels for j in range(level + 1, J)
     }
@@ -65,9 +65,9 @@ def make_plan(bank: FilterBank, shape: tuple[int, int], order: int, like: Tensor
 
 
 def _reflection(side: int, padded: int) -> Tensor:
-    """Return for each padded position its source, mirrored at the outermost pixels' centres.
+    """Return the source of each padded position, mirrored at the outermost pixels' centres.
 
-    The extra position of an odd padding is at the end.
+    If the padding is odd, the extra position is at the end.
     """
     period = 2 * (side - 1)
     position = (torch.arange(padded) - (padded - side) // 2) % period
@@ -100,9 +100,9 @@ def _sampled_convolution(kernels: Real, step: int) -> Real:
 def _aliases(wavelets: Real, step: int, like: Tensor) -> Tensor:
     """Cut spectra (L, M, N) into the step * step parts that coincide after subsampling.
 
-    Returns (step * step, L, m, n, 2), with the mean over aliases and the scale of the inverse
-    transform multiplied in, and each number twice, for a real and an imaginary part:
-    multiplying those by a wavelet is then one plain product of contiguous real numbers.
+    Returns (step * step, L, m, n, 2), already multiplied by the factor of the mean over aliases
+    and by the scale of the inverse transform. Each number is there twice, for a real and an
+    imaginary part, so that applying a wavelet is one plain product of contiguous real numbers.
     """
     L, M, N = wavelets.shape
     m, n = M // step, N // step

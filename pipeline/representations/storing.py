@@ -1,4 +1,4 @@
-"""How a representation is stored: its type, and what makes it shorter."""
+"""How a representation is stored: its type and its reduction."""
 
 from typing import Annotated, Literal
 
@@ -11,11 +11,12 @@ Components = Annotated[int, Field(ge=1)]
 
 
 class ReduceOptions(Options):
-    """`features.<name>.reduce`: how a vector is made shorter; {} keeps all dimensions.
+    """`features.<name>.reduce`: how vectors are shortened; {} keeps all dimensions.
 
-    {pca: K}: K principal components, or as many as the images that they are fitted on allow;
-    {projection: K}; or {fidelity: E}: as few principal components as keep the largest error of
-    dCor, on images that neither fit nor choice have seen, at most E.
+    {pca: K} keeps K principal components, or as many as the images of the fit allow;
+    {projection: K} is a random projection to K numbers; {fidelity: E} keeps the fewest principal
+    components for which the largest error of dCor, on images used neither for the fit nor for
+    the choice, is at most E.
     """
 
     pca: Components | None = None

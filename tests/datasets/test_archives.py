@@ -1,4 +1,4 @@
-"""Published archives: unpacked once, safely, checked, and asked for where they are missing."""
+"""Published archives: unpacked once and safely, checked, and asked for if they are missing."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""CIFAR-10, -100 and -20 from pickles of Python 2, which are read without running them."""
+"""CIFAR-10, -100 and -20 from Python 2 pickles, which are read without running their code."""
 
 import pickle
 from pathlib import Path

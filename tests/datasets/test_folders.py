@@ -96,7 +96,7 @@ def test_no_other_program_is_run_to_read_an_image(
     pixels().save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(images / "a.tif")
     source = opened(kind="image_folder", root=str(images))
-    with pytest.raises(DataError, match=r"a\.tif: Not a readable image: its bytes are no"):
+    with pytest.raises(DataError, match=r"a\.tif: Not a readable image: its bytes are not a"):
         source.read(source.splits["train"][0])
     assert not (tmp_path / "ran").exists()
 

@@ -1,4 +1,4 @@
-"""ImageNet in every layout that people have it in, its subsets, and Tiny ImageNet."""
+"""ImageNet in all its usual layouts, its subsets, and Tiny ImageNet."""
 
 from pathlib import Path
 

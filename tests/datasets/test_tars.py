@@ -1,4 +1,4 @@
-"""WebDataset tars of another tool as a source of images."""
+"""WebDataset tars from another tool as a source of images."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ def test_tars_in_splits_without_labels_and_with_class_names(tmp_path: Path) -> N
         ({"cls": 1}, {}, "has no image"),
         ({"jpg": b"x", "json": {"other": 1}}, {"labels": "json"}, "holds no label"),
         ({"jpg": b"x", "json": {"label": [1]}}, {"labels": "json"}, "number or name"),
-        ({"jpg": b"x", "cls": 5}, {"classes": "two.txt"}, "none of the 2 classes"),
+        ({"jpg": b"x", "cls": 5}, {"classes": "two.txt"}, "not one of the 2 classes"),
         ({"jpg": b"x", "txt": "wolv"}, {"labels": "txt", "classes": "two.txt"}, "mean 'wolf'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""VOC 2007: several classes an image, and objects that are too difficult to count."""
+"""VOC 2007: several classes per image, and difficult objects, which do not count."""
 
 import tarfile
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Distance correlation against the package dcor, its invariances, its gradient, its edges."""
+"""Distance correlation against the package dcor; its invariances, gradient and edge cases."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.base.precision import full_precision
 from pipeline.dependence.distance_correlation import Sample, Statistic, distance_correlation
 from pipeline.dependence.distances import pairwise_distances
 
-torch.set_num_threads(1)  # importing dcor, and with it numba, sets all cores
+torch.set_num_threads(1)  # importing dcor imports numba, which enables all cores
 
 STATISTICS: tuple[Statistic, ...] = ("dcor", "dcor_squared", "dcor_squared_unbiased")
 REFERENCES: dict[Statistic, Callable[..., float]] = {
@@ -91,7 +91,7 @@ def test_refuses_samples_of_different_length() -> None:
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_float32_agrees_with_float64(statistic: Statistic) -> None:
     x, y = related(256)
-    # The shift costs what float32 loses of the input itself, and no more.
+    # The shift costs only the digits that float32 loses of the input itself.
     single = value(x.float() + 8, y.float(), statistic)
     assert single == pytest.approx(value(x, y, statistic), abs=2e-6)
 

@@ -151,7 +151,7 @@ def test_bad_input_is_a_data_error() -> None:
     train, validation, test = splits()
     with pytest.raises(DataError, match=r"k = 301 neighbours need as many .* found 300"):
         knn_probe(train, validation, test, options=KnnOptions(ks=(400, 301)), device=CPU)
-    with pytest.raises(DataError, match="at least 300 images to be neighbours; found 299"):
+    with pytest.raises(DataError, match="at least 300 images as neighbours; found 299"):
         nearest(train.features, train.features, k=300, device=CPU, exclude_self=True)
     unseen = LabelledFeatures(test.features, test.labels + 1)
     with pytest.raises(DataError, match="occur in evaluation"):

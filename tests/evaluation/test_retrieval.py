@@ -88,7 +88,7 @@ def test_bad_input_is_a_data_error() -> None:
     x = embeddings(count=20)
     with pytest.raises(DataError, match="the same images; found 20 and 19"):
         neighbour_agreement(x, x[:19], ks=(1,), device=CPU)
-    with pytest.raises(DataError, match="at least 20 images to be neighbours; found 19"):
+    with pytest.raises(DataError, match="at least 20 images as neighbours; found 19"):
         recall_at(LabelledFeatures(x, torch.arange(20)), ks=(20,), device=CPU)
     broken = x.clone()
     broken[3] = torch.inf

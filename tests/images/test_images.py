@@ -1,4 +1,4 @@
-"""The original view: what becomes of every kind of image file, against plain arithmetic."""
+"""The original view of every kind of image file, against plain arithmetic."""
 
 import io
 import struct
@@ -199,7 +199,7 @@ def test_damaged_exif_does_not_cost_the_image(exif: bytes) -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size and holds next to nothing."""
+    """Return a PNG that claims a size but holds almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data

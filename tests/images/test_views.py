@@ -1,4 +1,4 @@
-"""Random views: each operation against torchvision on one image, then its draws by statistics."""
+"""Random views: each operation against torchvision on one image, then statistics of its draws."""
 
 import math
 import pickle
@@ -28,7 +28,7 @@ BATCHED = POLICIES[:3]
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """Run small tensors on one thread: where cores are busy, waiting for others takes longer."""
+    """Run small tensors on one thread: on busy cores, waiting for other threads takes longer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -122,7 +122,7 @@ def test_boxes_have_torchvisions_distribution_and_stay_inside() -> None:
         grid = torch.arange(size + 1)
         ours_below = (boxes[:, column, None] <= grid).double().mean(dim=0)
         theirs_below = (theirs[:, column, None] <= grid).double().mean(dim=0)
-        # Two-sample Kolmogorov-Smirnov at one in a million.
+        # Two-sample Kolmogorov-Smirnov test at the level of one in a million.
         limit = math.sqrt(-math.log(1e-6 / 2) / count)
         assert (ours_below - theirs_below).abs().max() < limit
 
@@ -171,7 +171,7 @@ def test_every_sample_has_a_draw_of_its_own(policy: str) -> None:
     found = augmentation(policy)(one.expand(64, -1, -1, -1)).flatten(1)
     same = torch.cdist(found, found) < 1e-4
     pairs = (same.sum() - 64) / (64 * 63)
-    # The padded crop has 162 outcomes, so some pairs meet; AutoAugment draws of small effect may.
+    # The padded crop has 162 outcomes, so some pairs coincide; weak AutoAugment draws may too.
     assert pairs < 0.03
 
 
@@ -219,7 +219,7 @@ def test_jitter_and_grey_happen_at_their_rates(policy: str, grey_p: float) -> No
     untouched = (found - colour).abs().amax(dim=1) < 1e-4
     luma = (found - 0.5185).abs().amax(dim=1) < 1e-3
     assert near((grey).double().mean().item(), grey_p, count)
-    # A grey that was not jittered, and neither: both know the rate of the jitter, .8.
+    # Greys without jitter, and images with neither, both depend on the jitter's rate, .8.
     assert near((grey & luma).double().mean().item(), grey_p * 0.2, count * 0.9)
     assert near(untouched.double().mean().item(), (1 - grey_p) * 0.2, count)
     none = augmentation(policy, 8, jitter=0.0, grey_p=0.0)(images).mean(dim=(2, 3))
@@ -360,5 +360,5 @@ def test_the_device_gives_the_views_of_the_cpu(policy: str) -> None:
     torch.manual_seed(0)
     on_device = augment.cuda()(images.cuda())
     assert on_device.is_cuda
-    tolerance = 2e-3 if policy in BATCHED else 0.05  # TF32; 8-bit operations may tip over
+    tolerance = 2e-3 if policy in BATCHED else 0.05  # TF32; 8-bit operations may round differently
     assert ((on_device.cpu() - on_cpu).abs() > tolerance).double().mean() < 0.01

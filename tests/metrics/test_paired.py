@@ -73,7 +73,7 @@ def test_the_interval_is_the_normal_one_of_a_paired_proportion() -> None:
 
 def test_it_errs_about_as_rarely_as_promised_where_there_is_no_difference() -> None:
     rng = np.random.default_rng(0)
-    easy = rng.random(300)  # images that are easy are so for both
+    easy = rng.random(300)  # easy images are easy for both
     said = [
         paired(
             (rng.random(300) < easy).astype(float), (rng.random(300) < easy).astype(float), seed=n

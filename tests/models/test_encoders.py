@@ -39,7 +39,7 @@ def images(channels: int = 3, size: int = 32, count: int = 4) -> torch.Tensor:
 
 
 def released_names() -> dict[str, tuple[int, ...]]:
-    """List names and shapes of a released ResNet-50 with its projector, from the layout alone."""
+    """List names and shapes of a released ResNet-50 with its projector, by its layout."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, width: int) -> None:

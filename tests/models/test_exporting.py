@@ -1,4 +1,4 @@
-"""Exported backbones, read back by the other program."""
+"""Exported backbones, read back by the library that each format is for."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def checkpoint(**student: object) -> Checkpoint:
 
 
 def exported(trained: Checkpoint, folder: Path, form: str) -> Path:
-    """Return the file that `form` gives for a checkpoint that lies in `folder`."""
+    """Save the checkpoint in `folder` and return its export as `form`."""
     save_checkpoint(folder / "best.pt", trained)
     path = folder / f"x.{FORMATS[form].ending}"
     scores = {"linear": {"top1": 90.0}}

@@ -1,4 +1,4 @@
-"""Released MV-MR files, all three kinds, read strictly as a checkpoint."""
+"""Released MV-MR files, all three kinds, read strictly as checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def pretrained() -> dict[str, Any]:
 
 
 def transferred() -> dict[str, Any]:
-    """VOC and semi-supervised: the backbone alone, and a classifier."""
+    """Return a file of the VOC and semi-supervised kind: only the backbone, and a classifier."""
     classifier = torch.nn.Linear(512, 20).state_dict()
     return {"encoder": network().state_dict(), "classifier": classifier}
 
@@ -120,7 +120,7 @@ def no_tensors(content: dict[str, Any]) -> None:
         (add, r"1 unexpected \(teacher.weight\)"),
         (another_key, "unexpected: optimizer"),
         (deep_classifier, "must hold weight and bias; found 0.weight, bias, weight"),
-        (no_tensors, "encoder must be named tensors"),
+        (no_tensors, "encoder must hold named tensors"),
     ],
 )
 def test_loading_is_strict_and_lists_what_differs(

@@ -1,4 +1,4 @@
-"""Losses against plain NumPy, terms as an experiment file says them, and the module around them."""
+"""Losses against plain NumPy, terms as in an experiment file, and the module around them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ from pipeline.objective.losses import (
 from pipeline.objective.objective import Activations, Objective
 from pipeline.objective.terms import AnyTerm, ObjectiveOptions, representations_of
 
-torch.set_num_threads(1)  # importing dcor, and with it numba, sets all cores
+torch.set_num_threads(1)  # importing dcor imports numba, which enables all cores
 
 Array = npt.NDArray[np.float64]
 TERMS: TypeAdapter[dict[str, AnyTerm]] = TypeAdapter(ObjectiveOptions)
@@ -122,7 +122,7 @@ def test_row_losses_are_symmetric_zero_on_equals_and_refuse_other_shapes(loss: A
     x, y = normal(8, 5), normal(8, 5, seed=1)
     assert float(loss(x, y)) == float(loss(y, x)) > 0
     assert float(loss(x, x)) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         loss(x, y[:1])
 
 

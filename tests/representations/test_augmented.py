@@ -1,4 +1,4 @@
-"""The augmented view: drawn anew for each image, in [0, 1], and never stored."""
+"""The augmented view: a new draw for each image, in [0, 1], and never stored."""
 
 import pytest
 import torch
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.representations.augmented import Augmented, AugmentedOptions
 
-# With these numbers 0 and 1 come back from normalisation a little outside [0, 1], the first
-# channel in single precision and the second in double.
+# With these numbers, 0 and 1 come back from normalisation slightly outside [0, 1]: in the first
+# channel in single precision, in the second in double.
 OPTIONS = ImageOptions(size=16, channels=3, mean=(0.2, 0.2, 0.4), std=(0.17, 0.31, 0.2))
 
 
 class Negative(nn.Module):
-    """A tiny augmentation that insists on its input's range."""
+    """A tiny augmentation that checks the range of its input."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map [0, 1] to itself."""

@@ -1,8 +1,8 @@
-"""Golden arrays: what each transform gives for fixed images, and what Kymatio makes of them.
+"""Golden arrays: the outputs of each transform, and of Kymatio, for fixed images.
 
-A test fails when a representation's values change while its `implementation` does not: features
-stored earlier would pass for current ones. After raising the number,
-`python tests/representations/test_golden.py` writes the arrays anew (those of Kymatio only where
+A test fails when a representation's values change but its `implementation` does not, because
+features stored earlier would pass for current ones. After raising the number, run
+`python tests/representations/test_golden.py` to write the arrays again (those of Kymatio only if
 it is installed).
 """
 

@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients against loops in NumPy, and what they must preserve."""
+"""Histograms of oriented gradients against loops in NumPy, and their invariances."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ def random_images(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def gradients(image: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return Sobel's derivatives along x and y of one plane, by SciPy."""
+    """Return Sobel derivatives along x and y of one plane, from SciPy."""
     dx = ndimage.sobel(image, axis=1, mode="nearest")
     dy = ndimage.sobel(image, axis=0, mode="nearest")
     return dx, dy
@@ -75,7 +75,7 @@ def test_keeps_the_mass_of_the_gradient(h: int, w: int, cell: int, bins: int, se
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bins_wrap_around_just_below_half_a_turn(dtype: torch.dtype) -> None:
     y, x = torch.meshgrid(*[torch.arange(8, dtype=dtype)] * 2, indexing="ij")
-    rounding = 8 * 24 * torch.finfo(dtype).eps  # of positions up to 24, in the values below
+    rounding = 8 * 24 * torch.finfo(dtype).eps  # error of positions up to 24, in values
     for slope in (2**-10, 2**-20, 2**-40):
         ramp = (x - slope * y)[None, None]  # an angle of pi - slope, up to rounding
         inner = hog(ramp, bins=24, cell=1)[0, 0, :, 1:-1, 1:-1]

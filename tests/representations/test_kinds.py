@@ -1,4 +1,4 @@
-"""The table of representations: one row a kind, and readable from an experiment file."""
+"""The table of representations: one row per kind, each readable from an experiment file."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ HAND_CRAFTED = ["pixels", "scattering", "hog", "local_std", "dct", "patch_scatte
 
 
 class Section(Options):
-    """A section as `features` is: names and what they stand for."""
+    """A section like `features`: representations by name."""
 
     features: dict[str, AnyRepresentation]
 

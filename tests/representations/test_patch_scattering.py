@@ -1,4 +1,4 @@
-"""Scattering of patches: each patch by itself, in reading order."""
+"""Scattering of patches: each patch separately, in reading order."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Scattering against Kymatio, and the properties that it must have by itself."""
+"""Scattering against Kymatio and against its definition, and its invariances."""
 
 import copy
 import math
@@ -76,7 +76,7 @@ def test_agrees_with_kymatio_in_double_precision(
 
 
 def direct_scattering(image: np.ndarray[Any, Any], J: int, L: int) -> np.ndarray[Any, Any]:
-    """Return the coefficients from the definition: nothing subsampled before the very end."""
+    """Return the coefficients by definition: nothing is subsampled before the very end."""
     (H, W), step = image.shape, 2**J
     M, N = padded_side(H, J), padded_side(W, J)
     before, after = ((M - H) // 2, (N - W) // 2), ((M - H + 1) // 2, (N - W + 1) // 2)
@@ -144,7 +144,7 @@ def test_order_one_is_the_beginning_of_order_two() -> None:
 def test_a_constant_image_has_its_value_in_order_zero_and_nothing_else(value: float) -> None:
     image = torch.full((1, 16, 24), value, dtype=torch.float64)
     output = Scattering2D((16, 24), L=4)(image)
-    # The low-pass's sum is that of the constant 3.1415, 3e-5 off one.
+    # With the constant 3.1415, the low-pass sums to 1 only up to 3e-5.
     assert torch.allclose(output[:, 0], image[:, :4, :6], rtol=1e-3)
     assert float(output[:, 1:].abs().max()) <= 1e-12 * abs(value)
 
@@ -162,8 +162,8 @@ def test_moves_with_the_image_by_whole_samples() -> None:
     blob[12:18, 10:19] = random_images(6, 9, dtype=torch.float64)
     transform = Scattering2D((32, 32), J=2, L=4)
     moved = torch.roll(blob, (4, -4), dims=(0, 1))
-    # The padding of either is empty, so this is a translation of the whole torus; what comes in
-    # at the border is another sample there.
+    # The padding of both is empty, so this translates the whole torus. Samples that come in at
+    # the border are not compared.
     expected = transform(blob)[..., :-1, 1:]
     assert relative_error(transform(moved)[..., 1:, :-1], expected) < 1e-12
 

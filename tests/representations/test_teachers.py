@@ -420,7 +420,7 @@ for options in (
 def test_a_tags_preprocessing_goes_with_a_local_copy_of_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tag of a tiny model cannot be had, so one is added to the library's table."""
+    """No tiny model has a tag, so the test adds one to the library's table."""
     import open_clip
     from open_clip import pretrained
 

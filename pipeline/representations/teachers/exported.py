@@ -1,4 +1,4 @@
-"""Teachers from a `torch.export` file: any network, in whatever library it was written."""
+"""Teachers from a `torch.export` file: any network, from any library."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +28,8 @@ class ExportedOptions(TeacherOptions):
     """`program` maps (B, C, input_size, input_size) to (B, D) for any B, in evaluation mode.
 
     Images have as many channels as `mean`, 1 or 3. Their shorter side is resized to `resize`
-    (`input_size` where it is left out), the centre cropped. Loading a program can run code from
-    it, so that `trust: true` must say that its source is trusted.
+    (by default `input_size`), and the centre is cropped. Loading a program can run code from it,
+    so `trust: true` must confirm that its source is trusted.
     """
 
     kind: Literal["exported"] = "exported"
@@ -100,7 +100,7 @@ def _load(path: Path) -> nn.Module:
         raise WeightsMissingError(f"There is no exported program {str(path)!r}.")
     try:
         return torch.export.load(path).module()
-    except Exception as error:  # a file that is no program fails in many ways
+    except Exception as error:  # a file that is not a program fails in many ways
         raise WeightsError(
             f"{str(path)!r} is not a program saved by torch.export.save: {error}."
         ) from error
@@ -126,6 +126,6 @@ def _check_rows(network: nn.Module, shape: tuple[int, int, int], path: Path) -> 
         ) from error
     if not same:
         raise WeightsError(
-            f"{str(path)!r} must give one vector an image, the same in any batch; found "
+            f"{str(path)!r} must give one vector per image, the same in any batch; found "
             f"{tuple(many.shape)} for 3 images. Export it in evaluation mode."
         )

@@ -19,13 +19,13 @@ Setting = str | int | float | tuple["Setting", ...] | None
 
 
 class TeacherOptions(RepresentationOptions):
-    """Options whose `build` gives a frozen network; the report tells teachers by this class."""
+    """Options whose `build` gives a frozen network; reports recognise teachers by this class."""
 
 
 class FrozenTeacher(Representation):
     """A frozen network (B, C, H, W) -> (B, D) as a representation.
 
-    It never trains: evaluation mode whatever is asked, no gradients. `precision` is that of the
+    It never trains: it stays in evaluation mode and has no gradients. `precision` is that of the
     network's matrix products; vectors are float32.
     """
 
@@ -44,11 +44,11 @@ class FrozenTeacher(Representation):
         self.training = False
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: batch statistics and dropout of a teacher are fixed."""
+        """Stay in evaluation mode: a teacher uses fixed batch statistics and no dropout."""
         del mode
         return self
 
-    @torch.no_grad()  # inference_mode would bar the vectors from a loss
+    @torch.no_grad()  # a loss cannot use inference_mode's tensors
     def forward(self, images: Tensor) -> Tensor:
         """Map prepared images (B, C, H, W) to embeddings (B, D), not normalised."""
         enabled = self.precision == "bfloat16"
@@ -64,10 +64,10 @@ class FrozenTeacher(Representation):
 
 
 class LibraryPreparation:
-    """A library's own transform, known and compared by the settings that it was made from.
+    """A library's own transform, identified and compared by its settings.
 
-    `make` is an importable function from settings to a transform. The transform is made when
-    first needed and not pickled. Grey images become RGB.
+    `make` is an importable function from settings to a transform. The transform is made at the
+    first use and is not pickled. Grey images become RGB.
     """
 
     def __init__(
@@ -119,9 +119,9 @@ def library_versions(*distributions: str) -> dict[str, JsonValue]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file, or a PyTorch file without running code in it.
+    """Read a state dict from a .safetensors or a PyTorch file, without running code in it.
 
-    A dictionary that holds it under `state_dict` or `model` is unwrapped. Raises WeightsError.
+    If the file holds it under `state_dict` or `model`, it is unwrapped. Raises WeightsError.
     """
     if not path.is_file():
         raise WeightsMissingError(f"There is no weights file {str(path)!r}.")
@@ -134,10 +134,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{str(path)!r} holds more than weights, or is damaged, and is not loaded, as that "
-            "could run code; save its state dict alone, best as .safetensors."
+            f"{str(path)!r} holds more than weights, or is damaged. It was not loaded, because "
+            "that could run code; save only its state dict, preferably as .safetensors."
         ) from error
-    except Exception as error:  # both readers raise many kinds for a damaged file
+    except Exception as error:  # both readers raise many kinds of errors
         raise WeightsError(f"The weights file {str(path)!r} cannot be read: {error}.") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

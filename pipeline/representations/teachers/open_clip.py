@@ -35,10 +35,10 @@ LocalFile = Annotated[Path, Field(strict=False)]
 class OpenClipOptions(TeacherOptions):
     """Which model, and where its weights are.
 
-    `model` is a name that open_clip knows, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, or, with its
-    JSON file in `config`, the name of that file. `pretrained` is a tag of the model, or a
-    checkpoint's path. The preprocessing of images comes with the tag, so that without a network
-    `weights` is set beside it, to a local copy of the tag's checkpoint.
+    `model` is a name that open_clip knows, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, or the name of
+    its JSON file, given in `config`, without the ending. `pretrained` is a tag of the model, or a
+    checkpoint's path. The tag also sets the preprocessing of images, so without a network, keep
+    the tag and set `weights` to a local copy of its checkpoint.
     """
 
     kind: Literal["open_clip"] = "open_clip"
@@ -61,7 +61,7 @@ class OpenClipOptions(TeacherOptions):
         return self
 
     def files(self) -> dict[str, Path]:
-        """Return the files that are read; `pretrained` is one where it ends as one does."""
+        """Return the files to read; `pretrained` is one if it has the ending of a checkpoint."""
         own = Path(self.pretrained or "")
         checkpoint = {"pretrained": own} if own.suffix in CHECKPOINTS and not self.weights else {}
         return {**super().files(), **checkpoint}
@@ -88,15 +88,15 @@ class OpenClipOptions(TeacherOptions):
 def load_model(options: OpenClipOptions) -> nn.Module:
     """Load both towers on the CPU, in float32 and evaluation mode, with their weights.
 
-    Raises ConfigError for a name or tag that open_clip lacks, WeightsError where weights are
-    missing, unreadable or another architecture's.
+    Raises ConfigError for a name or tag that open_clip lacks, WeightsError if weights are
+    missing, unreadable or of another architecture.
     """
     import open_clip
 
     _architecture(options)
     checkpoint, preprocessing = _checkpoint(options)
     try:
-        # Without require_pretrained a missing file leaves random weights and a log line.
+        # Without require_pretrained, a missing file only causes random weights and a log line.
         model: nn.Module = open_clip.create_model(
             options.model,
             pretrained=checkpoint,
@@ -116,7 +116,7 @@ def load_model(options: OpenClipOptions) -> nn.Module:
 def text_embeddings(
     options: OpenClipOptions, prompts: Sequence[str], progress: Progress | None = None
 ) -> Tensor:
-    """Return the embeddings (N, D) of `prompts` by the teacher's text tower, not normalised."""
+    """Return the embeddings (N, D) of `prompts` from the teacher's text tower, not normalised."""
     import open_clip
 
     progress, parts = progress or Silent(), []
@@ -139,14 +139,14 @@ def _transform(settings: dict[str, Setting]) -> Callable[[Image.Image], Tensor]:
 
 
 def _architecture(options: OpenClipOptions) -> Any:
-    """Return the model's own configuration, registered first where it is the user's file."""
+    """Return the model's configuration; if it is a user's file, register it first."""
     import open_clip
 
     if options.config is not None:
         _register(options.model, options.config)
     try:
         architecture = open_clip.get_model_config(_clean(options.model))
-    except Exception as error:  # the hub's client raises its own kinds and its transport's
+    except Exception as error:  # the hub's client raises its own errors and its transport's
         if options.model.startswith(HUB):
             raise _cannot_fetch(options.model, error) from error
         raise WeightsError(f"{options.model!r} cannot be read: {error}.") from error
@@ -164,8 +164,8 @@ def _register(name: str, path: Path) -> None:
         raise ConfigError(f"The model config {str(path)!r} cannot be read: {error}.") from error
     if path.stem != name or path.suffix != ".json":
         raise ConfigError(
-            f"open_clip calls a model by the name of its config: {path.name!r} must be "
-            f"{name + '.json'!r}, or model {path.stem!r}."
+            f"open_clip names a model after its config file: {path.name!r} must be "
+            f"{name + '.json'!r}, or `model` must be {path.stem!r}."
         )
     missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(architecture)
     if missing:
@@ -175,7 +175,7 @@ def _register(name: str, path: Path) -> None:
 
 
 def _checkpoint(options: OpenClipOptions) -> tuple[str | None, dict[str, Any]]:
-    """Return the local file of the weights, and the preprocessing that a tag prescribes."""
+    """Return the local file of the weights, and the preprocessing that the tag prescribes."""
     import open_clip
 
     if options.pretrained is None:
@@ -184,7 +184,7 @@ def _checkpoint(options: OpenClipOptions) -> tuple[str | None, dict[str, Any]]:
     tag = open_clip.get_pretrained_cfg(name, options.pretrained)
     if tag:
         _same_activation(options, tag)
-        # The size of the images is the tower's, not the tag's.
+        # The tower sets the size of the images, not the tag.
         prescribed = {key: value for key, value in tag.items() if key != "size"}
         if options.weights is not None:
             return str(_present(options.weights)), prescribed
@@ -218,7 +218,7 @@ def _download(options: OpenClipOptions, tag: dict[str, Any]) -> str:
 
     try:
         return str(open_clip.download_pretrained(tag))
-    except Exception as error:  # the hub's client raises its own kinds and its transport's
+    except Exception as error:  # the hub's client raises its own errors and its transport's
         repository, _, file = tag.get("hf_hub", "").rpartition("/")
         source = tag.get("url", "its publisher")
         if repository:
@@ -227,7 +227,7 @@ def _download(options: OpenClipOptions, tag: dict[str, Any]) -> str:
             f"The weights {options.pretrained!r} of open_clip's {options.model!r} are not on this "
             f"machine and cannot be fetched ({_brief(error)}): fetch "
             f"{file or 'open_clip_model.safetensors'} from {source} where there is a network, put "
-            "it anywhere here, and set `weights` to its path."
+            "it anywhere on this machine, and set `weights` to its path."
         ) from error
 
 

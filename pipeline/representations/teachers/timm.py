@@ -1,6 +1,6 @@
-"""Teachers of the timm library: DINOv2 and any other of its networks, without classifier.
+"""Teachers of the timm library: DINOv2 and any of its other networks, without classifier.
 
-The embedding is what a classifier would be given: `forward_head(..., pre_logits=True)`.
+The embedding is the input of a classifier: `forward_head(..., pre_logits=True)`.
 """
 
 from collections.abc import Callable
@@ -79,13 +79,13 @@ def _load(options: TimmOptions) -> nn.Module:
         return _load_file(options.model, options.weights, published)
     try:
         network: nn.Module = timm.create_model(options.model, pretrained=True, num_classes=0)
-    except Exception as error:  # the hub's client raises its own kinds and its transport's
+    except Exception as error:  # the hub's client raises its own errors and its transport's
         raise _cannot_fetch(options.model, published, error) from error
     return network
 
 
 def _published(model: str) -> Any:
-    """Return timm's record of the weights of `model`, None where it keeps none."""
+    """Return timm's record of the weights of `model`, or None if there is none."""
     import timm
 
     if model.startswith((HUB, FOLDER)):
@@ -100,7 +100,7 @@ def _published(model: str) -> Any:
 
 
 def _load_file(model: str, path: Path, published: Any) -> nn.Module:
-    """Build `model` with the weights of `path`, converted from foreign names as timm does."""
+    """Build `model` with the weights in `path`; timm converts foreign names."""
     import timm
 
     state = read_state(path)
@@ -111,7 +111,7 @@ def _load_file(model: str, path: Path, published: Any) -> nn.Module:
         for name, tensor in timm.models.clean_state_dict(state).items()
         if name.rpartition(".")[0] not in heads
     }
-    # With as many classes as the file is said to have, timm loads strictly.
+    # timm loads strictly if the overlay has as many classes as the network.
     overlay = {"state_dict": backbone, "num_classes": 0, "custom_load": False, "source": None}
     try:
         network: Any = timm.create_model(
@@ -132,12 +132,12 @@ def _cannot_fetch(model: str, published: Any, error: Exception) -> WeightsMissin
     return WeightsMissingError(
         f"The weights of timm's {model!r} are not on this machine and cannot be fetched "
         f"({reason}): fetch {file} from the Hugging Face repository {repository} where there is a "
-        "network, put it anywhere here, and set `weights` to its path instead of "
+        "network, put it anywhere on this machine, and set `weights` to its path instead of "
         "`pretrained: true`."
     )
 
 
 def _brief(error: Exception) -> str:
-    """Return at most three lines of an error as one."""
+    """Return at most three lines of an error, joined into one."""
     lines = str(error).splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[:3])[:400]
