@@ -108,24 +108,22 @@ def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
     for protocol in scored:
         for score in protocol.scores:
             if score.role == "untrained":
-                said[protocol.standing(score)].append(f"{protocol.name} {_by(protocol, score)}")
+                said[protocol.standing(score)].append(f"{protocol.name} by {_by(protocol, score)}")
     if said["ahead"]:
         yield Note(
             "good",
-            "The student is better than the same encoder untrained: by "
-            f"{_semicolons(said['ahead'])}.",
+            f"The student is better than the same encoder untrained: {_semicolons(said['ahead'])}.",
         )
     if said["open"]:
         yield Note(
             "caution",
-            "It is not settled whether the student is better than the same encoder untrained: by "
+            "It is not settled whether the student is better than the same encoder untrained: "
             f"{_semicolons(said['open'])}.",
         )
     if said["behind"]:
         yield Note(
             "caution",
-            f"The student is worse than the same encoder untrained: by "
-            f"{_semicolons(said['behind'])}.",
+            f"The student is worse than the same encoder untrained: {_semicolons(said['behind'])}.",
         )
 
 
