@@ -1,1 +1,1 @@
-"""Measurements that the documentation repeats; each is run by itself."""
+"""Measurements that the documentation quotes; each is run by itself."""

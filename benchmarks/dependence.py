@@ -1,10 +1,10 @@
-"""What distance correlation costs beyond its distance matrices, forward and backward.
+"""Cost of distance correlation relative to its distance matrices, forward and backward.
 
     python -m benchmarks.dependence [--device cuda] [--threads 2]
 
-Each row is one batch size B and width D. "distances" makes two distance matrices and sends a
-gradient back through them; every statistic makes the same two and itself. Ratios compare runs
-that alternate within one process; the goal is at most 1.3 at B = 1024, D = 8192.
+Each row is one batch size B and width D. "distances" computes two distance matrices and
+backpropagates through them; every statistic also computes itself. Ratios compare runs that
+alternate within one process; the goal is at most 1.3 at B = 1024, D = 8192.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def row(B: int, D: int, device: torch.device) -> list[str]:
 
 
 def medians(runs: list[Callable[[], None]], inputs: tuple[Tensor, ...]) -> list[float]:
-    """Return the median seconds of each run, taken in turns after one round of warming up."""
+    """Return the median seconds of each run, measured in turns after one warm-up round."""
     seconds: list[list[float]] = [[] for _ in runs]
     for number in range(ROUNDS + 1):
         for run, found in zip(runs, seconds, strict=True):

@@ -1,17 +1,17 @@
-"""Time extraction against a bare loop over images in memory, and weigh its workers.
+"""Time extraction against a bare loop over images in memory, and measure its workers' memory.
 
     python -m benchmarks.extraction [--images N] [--sides 32 96] [--rounds R] [--wide]
 
-Each figure comes from a process of its own, bound to one core (two for two workers), in turns:
+Each figure comes from its own process, bound to one core (two for two workers), in turns:
 
     bare   preparation, representation and reduction of decoded images in memory, nothing else
-    one    `extract` by one worker: tars read, images decoded, chunks written
+    one    `extract` by one worker: reads tars, decodes images, writes chunks
     two    `extract` by two workers on two cores
     large  as `one`, with four times as many images in a shard
 
-Rates are images a second of the phase that computes rows; a ratio is the median over rounds.
-With --wide, scattering of images of 224 px (762,048 numbers) is fitted by 256 principal
-components, and the memory of the whole process is printed.
+Rates are images per second of the phase that computes rows; a ratio is the median over rounds.
+With --wide, scattering of images of 224 px (762,048 numbers) is reduced to 256 principal
+components, and the peak memory of the whole process is printed.
 """
 
 import argparse
@@ -50,7 +50,7 @@ MEBIBYTE = 2**20
 
 
 class Noise(Source):
-    """Images with the spectrum of natural ones, drawn by their name."""
+    """Random images with the spectrum of natural ones; an item's name is its seed."""
 
     def __init__(self, count: int, side: int) -> None:
         self.side = side
@@ -86,13 +86,13 @@ class Clock(Silent):
             self.began, self.images = time.perf_counter(), 0
 
     def advance(self, count: int, status: str = "") -> None:
-        """Note when a shard was done."""
+        """Record the time at which a shard was done."""
         self.images += count
         self.ended = time.perf_counter()
 
     @property
     def rate(self) -> float:
-        """Images a second, from the first task to the last receipt."""
+        """Images per second, from the first task to the last result."""
         return self.images / (self.ended - self.began)
 
 
@@ -117,7 +117,7 @@ def pack(root: Path, count: int, side: int, samples: int) -> None:
 
 
 def rate_of_extraction(shards: Path, side: int, workers: int) -> float:
-    """Extract into a store that is thrown away; return images a second."""
+    """Extract into a temporary store; return images per second."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
@@ -134,7 +134,7 @@ def rate_of_extraction(shards: Path, side: int, workers: int) -> float:
 
 
 def rate_of_a_bare_loop(shards: Path, side: int, basis: Path) -> float:
-    """Compute the same rows from images in memory; return images a second."""
+    """Compute the same rows from images in memory; return images per second."""
     manifest = read_manifest(shards / "train")
     representation = OPTIONS.build(image_options(side)).eval()
     images = [
@@ -152,7 +152,7 @@ def rate_of_a_bare_loop(shards: Path, side: int, basis: Path) -> float:
 
 
 def play(role: str, root: Path, side: int) -> None:
-    """Be one of the processes: print the rate, and the peak of this process in MiB."""
+    """Run one role in this process; print its rate and its peak memory in MiB."""
     if role == "bare":
         rate = rate_of_a_bare_loop(root / "shards", side, root / "features.zarr")
     else:
@@ -163,7 +163,7 @@ def play(role: str, root: Path, side: int) -> None:
 
 
 def ask(role: str, root: Path, side: int) -> dict[str, float]:
-    """Let a process play `role` on as many cores as it has."""
+    """Run a role in its own process, on as many cores as the role has; return what it prints."""
     cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0))[: ROLES[role]])
     command = [sys.executable, "-m", "benchmarks.extraction", "--role", role]
     done = subprocess.run(
@@ -174,7 +174,7 @@ def ask(role: str, root: Path, side: int) -> dict[str, float]:
         env={
             **os.environ,
             "OMP_WAIT_POLICY": "PASSIVE",
-            # As a worker has it, see WORKER_ENVIRONMENT.
+            # The same as for a worker, see WORKER_ENVIRONMENT.
             "MALLOC_TRIM_THRESHOLD_": str(2**30),
             "MALLOC_MMAP_THRESHOLD_": str(2**25),
         },
@@ -184,7 +184,7 @@ def ask(role: str, root: Path, side: int) -> dict[str, float]:
 
 
 def compare(count: int, side: int, rounds: int) -> None:
-    """Print the table of rates, their ratios, and the memory of a worker."""
+    """Print rates, their ratios, and the memory of a worker."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         samples = count // 8
@@ -210,13 +210,13 @@ def compare(count: int, side: int, rounds: int) -> None:
         ("two workers over one", "two", "one", 1.7),
     ):
         ratio = median(a[over]["rate"] / a[under]["rate"] for a in answers)
-        print(f"{what}: {ratio:.2f} (wanted: at least {wanted})")
+        print(f"{what}: {ratio:.2f} (target: at least {wanted})")
     grown = median(a["large"]["mib"] / a["one"]["mib"] for a in answers)
     print(f"memory with four times as many images in a shard: {grown:.2f} times")
 
 
 def fit_wide(count: int) -> None:
-    """Extract scattering at 224 px and print the peak of the process."""
+    """Extract scattering at 224 px and print the peak memory of the process."""
     side = 224
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
@@ -242,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=4000, help="of 32 px; fewer where larger")
+    parser.add_argument("--images", type=int, default=4000, help="number at 32 px; fewer if larger")
     parser.add_argument("--sides", type=int, nargs="+", default=[32, 96])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--wide", action="store_true")

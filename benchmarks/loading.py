@@ -1,20 +1,20 @@
-"""What cached targets cost the loader, and how long a training step waits for it.
+"""Cost of cached targets in the loader, and the time that a training step waits for the loader.
 
     python -m benchmarks.loading [--quick] [--images DIR] [--count 20000] [--rounds 5]
 
-Reads whole epochs in turns, each by two workers that stay alive, and prints images a second of
+Reads whole epochs in turns, each with two persistent workers, and prints images per second of
 
     folder     torchvision's ImageFolder in a DataLoader
-    plain      webdataset's own pipeline over the tars: images alone
-    images     our streaming loader, images alone
-    targets    our streaming loader with five targets (1,664 float16 numbers an image)
+    plain      webdataset's own pipeline over the tars: images only
+    images     our streaming loader, images only
+    targets    our streaming loader with five targets (1,664 float16 numbers per image)
     resident   our resident loader with the same targets, without and with random views
 
-with the ratios within a round, by the clock and by CPU time, and the share of a training step
-(ResNet-18, 3x3 stem without max-pool, 32 px, batch 256, CPU) that waits for data. All of them
-decode and cut an image by the same function, and shuffle within the same number of samples. An
-epoch counts from its first request, so that filling the buffer is part of it. Without --images,
-32 px JPEG files of noise are made. --quick is a third of the work.
+It also prints ratios within a round, by wall-clock and by CPU time, and the share of a training
+step (ResNet-18, 3x3 stem without max-pool, 32 px, batch 256, CPU) spent waiting for data. All
+loaders decode and crop images by the same function, and shuffle within the same number of samples.
+An epoch is timed from its first request, so filling the buffer is included. Without --images, the
+benchmark makes 32 px JPEG files of noise. --quick does a third of the work.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def make_data(images: Path, root: Path, count: int) -> SplitData:
 
 
 def view(image: Image.Image) -> torch.Tensor:
-    """Decode as both pipelines do: the original view, 8 bits."""
+    """Return the original view, 8 bits, as in both pipelines."""
     return original_view(image, IMAGE)
 
 
@@ -122,7 +122,7 @@ def plain(data: SplitData) -> Iterable[Any]:
 
 
 def folder(images: Path) -> Iterable[Any]:
-    """Return torchvision's way."""
+    """Return torchvision's loader."""
     dataset = ImageFolder(str(images), transform=view)
     return DataLoader(
         dataset,
@@ -144,7 +144,7 @@ def ours(data: SplitData, mode: str, names: Sequence[str]) -> Any:
 
 
 def epoch(loader: Iterable[Any], work: Callable[[Any], object] | None) -> int:
-    """Read an epoch; return the number of its images."""
+    """Read an epoch; return its number of images."""
     batches = 0
     for batch in loader:
         batches += 1
@@ -162,7 +162,7 @@ AUGMENT = build_augmentation(AugmentationOptions(policy="cifar20"), IMAGE)
 
 
 def waiting_share(loader: Any, steps: int) -> float:
-    """Return the share of the time of `steps` training steps that waits for `loader`."""
+    """Return the share of time that `steps` training steps spend waiting for `loader`."""
     student = StudentOptions(architecture="resnet18", stem="3x3", maxpool=False)
     encoder = build_encoder(student, channels=3, size=32, seed=0)
     encoder.to(memory_format=torch.channels_last)
@@ -184,7 +184,7 @@ def waiting_share(loader: Any, steps: int) -> float:
 
 
 def measured(data: SplitData, images: Path, count: int) -> dict[str, list[Cost]]:
-    """Return what each way costs in each of `count` rounds, after one to warm up."""
+    """Return the cost of each loader in each of `count` rounds, after one warm-up round."""
     names = list(WIDTHS)
     resident = ours(data, "resident", names)
     ways: dict[str, tuple[Iterable[Any], Callable[[Any], object] | None]] = {
@@ -203,12 +203,12 @@ def measured(data: SplitData, images: Path, count: int) -> dict[str, list[Cost]]
 
 
 def report(costs: Mapping[str, Sequence[Cost]]) -> None:
-    """Print speeds and ratios, as median, smallest and largest of the rounds."""
+    """Print speeds and ratios, as median, smallest and largest over the rounds."""
     for name, values in costs.items():
         speeds = [1 / cost.wall_each for cost in values]
         cpu = 1e6 * statistics.median(cost.cpu_each for cost in values)
-        print(f"{name:16} {spread(speeds, 0):>28} images/s   {cpu:6.0f} us of CPU an image")
-    # A ratio of throughputs is that of the costs, the other way round.
+        print(f"{name:16} {spread(speeds, 0):>28} images/s   {cpu:6.0f} us of CPU per image")
+    # A ratio of throughputs is the inverse ratio of costs.
     pairs = (("targets", "plain", 0.9), ("resident", "targets", 5.0), ("targets", "folder", 0.0))
     for above, below, least in pairs:
         for clock, found in ratios(costs[below], costs[above]).items():

@@ -1,10 +1,10 @@
-"""Time our scattering against Kymatio's, and every hand-crafted representation by itself.
+"""Time our scattering against Kymatio's, and each stored hand-crafted representation by itself.
 
     python -m benchmarks.representations [--threads N] [--device cuda] [--sides 32 96 224]
 
-Both libraries run in this process, in turns, with equal threads; a ratio is the median over the
-rounds of one library's time over the other's, so that a busy machine disturbs both alike. The
-last column is the largest error relative to the largest coefficient.
+Both libraries run in this process, in turns, with the same number of threads, so a busy machine
+affects both alike. A ratio is Kymatio's time divided by ours, as the median over rounds. The last
+column is the largest error relative to the largest coefficient.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pipeline.representations.kinds import KINDS
 from pipeline.representations.scattering import Scattering2D
 
 ROUNDS = 7
-# About equal work at each size.
+# So that the work is about equal at each size.
 PIXELS_PER_BATCH = 16 * 32 * 32
 
 
 def seconds(function: Callable[[Tensor], Tensor], images: Tensor) -> float:
-    """Return the time of one call, the device's work included."""
+    """Return the time of one call, including the device's work."""
     start = time.perf_counter()
     result = function(images)
     if result.is_cuda:
@@ -36,7 +36,7 @@ def seconds(function: Callable[[Tensor], Tensor], images: Tensor) -> float:
 
 def compare_scattering(side: int, device: torch.device) -> None:
     """Print one row: Kymatio's and our images per second at 3 x side x side, J = 2, L = 8."""
-    # Kymatio's public import fails with SciPy 1.17; this module of it does not.
+    # Kymatio's public import fails with SciPy 1.17; the import of this module does not.
     from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
     count = batch_size(side, device)
@@ -64,7 +64,7 @@ def time_kinds(side: int, device: torch.device) -> None:
 
 
 def batch_size(side: int, device: torch.device) -> int:
-    """Return how many images to time at once: more where they are small, or on a GPU."""
+    """Return the number of images to time at once: more if they are small, or on a GPU."""
     per_batch = PIXELS_PER_BATCH * (16 if device.type == "cuda" else 1)
     return max(1, per_batch // side**2)
 

@@ -1,10 +1,10 @@
-"""What a teacher costs beside its library: the wrapped forward over the bare one.
+"""Cost of a teacher relative to its library: the wrapped forward pass against the bare one.
 
     python -m benchmarks.teachers [--model ViT-B-32] [--batch 32] [--rounds 9]
 
-Random weights, prepared tensors, interleaved within one process. Prints the median over rounds of
-(images a second of the teacher) / (images a second of `encode_image`), and what the preparation
-of images takes beside the library's own transform.
+Uses random weights and prepared tensors; runs alternate within one process. Prints medians over
+rounds of two ratios of images per second: of the teacher to `encode_image`, and of our preparation
+of images to the library's transform.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def ratio(theirs: Callable[[], object], ours: Callable[[], object], rounds: int) -> float:
-    """Return the median of theirs / ours, each round timing both, in alternating order."""
+    """Return the median of theirs / ours; each round times both, in alternating order."""
     theirs(), ours()
     found = []
     for number in range(rounds):

@@ -1,8 +1,8 @@
-"""What the benchmarks of loading and training share: fair rounds, CPU time, medians with spread.
+"""Shared by the benchmarks of loading and training: fair rounds, CPU time, medians with spread.
 
-On cores that others use too, the clock tells of the others as well. So what is compared takes
-turns, in reversed order every other round, a ratio is taken within a round, and the CPU time of all
-processes stands beside the clock: it hardly depends on who else is running.
+Wall-clock times depend on what else uses the cores. So the candidates take turns, in reversed order
+every other round, and ratios are taken within a round. The CPU time of all processes is measured
+too: it hardly depends on other programs.
 """
 
 import statistics
@@ -16,7 +16,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds by the clock, and of CPU by this process and its workers, for `count` things."""
+    """Wall-clock seconds, and CPU seconds of this process and its workers, for `count` items."""
 
     wall: float
     cpu: float
@@ -27,17 +27,17 @@ class Cost:
 
     @property
     def wall_each(self) -> float:
-        """Seconds a thing by the clock."""
+        """Wall-clock seconds per item."""
         return self.wall / self.count
 
     @property
     def cpu_each(self) -> float:
-        """Seconds of CPU a thing."""
+        """CPU seconds per item."""
         return self.cpu / self.count
 
 
 def cost_of(work: Callable[[], int]) -> Cost:
-    """Return what `work` costs; it says how many things it did."""
+    """Return the cost of `work`, which returns its number of items."""
     cpu, began = _cpu_seconds(), time.perf_counter()
     count = work()
     return Cost(time.perf_counter() - began, _cpu_seconds() - cpu, count)
@@ -55,7 +55,7 @@ def _cpu_seconds() -> float:
 
 
 def rounds(turns: Sequence[str], count: int) -> Iterable[Sequence[str]]:
-    """Yield whose turn it is, round after round, in reversed order every other time."""
+    """Yield the order of turns of each round, reversed every other round."""
     for number in range(count):
         yield turns[::-1] if number % 2 else turns
 
@@ -67,7 +67,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def ratios(above: Sequence[Cost], below: Sequence[Cost]) -> Mapping[str, list[float]]:
-    """Return the ratios of cost of each round, by the clock and by CPU time."""
+    """Return the ratio of costs in each round, by wall-clock and by CPU time."""
     pairs = list(zip(above, below, strict=True))
     return {
         "clock": [a.wall_each / b.wall_each for a, b in pairs],

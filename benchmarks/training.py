@@ -1,18 +1,18 @@
-"""The claim: a training step with cached targets costs what one without any costs.
+"""The claim: a training step with cached targets costs no more than a step without targets.
 
     python -m benchmarks.training [--quick] [--architecture resnet18] [--batch 64] [--rounds 5]
 
-The same student and batch, two threads, steps in turns within one process:
+All variants use the same student and batch and two threads, and take turns within one process:
 
     a            no representation in the objective
-    b            five cached targets (1,664 numbers an image), by dependence
-    c            four of them computed in the step: kymatio's scattering, and our hog, local_std and
-                 dct, none reduced, as it is done without a store; the fifth is a teacher's
-    d ViT-...    b's objective with one teacher, run in the step at 224 px (random weights)
+    b            five cached targets (1,664 numbers per image), by dependence
+    c            four of them computed in the step, unreduced, as without a store: kymatio's
+                 scattering, and our hog, local_std and dct; the fifth is a teacher's
+    d ViT-...    the objective of b with one teacher, run in the step at 224 px (random weights)
 
-A step is loading (resident), views, forward, backward and Adam. Prints milliseconds, by the clock
-and of CPU time, and ratios within a round. In a round a and b take eight steps each, alternately,
-c two and d one. --quick leaves out ViT-B-16, and takes fewer rounds.
+A step consists of loading (resident), views, forward, backward and Adam. Prints milliseconds of
+wall-clock and of CPU time, and ratios within a round. In a round, a and b take eight steps each,
+alternately, c takes two and d one. --quick omits ViT-B-16 and runs fewer rounds.
 """
 
 import argparse
@@ -49,7 +49,7 @@ COMPUTED = {"scattering": 15_552, "hog": 1_152, "local_std": 3_072, "dct": 3_072
 
 
 class Kymatio(nn.Module):
-    """Scattering by its reference library, on the batch's device."""
+    """Scattering by the reference library, on the batch's device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, 32, 32) to embeddings (B, 512), enlarged to 224 px."""
+        """Enlarge images (B, 3, 32, 32) to 224 px and map them to embeddings (B, 512)."""
         enlarged = F.interpolate(images, size=224, mode="bicubic")
         embeddings: Tensor = self.model.encode_image(enlarged)
         return embeddings
@@ -86,7 +86,7 @@ def stepper(
     live: Mapping[str, nn.Module],
     live_widths: Mapping[str, int],
 ) -> Callable[[], Cost]:
-    """Return a function that takes one training step and says what it cost."""
+    """Return a function that takes one training step and returns its cost."""
     terms = {**VIEWS, **{name: {"kind": "dependence"} for name in {**cached, **live_widths}}}
     student = StudentOptions.model_validate(
         {"architecture": architecture, "stem": "3x3", "projector": (512, 512, 512)}
@@ -130,7 +130,7 @@ def endless(loader: Any) -> Iterator[Batch]:
 
 
 def ways(teachers: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return what each way has in its objective."""
+    """Return the targets of each variant's objective, cached and computed live."""
     computed: dict[str, nn.Module] = {
         "scattering": Kymatio(),
         "hog": HogOptions().build(IMAGE),
@@ -150,7 +150,7 @@ def ways(teachers: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def measured(steps: Mapping[str, Callable[[], Cost]], count: int) -> dict[str, list[Cost]]:
-    """Return what each way's steps cost in each of `count` rounds, after one to warm up."""
+    """Return the cost of each variant's steps in `count` rounds, after one warm-up round."""
     turns = ["a", "b"] * 4 + ["b", "a"] * 4 + ["c"] * 2 + [n for n in steps if n.startswith("d")]
     costs: dict[str, list[Cost]] = {name: [] for name in steps}
     for turn in rounds(turns, count + 1):
@@ -185,7 +185,7 @@ def main() -> None:
     for name, values in costs.items():
         wall = [1e3 * cost.wall_each for cost in values]
         cpu = 1e3 * statistics.median(cost.cpu_each for cost in values)
-        print(f"{name:10} {spread(wall, 0):>24} ms a step   {cpu:6.0f} ms of CPU")
+        print(f"{name:10} {spread(wall, 0):>24} ms per step   {cpu:6.0f} ms of CPU")
     for name in list(steps)[1:]:
         against = "a" if name == "b" else "b"
         for clock, found in ratios(costs[name], costs[against]).items():

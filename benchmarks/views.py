@@ -2,7 +2,7 @@
 
     python -m benchmarks.views [--size 32] [--batch 256] [--rounds 7]
 
-Prints images a second (median) and the ratio to ours, interleaved within one process.
+Prints the median of images per second and the ratio to ours; runs alternate within one process.
 """
 
 import argparse
@@ -25,7 +25,7 @@ JITTER = (0.8, 0.8, 0.8, 0.2)
 
 
 def kornia_views(policy: str, size: int) -> nn.Module:
-    """Kornia's nearest equivalent, in its fastest setting that equals torchvision's crop."""
+    """Return Kornia's nearest equivalent, in its fastest setting that matches torchvision."""
     if policy == "cifar":
         crop = K.RandomCrop((size, size), padding=4, cropping_mode="slice")
         return nn.Sequential(crop, K.RandomHorizontalFlip())
@@ -40,7 +40,7 @@ def kornia_views(policy: str, size: int) -> nn.Module:
 
 
 def torchvision_views(policy: str, size: int) -> v2.Compose:
-    """Torchvision's transform of one image."""
+    """Return torchvision's transform of one image."""
     if policy == "cifar":
         return v2.Compose([v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip()])
     steps = [
@@ -54,7 +54,7 @@ def torchvision_views(policy: str, size: int) -> v2.Compose:
 
 
 def candidates(policy: str, size: int, batch: Tensor) -> dict[str, tuple[Augment, Images]]:
-    """Return each way to augment and what it is given; torchvision gets fewer images."""
+    """Return each augmentation and its input; torchvision gets fewer images."""
     image = ImageOptions(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
     ours = build_augmentation(AugmentationOptions.model_validate({"policy": policy}), image)
     one = torchvision_views(policy, size)

@@ -1,1 +1,1 @@
-"""It learns: which objective makes the best encoder in one small budget. See `__main__`."""
+"""A study of which objective makes the best encoder in one small budget. See `__main__`."""

@@ -1,17 +1,17 @@
-"""It learns: which objective makes the best encoder in one small budget.
+"""A study of which objective makes the best encoder in one small budget.
 
     python -m benchmarks.study search  --root DIR --images DIR --teacher DIR
     python -m benchmarks.study confirm --root DIR --images DIR --teacher DIR
     python -m benchmarks.study table   --root DIR --write docs/results.md
 
-`search` trains every candidate at one seed and scores it on validation images. `confirm` takes
+`search` trains every candidate with one seed and scores it on validation images. `confirm` takes
 the best candidate of every group, trains it with three seeds, and reads the test images once for
-each. `table` makes the tables from what both have left.
+each. `table` makes the tables from the results of both.
 
 Every run has the same student, split, length and cached features, which are computed once below
-DIR. What is there is not done again, and a run that was interrupted goes on where it was saved,
-so each command is simply started again; `--only` shares the candidates out among processes. `--set`
-changes the budget of all runs (`--set train.epochs=200`): use another DIR for another budget.
+DIR. Existing results are not recomputed, and an interrupted run resumes where it was saved, so
+each command can simply be started again. Use `--only` to divide the candidates among processes.
+`--set` changes the budget of all runs (`--set train.epochs=200`); use another DIR for each budget.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, metavar="CANDIDATE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--write", type=Path, help="put the tables into this Markdown file")
+    parser.add_argument("--write", type=Path, help="write the tables to this Markdown file")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The objectives that the study compares, and the question that each is an answer to."""
+"""The objectives that the study compares, in groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 Terms = Mapping[str, Mapping[str, Any]]
 
 VIEWS: Terms = {"invariance": {}, "variance": {}, "view_dependence": {}}
-# VICReg's 25, 25, 1: our variance adds the two views up, where VICReg takes their mean.
+# VICReg's 25, 25, 1: our variance sums over the two views, where VICReg takes their mean.
 VICREG: Terms = {
     "invariance": {"weight": 25.0},
     "variance": {"weight": 12.5},
@@ -28,7 +28,7 @@ CONTROL = "control"
 
 @dataclass(frozen=True)
 class Candidate:
-    """An objective in its group; `train` and `student` change what all have in common."""
+    """An objective in its group; `train` and `student` override the common settings."""
 
     group: str
     terms: Terms
@@ -37,13 +37,13 @@ class Candidate:
 
 
 def depends(names: Sequence[str], *, weight: float = 1.0, **options: Any) -> Terms:
-    """Return a dependence term on each representation; `weight` is shared among them."""
+    """Return a dependence term on each representation; `weight` is divided among them."""
     share = weight / len(names)
     return {name: {"kind": "dependence", "weight": share, **options} for name in names}
 
 
 def _published() -> dict[str, Terms]:
-    """Return all five representations on z at weight 1, by both signs and all statistics."""
+    """Return all five representations on z at weight 1, with both signs and all statistics."""
     return {
         f"five on z, {sign}, {statistic}": {
             **VIEWS,
@@ -181,5 +181,5 @@ def _distilled() -> dict[str, Candidate]:
 
 CANDIDATES: Mapping[str, Candidate] = {**_self_supervised(), **_distilled()}
 
-# Confirmed whatever the search says: what was published, by either sign.
+# Confirmed whatever the search finds: the published objectives, with both signs.
 ALWAYS = ("five on z, maximised, dcor", "five on z, minimised, dcor", "clip on z, published")

@@ -1,4 +1,4 @@
-"""Running a candidate: its config, its training, its scores on validation or test images."""
+"""How a candidate is run: its config, its training, its scores on validation or test images."""
 
 import json
 import os
@@ -56,8 +56,8 @@ Line = Mapping[str, Any]
 class Study:
     """All runs of one budget, below one directory; `changes` are overrides for all of them.
 
-    A result is one file, so what there is is not done again, and several processes can share
-    the candidates out among them.
+    Each result is one file. Existing results are not recomputed, and several processes can divide
+    the candidates among them.
     """
 
     def __init__(self, root: Path, images: Path, teacher: Path, changes: Sequence[str]) -> None:
@@ -94,12 +94,12 @@ class Study:
 
     @property
     def searched(self) -> Path:
-        """What the search has found, one file a candidate."""
+        """Results of the search, one file per candidate."""
         return self.root / "search"
 
     @property
     def confirmed(self) -> Path:
-        """What was measured on test images, one file a candidate and seed."""
+        """Results on test images, one file per candidate and seed."""
         return self.root / "results"
 
     def prepare(self) -> None:
@@ -122,7 +122,7 @@ class Study:
             self._record(path, name, 0, {**scores, "cpu_seconds": round(seconds)})
 
     def confirm(self, names: Sequence[str], seeds: Sequence[int]) -> None:
-        """Train with every seed, and read the test images once for each; then the controls."""
+        """Train each candidate with every seed, and score it once on test images."""
         for seed in seeds:
             for name in names:
                 path = self.confirmed / f"{identifier(name, seed)}.json"
@@ -131,7 +131,7 @@ class Study:
                     self._record(path, name, seed, student_scores(identifier(name, seed), "test"))
 
     def controls(self, seeds: Sequence[int]) -> None:
-        """Score what was not trained: the encoder at every seed, pixels, each stored feature."""
+        """Score the controls: the untrained encoder with every seed, pixels, stored features."""
         options = StudentOptions.model_validate(STUDENT)
         image = ImageOptions.model_validate(self.base["dataset"]["image"])
         images, device = stored_images(image, "test"), device_from("auto")
@@ -147,7 +147,7 @@ class Study:
                 self._record(path, subject.name, seed, scores(subject, images, "test"))
 
     def _train(self, name: str, seed: int) -> None:
-        """Train a candidate, or go on."""
+        """Train a candidate, or resume its training."""
         candidate = CANDIDATES[name]
         named = {term.get("representation", key) for key, term in candidate.terms.items()}
         content = {
@@ -172,7 +172,7 @@ class Study:
     def _call(self, command: str, content: Mapping[str, Any]) -> None:
         config = self.root / "configs" / f"{content['name']}.yaml"
         config.parent.mkdir(exist_ok=True)
-        plain = json.loads(json.dumps(content))  # without anchors for what is shared
+        plain = json.loads(json.dumps(content))  # without YAML anchors for shared parts
         with config.open("w", encoding="utf-8") as file:
             YAML().dump(plain, file)
         changes = [part for change in self.changes for part in ("-s", change)]
@@ -182,14 +182,14 @@ class Study:
 
 
 def student_scores(run: str, split: Split) -> dict[str, float]:
-    """Return the `scores` of a run's best checkpoint."""
+    """Return the scores of a run's best checkpoint, see `scores`."""
     trained = load_checkpoint(run_layout(run).checkpoints / BEST)
     images = stored_images(trained.image, split)
     return scores(encoder_as_subject(run, trained.build(), images), images, split)
 
 
 def encoder_as_subject(name: str, encoder: Encoder, images: Images) -> Subject:
-    """Return the features of an encoder, kept by its name."""
+    """Return an encoder as a subject; its features are cached by `name`."""
     work = evaluation_work(name)
     device = device_from("auto")
     return encoder_subject(name, encoder, images, device=device, cache=work, progress=Silent())
@@ -204,7 +204,7 @@ def stored_images(image: ImageOptions, split: Split) -> Images:
 
 
 def scores(subject: Subject, images: Images, split: Split) -> dict[str, float]:
-    """Return top-1 in percent, on `split`, of the exact linear probe and k nearest neighbours.
+    """Return top-1 accuracy in percent on `split`, of the linear probe and k nearest neighbours.
 
     Both are fitted on training images; penalty, neighbours and temperature are chosen on
     validation images.
@@ -232,7 +232,7 @@ def identifier(name: str, seed: int) -> str:
 
 
 def read(directory: Path) -> list[Line]:
-    """Return the results below a directory in the order of the candidates and seeds."""
+    """Return the results in a directory, ordered by candidate and seed."""
     lines = [json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("*.json")]
     order = {name: place for place, name in enumerate(CANDIDATES)}
     last = len(order)  # controls

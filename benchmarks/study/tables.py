@@ -1,4 +1,4 @@
-"""The results as Markdown: what was measured on test images, and what the search tried."""
+"""The results as Markdown tables: scores on test images, and all candidates of the search."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ PROTOCOLS = ("linear", "knn")
 
 
 def chosen(searched: Sequence[Line]) -> list[str]:
-    """Return the best candidate of each group by the linear probe, and what is published."""
+    """Return the best candidate of each group by the linear probe, and the published ones."""
     best: dict[str, Line] = {}
     for line in searched:
         if line["group"] not in best or line["linear"] > best[line["group"]]["linear"]:
@@ -24,7 +24,7 @@ def chosen(searched: Sequence[Line]) -> list[str]:
 
 
 def results(confirmed: Sequence[Line]) -> str:
-    """Return one row an objective: mean and standard deviation over seeds, on test images."""
+    """Return one row per objective: mean and standard deviation over seeds, on test images."""
     rows = ["| | objective | linear | k-NN | seeds |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(line["name"] for line in confirmed):
         lines = [line for line in confirmed if line["name"] == name]
@@ -33,7 +33,7 @@ def results(confirmed: Sequence[Line]) -> str:
 
 
 def tried(searched: Sequence[Line]) -> str:
-    """Return all candidates by group, the best first: one seed, on validation images."""
+    """Return all candidates by group, best first: one seed, on validation images."""
     rows = ["| | objective | linear | k-NN |", "|---|---|---|---|"]
     for group in dict.fromkeys(line["group"] for line in searched):
         members = [line for line in searched if line["group"] == group]
@@ -45,7 +45,7 @@ def tried(searched: Sequence[Line]) -> str:
 
 
 def write(path: Path, *, searched: Path, confirmed: Path) -> None:
-    """Put both tables between the marks of a Markdown file."""
+    """Replace both tables between the marks of a Markdown file."""
     tables = {"results": results(read(confirmed)), "search": tried(read(searched))}
     text = path.read_text(encoding="utf-8")
     for mark, content in tables.items():

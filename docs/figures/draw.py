@@ -1,8 +1,8 @@
-"""Draw the figures of `docs/how-it-works.md` from the code that they are about.
+"""Draw the figures of `docs/how-it-works.md` from the code that they show.
 
     python docs/figures/draw.py [FOLDER]
 
-Grey text and filled shapes are readable on light and on dark pages.
+Grey text and filled shapes are readable on light and dark pages.
 """
 
 import sys
@@ -14,15 +14,15 @@ from pipeline.loading.epoch_plan import plan_epoch
 from pipeline.shards.manifest import sample_key
 
 GREY, SLATE, WHITE = "#808080", "#666666", "#ffffff"
-LETTERS = "ABCD"  # beside the colours, for those who cannot tell them apart
+LETTERS = "ABCD"  # in addition to colours, for colour-blind readers
 READERS = ("#3b6ea5", "#a0522d", "#2e7d5b", "#7b4fa3")
 TARS, BATCH, RANKS, WORKERS, SEED = (8, 8, 8, 8, 8, 5), 3, 2, 2, 5
-SAMPLES = 512  # a tar, as in the default experiment
+SAMPLES = 512  # per tar, as in the default experiment
 CELL, GAP, LEFT = 13, 8, 76
 
 
 def canvas(width: int, height: int, title: str) -> ET.Element:
-    """Return an empty drawing; its title is what a screen reader says."""
+    """Return an empty drawing; screen readers read its title."""
     svg = ET.Element(
         "svg",
         {
@@ -60,7 +60,7 @@ def line(svg: ET.Element, x: float, y: float, to_x: float, to_y: float) -> None:
 
 
 def plan() -> ET.Element:
-    """Draw who reads what in two epochs, as `plan_epoch` says."""
+    """Draw which worker reads which rows in two epochs, according to `plan_epoch`."""
     svg = canvas(730, 232, "Which process and worker reads which rows of which tar, in two epochs")
     for epoch in range(2):
         _epoch(svg, epoch, top=26 + 76 * epoch)
@@ -103,7 +103,7 @@ def _epoch(svg: ET.Element, epoch: int, top: float) -> None:
 
 
 def alignment() -> ET.Element:
-    """Draw where the parts of one sample lie."""
+    """Draw where the parts of one sample are stored."""
     svg = canvas(730, 190, "One row of a tar and the same row of each feature make one sample")
     chosen, shown = 2, 4
     columns: list[tuple[str, Callable[[int], str]]] = [
@@ -128,7 +128,7 @@ def alignment() -> ET.Element:
         ("one sample of a batch:", "image, label, index,", "two targets")
     ):
         write(svg, 648, y - 12 + 17 * number, text, fill=WHITE, anchor="middle")
-    write(svg, 0, 186, f"Sample {SAMPLES + chosen} of the training images, {SAMPLES} a tar.")
+    write(svg, 0, 186, f"Sample {SAMPLES + chosen} of the training images, {SAMPLES} per tar.")
     return svg
 
 
@@ -136,7 +136,7 @@ FIGURES: dict[str, Callable[[], ET.Element]] = {"plan.svg": plan, "alignment.svg
 
 
 def main(arguments: Iterable[str]) -> None:
-    """Write all figures into a folder, or beside this file."""
+    """Write all figures into the given folder, by default that of this file."""
     folder = Path(next(iter(arguments), Path(__file__).parent))
     for name, draw in FIGURES.items():
         svg = draw()

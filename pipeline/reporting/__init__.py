@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run, or about several beside each other."""
+"""One self-contained HTML page about a run, or about several runs side by side."""
 
 from pipeline.reporting.comparison import render_comparison
 from pipeline.reporting.page import Report, render_report

@@ -1,4 +1,4 @@
-"""What was computed once and stored: its size, what storing it costs, and what it saves."""
+"""What was computed once and stored: its size, its cost in accuracy, and the time it saves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from pipeline.base.timing import saved_seconds
 from pipeline.reporting.run_facts import Cached, Run
 from pipeline.reporting.sample import Absent
 
-RAW_BYTES = 4  # of a number as it is computed, float32
+RAW_BYTES = 4  # per number as computed, float32
 
 
 @dataclass(frozen=True)
 class Saving:
     """One feature's row.
 
-    `raw_bytes` is what its images would take unreduced, in float32. `saved_seconds` is what
-    computing it anew in every epoch after the first would have taken; None where training does
-    not read it, or its extraction was not measured here.
+    `raw_bytes` is its size if stored unreduced, in float32. `saved_seconds` is the time to
+    recompute it in every epoch after the first; None where training does not read the feature,
+    or its extraction was not measured on this machine.
     """
 
     feature: Cached
@@ -25,16 +25,17 @@ class Saving:
 
     @property
     def smaller(self) -> float:
-        """How many times less space an image takes than unreduced."""
+        """How many times smaller an image's row is than the unreduced row."""
         return RAW_BYTES * self.feature.original_width / self.feature.bytes_per_image
 
 
 @dataclass(frozen=True)
 class Cache:
-    """All stored features of a run. `target_images` are those that an epoch looks at.
+    """All stored features of a run.
 
-    `trained_on` names the features that training reads; only those are saved from being
-    computed again. `left_out` images could not be decoded: they have rows that nobody reads.
+    `target_images` is the number of images that an epoch reads. `trained_on` names the features
+    that training reads; only these save time. `left_out` is the number of images that could not
+    be decoded: their rows are never read.
     """
 
     savings: tuple[Saving, ...]
@@ -45,7 +46,7 @@ class Cache:
 
     @property
     def basis_bytes(self) -> int:
-        """How much of the size is no image's: what maps representations to stored numbers."""
+        """Size of what maps representations to stored numbers, which belongs to no image."""
         return sum(saving.feature.basis_bytes for saving in self.savings)
 
     @property
@@ -55,17 +56,17 @@ class Cache:
 
     @property
     def raw_bytes(self) -> int:
-        """Size of the same, unreduced, in float32."""
+        """Size of the same features unreduced, in float32."""
         return sum(saving.raw_bytes for saving in self.savings)
 
     @property
     def dcor_error(self) -> float:
-        """The largest error of dCor that storing costs."""
+        """The largest error of dCor that storing causes."""
         return max(saving.feature.dcor_error for saving in self.savings)
 
     @property
     def saved_seconds(self) -> float | None:
-        """The sum of what each feature saved; None if nothing was measured."""
+        """Seconds saved by all features together; None if nothing was measured."""
         known = [s.saved_seconds for s in self.savings if s.saved_seconds is not None]
         return sum(known) if known else None
 
@@ -89,7 +90,7 @@ def cache(run: Run) -> Cache | Absent:
 
 
 def trained_on(run: Run) -> Sequence[str]:
-    """Return the features that the objective names."""
+    """Return the names of the stored features that the objective uses."""
     named = {term.get("representation") for term in run.objective.values()}
     return [feature.name for feature in run.cached if feature.name in named]
 

@@ -1,4 +1,4 @@
-"""Several runs beside each other: scores, curves on the same axes, and what differs in config."""
+"""Several runs side by side: scores, curves on the same axes, and differences in config."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,27 +16,27 @@ from pipeline.reporting.run_facts import Run
 from pipeline.reporting.sample import STUDENT, Absent
 from pipeline.reporting.scores import Protocol, Score, protocols
 
-# What every run has its own of, so that a difference says nothing.
+# Settings that differ in every run by design.
 OWN = ("name",)
 NOTHING = "–"  # noqa: RUF001
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a cell a run; `differs` where they are not all the same."""
+    """One line of a table, with one cell per run."""
 
     name: str
     cells: tuple[str, ...]
 
     @property
     def differs(self) -> bool:
-        """Whether a cell is another than the first."""
+        """Whether any cell differs from the first."""
         return len(set(self.cells)) > 1
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the runs are, and what is not to be compared."""
+    """What the runs are; `warnings` say what cannot be compared."""
 
     runs: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -45,10 +45,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Compared:
-    """One protocol: a score a run, None where it was not evaluated; the highest has `best`.
+    """One protocol: one score per run, None where the run was not evaluated.
 
-    `told` are the sentences that say whether the highest is better than each of the others;
-    `clear` is whether it is better than all, None where it has no other.
+    `best` is the index of the highest score. The sentences in `told` say whether it is better
+    than each of the others. `clear` is whether it is better than all others, None where there is
+    no other.
     """
 
     name: str
@@ -63,16 +64,17 @@ class Compared:
     span: tuple[float, float]
 
     def place(self, value: float) -> float:
-        """Return where a value lies on the axis, in percent of its length."""
+        """Return the position of a value on the axis, in percent of its length."""
         low, high = self.span
         return round(100 * (value - low) / (high - low), 2)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of all runs by protocol; `apart` says what cannot stand in one table, and why.
+    """Scores of all runs by protocol.
 
-    `verdict` says which run is best by what.
+    `verdict` says which run is best by which protocols. `apart` says which figures do not fit
+    into one table, and why.
     """
 
     runs: tuple[str, ...]
@@ -83,7 +85,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Overlaid:
-    """Curves of all runs on the same axes, and what each run's line looks like in all of them."""
+    """Curves of all runs on the same axes, with one legend for all charts.
+
+    `without` names the runs that did not train.
+    """
 
     charts: tuple[Drawn, ...]
     terms: tuple[Drawn, ...]
@@ -93,7 +98,7 @@ class Overlaid:
 
 @dataclass(frozen=True)
 class Differences:
-    """Settings that differ, by dotted key, and how many do not."""
+    """The settings that differ, by dotted key, and the number of those that are the same."""
 
     runs: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -101,7 +106,7 @@ class Differences:
 
 
 def render_comparison(runs: Sequence[Run]) -> str:
-    """Return the page that compares two runs or more."""
+    """Return the page that compares two or more runs."""
     names = " · ".join(run.name for run in runs)
     return render(f"{names}: comparison", names, f"comparison of {len(runs)} runs", compared(runs))
 
@@ -112,18 +117,18 @@ def compared(runs: Sequence[Run]) -> list[Panel]:
         Panel("compared-facts", "What is compared", facts(runs)),
         Panel("compared-scores", "Scores", scores(runs)),
         Panel("compared-curves", "Training", overlaid(runs)),
-        Panel("compared-config", "Differences of config", differences(runs)),
+        Panel("compared-config", "Differences in config", differences(runs)),
     ]
 
 
 def facts(runs: Sequence[Run]) -> Facts:
-    """Return what the runs are, with what it cost to make them."""
+    """Return what the runs are, and what they cost to make."""
     tells: Mapping[str, Callable[[Run], str]] = {
         "data": lambda run: str(run.config["dataset"]["name"]),
         "training images": lambda run: count(run.splits["train"].images),
         "student": lambda run: run.student.architecture,
         "parameters": lambda run: millions(run.student.parameters),
-        "numbers an image": lambda run: count(run.student.width),
+        "numbers per image": lambda run: count(run.student.width),
         "epochs": lambda run: NOTHING if run.epochs is None else count(run.epochs),
         "seed": lambda run: str(run.config["seed"]),
         "best epoch": lambda run: str(run.training.get("epoch") or NOTHING),
@@ -131,7 +136,7 @@ def facts(runs: Sequence[Run]) -> Facts:
         "their size": _cached,
         "effective rank": lambda run: number(run.health[STUDENT].rank),
         "dead dimensions (%)": lambda run: percent(100 * run.health[STUDENT].dead_share),
-        "time of training": _training_time,
+        "training time": _training_time,
     }
     return Facts(
         runs=tuple(run.name for run in runs),
@@ -162,13 +167,13 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
         result.append("The runs were not trained on the same images.")
     if len({run.config["seed"] for run in runs}) == 1:
         result.append(
-            "One seed each: a small difference between runs may be that of the seed alone."
+            "All runs have the same seed: a small difference may come from the seed alone."
         )
     return result
 
 
 def scores(runs: Sequence[Run]) -> Comparison | Absent:
-    """Return the main figure of every protocol, a table for each figure that runs share."""
+    """Return the main figure of every protocol, with one table for each protocol and figure."""
     by_run = [{protocol.name: protocol for protocol in protocols(run)} for run in runs]
     names = dict.fromkeys(name for found in by_run for name in found)
     if not names:
@@ -187,14 +192,14 @@ def scores(runs: Sequence[Run]) -> Comparison | Absent:
 
 
 def _verdict(runs: Sequence[str], tables: Sequence[Compared]) -> Iterator[str]:
-    """Yield by what each run is clearly the best, and by what none is."""
+    """Yield the protocols by which each run is clearly the best, and those without a winner."""
     for place, run in enumerate(runs):
         won = [table.name for table in tables if table.clear and table.best == place]
         if won:
             yield f"{run} is clearly the best by {listed(won)}."
     open_ = [table.name for table in tables if table.clear is False]
     if open_:
-        yield f"By {listed(open_)}, it is not settled which is the best."
+        yield f"By {listed(open_)}, no run is clearly the best."
 
 
 def _apart(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) -> str:
@@ -233,7 +238,10 @@ def _compared(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) 
 def _told(
     runs: Sequence[Run], found: Sequence[Protocol | None], best: int
 ) -> tuple[tuple[str, ...], list[bool]]:
-    """Return how the highest stands to each of the others in words, and whether it is better."""
+    """Return a sentence that compares the best run with each other one, and whether it is better.
+
+    A last sentence says where the runs were not scored with the same options.
+    """
     first, highest = runs[best], found[best]
     told, better = [], []
     others = [(run, p) for run, p in zip(runs, found, strict=True) if p and p is not highest]
@@ -246,7 +254,7 @@ def _told(
         apart = highest is not None and protocol.student.overlaps(highest.student) is False
         better.append(apart and pair.intervals)
         told.append(
-            f"The intervals of {first.name} and {run.name} are apart; {pair.why}."
+            f"The intervals of {first.name} and {run.name} do not overlap; {pair.why}."
             if better[-1]
             else f"Whether {first.name} is better than {run.name} is not settled: {pair.why}."
         )
@@ -257,14 +265,14 @@ def _told(
 
 @dataclass(frozen=True)
 class _Unpaired:
-    """Why two runs are not compared image by image, and whether their intervals still may be."""
+    """Why two runs are not compared image by image, and whether their intervals may be."""
 
     why: str
     intervals: bool
 
 
 def _pair(first: Run, second: Run, protocol: Protocol) -> Paired | _Unpaired:
-    """Compare two runs by what each image got, if they were scored on the same images."""
+    """Compare two runs image by image, if they were scored on the same images."""
     name = protocol.name
     splits = [run.splits[run.metrics[name]["split"]].digest for run in (first, second)]
     if len(set(splits)) > 1:
@@ -273,14 +281,14 @@ def _pair(first: Run, second: Run, protocol: Protocol) -> Paired | _Unpaired:
     values = [images.values.get(STUDENT) for images in scored if images is not None]
     a, b = (*values, None, None)[:2]
     if a is None or b is None:
-        return _Unpaired("results image by image are not there for both", intervals=True)
+        return _Unpaired("results for each image are not there for both", intervals=True)
     if len({tuple(images.names) for images in scored if images is not None}) > 1:
         return _Unpaired("they were not scored on the same images", intervals=False)
     return paired(a, b, seed=first.config["seed"])
 
 
 def overlaid(runs: Sequence[Run]) -> Overlaid | Absent:
-    """Return the curves of all runs that trained, a chart a figure, a line a run."""
+    """Return the curves of all runs that trained: one chart per figure, one line per run."""
     trained = [(place, run) for place, run in enumerate(runs) if run.curves]
     if not trained:
         return Absent("none of the runs trained")
@@ -294,7 +302,7 @@ def overlaid(runs: Sequence[Run]) -> Overlaid | Absent:
 
 
 def _single(charts: Sequence[Chart]) -> list[Chart]:
-    """Return a chart a column, for there is a line a run in each."""
+    """Return one chart per column, since each chart has one line per run."""
     return [
         replace(
             chart,
@@ -319,7 +327,7 @@ def _overlaid(chart: Chart, runs: Sequence[tuple[int, Run]]) -> Drawn:
 
 
 def differences(runs: Sequence[Run]) -> Differences | Absent:
-    """Return the settings in which the runs differ, with defaults and overrides."""
+    """Return the settings that differ between runs, defaults and overrides included."""
     settings = [_settings(run, runs) for run in runs]
     keys = dict.fromkeys(key for found in settings for key in found if key not in OWN)
     rows = [Row(key, tuple(_setting(found, key) for found in settings)) for key in keys]
@@ -334,7 +342,10 @@ def differences(runs: Sequence[Run]) -> Differences | Absent:
 
 
 def _settings(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return a run's dotted settings; an entry that another run lacks is one, by its kind."""
+    """Return a run's settings by dotted key.
+
+    An entry that another run lacks is a single setting, whose value is the entry's kind.
+    """
     result = flat(run.config)
     for section in ("features", "objective", "evaluate"):
         entries = [other.config[section] or {} for other in runs]

@@ -1,4 +1,4 @@
-"""Where a classifier errs: which classes it takes for which, how each fares, its worst mistakes."""
+"""Where a classifier errs: confused classes, accuracy of each class, most confident mistakes."""
 
 import math
 from collections import Counter
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pipeline.reporting.pictures import picture
 from pipeline.reporting.sample import Absent, Sample
 
-WHOLE_MATRIX = 20  # classes, at most
+WHOLE_MATRIX = 20  # classes at most
 PAIRS, MISTAKES = 12, 12
-Z = 1.959964  # of a 95 % interval
+Z = 1.959964  # the normal quantile of a 95 % interval
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One test image: its name, its class, the predicted one, and how sure the classifier was."""
+    """One test image: its name, true class, predicted class, and the classifier's confidence."""
 
     image: str
     actual: str
@@ -24,7 +24,7 @@ class Prediction:
 
     @property
     def right(self) -> bool:
-        """Whether the prediction is true."""
+        """Whether the prediction is correct."""
         return self.actual == self.predicted
 
 
@@ -41,11 +41,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts by true class (row) and predicted one; none where there are too many classes.
+    """Counts by true class (row) and predicted class; empty where there are too many classes.
 
-    An error is to take one class for another: `kinds` of them were made, by `wrong` images.
-    `pairs` are the most frequent of those `repeated`: true class, predicted class, how many, of
-    how many.
+    A kind of error is a pair of true and predicted class. There are `kinds` of them on `wrong`
+    images, and `repeated` of them occur more than once. `pairs` are the most frequent repeated
+    ones: true class, predicted class, images with this error, images of the true class.
     """
 
     protocol: str
@@ -59,7 +59,7 @@ class Confusion:
     wrong: int
 
     def share(self, row: int, column: int) -> float:
-        """Return the part of a true class that is predicted as another, in [0, 1]."""
+        """Return the share of class `row` that is predicted as class `column`, in [0, 1]."""
         return self.counts[row][column] / max(1, sum(self.counts[row]))
 
 
@@ -84,9 +84,9 @@ class Mistakes:
 def confusion(
     protocol: str, predictions: Sequence[Prediction], classes: Sequence[str]
 ) -> Confusion | Absent:
-    """Return which classes are taken for which; `classes` gives their order."""
+    """Return which classes are mistaken for which; `classes` gives their order."""
     if not predictions:
-        return Absent("no protocol of this run predicts one class an image")
+        return Absent("no protocol of this run predicts one class per image")
     sizes = Counter(p.actual for p in predictions)
     cells = Counter((p.actual, p.predicted) for p in predictions)
     present = {name for cell in cells for name in cell}
@@ -113,7 +113,7 @@ def _class_score(name: str, right: int, images: int) -> ClassScore:
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share, which keeps within [0, 1] for few images."""
+    """Return Wilson's 95 % interval of a share, which stays within [0, 1] for few images."""
     share = right / images
     scale = 1 + Z**2 / images
     middle = (share + Z**2 / (2 * images)) / scale
@@ -124,12 +124,12 @@ def wilson(right: int, images: int) -> tuple[float, float]:
 def mistakes(protocol: str, predictions: Sequence[Prediction], sample: Sample) -> Mistakes | Absent:
     """Return the most confident mistakes among the images of a sample."""
     if not predictions:
-        return Absent("no protocol of this run predicts one class an image")
+        return Absent("no protocol of this run predicts one class per image")
     rows = {name: row for row, name in enumerate(sample.names)}
     seen = [p for p in predictions if p.image in rows]
     wrong = sorted((p for p in seen if not p.right), key=lambda p: -p.confidence)
     if not wrong:
-        return Absent(f"there is none among {len(seen)} test images")
+        return Absent(f"there are no mistakes among {len(seen)} test images")
     return Mistakes(
         protocol=protocol,
         mistakes=tuple(Mistake(picture(sample.images[rows[p.image]]), p) for p in wrong[:MISTAKES]),

@@ -19,7 +19,7 @@ TERM = "train/term/"
 
 @dataclass(frozen=True)
 class Chart:
-    """What one chart shows: columns of the curves, times `scale`, by a short name of each."""
+    """What one chart shows: a short name for each column of the curves, multiplied by `scale`."""
 
     name: str
     title: str
@@ -31,7 +31,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A chart as SVG, with a sentence that says what it shows; a single line needs no keys."""
+    """A chart as SVG, with a sentence that describes it; `keys` is empty for a single line."""
 
     title: str
     svg: Markup
@@ -41,7 +41,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One term of the objective and its course; `share` is what it adds at the best epoch."""
+    """One term of the objective and its curve; `share` is what it adds at the best epoch."""
 
     term: Term
     drawn: Drawn
@@ -50,7 +50,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Curves:
-    """All charts, the terms, and the numbers behind them: a head a column, a row an epoch."""
+    """All charts, the terms, and their numbers: one head per column, one row per epoch."""
 
     charts: tuple[Drawn, ...]
     terms: tuple[Contribution, ...]
@@ -77,7 +77,7 @@ def charts_of(columns: Sequence[str]) -> list[Chart]:
 
 
 def term_charts_of(columns: Sequence[str]) -> list[Chart]:
-    """Return a small chart for each term, each with its own scale, before its weight."""
+    """Return a small chart of each term before weighting, each with its own scale."""
     names = [column.removeprefix(TERM) for column in columns if column.startswith(TERM)]
     charts = (
         Chart(name, name, {f"{s}/term/{name}": spoken for s, spoken in SPLITS.items()}, small=True)
@@ -126,13 +126,13 @@ def _contributions(run: Run, columns: Sequence[str], best: int | None) -> list[C
 
 
 def _teachers(run: Run) -> dict[str, str]:
-    """Return the networks behind stored features, by the feature's name."""
+    """Return the network of each stored feature that a teacher made, by the feature's name."""
     options = {f.name: run.config["features"][f.name] for f in run.cached if f.teacher}
     return {name: str(found.get("model", name)) for name, found in options.items()}
 
 
 def _share(term: Term, run: Run, best: int | None) -> str:
-    """Say what a term, times its weight, adds to the training objective at the best epoch."""
+    """Return what a term, times its weight, adds to the training objective at the best epoch."""
     row = next((row for row in run.curves if row["epoch"] == best), run.curves[-1])
     value, whole = row[f"{TERM}{term.name}"], row.get("train/objective")
     if value is None or whole is None:
@@ -154,7 +154,7 @@ def _drawn(chart: Chart, run: Run, best: int | None) -> Drawn:
 
 
 def draw(name: str, chart: Chart, lines: Sequence[Line], *, mark: int | None = None) -> Drawn:
-    """Return a chart of these lines; `name` must be the page's only one of its kind."""
+    """Return a chart of these lines; `name` must be unique on the page."""
     svg = line_chart(
         name,
         lines,
@@ -168,7 +168,7 @@ def draw(name: str, chart: Chart, lines: Sequence[Line], *, mark: int | None = N
 
 
 def spoken(line: Line) -> str:
-    """Say where a line begins and ends."""
+    """Return a description of where a line begins and ends."""
     known = [value for value in line.y if not math.isnan(value)]
     if not known:
         return f"{line.label} has no values".strip()

@@ -9,15 +9,15 @@ from pipeline.dependence.distance_correlation import Sample as Rows
 from pipeline.dependence.distance_correlation import Statistic, distance_correlation
 from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample
 
-IMAGES = 1024  # at most: the distances between them are kept for every space
+IMAGES = 1024  # at most: their pairwise distances are kept for every space
 LEAST_IMAGES = 32  # on 24, one in ten independent pairs has a value beyond 0.1; on 32, one in 30
-BATCH = 256  # at most, for the plain statistic, whose bias depends on how many images there are
+BATCH = 256  # at most, for the plain statistic, whose bias depends on the number of images
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How much a space that the objective names depends on the encoder before, and after."""
+    """Dependence of a space that the objective names on the encoder, before and after training."""
 
     name: str
     untrained: float
@@ -26,9 +26,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class Bias:
-    """Both statistics of the student and a space, and once more with the images of one mixed up.
+    """Both statistics between the student and a space, in order and with one side shuffled.
 
-    Then nothing is left in common, so that a value other than 0 is bias.
+    Shuffled images have nothing in common, so any value other than 0 is bias.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Bias:
 
 @dataclass(frozen=True)
 class Dependence:
-    """Bias-corrected squared distance correlation of each pair of spaces, on so many images."""
+    """Bias-corrected squared distance correlation of each pair of spaces, on `images` images."""
 
     names: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
@@ -51,13 +51,14 @@ class Dependence:
 
 
 def dependence(sample: Sample, targets: Sequence[str]) -> Dependence | Absent:
-    """Return the dependence of every pair of a sample's spaces; `targets` are those trained on.
+    """Return the dependence of every pair of a sample's spaces.
 
-    The bias-corrected statistic is about 0 for independent spaces, whatever their widths.
+    `targets` are the spaces that training read. The bias-corrected statistic is about 0 for
+    independent spaces, whatever their widths.
     """
     images = min(IMAGES, len(sample.images))
     if images < LEAST_IMAGES:
-        return Absent(f"it is left to chance below {LEAST_IMAGES} images; there are {images}")
+        return Absent(f"fewer than {LEAST_IMAGES} images are too few; there are {images}")
     rows = {name: Rows(space[:images].double()) for name, space in sample.spaces.items()}
     values = {(a, b): _corrected(rows[a], rows[b]) for a in rows for b in rows}
     named = [name for name in targets if name in rows]

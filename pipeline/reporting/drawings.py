@@ -1,4 +1,4 @@
-"""A few images with what hand-crafted representations see in them, as maps."""
+"""A few images, and maps of what hand-crafted representations see in them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +19,15 @@ from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering import ScatteringOptions
 
 IMAGES = 4
-HOG_SIDE = 192  # pixels, of the drawing
-MAP_SIDE = 16  # pixels at least, of one map of scattering
+HOG_SIDE = 192  # side of a HOG drawing, in pixels
+MAP_SIDE = 16  # least side of one scattering map, in pixels
 
 Mappable = ScatteringOptions | HogOptions | LocalStdOptions
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One representation: how it is called, what its maps show, and whether the run stores it."""
+    """One representation: its name, what its maps show, and whether the run stores it."""
 
     name: str
     meaning: str
@@ -37,7 +37,10 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Representations:
-    """Images with their names, and each representation's drawing of each of them."""
+    """Images with their names, and each representation's drawing of each image.
+
+    `others` are the stored features that cannot be drawn.
+    """
 
     images: tuple[tuple[str, str], ...]
     drawings: tuple[Drawing, ...]
@@ -47,10 +50,10 @@ class Representations:
 def representations(
     sample: Sample, features: Mapping[str, RepresentationOptions]
 ) -> Representations:
-    """Return maps of the first images, one a class.
+    """Return maps of the first images, one per class.
 
-    `features` are those that the run stores; scattering, histograms of gradients and local
-    deviation are drawn even where it stores none, as they would be at their usual parameters.
+    `features` are those that the run stores. Scattering, histograms of gradients and local
+    deviation are drawn with default parameters where the run does not store them.
     """
     rows = _rows(sample)
     images = normalise(sample.images[rows], sample.image)
@@ -87,7 +90,7 @@ def _shown(
 def _maps(
     options: Mappable, images: Tensor, image: ImageOptions
 ) -> tuple[str, Sequence[Array]] | None:
-    """Return what the maps show, and a map (H, W) an image; None where images are too small."""
+    """Return what the maps show, and a map (H, W) per image; None where images are too small."""
     try:
         vectors = options.build(image)(images)
     except ConfigError:
@@ -95,14 +98,14 @@ def _maps(
     draw: Callable[[Tensor, int], Array]
     if isinstance(options, ScatteringOptions):
         meaning = (
-            f"First order: moduli of wavelets, averaged over {2**options.J} pixels, in "
-            f"{options.L} orientations, line by line: two lines a scale, fine ones first."
+            f"First order: moduli of wavelet coefficients, averaged over {2**options.J} pixels, in "
+            f"{options.L} orientations. Two lines per scale, fine scales first."
         )
         draw = _scattering_drawer(options)
     elif isinstance(options, HogOptions):
         meaning = (
-            f"Histograms of gradients in cells of {options.cell} pixels: a stroke an orientation, "
-            "along the edge, as bright as the edge is strong."
+            f"Histograms of gradients in cells of {options.cell} pixels: one stroke per "
+            "orientation, along the edge, brighter for a stronger edge."
         )
         draw = _hog_drawer(options, image.size)
     else:
@@ -130,7 +133,7 @@ def _scattering_drawer(options: ScatteringOptions) -> Callable[[Tensor, int], Ar
 
 
 def _tiled(maps: Array) -> Array:
-    """Lay maps (J, L, h, w) out in two lines a scale, with a thin frame between them."""
+    """Lay out maps (J, L, h, w) in two lines per scale, with thin gaps between them."""
     J, L, side, _ = maps.shape
     factor = max(1, MAP_SIDE // side)
     maps = maps.repeat(factor, axis=2).repeat(factor, axis=3)
@@ -163,12 +166,14 @@ def _hog_drawer(options: HogOptions, size: int) -> Callable[[Tensor, int], Array
 
 
 def _strokes(strengths: Sequence[float], side: int) -> Array:
-    """Return one cell: a stroke through its centre for each orientation, the strongest on top."""
+    """Return one cell: a stroke through its centre per orientation, with the strongest on top."""
     cell = Image.new("L", (side, side))
     pen = ImageDraw.Draw(cell)
     centre, reach = (side - 1) / 2, 0.45 * side
     for bin_number in sorted(range(len(strengths)), key=lambda k: strengths[k]):
-        across = math.pi * bin_number / len(strengths) + math.pi / 2  # the gradient crosses it
+        across = (
+            math.pi * bin_number / len(strengths) + math.pi / 2
+        )  # edges are normal to gradients
         dx, dy = reach * math.cos(across), reach * math.sin(across)
         pen.line(
             (centre - dx, centre - dy, centre + dx, centre + dy),

@@ -1,7 +1,7 @@
-"""Line charts as SVG that takes the page's ink and colours, so that it suits light and dark.
+"""Line charts as SVG that uses the page's ink and colours, in light and dark mode.
 
-All charts of a size have their axes at the same place, so that they stand in line. Units belong
-into the caption and keys beside the chart, both in the page's own letters.
+All charts of one size have their axes at the same place, so they line up. Units belong in the
+caption and the keys beside the chart, which use the page's own font.
 """
 
 import io
@@ -12,22 +12,22 @@ from typing import Any
 
 from markupsafe import Markup
 
-COLOURS = 10  # of the page's palette, var(--c0) to var(--c9)
-SIZE, SMALL_SIZE = (4.4, 2.6), (3.0, 1.9)  # inches: their ratio, and that of the letters
+COLOURS = 10  # in the page's palette, var(--c0) to var(--c9)
+SIZE, SMALL_SIZE = (4.4, 2.6), (3.0, 1.9)  # inches; the page scales them, so only ratios matter
 LETTERS = 11  # points
 _INK, _FAINT = "#0a0b0c", "#0a0b0d"
 _WIDTH = 1.8
-# Lengths of strokes and gaps, in line widths.
+# Lengths of dashes and gaps, in line widths.
 _DASHES = ((), (3.7, 1.6), (1, 1.6), (6.4, 1.6, 1, 1.6), (6, 2), (3, 1, 1, 1, 1, 1))
 _MARKED_POINTS = 30
-_TINY = 0.01  # what is nowhere larger is written by powers of ten
-# Room around the axes, in inches: tick labels on the left, the label of x below.
+_TINY = 0.01  # an axis that stays below this is labelled with powers of ten
+# Room around the axes, in inches: for tick labels on the left, for the label of x below.
 _LEFT, _RIGHT, _BELOW, _ABOVE = 0.66, 0.12, 0.5, 0.1
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line; gaps are NaN. `place` is its colour in the page's palette, and its dash."""
+    """One line; gaps are NaN. `place` selects its colour in the page's palette and its dash."""
 
     label: str
     x: Sequence[float]
@@ -62,9 +62,9 @@ def line_chart(
     small: bool = False,
     mark: float | None = None,
 ) -> Markup:
-    """Return a chart as SVG; `name` must be the page's only one of its kind.
+    """Return a chart as SVG; `name` must be unique on the page.
 
-    `mark` is the x of a vertical line.
+    `mark` is the x of a dotted vertical line.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ def line_chart(
 
 def _look(line: Line) -> dict[str, Any]:
     return {
-        "color": f"#c0ffe{line.place % COLOURS}",  # stands for a colour of the page
+        "color": f"#c0ffe{line.place % COLOURS}",  # replaced by a colour of the page
         "linestyle": (0, _dash(line)) if _dash(line) else "-",
         "marker": "o" if len(line.x) <= _MARKED_POINTS else None,
         "markersize": 3.5,
@@ -121,7 +121,7 @@ def _scale(axes: Any, *, from_zero: bool, most: float) -> None:
 
 
 def _ticks(axes: Any, *, log: bool) -> None:
-    """Few ticks, of whole numbers on x; on y each is whole in itself, with no power above them."""
+    """Set few ticks: whole numbers on x; on y full numbers, without an offset or common power."""
     from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -135,7 +135,7 @@ def _ticks(axes: Any, *, log: bool) -> None:
 
 
 def _tiny(value: float, _: int) -> str:
-    """Write 0.0002 as experiment files do: 2e-4."""
+    """Write 0.0002 as in experiment files: 2e-4."""
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
 
@@ -151,7 +151,7 @@ def _style(name: str) -> dict[Any, Any]:
 
 
 def _for_page(svg: str, name: str) -> Markup:
-    """Take the page's colours and font, and identifiers that no other figure has."""
+    """Use the page's colours and font, and identifiers that are unique on the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)

@@ -1,4 +1,4 @@
-"""How numbers are written on a page: few digits, thousands apart, never cut from their unit."""
+"""How a page writes numbers: few digits, thousands separated, no line break before a unit."""
 
 import math
 
@@ -7,7 +7,7 @@ _BOUND = "\N{NO-BREAK SPACE}"
 
 
 def count(value: float) -> str:
-    """Return a whole number with its thousands apart: 45,000."""
+    """Return a whole number with its thousands separated: 45,000."""
     return f"{value:,.0f}"
 
 
@@ -20,7 +20,7 @@ def millions(value: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return four significant digits; very small and very large ones by a power of ten."""
+    """Return four significant digits, with a power of ten for very small and large numbers."""
     if value is None or math.isnan(value):
         return "–"  # noqa: RUF001
     if value == 0 or 1e-3 <= abs(value) < 1e5:
@@ -31,17 +31,17 @@ def number(value: float | None) -> str:
 
 
 def times(factor: float) -> str:
-    """Return a factor in at most two digits, or whole: 1, 5.1, 61, 1,240."""
+    """Return a factor with two digits below 10, else as a whole number: 1, 5.1, 61, 1,240."""
     return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
 
 
 def percent(value: float | None) -> str:
-    """Return a percentage, given as such, with one digit, without its sign."""
+    """Return a value in percent with one decimal, without the percent sign."""
     return "–" if value is None or math.isnan(value) else f"{value:.1f}"  # noqa: RUF001
 
 
 def size(value: float) -> str:
-    """Return bytes in the largest fitting unit."""
+    """Return a size in bytes in the largest unit that fits."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 1000:
             return _bound(f"{value:.3g} {unit}")
@@ -50,7 +50,7 @@ def size(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: 0.8 s, 76 s, 12 min 5 s, 3 h 20 min."""
+    """Return seconds in everyday units: 0.8 s, 76 s, 12 min 5 s, 3 h 20 min."""
     if seconds < 10:
         return _bound(f"{seconds:.2g} s")
     if seconds < 100:
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Return a sentence in which no line can end between a number and its %."""
+    """Return a sentence in which no line breaks between a number and its %."""
     return text.replace(" %", f"{_BOUND}%")
 
 

@@ -1,4 +1,4 @@
-"""Whether an embedding has collapsed: how many of its dimensions carry anything."""
+"""Whether an embedding has collapsed: how many of its dimensions carry information."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from pipeline.reporting.figures import Key, Line, keys, line_chart
 from pipeline.reporting.run_facts import Collapse
 from pipeline.reporting.sample import STUDENT, UNTRAINED, Sample
 
-DEAD = 0.01  # of the root mean square of the standard deviations
-# Beyond either of these an embedding is called collapsed.
+DEAD = 0.01  # times the root mean square of the standard deviations
+# An embedding beyond either limit counts as collapsed.
 LEAST_RANK_SHARE, MOST_DEAD_SHARE = 0.05, 0.5
 
 
@@ -21,8 +21,8 @@ LEAST_RANK_SHARE, MOST_DEAD_SHARE = 0.05, 0.5
 class Health:
     """`spaces` by name, and the variance of each dimension of the encoders as a figure.
 
-    Below `least_rank`, or above `most_dead` (%) dead dimensions, the student would be called
-    collapsed.
+    The student counts as collapsed if its rank is below `least_rank`, or more than `most_dead`
+    percent of its dimensions are dead.
     """
 
     spaces: Mapping[str, Collapse]
@@ -38,8 +38,8 @@ class Health:
 def collapse_of(space: Tensor) -> Collapse:
     """Return RankMe of features (N, D), its bound min(N, D), and the share of dead dimensions.
 
-    A dimension is dead where its standard deviation is at most `DEAD` times the root mean
-    square of all: a common scale makes no difference.
+    A dimension is dead if its standard deviation is at most `DEAD` times the root mean square
+    of all standard deviations, so a common scale makes no difference.
     """
     spread = space.double().std(dim=0, correction=0)
     dead = spread <= DEAD * spread.square().mean().sqrt()
@@ -47,14 +47,14 @@ def collapse_of(space: Tensor) -> Collapse:
 
 
 def has_collapsed(found: Collapse) -> bool:
-    """Whether few dimensions carry anything."""
+    """Return whether only few dimensions carry information."""
     return found.rank < LEAST_RANK_SHARE * found.limit or found.dead_share > MOST_DEAD_SHARE
 
 
 def variance_shares(space: Tensor) -> Tensor:
-    """Return the share (D,) of each dimension in the total variance of (N, D), largest first.
+    """Return each dimension's share (D,) of the total variance of (N, D), largest first.
 
-    Zeros where nothing varies.
+    All shares are zero if nothing varies.
     """
     variances = space.double().var(dim=0, correction=0)
     total = variances.sum()
@@ -73,7 +73,7 @@ def health(sample: Sample) -> Health:
     figure = line_chart(
         "variance",
         lines,
-        x_label="dimension, by its variance",
+        x_label="dimension, by variance",
         log=True,
     )
     student = shares[STUDENT]
@@ -86,11 +86,11 @@ def health(sample: Sample) -> Health:
         images=len(sample.images),
         figure=figure,
         keys=keys(lines),
-        spoken=f"Taken one by one, the largest {half} of the student's {len(student)} dimensions "
-        "hold half of its variance.",
+        spoken=f"The {half} dimensions of largest variance, of the student's {len(student)}, hold "
+        "half of its variance.",
     )
 
 
 def _drawable(shares: Tensor) -> list[float]:
-    """Return percentages; a logarithmic axis has no place for zero."""
+    """Return percentages, NaN for zero, which a logarithmic axis cannot show."""
     return (100 * torch.where(shares > 0, shares, torch.nan)).tolist()

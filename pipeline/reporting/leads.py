@@ -1,4 +1,4 @@
-"""How one score stands to another, in words: by how much, on which images, and whether it is so."""
+"""How one score compares with another, in words: by how much, and whether that is settled."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,7 +10,7 @@ Standing = Literal["ahead", "behind", "open"]
 
 
 def standing_of(pair: Paired) -> Standing:
-    """Return how the first stands to the second, `open` where that is not settled."""
+    """Return whether the first is ahead of or behind the second; `open` where not settled."""
     if not pair.settled:
         return "open"
     return "ahead" if pair.difference > 0 else "behind"
@@ -23,13 +23,13 @@ def signed(pair: Paired) -> str:
 
 
 def amount(pair: Paired) -> str:
-    """Return how large a difference is, whichever way: 3.8 points (1.9 to 5.6)."""
+    """Return the size of a difference without its sign: 3.8 points (1.9 to 5.6)."""
     low, high = sorted((abs(pair.low), abs(pair.high)))
     return f"{percent(abs(pair.difference))} points ({percent(low)} to {percent(high)})"
 
 
 def compared_in_words(first: str, second: str, pair: Paired) -> str:
-    """Return the sentence that says which of two is better, by how much, on how many images."""
+    """Return a sentence that says which of two is better, by how much, on how many images."""
     tally = (
         f"of the same {count(pair.images)} images it wins {count(pair.wins)} and loses "
         f"{count(pair.losses)}{_test(pair)}"
@@ -40,7 +40,7 @@ def compared_in_words(first: str, second: str, pair: Paired) -> str:
     if pair.wins == pair.losses == 0:
         return f"{first} and {second} do the same on each of {count(pair.images)} images."
     return (
-        f"Between {first} and {second} nothing is settled: the difference is {signed(pair)} "
+        f"The difference between {first} and {second} is not settled: it is {signed(pair)} "
         f"points; {tally.replace(' it ', f' {first} ', 1)}."
     )
 

@@ -1,4 +1,4 @@
-"""Embeddings in the plane: by PCA, and by t-SNE, each image a mark in the colour of its class."""
+"""Embeddings in the plane by PCA and t-SNE; each image is a mark in the colour of its class."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample, class_
 LEAST_IMAGES = 10
 SEED = 0
 PERPLEXITY = 30
-PCA_FIRST = 50  # dimensions that t-SNE is given
+PCA_FIRST = 50  # PCA dimensions given to t-SNE
 COLOURS = 10  # and as many marks
-NAMED_CLASSES = COLOURS**2  # at most, each with a pair of colour and mark of its own
-SPELT_CLASSES = 20  # at most, for names to stand on the map itself
+NAMED_CLASSES = COLOURS**2  # at most; each has its own pair of colour and mark
+SPELT_CLASSES = 20  # at most, for the map itself to show class names
 SIDE, MARGIN = 400, 14  # of a map, in its own units
 OTHERS = "other classes"
 LETTER, LINE = 8.0, 16.0  # room for a letter of a label, and for a line
-STEPS = (0, -1, 1, -2, 2, -3, 3)  # lines up or down, where a place is taken
+STEPS = (0, -1, 1, -2, 2, -3, 3)  # lines to move a label up or down, if its place is taken
 
 
 @dataclass(frozen=True)
 class Group:
-    """The images of one class, or, as `rest`, of all others."""
+    """The images of one class, or those of all other classes (`rest`)."""
 
     label: str
     place: int
@@ -42,13 +42,13 @@ class Group:
 
     @property
     def mark(self) -> int:
-        """The number of its mark, another one each time that the colours are used up."""
+        """The number of its mark; the pair of colour and mark is unique."""
         return (self.place + self.place // COLOURS) % COLOURS
 
 
 @dataclass(frozen=True)
 class Placed:
-    """One class on one map: marks (x, y), and where its label stands, if there is room."""
+    """One class on one map: its marks (x, y), and the place of its label, if there is room."""
 
     group: Group
     points: tuple[tuple[str, str], ...]
@@ -57,7 +57,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Map:
-    """One space by one method."""
+    """One space, projected by one method."""
 
     name: str
     title: str
@@ -67,10 +67,10 @@ class Map:
 
 @dataclass(frozen=True)
 class Maps:
-    """All maps, whose marks are the same images in the same order, as are `items` and tiles.
+    """All maps. Their marks, `items` and the tiles are the same images in the same order.
 
-    Where images may have several classes, all are one group, and `tags` are the classes: label,
-    the number that items know it by, and how many images have it.
+    Where images may have several classes, all images are one group, and `tags` holds the
+    classes: label, number (as in `items`), and number of images.
     """
 
     maps: tuple[Map, ...]
@@ -88,7 +88,7 @@ class Maps:
 
 
 def maps(sample: Sample, predicted: Mapping[str, str]) -> Maps | Absent:
-    """Return maps of student and untrained encoder; `predicted` classes are by image name."""
+    """Return maps of student and untrained encoder; `predicted` maps image names to classes."""
     N = len(sample.images)
     if N < LEAST_IMAGES:
         return Absent(f"a map needs at least {LEAST_IMAGES} images; there are {N}")
@@ -116,7 +116,7 @@ def maps(sample: Sample, predicted: Mapping[str, str]) -> Maps | Absent:
 def project(space: Tensor, method: str) -> tuple[Array, str]:
     """Return features (N, D) in the plane (N, 2), and a note on the method.
 
-    PCA is of the features themselves; t-SNE keeps neighbourhoods by cosine, as the
+    PCA uses the features themselves; t-SNE uses cosine neighbourhoods, as the
     nearest-neighbour protocols do.
     """
     from sklearn.decomposition import PCA
@@ -135,16 +135,16 @@ def project(space: Tensor, method: str) -> tuple[Array, str]:
     init = "pca" if unit.var() > 0 else "random"
     tsne = TSNE(perplexity=perplexity, init=init, random_state=SEED, n_jobs=1)
     near: Array = tsne.fit_transform(unit)
-    return near, "what is near is similar; distances between clusters say little"
+    return near, "nearby images are similar; distances between clusters say little"
 
 
 def _two(points: Array) -> Array:
-    """Give a single column a second one of zeros."""
+    """Return two columns; a single column gets a second one of zeros."""
     return points if points.shape[1] > 1 else np.column_stack([points, np.zeros(len(points))])
 
 
 def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
-    """Return the groups, and the place of each image's group among them."""
+    """Return the groups, and the index of each image's group."""
     N = len(sample.images)
     if sample.labels is None:
         return (Group("images", 0, N),), np.zeros(N, dtype=int)
@@ -171,7 +171,7 @@ def _tags(sample: Sample) -> tuple[tuple[str, int, int], ...]:
 
 
 def _scaled(points: Array) -> Array:
-    """Fit points (N, 2) into the map, both axes by the same factor, upwards as y grows."""
+    """Fit points (N, 2) into the map: same factor on both axes, larger y further up."""
     low, high = points.min(axis=0), points.max(axis=0)
     extent = max(float((high - low).max()), 1e-12)
     centred = (points - (low + high) / 2) / extent * (SIDE - 2 * MARGIN)
@@ -190,7 +190,7 @@ def _placed(points: Array, of_image: Array, groups: Sequence[Group]) -> tuple[Pl
 
 
 def _middle(points: Array) -> tuple[float, float]:
-    """Return the point nearest to the median of all."""
+    """Return the point nearest to the median of all points."""
     x, y = points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
     return float(x), float(y)
 
@@ -198,7 +198,7 @@ def _middle(points: Array) -> tuple[float, float]:
 def _within(
     labels: Sequence[str], wanted: Sequence[tuple[float, float]]
 ) -> list[tuple[str, str] | None]:
-    """Return where labels stand that are shown one at a time: inside of the map."""
+    """Return places within the map for labels that are shown one at a time."""
     found = []
     for label, (x, y) in zip(labels, wanted, strict=True):
         half = LETTER * len(label) / 2
@@ -210,8 +210,8 @@ def _within(
 def _apart(
     labels: Sequence[str], wanted: Sequence[tuple[float, float]]
 ) -> list[tuple[str, str] | None]:
-    """Return where labels stand near the wanted places without overlapping; None for no room."""
-    taken: list[tuple[float, float, float]] = []  # half a width, x, y
+    """Return places near the wanted ones where labels do not overlap; None for no room."""
+    taken: list[tuple[float, float, float]] = []  # half the width, x, y
     result: list[tuple[str, str] | None] = []
     for label, (x, y) in zip(labels, wanted, strict=True):
         half = LETTER * max(len(label), 1) / 2

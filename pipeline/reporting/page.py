@@ -1,4 +1,4 @@
-"""One self-contained HTML page: panels in, a string out. Nothing on it is fetched."""
+"""One self-contained HTML page: panels in, a string out. The page loads no other file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,41 +27,41 @@ from pipeline.representations.representation import RepresentationOptions
 TEMPLATES = Path(__file__).parent / "templates"
 GUIDES = {
     "scores": (
-        "Look for a student that is ahead of the untrained encoder, and of what needs no training, "
-        "by the protocol nearest to your use. Bad: behind, or not settled."
+        "Look for a student that is ahead of the untrained encoder, and of controls without "
+        "training, by the protocol nearest to your use. Bad: behind, or not settled."
     ),
     "cached": (
-        "Look for an error far below what a term of dependence changes by in training. Bad: one of "
-        "that size: the term then follows the storing, not the images; store more numbers. (A term "
-        "of regression predicts the stored numbers as they are.)"
+        "Look for an error far smaller than the change of a dependence term during training. Bad: "
+        "an error of that size, since the term then follows the rounding, not the images; store "
+        "more numbers. (A regression term predicts the stored numbers as they are.)"
     ),
     "curves": (
         "Look for an objective that falls on validation as on training, and probes that rise. Bad: "
-        "validation rises while training falls (it learns the images by heart), or a jump."
+        "validation rises while training falls (overfitting), or a jump."
     ),
     "representations": (
-        "Look for the shapes of the images: what you recognise in a drawing, the representation "
-        "can teach. Bad: a drawing that is empty, or the same for every image."
+        "Look for the shapes of the images: a representation can teach what you recognise in its "
+        "drawing. Bad: a drawing that is empty, or the same for every image."
     ),
     "dependence": (
-        "Look for a student that depends more than the untrained encoder on what its objective "
-        "names. Bad: no more than untrained, or a row of zeros."
+        "Look for a student that depends on the spaces in its objective more than the untrained "
+        "encoder does. Bad: no more than untrained, or a row of zeros."
     ),
     "neighbours": (
-        "Look for neighbours of the same content, not of the same colour or background alone. Bad: "
-        "the untrained encoder finds as much, or one image is near to every query."
+        "Look for neighbours with the same content, not just the same colour or background. Bad: "
+        "the untrained encoder does as well, or one image is near every query."
     ),
     "confusion": (
-        "Look for errors between classes that resemble each other. Bad: a class that is hardly "
-        "ever right, or one that images of all others are taken for."
+        "Look for errors between classes that resemble each other. Bad: a class that is rarely "
+        "right, or a class for which images of all others are mistaken."
     ),
     "mistakes": (
-        "Look for wrong labels, and for what the images have in common. Bad: images that anybody "
-        "would tell apart."
+        "Look for wrong labels, and for what the images have in common. Bad: mistakes that nobody "
+        "would make."
     ),
     "provenance": (
-        "Look here for what makes this run again. Bad: images left out that you need, or digests "
-        "and versions other than those of the run that you compare it with."
+        "Look here to repeat this run. Bad: images you need were left out, or digests and versions "
+        "differ from those of the run you compare with."
     ),
 }
 
@@ -70,7 +70,7 @@ GUIDES = {
 class Panel:
     """One part of the page: `content` is what its template shows, or why it is left out.
 
-    `guide` says what to look for, and what would be a bad sign; empty where the panel says it.
+    `guide` says what to look for and what is a bad sign; empty where the template says so itself.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Panel:
 
     @property
     def template(self) -> str:
-        """The file that shows it."""
+        """The template file that shows the panel."""
         return f"{self.name}.html.j2"
 
 
@@ -93,8 +93,8 @@ class Panel:
 class Report:
     """What the page of one run is made from.
 
-    `file` is the experiment file as it was written, `assignments` what was set on top of it,
-    `features` what the run stores, `predictions` those of `protocol`; none where no protocol
+    `file` is the text of the experiment file, `assignments` are the overrides. `features` are
+    those that the run stores. `predictions` are those of `protocol`, empty where no protocol
     predicts a class.
     """
 
@@ -118,7 +118,7 @@ def render_report(report: Report, progress: Progress) -> str:
 
 
 def panels_of(report: Report, progress: Progress) -> list[Panel]:
-    """Return the panels of a run's page, in their order."""
+    """Return the panels of a run's page in order."""
     recipes = _recipes(report)
     progress.start("draw the page", len(recipes), "panels")
     panels = []
@@ -129,7 +129,7 @@ def panels_of(report: Report, progress: Progress) -> list[Panel]:
 
 
 def _recipes(report: Report) -> dict[str, tuple[str, Callable[[], Any]]]:
-    """Return the title of each panel, and what makes its content."""
+    """Return the title of each panel, and a function that makes its content."""
     run, sample = report.run, report.sample
     protocol, predictions = report.protocol, report.predictions
     predicted = {p.image: p.predicted for p in predictions}

@@ -1,4 +1,4 @@
-"""Images inside a page: single ones, and many in one sprite, as data that needs no other file."""
+"""Images within a page as data URIs: single images, and many images in one sprite."""
 
 import base64
 import io
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pipeline.features.encoding import Array
 
-PICTURE_SIDE = 96  # pixels, of a single image
-TILE_SIDE = 40  # pixels, of one among many
+PICTURE_SIDE = 96  # pixels, for a single image
+TILE_SIDE = 40  # pixels, for a tile of a sprite
 _LOSSLESS_SIDE = 16
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """N square images in one, row by row: tile i is at column i % columns, row i // columns."""
+    """N square tiles in one image: tile i is at column i % columns, row i // columns."""
 
     uri: str
     columns: int
@@ -28,20 +28,20 @@ class Sprite:
 
 
 def picture(image: Tensor) -> str:
-    """Return an image (C, S, S), uint8, as a data URI, no larger than `PICTURE_SIDE`."""
+    """Return an image (C, S, S), uint8, as a data URI with at most `PICTURE_SIDE` pixels a side."""
     pixels = _pixels(_at_most(image[None], PICTURE_SIDE))[0]
     return _uri(pixels, lossless=len(pixels) <= _LOSSLESS_SIDE)
 
 
 def grey_picture(values: Array) -> str:
-    """Return a map (H, W) of floats as a data URI, from black at 0 to white at its largest."""
+    """Return a map (H, W) of floats as a data URI, black at 0 and white at its largest value."""
     largest = values.max()
     scaled = 255 * values.clip(min=0) / largest if largest > 0 else values
     return _uri(scaled.astype(np.uint8)[:, :, None], lossless=True)
 
 
 def sprite(images: Tensor) -> Sprite:
-    """Return images (N, C, S, S), uint8, in one data URI, each no larger than `TILE_SIDE`."""
+    """Return images (N, C, S, S), uint8, as one sprite of tiles of at most `TILE_SIDE` pixels."""
     tiles = _pixels(_at_most(images, TILE_SIDE))  # (N, S, S, C)
     N, side, _, C = tiles.shape
     columns = math.ceil(math.sqrt(N))

@@ -1,4 +1,4 @@
-"""From what a run came: its whole config, digests, versions, commands, times of the stages."""
+"""Where a run came from: its whole config, digests, versions, commands, times of the stages."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ from pipeline.reporting.run_facts import Run, Split, Work
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's work: how long it took, when, on what, and its phases."""
+    """One stage's work: its duration, start, machine and phases."""
 
     name: str
     seconds: str
@@ -24,7 +24,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Packed:
-    """One split as it was packed: images that can be read, and those left out with some names."""
+    """One packed split: how many images can be read, and how many were left out, with names."""
 
     name: str
     read: str
@@ -35,7 +35,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Provenance:
-    """`config` is the resolved experiment, `file` the experiment file as it was written."""
+    """`config` is the resolved experiment, `file` the text of the experiment file."""
 
     config: str
     file: str
@@ -49,7 +49,7 @@ class Provenance:
 
 
 def provenance(run: Run, file: str, assignments: Sequence[str]) -> Provenance:
-    """Return where a run came from: an experiment file, with `assignments` on top."""
+    """Return where a run came from: `file` is its experiment file, `assignments` the overrides."""
     known = [work for work in run.work if work.attempts]
     return Provenance(
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
@@ -118,7 +118,7 @@ def _stage(work: Work) -> Stage:
 
 
 def flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return a nested config as dotted keys; lists are values."""
+    """Return a nested config as one dict of dotted keys; lists are values."""
     result = dict[str, Any]()
     for key, value in config.items():
         below = f"{path}.{key}" if path else str(key)

@@ -1,8 +1,8 @@
-"""Published figures of the experiments that `configs/` reproduces, to stand beside measured ones.
+"""Published figures of the experiments that `configs/` reproduces, to compare with measured ones.
 
-Of MV-MR by its released code (arXiv 2303.12130), and of VICReg on CIFAR-10 by solo-learn's
-table. A row applies to a run of that name, with that architecture, alone: a config that was
-edited into something else claims nothing.
+MV-MR figures are those of its released code (arXiv 2303.12130); the VICReg figure on CIFAR-10 is
+from solo-learn's table. A row applies only to a run with that name and that architecture, so a
+config edited into something else gets no published figure.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SOLO_LEARN = "solo-learn's table"
 
 @dataclass(frozen=True)
 class Published:
-    """One row: `values` in percent by the name of the figure, after so many epochs.
+    """One row: `values` in percent by the name of the figure, after `epochs` epochs.
 
     `epochs` is None where the run does not train.
     """
@@ -57,7 +57,7 @@ PUBLISHED = (
         *("voc07_transfer", "voc07", "resnet50"),
         {"map": 87.1},
         None,
-        note="It is averaged over all answers at once, the figures here over classes.",
+        note="It is averaged over all answers at once; the figures here are means over classes.",
     ),
     Published(*("imagenet_clip", "linear_augmented", "resnet50"), {"top1": 75.3}, 200),
     Published(*("stl10_clip", "linear_augmented", "resnet50"), {"top1": 95.6}, 200),
@@ -72,7 +72,7 @@ PUBLISHED = (
 
 
 def published_for(experiment: str, architecture: str) -> dict[str, Published]:
-    """Return the rows that a run reproduces, by protocol."""
+    """Return the rows that apply to a run, by protocol."""
     return {
         row.protocol: row
         for row in PUBLISHED

@@ -1,4 +1,4 @@
-"""What is known of one run, as plain values: what the page tells, and what comparisons need."""
+"""The facts of one run as plain values, for its page and for comparisons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,9 +12,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Split:
-    """One split: how many images, how many of them labelled and unreadable, bytes of its tars.
+    """One split: numbers of images, of labelled and of unreadable ones; bytes of its tars.
 
-    `left_out` names the first of the unreadable ones.
+    `left_out` holds the names of the first unreadable images.
     """
 
     images: int
@@ -27,12 +27,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Cached:
-    """One stored feature: `width` numbers an image of an unreduced `original_width`.
+    """One stored feature: `width` numbers per image, `original_width` before reduction.
 
-    `teacher` says whether a frozen network made it. The errors are those of dCor that storing it
-    costs. `images_per_second` is what its extraction was measured at, None where that is unknown;
-    `basis_bytes` are those of `bytes` that map the representation to the stored numbers, as the
-    basis of a PCA does.
+    `teacher` says whether a frozen network made it. The errors are those of dCor caused by
+    storing. `images_per_second` is the measured speed of extraction, None where unknown.
+    `basis_bytes` is the part of `bytes` that maps the representation to the stored numbers, such
+    as the basis of a PCA.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Cached:
 
 @dataclass(frozen=True)
 class Student:
-    """The encoder: learnable numbers of the backbone, width of its features, its checkpoint."""
+    """The encoder: parameters of the backbone, width of its features, its checkpoint."""
 
     architecture: str
     parameters: int
@@ -64,7 +64,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Collapse:
-    """How many dimensions a space uses: RankMe, of at most `limit`; the share that is dead."""
+    """How many dimensions a space uses: RankMe, at most `limit`, and the share of dead ones."""
 
     rank: float
     limit: int
@@ -73,14 +73,14 @@ class Collapse:
 
 @dataclass(frozen=True)
 class Work:
-    """How long one stage's work took: all attempts until it was finished; none where unknown."""
+    """The work of one stage: all attempts until it was finished, empty where unknown."""
 
     stage: str
     attempts: tuple[Attempt, ...]
 
     @property
     def seconds(self) -> float | None:
-        """Wall-clock seconds of all attempts."""
+        """Wall-clock seconds of all attempts, None where unknown."""
         return sum(attempt.seconds for attempt in self.attempts) if self.attempts else None
 
 
@@ -88,9 +88,9 @@ class Work:
 class Run:
     """One run. `config` is the resolved experiment; `metrics` are the protocols' files by name.
 
-    `training` says which checkpoint is the best, and by what; `curves` has a row an epoch.
-    `health` is by space: the student, the untrained encoder, pixels, stored features.
-    `per_image` is by protocol, what each scored image got; the record of the run is without it.
+    `training` says which checkpoint is the best, and by which rule; `curves` has one row per
+    epoch. `health` is by space: the student, the untrained encoder, pixels, stored features.
+    `per_image` holds the result of each scored image, by protocol; `to_json` omits it.
     """
 
     name: str
@@ -111,18 +111,18 @@ class Run:
 
     @property
     def epochs(self) -> int | None:
-        """Epochs of training, None where weights were given."""
+        """Number of training epochs, None where weights were given."""
         train = self.config["train"]
         return None if train is None else int(train["epochs"])
 
     @property
     def objective(self) -> Mapping[str, Mapping[str, Any]]:
-        """Terms by which it was trained: those with a weight, none where weights were given."""
+        """Terms of training whose weight is not 0; empty where weights were given."""
         terms = self.config["objective"] if self.config["train"] else None
         return {name: term for name, term in (terms or {}).items() if term["weight"] != 0}
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `run_from_json` reads."""
+        """Return the record that `run_from_json` reads."""
         values = asdict(replace(self, per_image={}))
         del values["per_image"]
         return {"format": FORMAT, **values}

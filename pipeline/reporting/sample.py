@@ -1,4 +1,4 @@
-"""Some images of a run, and every space they are embedded in: what the pictures are made from."""
+"""A sample of a run's images, embedded in every space, from which the pictures are made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ STUDENT, UNTRAINED, PIXELS = "student", "untrained", "pixels"
 
 @dataclass(frozen=True)
 class Sample:
-    """N images (N, C, S, S), uint8, with names, and labels (N,) of `classes`.
+    """N images (N, C, S, S), uint8, with names and labels (N,), which are indices of `classes`.
 
-    `labels` is None where not every image has exactly one class; `tags` are then the classes of
-    each image, none where they are unknown. `spaces` are features (N, D) by name: student,
-    untrained, pixels, and each stored feature; row i is image i.
+    `labels` is None unless every image has exactly one class; `tags` are then the classes of
+    each image, empty where unknown. `spaces` are features (N, D) by name: student, untrained,
+    pixels, and each stored feature; row i is image i.
     """
 
     split: Split
@@ -36,12 +36,12 @@ class Sample:
         return self.tags[row] if self.tags else ()
 
     def called(self, row: int) -> str | None:
-        """Return the names of an image's classes, None without one."""
+        """Return the names of an image's classes, None if it has no class."""
         names = [class_name(label, self.classes) for label in self.classes_of(row)]
         return ", ".join(names) or None
 
     def alike(self, row: int, other: int) -> bool | None:
-        """Whether two images have a class in common, None where one of them has none."""
+        """Return whether two images share a class, None where one of them has no class."""
         own, others = set(self.classes_of(row)), set(self.classes_of(other))
         return bool(own & others) if own and others else None
 
@@ -53,6 +53,6 @@ def class_name(label: int, classes: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Absent:
-    """Why there is nothing to show."""
+    """Takes the place of content that cannot be shown; `reason` says why."""
 
     reason: str

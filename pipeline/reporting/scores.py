@@ -1,4 +1,4 @@
-"""Every protocol: the student's main figure with its interval, beside the same of each control."""
+"""Every protocol: the main figure of the student and of each control, with its interval."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Role = Literal["student", "untrained", "pixels", "feature", "teacher"]
 class Score:
     """One subject's main figure; `low` and `high` bound its 95 % interval where there is one.
 
-    `lead` is what the student is ahead by, on the same images, where that is known.
+    `lead` is the student's lead over the subject on the same images, where known.
     """
 
     subject: str
@@ -38,25 +38,25 @@ class Score:
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Its name in a table."""
         if self.role in ("feature", "teacher"):
             return f"{self.subject}, {'teacher' if self.role == 'teacher' else 'stored'}"
         return LABELS[self.role]
 
     @property
     def named(self) -> str:
-        """What a sentence calls it."""
+        """Its name in a sentence."""
         if self.role in ("feature", "teacher"):
             return f"the {'teacher' if self.role == 'teacher' else 'stored'} {self.subject}"
         return self.label.replace(",", "")
 
     @property
     def ahead_by(self) -> str:
-        """What the student is ahead by, with its interval; nothing where that is not known."""
+        """The student's lead with its interval; empty where unknown."""
         return "" if self.lead is None else signed(self.lead)
 
     def overlaps(self, other: "Score") -> bool | None:
-        """Whether both intervals have a value in common, None where one is missing."""
+        """Return whether the two intervals overlap, None where one is missing."""
         if None in (self.low, self.high, other.low, other.high):
             return None
         return bool(self.low <= other.high and other.low <= self.high)  # type: ignore[operator]
@@ -66,8 +66,8 @@ class Score:
 class Protocol:
     """One protocol: `scores` has the student first; `table` holds all numbers of all subjects.
 
-    `chance` is the main figure without looking at an image, where that is known, and
-    `chance_says` how it comes about; `options` are the protocol's own.
+    `chance` is the main figure of a guess without looking at images, where known; `chance_says`
+    describes that guess. `options` are those of the protocol.
     """
 
     name: str
@@ -97,7 +97,10 @@ class Protocol:
         return next((score for score in self.scores if score.subject == subject), None)
 
     def standing(self, score: Score) -> Standing:
-        """Return how the student stands to a control: image by image, else by intervals apart."""
+        """Return whether the student is ahead of a control.
+
+        The comparison is image by image where possible; otherwise intervals must not overlap.
+        """
         if score.lead is not None:
             return standing_of(score.lead)
         if self.student.overlaps(score) is not False:
@@ -119,13 +122,13 @@ class Protocol:
         return max(0.0, min(values) - margin), min(most, max(values) + margin)
 
     def place(self, value: float) -> float:
-        """Return where a value lies on that axis, in percent of its length."""
+        """Return the position of a value on that axis, in percent of its length."""
         low, high = self.span
         return round(100 * (value - low) / (high - low), 2)
 
 
 def judging(scored: Sequence[Protocol]) -> tuple[Protocol, ...]:
-    """Return those that tell how good a student is: in percent, beside controls if any."""
+    """Return the protocols that judge the student: those in percent, if possible with controls."""
     shares = [protocol for protocol in scored if protocol.unit]
     return tuple([p for p in shares if len(p.scores) > 1] or shares)
 
@@ -197,7 +200,7 @@ def _label(run: Run, subject: str) -> str:
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the numbers of a subject, those beside a reference with its name."""
+    """Yield the numbers of a subject by name; those against a reference get its name appended."""
     for name, value in values.items():
         if name in ("seed", "chance"):
             continue
@@ -207,5 +210,5 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, number(value)
         elif name.startswith("with_"):
             for inner, nested in value.items():
-                if f"{inner}_{name}" not in values:  # the main figure, which has a column
+                if f"{inner}_{name}" not in values:  # the main figure already has a column
                     yield f"{inner}_{name}", number(nested)

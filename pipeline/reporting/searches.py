@@ -1,4 +1,4 @@
-"""What each space finds similar: the nearest images of a few queries, side by side."""
+"""Which images each space finds similar: the nearest images of a few queries, side by side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ QUERIES, NEAREST = 6, 6
 
 @dataclass(frozen=True)
 class Found:
-    """An image: `right` says whether it has a class of the query, None where that is unknown."""
+    """An image: `right` says whether it shares a class with the query, None where unknown."""
 
     uri: str
     name: str
@@ -25,7 +25,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Query:
-    """A query, and what each space finds for it, nearest first."""
+    """A query, and the images that each space finds for it, nearest first."""
 
     image: Found
     found: Mapping[str, tuple[Found, ...]]
@@ -33,10 +33,10 @@ class Query:
 
 @dataclass(frozen=True)
 class Searches:
-    """Queries; `hits` is the share (%), by space, of images whose nearest one has their class.
+    """Queries; `hits` is the share (%), by space, of images whose nearest one shares their class.
 
-    `chance` is that share for an image drawn at random; hits are of images with a class alone,
-    and empty where there is none. With `single`, each image has one class.
+    Hits count only images with a class, and are empty where there are none. `chance` is that
+    share for an image drawn at random. With `single`, each image has exactly one class.
     """
 
     queries: tuple[Query, ...]
@@ -48,10 +48,10 @@ class Searches:
 
 
 def searches(sample: Sample, spaces: Sequence[str]) -> Searches | Absent:
-    """Return the nearest images by cosine, of one query a class, in each of `spaces`."""
+    """Return the nearest images by cosine in each of `spaces`, for one query per class."""
     N = len(sample.images)
     if N <= NEAREST:
-        return Absent(f"it needs more than {NEAREST} images; there are {N}")
+        return Absent(f"the search needs more than {NEAREST} images; there are {N}")
     cpu = torch.device("cpu")
     found = {
         space: nearest(
@@ -77,7 +77,7 @@ def searches(sample: Sample, spaces: Sequence[str]) -> Searches | Absent:
 
 
 def _queries(sample: Sample) -> list[int]:
-    """Return the first image of each of the first classes, or the first images."""
+    """Return the first image of each of the first classes; without classes, the first images."""
     if sample.labels is None:
         return list(range(min(QUERIES, len(sample.images))))
     labels = sample.labels.tolist()
@@ -91,7 +91,7 @@ def _hits(sample: Sample, found: Neighbours) -> float | None:
 
 
 def _chance(sample: Sample) -> float:
-    """Return the share of pairs of different images that have a class in common, in percent."""
+    """Return the share of pairs of different images that share a class, in percent."""
     pairs = torch.zeros(len(sample.images), len(sample.classes) or 1 + _most(sample))
     for row in range(len(pairs)):
         pairs[row, list(sample.classes_of(row))] = 1
@@ -106,7 +106,7 @@ def _most(sample: Sample) -> int:
 
 
 def _share(found: Sequence[bool | None]) -> float | None:
-    """Return how many of those that are known are true, in percent; None if none is known."""
+    """Return the share of known values that are true, in percent; None if none is known."""
     known = [value for value in found if value is not None]
     return 100 * sum(known) / len(known) if known else None
 

@@ -1,4 +1,4 @@
-"""What a newcomer asks first: what was done, how good is it, can it be trusted."""
+"""What a newcomer asks first: what was done, how good it is, whether to trust it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from pipeline.reporting.verdict import verdict
 
 @dataclass(frozen=True)
 class Summary:
-    """`verdict` says it all in a few sentences.
+    """`verdict` sums up the run in a few sentences.
 
-    `facts` say what was done; `headlines`, those that the verdict goes by, how good it is;
-    `notes` whether to trust it.
+    `facts` say what was done. `headlines` are the protocols that the verdict is based on.
+    `notes` say whether to trust the scores.
     """
 
     verdict: tuple[str, ...]
@@ -42,7 +42,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     yield (
         "Student",
         f"{student.architecture}: {millions(student.parameters)} parameters, "
-        f"{count(student.width)} numbers an image",
+        f"{count(student.width)} numbers per image",
     )
     yield "Teacher", _teachers(run)
     yield "Training", _training(run)
@@ -55,7 +55,7 @@ def _data(run: Run) -> str:
     image = run.config["dataset"]["image"]
     splits = ", ".join(f"{count(s.images - s.invalid)} {name}" for name, s in run.splits.items())
     if run.multi_label:
-        classes = f"{len(run.classes)} classes, several an image"
+        classes = f"{len(run.classes)} classes, several per image"
     elif run.classes:
         classes = f"{len(run.classes)} classes"
     else:
@@ -84,8 +84,8 @@ def _teachers(run: Run) -> str:
 def _cached(stored: Cache) -> str:
     names = ", ".join(saving.feature.name for saving in stored.savings)
     text = (
-        f"{names}: {size(stored.bytes)} instead of {size(stored.raw_bytes)} unreduced, at an error "
-        f"of plain distance correlation of at most {number(stored.dcor_error)}"
+        f"{names}: {size(stored.bytes)} instead of {size(stored.raw_bytes)} unreduced, with an "
+        f"error of plain distance correlation of at most {number(stored.dcor_error)}"
     )
     if stored.saved_seconds:
         text += f"; {duration(stored.saved_seconds)} of extraction not repeated"
@@ -94,7 +94,7 @@ def _cached(stored: Cache) -> str:
 
 def _training(run: Run) -> str:
     if run.epochs is None:
-        return f"none: the weights {run.config['student']['weights']} were taken as they are"
+        return f"none: the weights {run.config['student']['weights']} were used as given"
     terms = ", ".join(
         f"{term['kind']} on {term['representation']}" if "representation" in term else term["kind"]
         for term in run.objective.values()

@@ -1,4 +1,4 @@
-"""What each term of an objective asks of the encoder, in a sentence, from its options alone."""
+"""A sentence on what each term of an objective asks of the encoder, made from its options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ KINDS = {
     "local_std": "local deviation",
     "dct": "cosine transform",
 }
-AUGMENTED = "the pixels of another random view, drawn anew for every batch"
+AUGMENTED = "the pixels of another random view, drawn for every batch"
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term: its weight, and a sentence that says what it measures and what it is for."""
+    """One term: its weight, and a sentence on what it measures and why."""
 
     name: str
     weight: float
@@ -32,7 +32,7 @@ class Term:
 
 
 def terms_of(run: Run, teachers: Mapping[str, str]) -> tuple[Term, ...]:
-    """Return the terms that a run was trained by; `teachers` are networks, by stored feature."""
+    """Return the terms that a run was trained with; `teachers` maps features to networks."""
     return tuple(
         Term(name, term["weight"], _sentence(term, run.config["features"], teachers))
         for name, term in run.objective.items()
@@ -45,7 +45,7 @@ def _sentence(
     says = _measured(term, features, teachers)
     if term["weight"] > 0:
         return f"{says}."
-    against = "less of that dependence" if "dependence" in term["kind"] else "the opposite of that"
+    against = "less of that dependence" if "dependence" in term["kind"] else "the opposite"
     return f"{says}. The weight is negative: training asks for {against}."
 
 
@@ -58,32 +58,34 @@ def _measured(
             return f"Mean squared difference between {on} of the two views: it pulls them together"
         case "variance":
             return (
-                f"How far the deviation of the dimensions of {on} over a batch falls below "
-                f"{term['margin']:g}, both views added: it keeps images from sharing one point"
+                f"How far the standard deviation of each dimension of {on} over a batch falls "
+                f"below {term['margin']:g}, summed over both views: it keeps images from "
+                "collapsing to one point"
             )
         case "covariance":
             return (
-                f"Squared covariances between the dimensions of {on}, both views added: it keeps "
-                "them from saying the same twice"
+                f"Squared covariances between the dimensions of {on}, summed over both views: it "
+                "keeps them from carrying the same information"
             )
         case "view_dependence":
             return (
-                f"1 minus {STATISTICS[term['statistic']]} between {on} of the two views: what "
-                "is near in one is to be near in the other"
+                f"1 minus {STATISTICS[term['statistic']]} between {on} of the two views: images "
+                "that are near in one should be near in the other"
             )
         case "dependence":
-            scaled = ", each dimension divided by its deviation," if term["standardise"] else ""
+            divided = ", each dimension divided by its standard deviation,"
+            scaled = divided if term["standardise"] else ""
             return (
                 f"1 minus {STATISTICS[term['statistic']]} between {_embedding(term)}{scaled} and "
-                f"{_target(term['representation'], features, teachers)}: what is near in one is to "
-                "be near in the other"
+                f"{_target(term['representation'], features, teachers)}: images that are near in "
+                "one should be near in the other"
             )
         case "regression":
             losses = {"cosine": "1 minus the cosine", "squared": "Mean squared difference"}
             return (
-                f"{losses[term['loss']]} between what a learned linear map makes of "
-                f"{_embedding(term)} and {_target(term['representation'], features, teachers)}: "
-                "one is to predict the other"
+                f"{losses[term['loss']]} between a learned linear map of {_embedding(term)} and "
+                f"{_target(term['representation'], features, teachers)}: "
+                "the first should predict the second"
             )
         case kind:
             return f"A term of kind {kind}"

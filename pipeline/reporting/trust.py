@@ -1,4 +1,4 @@
-"""Whether to trust the scores: what chose what, what controls say, what may mislead."""
+"""Whether to trust the scores: how choices were made, what controls say, what may mislead."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ MUCH_WAITING = 0.2
 RULES = {
     "validation/probe_top1": "the highest accuracy of the online linear probe on validation images",
     "validation/objective": "the lowest objective on validation images",
-    "last": "being the last",
+    "last": "taking the last epoch",
 }
 
 
 @dataclass(frozen=True)
 class Note:
-    """One sentence on trust: `good`, worth `caution`, or plainly to be known (`info`)."""
+    """One sentence on trust: `good` news, a reason for `caution`, or plain `info`."""
 
     kind: Literal["good", "caution", "info"]
     text: str
@@ -42,8 +42,8 @@ def notes(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
     yield from _health(run)
     yield Note(
         "info",
-        "One seed. The intervals tell how much a figure depends on which images were scored, not "
-        "on the seed of training: train with other seeds before believing a small difference.",
+        "One seed. The intervals say how much a figure depends on the choice of scored images, not "
+        "on the training seed: train with other seeds before believing a small difference.",
     )
     yield from _course(run)
     yield from _unreadable(run)
@@ -54,8 +54,8 @@ def _selection(run: Run) -> Iterator[Note]:
     if run.epochs is None:
         yield Note(
             "info",
-            "The weights were given: nothing was chosen here, and what images they have seen "
-            "before is not known.",
+            "The weights were given: nothing was chosen here, and it is not known which images "
+            "they have seen before.",
         )
     elif rule in RULES:
         spared = " No test image took part." if "test" in run.splits else ""
@@ -74,30 +74,32 @@ def _images_scored(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
         if split == "test":
             yield Note(
                 "good",
-                f"{count(images)} test images, read once a protocol, after everything had been "
-                f"fitted and chosen on others ({names}).",
+                f"{count(images)} test images, read once per protocol, after everything had been "
+                f"fitted and chosen on other images ({names}).",
             )
         else:
             chose = str(run.training.get("rule", "")).startswith(f"{split}/")
             used = (
-                ", which also chose the checkpoint, so that the figures may be on the high side"
+                ", which also chose the checkpoint, so the figures may be too high"
                 if chose
-                else ", by which nothing was chosen"
+                else ", on which nothing was chosen"
             )
             yield Note(
                 "caution" if chose else "info",
                 f"There are no test images: {names} used {count(images)} {split} images{used}.",
             )
         if images < FEW_IMAGES:
-            yield Note("caution", f"{count(images)} {split} images are few: intervals are wide.")
+            yield Note(
+                "caution", f"There are only {count(images)} {split} images: intervals are wide."
+            )
         alike = [
             p.name for p in named if p.student.low is not None and p.student.low == p.student.high
         ]
         if alike:
             yield Note(
                 "caution",
-                f"By {listed(alike)} all {split} images are judged alike. An interval without "
-                "width says that they are too few to tell, not that the figure is certain.",
+                f"By {listed(alike)}, all {split} images have the same result. An interval without "
+                "width means that they are too few to tell, not that the figure is certain.",
             )
 
 
@@ -106,30 +108,30 @@ def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
     for protocol in scored:
         for score in protocol.scores:
             if score.role == "untrained":
-                said[protocol.standing(score)].append(f"{protocol.name} {_by(protocol, score)}")
+                said[protocol.standing(score)].append(f"{protocol.name} by {_by(protocol, score)}")
     if said["ahead"]:
         yield Note(
             "good",
-            f"Training gained over the same encoder untrained: by {_semicolons(said['ahead'])}.",
+            f"The student is better than the same encoder untrained: {_semicolons(said['ahead'])}.",
         )
     if said["open"]:
         yield Note(
             "caution",
-            "Whether training gained anything over the same encoder untrained is not settled: by "
+            "It is not settled whether the student is better than the same encoder untrained: "
             f"{_semicolons(said['open'])}.",
         )
     if said["behind"]:
         yield Note(
             "caution",
-            f"The student is worse than the same encoder untrained: by "
-            f"{_semicolons(said['behind'])}.",
+            f"The student is worse than the same encoder untrained: {_semicolons(said['behind'])}.",
         )
 
 
 def _by(protocol: Protocol, score: Score, *, of_control: bool = False) -> str:
     """Return how far apart a control and the student are.
 
-    What is not settled has a sign: of the student's lead, or of the control's.
+    An unsettled difference has a sign: that of the student's lead, or `of_control` of the
+    control's lead.
     """
     open_ = protocol.standing(score) == "open"
     if score.lead is None:
@@ -145,7 +147,7 @@ def _by(protocol: Protocol, score: Score, *, of_control: bool = False) -> str:
 
 
 def _controls(protocol: Protocol) -> Iterator[Note]:
-    """Yield which controls without training the student does not clearly beat."""
+    """Yield the controls without training that the student does not clearly beat."""
     rivals = [score for score in protocol.scores if score.role in ("pixels", "feature")]
     said = {
         standing: [
@@ -160,8 +162,7 @@ def _controls(protocol: Protocol) -> Iterator[Note]:
         parts.append(f"Better than the student by {protocol.name}: {_semicolons(said['behind'])}.")
     if said["open"]:
         parts.append(
-            f"Not settled by {protocol.name} whether better than the student: "
-            f"{_semicolons(said['open'])}."
+            f"Not clearly apart from the student by {protocol.name}: {_semicolons(said['open'])}."
         )
     if parts:
         yield Note("caution", " ".join(parts))
@@ -187,8 +188,8 @@ def _unconverged(run: Run) -> Iterator[Note]:
         if unfinished:
             yield Note(
                 "caution",
-                f"By {name}, the classifier's fit did not converge for {listed(unfinished)}: raise "
-                f"evaluate.{name}.max_iterations.",
+                f"By {name}, the fit of the classifier did not converge for {listed(unfinished)}: "
+                f"raise evaluate.{name}.max_iterations.",
             )
 
 
@@ -200,7 +201,7 @@ def _published(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
         budget = ""
         if row.epochs is not None and run.epochs is not None and row.epochs != run.epochs:
             budget = (
-                f" It was trained for {count(row.epochs)} epochs, this run for "
+                f" That run was trained for {count(row.epochs)} epochs, this one for "
                 f"{count(run.epochs)}: they are not the same experiment."
             )
         note = f" {row.note}" if row.note else ""
@@ -241,13 +242,13 @@ def _course(run: Run) -> Iterator[Note]:
 
 
 def _longer(run: Run) -> str:
-    """Return what to make of it: a rate that has come to its end improves nothing further."""
+    """Return what a best last epoch means: after a decayed rate, nothing improves further."""
     schedule = run.config["train"]["schedule"]
     if schedule["kind"] == "constant":
         return "training longer may do better."
     return (
-        "that is usual where the learning rate falls to its end, and does not say that training "
-        "was too short. Whether more epochs, with a schedule as long, do better must be tried."
+        "this is usual with a learning rate that decays, and does not show that training was too "
+        "short. Try whether more epochs, with a schedule of that length, do better."
     )
 
 

@@ -1,4 +1,4 @@
-"""The whole in a few sentences: made from what, how good against what, how far to trust it."""
+"""A run in a few sentences: what was trained, how good it is, how far to trust the scores."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,23 +10,23 @@ from pipeline.reporting.run_facts import Run
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
 
-# What a main figure of V % means, by kind.
+# What a main figure of `value` percent means, by kind of protocol.
 REACHED = {
     "linear": "A linear classifier on its features is right on {value} % of {images}",
     "online": "The classifier trained beside it is right on {value} % of {images}",
-    "knn": "The nearest training images give the right class of {value} % of {images}",
-    "semi_supervised": "Fine-tuned on few labels, it is right on {value} % of {images}",
-    "zero_shot": "By the teacher's text prompts it is right on {value} % of {images}",
-    "voc07": "Linear classifiers on its features find the objects of {images} with a mean average "
+    "knn": "The nearest training images give the right class for {value} % of {images}",
+    "semi_supervised": "After fine-tuning on few labels, it is right on {value} % of {images}",
+    "zero_shot": "With the teacher's text prompts, it is right on {value} % of {images}",
+    "voc07": "Linear classifiers on its features find the objects in {images} with a mean average "
     "precision of {value} %",
 }
-RECALL = "Of {images}, {value} % have one of their class among the nearest {k}"
+RECALL = "For {value} % of {images}, an image of the same class is among the nearest {k}"
 AGREEMENT = "Of the {k} nearest neighbours of {images}, {value} % are those that {other} finds"
 VIEWS = ("invariance", "view_dependence")
 
 
 def verdict(run: Run, scored: Sequence[Protocol]) -> Iterator[str]:
-    """Yield the paragraphs, in the order in which they are read."""
+    """Yield the paragraphs in reading order."""
     yield f"{_made(run)} {_labels(run, scored)}"
     judges = judging(scored)
     if not judges:
@@ -38,10 +38,10 @@ def verdict(run: Run, scored: Sequence[Protocol]) -> Iterator[str]:
 
 def _made(run: Run) -> str:
     student, train = run.student, run.splits["train"]
-    what = f"{student.architecture} of {millions(student.parameters)} parameters"
+    what = f"{student.architecture} with {millions(student.parameters)} parameters"
     weights = run.config["student"].get("weights")
     if run.epochs is None:
-        return f"A {what} was taken as it is, with the weights {weights}: nothing was trained here."
+        return f"A {what} was scored with the weights {weights}: nothing was trained here."
     epochs = "1 epoch" if run.epochs == 1 else f"{count(run.epochs)} epochs"
     start = f", starting from the weights {weights}" if weights else ""
     return (
@@ -51,7 +51,7 @@ def _made(run: Run) -> str:
 
 
 def _from(run: Run) -> str:
-    """Return what the objective learns from."""
+    """Return what the student learned from: teachers, two views, representations."""
     terms = run.objective
     wanted = {t["representation"]: None for t in terms.values() if t.get("representation")}
     teachers = [f.name for f in run.cached if f.teacher and f.name in wanted]
@@ -80,8 +80,8 @@ def _labels(run: Run, scored: Sequence[Protocol]) -> str:
     if run.epochs is not None and run.training.get("rule") == "validation/probe_top1":
         uses.append("to choose the best epoch on validation images")
     if scored:
-        uses.append("to fit and to score what judges it below")
-    return f"Labels served only {listed(uses)}." if uses else "No label was used."
+        uses.append("to fit and score the protocols below")
+    return f"Labels were used only {listed(uses)}." if uses else "No label was used."
 
 
 def _reached(protocol: Protocol) -> str:
@@ -93,7 +93,7 @@ def _reached(protocol: Protocol) -> str:
 
 
 def _sentence(protocol: Protocol) -> str:
-    """Return what the main figure means, with places for the value and the images."""
+    """Return a sentence on the main figure, with the placeholders `value` and `images`."""
     figure, _, rest = protocol.main.partition("_at_")
     k, _, other = rest.partition("_with_")
     if figure in ("recall", "agreement"):
@@ -103,7 +103,7 @@ def _sentence(protocol: Protocol) -> str:
 
 
 def _told(protocol: Protocol) -> list[Score]:
-    """Return the controls that the sentence names: untrained, pixels, the best other, teachers."""
+    """Return the controls to name: untrained, pixels, the best stored feature, teachers."""
     by_role: dict[str, list[Score]] = {}
     for score in protocol.scores[1:]:
         by_role.setdefault(score.role, []).append(score)
@@ -128,7 +128,7 @@ def _beside(protocol: Protocol, score: Score) -> str:
 
 
 def _beside_controls(scored: Sequence[Protocol]) -> str:
-    """Return what all protocols together say of training, and of what needs none."""
+    """Return what all protocols together say about training and about untrained controls."""
     stood: dict[Standing, list[str]] = {"ahead": [], "open": [], "behind": []}
     for protocol in scored:
         for score in protocol.scores:
@@ -138,15 +138,15 @@ def _beside_controls(scored: Sequence[Protocol]) -> str:
         return ""
     helped, not_so = stood["ahead"], [*stood["open"], *stood["behind"]]
     if helped:
-        but = f", but not clearly by {listed(not_so)}" if not_so else ""
-        said = f"Training helped, judged by {listed(helped)}{but}."
+        but = f", but not clearly according to {listed(not_so)}" if not_so else ""
+        said = f"Training helped according to {listed(helped)}{but}."
     else:
         said = f"No protocol shows that training helped ({listed(not_so)})."
     return f"{said} {_rivals(scored)}"
 
 
 def _rivals(scored: Sequence[Protocol]) -> str:
-    """Return the sentence on controls that nobody trained here: pixels and hand-made features."""
+    """Return a sentence on the controls without training: pixels and hand-crafted features."""
     better: dict[str, list[str]] = {}
     level, rivals = False, False
     for protocol in scored:
@@ -159,7 +159,7 @@ def _rivals(scored: Sequence[Protocol]) -> str:
             better.setdefault(strongest.named, []).append(protocol.name)
     if better:
         said = [f"{named} by {listed(by)}" for named, by in better.items()]
-        return f"Yet what needs no training does better: {'; '.join(said)}."
+        return f"But a control without training does better: {'; '.join(said)}."
     if level:
         return "No control without training is clearly better, but not all are clearly worse."
     return "It is better than every control without training." if rivals else ""
@@ -173,9 +173,9 @@ def _trust(run: Run, protocol: Protocol) -> str:
     if student.low is not None and student.high is not None:
         images = f"{count(protocol.images[protocol.split])} images"
         limits.append(
-            f"{images}, that is ±{percent((student.high - student.low) / 2)} points"
+            f"{images}, so ±{percent((student.high - student.low) / 2)} points"
             if student.high > student.low
-            else f"{images}, all judged alike, of which the interval tells nothing"
+            else f"{images}, all with the same result, so the interval says nothing"
         )
     known = f"Keep in mind: {listed(limits)}." if limits else ""
     return f"{_fairness(run, protocol.split)} {known}".strip()
@@ -188,7 +188,7 @@ def _fairness(run: Run, split: str) -> str:
         return f"Take the figures as a hint: there are no test images, only {split} images{chose}."
     if run.epochs is None or run.config["student"].get("weights"):
         return (
-            "Nothing was chosen on test images here; what the given weights have seen before is "
-            "not known."
+            "Nothing was chosen on test images here; it is not known which images the given "
+            "weights have seen before."
         )
     return "The figures are fair: no test image was used to train or to choose anything."
