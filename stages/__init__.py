@@ -1,1 +1,1 @@
-"""The commands: paths, printing and progress live here; the work is done in `pipeline`."""
+"""The commands: paths, printing and progress live here; `pipeline` does the work."""

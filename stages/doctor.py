@@ -1,7 +1,7 @@
-"""`mvmr doctor`: this machine, the active config, and how far each stage is; what to mend.
+"""`mvmr doctor`: check this machine, the active config and every stage; say what to fix.
 
-A broken library may end a process in ways that no `except` catches, so what needs torch is
-looked at in another process, whose end is a finding.
+A broken library may end a process in ways that no `except` catches. So the checks that need
+torch run in another process, and its death is a finding.
 """
 
 import multiprocessing
@@ -41,7 +41,7 @@ STYLES = {"ok": "green", "done": "green", "mend": "bold red", "broken": "bold re
 
 def doctor(screen: Screen, *, chosen: Chosen, data: str) -> Result:
     """Check the machine, the experiment, and the state of its stages."""
-    screen.progress.start("look at this machine and the experiment", 0, "")
+    screen.progress.start("check this machine and the experiment", 0, "")
     beside = _Beside(chosen, data)
     places = [Path("runs")] if "://" in data else [Path(data), Path("runs")]
     checks = [python_check(), *library_checks(), *machine_checks(), *place_checks(places)]
@@ -64,14 +64,14 @@ def doctor(screen: Screen, *, chosen: Chosen, data: str) -> Result:
 
 
 def _carried(finding: Finding) -> Finding:
-    """Return a finding whose commands act on the experiment that was looked at."""
+    """Return a finding whose commands act on the experiment that was checked."""
     return replace(
         finding, found=proposal.sentence(finding.found), remedy=proposal.remedy(finding.remedy)
     )
 
 
 def _following(stages: "Sequence[StageState]") -> list[str]:
-    """Return what runs the stages that are left: all by DVC, or else the first of them."""
+    """Return the command that runs all remaining stages by DVC, or else only the first."""
     left = [stage for stage in stages if stage.condition != "done"]
     if left and proposal.is_of_params():
         return ["dvc", "repro"]
@@ -79,7 +79,7 @@ def _following(stages: "Sequence[StageState]") -> list[str]:
 
 
 class _Beside:
-    """Looks at torch and the experiment in a process of its own, from now on."""
+    """Checks torch and the experiment in a process of its own, which starts at once."""
 
     def __init__(self, *asked: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -90,7 +90,7 @@ class _Beside:
         sent.close()
 
     def findings(self) -> "tuple[list[Check], list[StageState]]":
-        """Return the checks, and the states of the stages; its end by a signal is a check too."""
+        """Return checks and stages; a process that died or hung gives one check instead."""
         try:
             if self._received.poll(PATIENCE_SECONDS):
                 found: tuple[list[Check], list[StageState]] = self._received.recv()
@@ -105,12 +105,12 @@ class _Beside:
 
 
 def _look(connection: Connection, chosen: Chosen, data: str) -> None:
-    """Send what there is to say about torch, the experiment and its stages."""
+    """Send the findings about torch, the experiment and its stages."""
     try:
         from stages.experiment.examination import examine
 
         found = examine(chosen, data)
-    except Exception as error:  # libraries that do not fit each other fail in many ways
+    except Exception as error:  # incompatible libraries fail in many ways
         text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
         remedy = "Install the versions of constraints.txt: make setup"
         found = [Check("torch and the libraries around it", text, "mend", remedy)], []
@@ -120,7 +120,7 @@ def _look(connection: Connection, chosen: Chosen, data: str) -> None:
 
 def _verdict(wrong: int, left: int) -> str:
     if wrong:
-        return f"{wrong} to mend: do what stands behind the arrow, then run `mvmr doctor` again."
+        return f"{wrong} to mend: do what the arrows say, then run `mvmr doctor` again."
     if left:
         return f"All is well; {counted(left, 'stages')} left to run."
     return "All is well, and every stage is done."

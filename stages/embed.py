@@ -1,4 +1,4 @@
-"""`mvmr embed`: embeddings of any images, for those who just want to use an encoder."""
+"""`mvmr embed`: embed any images with a trained encoder."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def embed(
     output: Path,
     skip_unreadable: bool,
 ) -> Result:
-    """Write the embeddings of images, files or folders, with their names."""
+    """Embed images, given as files or folders, and write the embeddings with their names."""
     if checkpoint and exported:
         raise ConfigError("Name either --checkpoint or --exported, not both.")
     progress = screen.progress
@@ -45,7 +45,7 @@ def embed(
     image = encoder.preprocessing.image
     line = (
         f"{output}: {counted(done.images, 'embeddings')} of {done.width} numbers, of images "
-        f"resized to {image.resize or image.size} and cut to {image.size} pixels"
+        f"resized to {image.resize or image.size} and cropped to {image.size} pixels"
     )
     values = {
         "file": str(output),
@@ -67,15 +67,15 @@ def _encoder(
     if exported is not None:
         if not card_of(exported).exists():
             raise ConfigError(
-                f"{exported} has no card {card_of(exported).name} beside it, which says what it "
-                "is: name a file that `mvmr export` wrote, or use --checkpoint."
+                f"{exported} has no card {card_of(exported).name} beside it: name a file that "
+                "`mvmr export` wrote, or use --checkpoint."
             )
         return load_encoder(exported)
     if checkpoint is not None and not chosen.file.exists():
         return load_encoder(checkpoint)
     experiment = chosen.experiment
     student, image = experiment.student, experiment.dataset.image
-    if checkpoint is not None:  # it says itself what it is, unless it is a released file
+    if checkpoint is not None:  # the file describes itself, unless it is a released one
         return load_encoder(checkpoint, student=student, image=image)
     best = run_layout(experiment.name).checkpoints / BEST
     return load_encoder(best, student=student, image=image, strict=True)

@@ -101,7 +101,7 @@ def _write(
 def _setting(
     experiment: Experiment, trained: Checkpoint, seen: Scored, progress: Progress
 ) -> Setting:
-    """Return what the protocols may use beside who is scored."""
+    """Return what the protocols may use besides the subjects that they score."""
     return Setting(
         images=seen.images,
         references=seen.references,
@@ -117,7 +117,7 @@ def _setting(
 def _provenance(
     experiment: Experiment, options: AnyProtocol, trained: Checkpoint, path: Path
 ) -> dict[str, Any]:
-    """Say what a reader needs in order to believe the values."""
+    """Return what a reader must know in order to trust the values."""
     return {
         "protocol": options.model_dump(mode="json"),
         "checkpoint": {
@@ -131,7 +131,7 @@ def _provenance(
 
 
 def _result_table(title: str, record: Values) -> Table:
-    """Return one column a subject, one row a number."""
+    """Return a table with one column per subject and one row per number."""
     subjects = {"student": record, **record["controls"]}
     flat = {name: dict(_numbers(values, record["main"])) for name, values in subjects.items()}
     names = list(dict.fromkeys(number for numbers in flat.values() for number in numbers))
@@ -140,7 +140,7 @@ def _result_table(title: str, record: Values) -> Table:
 
 
 def _numbers(values: Values, main: str) -> Iterator[tuple[str, str]]:
-    """Yield the numbers of a subject, those beside a reference under `with_<reference>`."""
+    """Yield the named numbers of a subject, with those of its `with_<reference>` sections."""
     for name, value in values.items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed":
             yield spoken(name, main=main), f"{value:.4g}"

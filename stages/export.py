@@ -41,7 +41,7 @@ def export(
 
 
 def _scores(experiment: Experiment, checkpoint: str) -> dict[str, Any]:
-    """Return the main figure of each protocol that has scored this very checkpoint."""
+    """Return the main figure of each protocol that has scored exactly this checkpoint."""
     scores = {}
     for name in experiment.evaluate:
         path = run_layout(experiment.name).metrics / f"{name}.json"

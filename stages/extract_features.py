@@ -1,4 +1,4 @@
-"""`mvmr extract-features`: compute every representation of every image, once."""
+"""`mvmr extract-features`: compute every representation of every image once."""
 
 from pipeline.base.atomic import write_json
 from pipeline.base.timing import timed
@@ -26,7 +26,7 @@ def extract_features(
     scheduler: str | None,
     force: bool,
 ) -> Result:
-    """Compute the features of the experiment that the store lacks."""
+    """Compute the experiment's features that are not in the store yet."""
     experiment = chosen.experiment
     layout = dataset_layout(experiment.dataset.name, data)
     wanted = {n: f for n, f in experiment.features.items() if not only or n in only}

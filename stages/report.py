@@ -1,4 +1,4 @@
-"""`mvmr report`: one HTML page about a run, or about several beside each other."""
+"""`mvmr report`: write one HTML page about a run, or a page that compares several."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def _written(
     *,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Result:
-    """Write the page, and say what is on top of it and where it is."""
+    """Write the page, and return where it is and the first of the `scores`."""
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     size = path.stat().st_size
@@ -68,9 +68,9 @@ def _written(
 
 
 def _read(name: str) -> Run:
-    """Return what the report of a run recorded.
+    """Return the run as its report recorded it.
 
-    Raises DataError if it is damaged, or the run has been trained again since.
+    Raises DataError if the record is damaged, or the run has been trained again since.
     """
     layout = run_layout(name)
     try:
@@ -79,5 +79,5 @@ def _read(name: str) -> Run:
         raise DataError(f"{layout.record} is damaged ({error}): run `mvmr report`.") from error
     best = layout.checkpoints / BEST
     if best.exists() and sha256_of(best) != run.student.sha256:
-        raise DataError(f"The run {name!r} was trained again since its report: run `mvmr report`.")
+        raise DataError(f"The run {name!r} was trained again after its report: run `mvmr report`.")
     return replace(run, per_image=per_image(layout, run.metrics))

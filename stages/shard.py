@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool) -> Result:
-    """Pack the images of the experiment's data set, unless that is done."""
+    """Pack the images of the experiment's data set, unless they are packed already."""
     experiment = chosen.experiment
     dataset, watched = experiment.dataset, screen.progress
     layout = dataset_layout(dataset.name, data)
@@ -99,7 +99,7 @@ def _pack(
 
 
 def _left_out(manifests: Sequence[Manifest]) -> list[str]:
-    """Say how many images cannot be decoded, and which the first ones are."""
+    """Say how many images cannot be decoded, and name the first ones."""
     named = {name: why for manifest in manifests for name, why in manifest.left_out.items()}
     every = sum(manifest.samples for manifest in manifests)
     return left_out_lines(named, every, count=every - sum(m.valid for m in manifests))

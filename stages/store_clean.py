@@ -1,4 +1,4 @@
-"""`mvmr store clean`: unfinished training runs that nobody goes on with."""
+"""`mvmr store clean`: list or remove unfinished training runs that were abandoned."""
 
 import time
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was stopped: where it is, when it was last saved, and its bytes."""
+    """A run that was stopped: its directory, when it was last saved, and its size in bytes."""
 
     path: Path
     saved: float
@@ -35,7 +35,7 @@ class Unfinished:
 
 
 def store_clean(screen: Screen, *, days: float, remove: bool) -> Result:
-    """List unfinished training runs that were abandoned, or remove them."""
+    """List or remove unfinished training runs that were abandoned."""
     screen.progress.start("look for unfinished runs", 0, "")
     abandoned = [run for run in _unfinished() if time.time() - run.saved >= days * SECONDS_A_DAY]
     rows = [
@@ -62,7 +62,7 @@ def _unfinished() -> list[Unfinished]:
 
 
 def _remove(run: Unfinished) -> bool:
-    """Remove a run, unless another process trains it."""
+    """Remove a run and return True, unless another process is training it."""
     lock = run.path.with_suffix(".lock")
     try:
         with exclusive(lock, TrainingError("busy")):

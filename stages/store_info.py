@@ -1,4 +1,4 @@
-"""`mvmr store info`: what each feature holds, of the active data set or of any store."""
+"""`mvmr store info`: show the features of the active data set, or of any store."""
 
 from pipeline.base.errors import DamagedChunkError
 from pipeline.features.store import FeatureStore
@@ -11,7 +11,7 @@ from stages.terminal.result import Result, rows_table
 
 
 def store_info(screen: Screen, *, path: str | None, chosen: Chosen, data: str) -> Result:
-    """Say what each feature holds: of the active data set, or of the store at `path`."""
+    """Show the features stored for the active data set, or in the store at `path`."""
     layout, experiment = store_place(path, chosen, data)
     store = FeatureStore(layout.features)
     sound, damaged = [], {}

@@ -10,7 +10,7 @@ from stages.terminal.result import Result
 
 
 def store_select(screen: Screen, *, chosen: Chosen, data: str) -> Result:
-    """Check the experiment's shards and features and record their fingerprints."""
+    """Check the experiment's shards and features, and record the features' fingerprints."""
     experiment = chosen.experiment
     layout, run = dataset_layout(experiment.dataset.name, data), run_layout(experiment.name)
     check_source(experiment, layout, screen.progress)
@@ -21,6 +21,6 @@ def store_select(screen: Screen, *, chosen: Chosen, data: str) -> Result:
     write_json(run.features, digests)
     return Result(
         {"experiment": experiment.name, "features": digests, "targets": list(targets)},
-        [f"{counted(len(features), 'features')}: complete, and as the config says."],
+        [f"{counted(len(features), 'features')}: complete, and matching the config."],
         ["mvmr", "train"],
     )

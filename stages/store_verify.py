@@ -1,4 +1,4 @@
-"""`mvmr store verify`: read every tar and chunk, list what cannot be trusted, make it anew."""
+"""`mvmr store verify`: read every tar and chunk, and list or repair damaged files."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def store_verify(
     data: str,
     mend: bool,
 ) -> Result:
-    """Read every tar and chunk, and list what cannot be trusted."""
+    """Read every tar and chunk, and list damaged and missing files."""
     (layout, _), progress = store_place(path, chosen, data), screen.progress
     found = find_all_damage(layout, progress)
     if mend and any(found.values()):

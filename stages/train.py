@@ -54,7 +54,7 @@ def train(
     auto_batch_size: bool,
     force: bool,
 ) -> Result:
-    """Train the student; an interrupted run of the same experiment is continued."""
+    """Train the student, or continue an interrupted run of the same experiment."""
     experiment = chosen.experiment
     layout, watched = run_layout(experiment.name), screen.progress
     following = ["mvmr", "evaluate"]
@@ -120,12 +120,12 @@ def train(
     about = load_checkpoint(layout.checkpoints / BEST).about
     tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
     write_json(layout.training_metrics, {**about["selection"], **tuned})
-    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whatever is evaluated
+    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whichever protocols run
     return _result(layout, following)
 
 
 def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False) -> Result:
-    """Return which checkpoint was chosen and by what, and the last row of the curves."""
+    """Return the chosen checkpoint, the rule that chose it, and the last row of the curves."""
     chosen = json.loads(layout.training_metrics.read_text(encoding="utf-8"))
     with layout.curves.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -142,14 +142,14 @@ def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False
 
 @contextmanager
 def _alone(work: Path) -> Iterator[None]:
-    """Keep other runs of the experiment out, but not the further processes of this one."""
+    """Keep out other runs of the experiment, but not the other processes of this run."""
     busy = TrainingError(f"Another process trains this experiment in {work}: wait for it.")
     with exclusive(work.with_suffix(".lock"), busy) if is_first_process() else nullcontext():
         yield
 
 
 def _tuned(run: Run, wanted: Wanted, work: Path, progress: Progress) -> Run:
-    """Find what is wanted, or read what was found before the run was interrupted."""
+    """Find the wanted options by trial, or read those found before an interruption."""
     found = tuned_values(work)
     if not found:
         options = tune(run, wanted, progress=progress)
@@ -160,11 +160,11 @@ def _tuned(run: Run, wanted: Wanted, work: Path, progress: Progress) -> Run:
 
 
 def _take_over(experiment: Experiment, progress: Progress) -> None:
-    """Leave the given weights where a finished run would leave its own, and no curves."""
+    """Store the given weights where a finished run stores its own, with empty curves."""
     layout, weights = run_layout(experiment.name), given_weights(experiment)
     image = experiment.dataset.image
     checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
-    remove_tree(layout.exports)  # they are of the checkpoint before
+    remove_tree(layout.exports)  # they belong to the previous checkpoint
     for target in (layout.checkpoints, layout.logs):
         remove_tree(target)
         target.mkdir(parents=True)
@@ -172,9 +172,9 @@ def _take_over(experiment: Experiment, progress: Progress) -> None:
     with atomic_path(layout.curves) as temporary:
         temporary.write_text("epoch\n", encoding="utf-8")
     write_json(layout.training_metrics, checkpoint.about["selection"])
-    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whatever is evaluated
+    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whichever protocols run
     given = experiment.student.weights
-    progress.note(f"{layout.checkpoints / BEST}: the weights {given}, taken as they are.")
+    progress.note(f"{layout.checkpoints / BEST}: the weights {given}, used as they are.")
 
 
 def _split(
@@ -194,15 +194,15 @@ def _split(
 
 def _publish(work: Path, layout: RunLayout) -> None:
     """Put the results of a finished run where the experiment keeps them."""
-    remove_tree(layout.exports)  # they are of the checkpoint before
+    remove_tree(layout.exports)  # they belong to the previous checkpoint
     for target in (layout.checkpoints, layout.logs):
         remove_tree(target)
         target.mkdir(parents=True)
     for name in (BEST, LAST):
         shutil.copy2(work / name, layout.checkpoints / name)
-    # By renaming: the older file may be a link into DVC's cache, which must not be written through.
+    # Replaced by renaming: the old file may be a link into DVC's cache, which must stay as it is.
     with atomic_path(layout.curves) as temporary:
         shutil.copyfile(work / CURVES, temporary)
     for file in sorted((work / TENSORBOARD).iterdir()):
         shutil.copy2(file, layout.logs / file.name)
-    remove_tree(work)  # last: until here a killed process loses nothing
+    remove_tree(work)  # last, so that a process killed before this loses nothing

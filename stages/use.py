@@ -16,7 +16,7 @@ ACTIVE = Path("params.yaml")
 
 
 def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Result:
-    """Check a config and make it the active one, or list what there is."""
+    """Check a config and make it the active one, or list the available configs."""
     if not CONFIGS.is_dir():
         raise ConfigError(
             f"There is no folder {CONFIGS}/ here ({Path.cwd()}): change to the root of the project."
@@ -39,7 +39,7 @@ def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Resu
         with atomic_path(target) as temporary:
             temporary.write_bytes(content)
     values = {"experiment": experiment.name, "digest": experiment.digest(), "config": str(path)}
-    line = f"{experiment.name} is the active experiment. What it will cost says `mvmr plan`."
+    line = f"{experiment.name} is the active experiment. `mvmr plan` estimates its cost."
     return Result(values, [line], ["dvc", "repro"])
 
 
@@ -58,13 +58,13 @@ def _config_path(name: str) -> Path:
 
 
 def _is_a_copy(path: Path) -> bool:
-    """Return whether a file is as this command left it, or equal to one of the configs."""
+    """Return whether a file equals one of the configs, or what this command last wrote."""
     content, known = path.read_bytes(), [*CONFIGS.glob("*.yaml"), last_used()]
     return any(other.exists() and other.read_bytes() == content for other in known)
 
 
 def _summary(path: Path) -> dict[str, str | None]:
-    """Return a config's row of the list, from what its sections and its comments say."""
+    """Return a config's row of the list, from its sections and comments."""
     data = read_yaml(path)
     try:
         source, size = data["dataset"]["source"]["kind"], data["dataset"]["image"]["size"]

@@ -1,4 +1,4 @@
-"""Headless Chromium, for tests that look at a page as a reader does."""
+"""Headless Chromium, for tests that see a page as a reader does."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ class Browser:
         self._driver = driver
 
     def open(self, page: Path, *, width: int, scheme: Scheme) -> None:
-        """Load a page from its file, at this width in pixels, for readers of light or dark."""
+        """Load a page from its file, at this width in pixels, in the light or dark scheme."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", size)
         feature = {"name": "prefers-color-scheme", "value": scheme}
@@ -35,11 +35,11 @@ class Browser:
         return self._driver.execute_script(script, *values)
 
     def console(self) -> list[str]:
-        """Return what the console has said since it was last asked."""
+        """Return the console messages since the last call."""
         return [entry["message"] for entry in self._log("browser")]
 
     def requests(self) -> list[str]:
-        """Return the addresses that were asked for since this was last asked."""
+        """Return the addresses that were requested since the last call."""
         entries = (json.loads(e["message"])["message"] for e in self._log("performance"))
         sent = [e["params"] for e in entries if e["method"] == "Network.requestWillBeSent"]
         return [params["request"]["url"] for params in sent]
@@ -77,7 +77,7 @@ class Browser:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """Yield a browser with an empty `profile` folder; it asks nothing of any network."""
+    """Yield a browser with an empty `profile` folder; it makes no network requests."""
     options = ChromeOptions()
     options.binary_location = CHROMIUM or ""
     for argument in (

@@ -1,18 +1,18 @@
-"""What all tests share."""
+"""Settings and fixtures that all tests share."""
 
 import os
 
-# Small problems gain nothing from threads, and lose much where cores are shared; processes that
-# tests start inherit it.
+# Threads slow small problems down, most of all on shared cores. Processes that tests start inherit
+# this setting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # importing dcor hands torch all cores again
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # else importing dcor gives torch all cores
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-# Processes that tests start find the helpers of this folder too.
+# Processes that tests start can import the helpers of this folder too.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which the digits experiment has been run, command by command."""
+    """Return a folder in which every command of the digits experiment has been run."""
     from digits_run import run_all
 
     root = tmp_path_factory.mktemp("project")
@@ -48,7 +48,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> "Images":
 
 @pytest.fixture(scope="session")
 def multi(tmp_path_factory: pytest.TempPathFactory) -> "Images":
-    """Return small images with several classes each, some of which do not count."""
+    """Return small images with several classes each, some of which are ignored."""
     from shades import COUNTS, images, several
 
     return images(tmp_path_factory.mktemp("several"), {s: several(s) for s in COUNTS})

@@ -1,4 +1,4 @@
-"""An extraction on one shard of which every worker dies."""
+"""An extraction in which every worker dies on the same shard."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def extract_or_die(task: Task) -> None:
 
 
 def main() -> None:
-    """Run `mvmr extract-features` so."""
+    """Run `mvmr extract-features` with such workers."""
     setattr(engine, "extract_shard", extract_or_die)  # noqa: B010
     sys.argv = ["mvmr", "extract-features", "--workers", "2", "--only", "hog"]
     cli()

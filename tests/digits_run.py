@@ -1,4 +1,4 @@
-"""A folder in which the digits experiment has been run, small, command by command."""
+"""Runs every command of a small digits experiment in a folder."""
 
 import os
 import shutil

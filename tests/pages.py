@@ -33,7 +33,7 @@ class Page:
 
     @cached_property
     def tokens(self) -> list[Token]:
-        """What the page is made of, tables too."""
+        """The Markdown tokens of the page, including tables."""
         return MarkdownIt().enable("table").parse(self.path.read_text(encoding="utf-8"))
 
     def blocks(self, *languages: str) -> list[Block]:
@@ -47,12 +47,12 @@ class Page:
         return found
 
     def inline(self) -> Iterator[Token]:
-        """Yield what is within paragraphs, headings and cells."""
+        """Yield the inline tokens within paragraphs, headings and cells."""
         for token in self.tokens:
             yield from token.children or ()
 
     def code(self) -> list[str]:
-        """Return what is set as code within text."""
+        """Return the inline code of the page."""
         return [token.content for token in self.inline() if token.type == "code_inline"]
 
     def links(self) -> list[str]:
@@ -61,7 +61,7 @@ class Page:
         return [str(t.attrs[places[t.type]]) for t in self.inline() if t.type in places]
 
     def anchors(self) -> set[str]:
-        """Return the anchors of headings, as they are made on GitHub."""
+        """Return the anchors of headings, as GitHub makes them."""
         pairs = zip(self.tokens, self.tokens[1:], strict=False)
         headings = [text for opening, text in pairs if opening.type == "heading_open"]
         return {_slug(heading.content) for heading in headings}

@@ -1,4 +1,4 @@
-"""Small replicas of published data sets, in the format in which people have them."""
+"""Small replicas of published data sets, in their published formats."""
 
 import io
 import pickle
@@ -41,7 +41,7 @@ PythonPickler: Any = pickle._Pickler
 
 
 class PythonTwoPickler(PythonPickler):  # type: ignore[misc]
-    """Writes what Python 2 wrote: byte strings as strings, and numpy's modules of that time."""
+    """Writes pickles as Python 2 did: byte strings as strings, and old names of numpy modules."""
 
     dispatch: ClassVar[dict[type, Any]] = dict(PythonPickler.dispatch)
 
@@ -119,7 +119,7 @@ def write_stl10(root: Path) -> Path:
     names = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
     (folder / "class_names.txt").write_text("\n".join(names) + "\n")
     for part, first, last in (("train", 0, 4), ("test", 4, 6), ("unlabeled", 6, 9)):
-        # The published files run through each plane column by column.
+        # The published files store each plane column by column.
         STL_PIXELS[first:last].transpose(0, 3, 2, 1).tofile(folder / f"{part}_X.bin")
     np.array([1, 10, 2, 2], dtype=np.uint8).tofile(folder / "train_y.bin")
     np.array([3, 4], dtype=np.uint8).tofile(folder / "test_y.bin")

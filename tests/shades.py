@@ -1,4 +1,4 @@
-"""Small labelled images of known brightness, and what a protocol is scored with."""
+"""Small labelled images of known brightness, and settings to score protocols with."""
 
 import io
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Shades(Source):
         self._shades = [_shade(label, i) for i, label in enumerate(labels)]
 
     def read(self, item: Item) -> Encoded:
-        """Return one image, or nothing for a bad one."""
+        """Return one image, or empty bytes for a bad one."""
         number = int(Path(item.name).stem)
         if number in (1, 11, 30):
             return Encoded(b"", "png")
@@ -77,7 +77,7 @@ def images(root: Path, labels: dict[Split, list[Label | None]]) -> Images:
 
 
 def single(split: Split) -> list[Label | None]:
-    """Classes in turn; every fifth image has no label."""
+    """Return the classes in turn; every fifth image has no label."""
     return [None if i % 5 == 4 else i % 3 for i in range(COUNTS[split])]
 
 
@@ -97,7 +97,7 @@ def setting(
     specifications: dict[str, RepresentationOptions] | None = None,
     references: dict[str, Subject] | None = None,
 ) -> tuple[Setting, Subject, Subject]:
-    """Return a setting, an encoder as the subject, and pixels beside it."""
+    """Return a setting, an encoder as the subject, and pixels as its control."""
     encoder = build_encoder(STUDENT, channels=3, size=12, seed=0)
     checkpoint = Checkpoint(STUDENT, IMAGE, encoder.state_dict(), probe, {})
     made = Setting(

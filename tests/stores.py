@@ -18,7 +18,7 @@ def begin(
     stored_type: StoredType = "float32",
     split: str = "train",
 ) -> tuple[FeatureWriter, Encoding]:
-    """Return the writer of a feature in `root`/features.zarr that has no rows yet."""
+    """Return the writer of a feature without rows yet, and the encoding of `rows`."""
     fingerprint = {"dtype": stored_type, "representation": {"kind": name, "J": 2}}
     writer = FeatureWriter(
         FeatureStore(root / "features.zarr"), name, root / "work" / name, fingerprint

@@ -1,4 +1,4 @@
-"""What the documentation names is there: links, commands with their options, keys, paths."""
+"""Everything that the documentation names exists: links, commands, options, keys, paths."""
 
 import os
 import re
@@ -30,7 +30,7 @@ CONFIGS = {  # the quickest to check comes first
 }
 DVC_STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 SECTIONS = tuple(Experiment.model_fields)
-# What a line of a console block may begin with, beside mvmr, dvc and make, which are checked.
+# What a line of a console block may begin with, besides mvmr, dvc and make, which are checked.
 PROGRAMS = {
     "cp",
     "ln",
@@ -52,7 +52,7 @@ every_page = pytest.mark.parametrize("found", PAGES, ids=lambda found: found.nam
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of every simple command of a piece of shell."""
+    """Yield the words of every simple command in a shell script."""
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
         lexer.whitespace_split = True
@@ -67,7 +67,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def named_commands(found: Page) -> list[list[str]]:
-    """Return the commands of console blocks, and those that are named within the text."""
+    """Return the commands in console blocks, and those that the text names."""
     blocks = [block.text for block in found.blocks("console", "bash")]
     inline = [code for code in found.code() if re.match(r"(mvmr|dvc|make|python -m) ", code)]
     # A command that is only named may need more than its name.
@@ -76,7 +76,7 @@ def named_commands(found: Page) -> list[list[str]]:
 
 
 def of_mvmr(found: Page) -> list[list[str]]:
-    """Return what follows `mvmr`, of commands that others start too (srun, torchrun)."""
+    """Return the words after `mvmr`, also if another program starts it (srun, torchrun)."""
     every = named_commands(found)
     return [words[words.index("mvmr") + 1 :] for words in every if "mvmr" in words]
 
@@ -100,7 +100,7 @@ def is_placeholder(name: str) -> bool:
 
 
 def problem(data: dict[str, Any], assignments: Sequence[str], folder: Path) -> str:
-    """Return what is wrong with an experiment, or nothing."""
+    """Return the problems of an experiment, or an empty string."""
     path = folder / "experiment.yaml"
     with path.open("w") as file:
         YAML().dump(data, file)
@@ -114,7 +114,7 @@ def problem(data: dict[str, Any], assignments: Sequence[str], folder: Path) -> s
 def rejected(
     folder: Path, *, fragment: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
 ) -> str:
-    """Return why the first experiment rejects a change, or nothing if any of them takes it."""
+    """Return why the first experiment rejects a change, or "" if any experiment accepts it."""
     problems = (problem(merged(c, fragment or {}), assignments, folder) for c in CONFIGS.values())
     first = next(problems)
     return "" if not first or not all(problems) else first
@@ -226,7 +226,7 @@ def test_paths_exist(found: Page) -> None:
 def test_troubles_quote_what_the_code_says() -> None:
     sources = [p for folder in ("pipeline", "stages") for p in (ROOT / folder).rglob("*.py")]
     code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    said = re.sub(r'"\s*\n\s*f?"', "", code)  # a sentence is written in several pieces
+    said = re.sub(r'"\s*\n\s*f?"', "", code)  # joins the pieces of a sentence
     titles = re.findall(r"^### `(.+)`$", page("docs/troubles.md").path.read_text(), re.MULTILINE)
     assert len(titles) > 20
     for title in titles:
@@ -245,9 +245,9 @@ def test_figures_are_what_the_code_draws(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (BIN / "mvmr").exists(), reason="needs the installed commands: make setup")
 def test_the_first_five_minutes(tmp_path: Path) -> None:
-    """Every command of the page as it stands, in a fresh copy in which `make setup` is done.
+    """Run every command of the page in a fresh copy in which `make setup` has been done.
 
-    The experiment is shorter than the page's, with those protocols that the page shows.
+    The experiment is shorter than the page's, with only the protocols that the page shows.
     """
     environment = {
         **os.environ,

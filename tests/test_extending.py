@@ -1,4 +1,4 @@
-"""The worked examples of `docs/extending`, put into a copy of the code, and all Python of pages."""
+"""The worked examples of `docs/extending` run in a copy of the code; all Python of pages runs."""
 
 import json
 import os
@@ -32,7 +32,7 @@ EXAMPLES = [
 SPLITS = ("train", "validation", "test")
 SIDE = 32  # of the teacher's images; at 224 it would take minutes
 LINES = 40
-# What the pages leave to the reader: a quick student, and fewer features and protocols.
+# Changes that the pages leave to the reader: a quick student, fewer features and protocols.
 QUICK: dict[str, Any] = {
     "features": {"scattering": {"J": 2, "L": 8, "reduce": {"pca": 16}}},
     "student": {"architecture": "resnet8", "projector": [16]},
@@ -46,7 +46,7 @@ from stages.terminal.cli import run
 for line in sys.stdin:
     assert run(shlex.split(line)) == 0, line
 """
-# Blocks that need what is not installed are only compiled, and named.
+# Blocks that need a library that is not installed are only compiled, and their names printed.
 BLOCKS = """
 import ast, importlib.util, json, sys
 for name, text in json.load(sys.stdin):
@@ -70,7 +70,7 @@ def example(page: Page) -> tuple[str, str]:
 
 
 def with_row(table: str, diff: str) -> str:
-    """Return a table with the added lines of a diff behind those that precede them."""
+    """Return a table with the added lines of a diff inserted after those that precede them."""
     lines, place = table.splitlines(), 0
     for line in diff.splitlines():
         if line.startswith("+"):
@@ -106,7 +106,7 @@ def python(tree: Path, *arguments: str, **options: Any) -> str:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the code to which every example was added as its page says."""
+    """Return a copy of the code with every example added as its page says."""
     root = tmp_path_factory.mktemp("tree")
     for name in ("pipeline", "stages"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -123,7 +123,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tree: Path) -> Path:
-    """Return that copy after an experiment with all four, by the commands of the pages."""
+    """Return that copy after an experiment with all four, run by the commands of the pages."""
     experiment = YAML(typ="safe", pure=True).load(ROOT / "configs/digits.yaml") | QUICK
     commands = []
     for added in EXAMPLES:

@@ -1,4 +1,4 @@
-"""The rooms of the house, read from the imports: each package uses only those before it."""
+"""The layers of the code: each package imports only from those before it."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# In the order in which data flow. `docs/how-it-works.md` says what each holds.
+# In the order in which data flows. `docs/how-it-works.md` says what each package holds.
 PACKAGES = (
     "pipeline.base",
     "pipeline.images",
@@ -47,13 +47,13 @@ def modules() -> dict[str, Path]:
 
 
 def package_of(module: str) -> str:
-    """Return the listed package that a module belongs to: the longest."""
+    """Return the listed package that a module belongs to, the innermost one."""
     own = [name for name in PACKAGES if module == name or module.startswith(f"{name}.")]
     return max(own, key=len)
 
 
 def imports() -> dict[str, set[str]]:
-    """Map each module to those of the project that it imports anywhere in it."""
+    """Map each module to the modules of the project that it imports anywhere."""
     known = modules()
     graph: dict[str, set[str]] = {}
     for name, path in known.items():

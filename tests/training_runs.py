@@ -1,4 +1,4 @@
-"""Small training runs on digits, as several tests need them."""
+"""Small training runs on digits, which several tests share."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +39,7 @@ TRAIN: dict[str, Any] = {
     "lr": 3e-3,
     "augmentation": {"flip_p": 0, "min_scale": 0.5},
     "schedule": {"warmup_epochs": 0.5},
-    "parallel": {"accelerator": "cpu"},  # where a run can be repeated to the last bit
+    "parallel": {"accelerator": "cpu"},  # on which runs repeat to the last bit
 }
 
 RESUMED: dict[str, Any] = {"epochs": 4, "ema": 0.9, "saving": {"steps": 1}}

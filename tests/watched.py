@@ -1,4 +1,4 @@
-"""A Progress that keeps what it is told."""
+"""A Progress that records the calls to it."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from pipeline.base.progress import Silent, Step
 
 @dataclass
 class Phase:
-    """One phase: the units that were promised and done, and what stood beside the bar."""
+    """One phase: its total and finished units, and the statuses beside the bar."""
 
     what: str
     total: int
@@ -17,7 +17,7 @@ class Phase:
 
 
 class Watched(Silent):
-    """Keeps phases and notes, each in order."""
+    """Records phases and notes, each in order."""
 
     def __init__(self) -> None:
         self.phases: list[Phase] = []
@@ -28,11 +28,11 @@ class Watched(Silent):
         self.phases.append(Phase(what, total, unit))
 
     def advance(self, count: int, status: str = "") -> None:
-        """Count for the last phase."""
+        """Count units of the last phase."""
         self.phases[-1].done += count
         if count:
             self.phases[-1].statuses.append(status)
 
     def note(self, text: str) -> None:
-        """Keep a line."""
+        """Record a line."""
         self.notes.append(text)

@@ -15,7 +15,7 @@ from pipeline.base.locations import Location
 def atomic_path(target: Location) -> Iterator[Path]:
     """Yield a temporary local path; on success its content appears at `target`, all at once.
 
-    A local target is synced and replaced by a rename, a remote one uploaded.
+    A local target is synced and replaced by a rename; a remote one is uploaded.
     """
     if not isinstance(target, Path):
         with tempfile.TemporaryDirectory() as directory:
@@ -28,12 +28,12 @@ def atomic_path(target: Location) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error  # not the temporary one
+        raise OSError(error.errno, error.strerror, str(target)) from error  # names the target
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # last: a library may have made the file anew
+        temporary.chmod(0o666 & ~_umask())  # last: a library may have recreated the file
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(target)
@@ -48,7 +48,7 @@ def _umask() -> int:
 
 
 def write_json(path: Location, value: Any) -> None:
-    """Write `value` atomically as indented JSON; NaN and infinity are refused."""
+    """Write `value` atomically as indented JSON. Raises ValueError for NaN and infinity."""
     with atomic_path(path) as temporary:
         text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ import torch
 
 
 def device_from(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is the first GPU where there is one."""
+    """Return the device called `name`; "auto" is the first GPU, or the CPU if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)

@@ -19,7 +19,7 @@ def digest(value: object) -> str:
 
 
 def sha256_of(path: Location) -> str:
-    """Return the SHA-256 (hex) of a file, read in pieces."""
+    """Return the SHA-256 (hex) of a file, read in chunks."""
     summary = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(READ_BYTES):
@@ -30,7 +30,7 @@ def sha256_of(path: Location) -> str:
 def state_digest(network: "nn.Module") -> str:
     """Return the SHA-256 (hex) of a network's names, types, shapes and values.
 
-    It does not depend on the file that the weights came from, nor on its format.
+    It does not depend on the file that the weights came from, or on its format.
     """
     import torch
 

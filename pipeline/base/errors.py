@@ -9,7 +9,7 @@
     ├── WeightsError       checkpoints and teachers' weights
     │   └── WeightsMissingError  they are not on this machine
     └── TrainingError      a run cannot go on
-        └── NotFiniteError       its objective is no number
+        └── NotFiniteError       its objective is not finite
 
 A message is one sentence or two: what was expected, what was found, what to do about it.
 The command line prints it without a traceback.
@@ -29,7 +29,7 @@ class MvmrError(Exception):
 
 
 class ConfigError(MvmrError):
-    """The experiment file asks for something that does not exist or cannot be."""
+    """The experiment file asks for something that does not exist or is impossible."""
 
 
 class DataError(MvmrError):
@@ -41,7 +41,7 @@ class StoreError(MvmrError):
 
 
 class StaleFeatureError(StoreError):
-    """A stored feature was computed from other inputs than those now asked for."""
+    """A stored feature was computed from inputs other than those now asked for."""
 
 
 class DamagedChunkError(StoreError):
@@ -65,7 +65,7 @@ class NotFiniteError(TrainingError):
 
 
 def unknown_name(what: str, name: str, valid: "Iterable[str]") -> str:
-    """One sentence for a name that is not in a table, with the nearest valid one first."""
+    """Return a message about an unknown name, which suggests the nearest valid name first."""
     names = sorted(valid)
     near = nearest(name, names)
     hint = f" Did you mean {near!r}?" if near else ""
@@ -77,7 +77,7 @@ def unknown_name(what: str, name: str, valid: "Iterable[str]") -> str:
 
 
 def nearest(name: str, names: "Sequence[str]") -> str | None:
-    """Return the name that was most likely meant: the most similar, or the only one it begins."""
+    """Return the most likely name: the only one that starts with `name`, else the most similar."""
     similar = get_close_matches(name, names, n=1)
     begun = [other for other in names if name and other.startswith(name)]
     return next(iter(begun if len(begun) == 1 else similar), None)

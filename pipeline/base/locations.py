@@ -1,9 +1,9 @@
 """Places for shards and features: a local path, or any URL that fsspec knows (s3://, gs://, ...).
 
-A local place is a `pathlib.Path`, any other a `UPath`, which has the same methods. Credentials
-come from the environment, as the library of each service reads them, and dropped connections
-are retried by it. On object storage there are no renames and no locks of the system: what is
-written becomes visible whole, and a lease takes the place of a lock.
+A local place is a `pathlib.Path`; any other is a `UPath`, which has the same methods. The library
+of each service reads the credentials from the environment and retries dropped connections.
+Object storage has no renames and no system locks: a written object becomes visible whole, and
+a lease replaces a lock.
 """
 
 import shutil
@@ -18,7 +18,7 @@ Location: TypeAlias = Path | UPath
 
 
 def location(url: str) -> Location:
-    """Return the place that a path or a URL names, having looked that it can be reached.
+    """Return the place that a path or a URL names, after checking that a URL can be reached.
 
     Raises StoreError if the service cannot be reached, refuses the credentials, or needs a
     library that is not installed.
@@ -47,7 +47,7 @@ def is_local(place: Location) -> bool:
 
 
 def remove_tree(place: Location) -> None:
-    """Remove a directory and what it holds, where it exists."""
+    """Remove a directory and its contents, if it exists."""
     if isinstance(place, Path):
         if place.exists():
             shutil.rmtree(place)
@@ -56,7 +56,7 @@ def remove_tree(place: Location) -> None:
 
 
 def names_in(place: Location) -> frozenset[str]:
-    """Return the names of what a directory holds; none where it does not exist."""
+    """Return the names in a directory, or none if it does not exist."""
     if not place.exists():
         return frozenset()
     return frozenset(entry.name for entry in place.iterdir())

@@ -1,4 +1,4 @@
-"""Locks that go with the process that holds them, on local disks and on object storage."""
+"""Locks that end with the process that holds them, on local disks and on object storage."""
 
 import fcntl
 import json
@@ -21,7 +21,7 @@ from pipeline.base.locations import Location
 def exclusive(path: Location, busy: MvmrError) -> Iterator[None]:
     """Hold a lock on `path`, or raise `busy` if another process holds it.
 
-    The lock goes with the process, however that ends; a remote one after half a minute.
+    The lock ends with the process, even if that is killed; a remote one half a minute later.
     """
     if not isinstance(path, Path):
         lease = Lease(path)
@@ -36,14 +36,15 @@ def exclusive(path: Location, busy: MvmrError) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is held: see `_locked`
+            path.unlink(missing_ok=True)  # while the lock is held: see `_locked`
 
 
 def _locked(path: Path, busy: MvmrError) -> IO[str]:
     """Return the file at `path`, locked.
 
-    Who holds the lock removes the file. So a file that was opened before that and locked after
-    it is no longer the one at `path`, where another process may hold a lock, and is opened anew.
+    The holder of the lock removes the file. A file that was opened before the removal and locked
+    after it is no longer the one at `path`, which another process may have locked. So the file is
+    opened again until both are the same.
     """
     while True:
         file = path.open("w")
@@ -58,16 +59,16 @@ def _locked(path: Path, busy: MvmrError) -> IO[str]:
         file.close()
 
 
-# The holder of a lease writes it anew so often; one that stays as it is so long is abandoned.
+# A holder renews its lease at the first interval; a lease unchanged for the second is abandoned.
 LEASE_RENEWAL_SECONDS = 5.0
 LEASE_ABANDONED_SECONDS = 30.0
 
 
 class Lease:
-    """A lock on object storage: an object that its holder writes anew every few seconds.
+    """A lock on object storage: an object that its holder rewrites every few seconds.
 
-    `acquire` raises `busy` if another process holds it. One that is not renewed for
-    `LEASE_ABANDONED_SECONDS` belonged to a process that has died, and is taken over.
+    `acquire` raises `busy` if another process holds it. A lease that is not renewed for
+    `LEASE_ABANDONED_SECONDS` belonged to a process that has died; `acquire` takes it over.
     """
 
     def __init__(self, place: UPath) -> None:
@@ -78,7 +79,7 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def acquire(self, busy: MvmrError) -> None:
-        """Take the lease, waiting while it is unclear whether its holder lives."""
+        """Take the lease, waiting while it is unclear whether its holder is alive."""
         if not self._create():
             self._await_abandonment(busy)
             self._place.unlink(missing_ok=True)
@@ -87,7 +88,7 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         self._released.set()
         self._thread.join()
         self._place.unlink(missing_ok=True)

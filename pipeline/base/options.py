@@ -1,4 +1,4 @@
-"""The base of every section of an experiment file, and its problems as dotted paths.
+"""The base of every section of an experiment file, and validation errors as dotted paths.
 
 Each part of the pipeline declares its options as a subclass of `Options` beside the code that
 uses them; `stages/experiment/schema.py` puts them together into one file's schema.
@@ -22,7 +22,7 @@ class Options(BaseModel):
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line per validation error: dotted path, what is wrong, and the nearest valid key."""
+    """Return one line per validation error: dotted path, what is wrong, nearest valid key."""
     return [_problem(item, model) for item in error.errors(include_url=False)]
 
 
@@ -45,7 +45,7 @@ def _problem(item: ErrorDetails, model: type[BaseModel]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if message.endswith((".", "?")):  # a whole sentence, which says what was found
         return f"{path}: {message}"
-    if kind == "value_error" and isinstance(item["input"], Mapping):  # keys that do not go together
+    if kind == "value_error" and isinstance(item["input"], Mapping):  # conflicting keys
         return f"{path}: {message}."
     return f"{path}: {message}; found {item['input']!r}."
 

@@ -1,4 +1,4 @@
-"""Arithmetic in full float32, whatever surrounds it."""
+"""Arithmetic in full float32, whatever the surrounding settings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Products of float32 matrices in float32: no autocast, no TF32, no bfloat16.
+    """Compute products of float32 matrices in float32: no autocast, no TF32, no bfloat16.
 
-    TF32's 11 bits would leave nothing of the difference |x|^2 + |y|^2 - 2xy. The settings of
-    the process are put back at the end.
+    With TF32's 11 bits, the difference |x|^2 + |y|^2 - 2xy would cancel to nothing. The settings
+    of the process are restored at the end.
     """
     backends: Any = torch.backends
     settings = (backends.cuda.matmul, backends.mkldnn.matmul)

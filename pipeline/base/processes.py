@@ -1,4 +1,4 @@
-"""One process among several: which one it is, and which of them answers Ctrl-C."""
+"""Several processes of one run: which one is the first, and which one handles Ctrl-C."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes files, before a trainer exists.
+    """Whether this process is the one that writes files, known even before a trainer exists.
 
     torchrun, SLURM and Lightning's own launcher number their processes in the environment.
     """
@@ -19,12 +19,12 @@ def is_first_process() -> bool:
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Let threads and processes that are started meanwhile not see Ctrl-C.
+    """Keep Ctrl-C from threads and processes that are started within this context.
 
-    The first process answers, and ends the others. They inherit the mask of this thread, and so
-    do processes that its threads start later.
+    The first process handles it, and ends the others. They inherit the signal mask of this
+    thread, and so do processes that those threads start later.
     """
-    resource_tracker.ensure_running()  # at the first process, which would undo the mask for it
+    resource_tracker.ensure_running()  # else the first process starts it, which resets the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

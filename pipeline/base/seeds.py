@@ -1,4 +1,4 @@
-"""Seeds made of several, and generators from them."""
+"""Seeds derived from several seeds, and generators with such seeds."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def seed_from(*seeds: int) -> int:
-    """Return one seed made of several; streams of different tuples do not overlap."""
+    """Return one seed derived from several; streams of different tuples do not overlap."""
     text = ",".join(str(seed) for seed in seeds).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 

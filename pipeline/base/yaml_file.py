@@ -58,7 +58,7 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
 
 
 def _require_spaces(value: object, where: str) -> None:
-    """Raise ConfigError for a key like `a:1` without a value, as YAML reads what has no space."""
+    """Raise ConfigError for a key like `a:1` without a value: the colon lacks a space."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if inner is None and isinstance(key, str) and ":" in key:

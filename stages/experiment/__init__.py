@@ -1,1 +1,1 @@
-"""One experiment: the schema of its file, where its parts lie, and how far each stage is."""
+"""One experiment: the schema of its file, its paths, and the state of each stage."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # it needs torch
 
 @dataclass(frozen=True)
 class Chosen:
-    """An experiment file, and overrides `dotted.key=value`; it is read when it is first needed."""
+    """An experiment file and overrides `dotted.key=value`; the file is read when first needed."""
 
     file: Path
     assignments: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What is damaged in the shards and the store of a data set, and making it anew."""
+"""Find and repair damage in the shards and the store of a data set."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,7 +16,7 @@ from pipeline.shards.repair import repair_split, split_damage
 from stages.experiment.paths import DatasetLayout
 from stages.experiment.schema import Experiment
 
-SHARDS = "shards/"  # before a split, in the name of a part that can be damaged
+SHARDS = "shards/"  # the prefix of parts that are splits
 
 
 def find_all_damage(layout: DatasetLayout, progress: Progress) -> dict[str, list[Damage]]:
@@ -31,7 +31,7 @@ def mend_all(
     layout: DatasetLayout,
     progress: Progress,
 ) -> None:
-    """Make what is damaged anew, and only that."""
+    """Rebuild the damaged files, and only those."""
     damaged = {part: damages for part, damages in found.items() if damages}
     tars = {s: damaged.pop(f"{SHARDS}{s}") for s in SPLITS if f"{SHARDS}{s}" in damaged}
     if tars:

@@ -1,4 +1,4 @@
-"""The part of `mvmr doctor` that needs torch: torch itself, the experiment, its stages."""
+"""The checks of `mvmr doctor` that need torch: torch itself, the experiment, its stages."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from stages.experiment.schema import Experiment
 from stages.experiment.state import StageState, states
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
-BATCHES_AHEAD = 2  # that a loader's worker prepares, beside the one that it hands over
+BATCHES_AHEAD = 2  # that a loader's worker prefetches, besides the one that it hands over
 PUT = "put the file there, or name another one"
 COMPILERS = ("c++", "g++", "clang++")
 
 
 def examine(chosen: Chosen, data: str) -> tuple[list[Check], list[StageState]]:
-    """Return what is to be said about torch and the experiment, and the state of each stage."""
+    """Return the checks of torch and the experiment, and the state of each stage."""
     checks = [*_torch_checks()]
     try:
         experiment = chosen.experiment
@@ -58,7 +58,7 @@ def _torch_checks() -> Iterator[Check]:
 
 
 def _demanded_by(experiment: Experiment) -> Iterator[Check]:
-    """Check what this very experiment needs of the machine."""
+    """Check what this experiment requires of the machine."""
     options = experiment.train
     if options is None:
         return
@@ -78,14 +78,14 @@ def _demanded_by(experiment: Experiment) -> Iterator[Check]:
 
 
 def _shared_memory(experiment: Experiment) -> Check:
-    """Check that batches of the loader's workers fit into the shared memory."""
+    """Check that the batches of the loader's workers fit into shared memory."""
     if not SHARED_MEMORY.is_dir() or experiment.train is None:
-        return Check("shared memory", "this system keeps none as files")
+        return Check("shared memory", f"not checked: there is no {SHARED_MEMORY}")
     options, image = experiment.train, experiment.dataset.image
     batches = options.loading.workers * (BATCHES_AHEAD + 1)
     wanted = batches * options.batch_size * image.channels * image.size**2
     free = shutil.disk_usage(SHARED_MEMORY).free
-    found = f"{free / 2**20:,.0f} MiB; the loader's workers take {wanted / 2**20:,.1f} of images"
+    found = f"{free / 2**20:,.0f} MiB free; the loader's workers need {wanted / 2**20:,.1f} MiB"
     if free >= wanted:
         return Check("shared memory", found)
     remedy = "enlarge it (docker run --shm-size=8g), or set train.loading.workers to 0"

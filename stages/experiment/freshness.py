@@ -1,4 +1,4 @@
-"""What stages begin with: shards that are those of the source, features of those shards."""
+"""Checks before a stage: shards match the source, and features match the shards."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -22,15 +22,15 @@ NAMED = 3
 
 
 def provenance(dataset: DatasetOptions) -> dict[str, Any]:
-    """Return what shards are made by, as their manifests record it."""
+    """Return the options that shards are made with, as their manifests record them."""
     sections = ("source", "split", "shards")
     return {name: getattr(dataset, name).model_dump(mode="json") for name in sections}
 
 
 def finished_splits(dataset: DatasetOptions, source: Source, shards: Location) -> set[Split]:
-    """Return the splits that are there, made from the source as it is now.
+    """Return the splits that exist, all made from the source as it is now.
 
-    Raises DataError, saying what differs, if one was made from something else.
+    Raises DataError that says what differs if one was made from something else.
     """
     manifests = {
         split: read_manifest(shards / split)
@@ -48,9 +48,9 @@ def finished_splits(dataset: DatasetOptions, source: Source, shards: Location) -
 
 
 def require_enough(experiment: Experiment, images: int) -> None:
-    """Raise DataError if so many training images are too few to train on.
+    """Raise DataError if this number of training images is too small to train on.
 
-    Asked before anything is computed that the training would then not use.
+    Stages check this first, before they compute anything in vain.
     """
     if experiment.train is not None:
         parallel = experiment.train.parallel
@@ -60,14 +60,14 @@ def require_enough(experiment: Experiment, images: int) -> None:
 def check_source(experiment: Experiment, layout: DatasetLayout, progress: Progress) -> None:
     """Raise DataError if the images are no longer those of the shards.
 
-    Where the source is not on this machine, as on one that has fetched the shards alone, there
-    is nothing to compare; `progress` is told.
+    On a machine without the source, such as one that fetched only the shards, there is nothing
+    to compare, and `progress` gets a note.
     """
     progress.start("compare the images with the shards", 0, "")
     try:
         source = experiment.dataset.source.open()
     except DataError as error:
-        progress.note(f"The shards are taken as they are: {error}")
+        progress.note(f"The shards are used as they are: {error}")
         return
     finished_splits(experiment.dataset, source, layout.shards)
 
@@ -78,9 +78,9 @@ def checked_features(
     layout: DatasetLayout,
     progress: Progress,
 ) -> dict[str, StoredFeature]:
-    """Return the stored features, made from exactly what the experiment says.
+    """Return the stored features, after checking that they are as the experiment says.
 
-    Raises StoreError for one that is missing, StaleFeatureError for one made otherwise.
+    Raises StoreError for one that is missing, StaleFeatureError for one made from something else.
     """
     return check_features(
         features,
@@ -92,7 +92,7 @@ def checked_features(
 
 
 def missing_files(features: Mapping[str, RepresentationOptions]) -> list[str]:
-    """Return one sentence for each file that features are made by and that is not there."""
+    """Return one sentence for each file that a feature needs and that is missing."""
     return [
         f"features.{name}.{key}: there is no file {str(path)!r}."
         for name, options in features.items()
@@ -102,7 +102,7 @@ def missing_files(features: Mapping[str, RepresentationOptions]) -> list[str]:
 
 
 def require_files(features: Mapping[str, RepresentationOptions]) -> None:
-    """Raise WeightsMissingError that names every file that is not there."""
+    """Raise WeightsMissingError that names every missing file."""
     if missing := missing_files(features):
         raise WeightsMissingError(
             f"{' '.join(missing)} Put what is missing there, or name another file."

@@ -1,4 +1,4 @@
-"""What `mvmr doctor` looks at on this machine for any experiment; torch is not imported."""
+"""The checks of `mvmr doctor` that apply to any experiment and need no torch."""
 
 import os
 import shutil
@@ -22,9 +22,9 @@ LEAST_MEMORY_BYTES = 2 * 10**9
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what was found and, unless that is well, what to do.
+    """One check: what was found and, if something is wrong, what to do.
 
-    A `note` is worth knowing and stops nothing; what is to `mend` does.
+    A `note` is worth knowing but blocks nothing; a finding to `mend` does.
     """
 
     check: str
@@ -33,7 +33,7 @@ class Check:
     remedy: str = ""
 
     def values(self) -> dict[str, str]:
-        """Return what JSON says of it."""
+        """Return the check as it appears in JSON."""
         return asdict(self)
 
 
@@ -46,16 +46,16 @@ def python_check() -> Check:
 
 
 def library_checks() -> Iterator[Check]:
-    """Check the versions that are installed against those that the project demands."""
+    """Check the installed versions against those that the project requires."""
     demanded = _project()["dependencies"]
     wrong = [check for name in demanded if (check := _library(Requirement(name))) is not None]
     yield from wrong
     if not wrong:
-        yield Check("libraries", f"all {len(demanded)} as the project demands")
+        yield Check("libraries", f"all {len(demanded)} as the project requires")
 
 
 def _project() -> dict[str, Any]:
-    """Return what the project demands: by pyproject.toml beside the code, or as installed."""
+    """Return the project's requirements, from pyproject.toml or from the installed package."""
     path = Path(__file__).parents[2] / "pyproject.toml"
     if path.exists():
         project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
@@ -89,14 +89,14 @@ def machine_checks() -> Iterator[Check]:
 
 
 def place_checks(places: Sequence[Path]) -> Iterator[Check]:
-    """Check that directories, or what is nearest above them, can be written and have room."""
+    """Check that directories, or their nearest existing parents, are writable and have room."""
     for place in places:
         above = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
         try:
             with tempfile.TemporaryFile(dir=above):
                 free = shutil.disk_usage(above).free
         except OSError as error:
-            remedy = f"Let yourself write to {above}, or link {place} to another disk"
+            remedy = f"Make {above} writable, or link {place} to another disk"
             yield Check(f"{place}/", f"not writable: {error.strerror}", "mend", remedy)
             continue
         found = f"writable, {free / 1e9:,.1f} GB free"
@@ -108,12 +108,12 @@ def place_checks(places: Sequence[Path]) -> Iterator[Check]:
 
 
 def version_control_checks(here: Path) -> Iterator[Check]:
-    """Check that git and DVC are there and know this folder; without DVC there is no pipeline."""
+    """Check that git and DVC are installed and set up in this folder; `dvc repro` needs both."""
     above = [here, *here.parents]
     if not shutil.which("git"):
         yield Check("git", "not installed", "mend", "Install git; DVC needs it")
     elif not any((folder / ".git").exists() for folder in above):
-        yield Check("git", f"{here} is in no repository", "mend", "git init")
+        yield Check("git", f"{here} is not in a repository", "mend", "git init")
     else:
         yield Check("git", "this folder is in a repository")
     beside = Path(sys.executable).parent / "dvc"
@@ -131,4 +131,4 @@ def _version_of(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "of another environment"
+        return "from another environment"

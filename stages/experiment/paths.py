@@ -1,4 +1,4 @@
-"""Where things lie: what a data set shares, and what belongs to one experiment."""
+"""Paths of all files: those shared by a data set's experiments, and those of one experiment."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ class DatasetLayout:
 
     @property
     def shards(self) -> Location:
-        """Tars and manifests, one directory a split."""
+        """Tars and manifests, one directory per split."""
         return self.root / "shards"
 
     @property
@@ -25,7 +25,7 @@ class DatasetLayout:
 
     @property
     def fidelity(self) -> Location:
-        """What compression costs, one JSON file a feature."""
+        """The cost of compression, one JSON file per feature."""
         return self.root / "fidelity"
 
     @property
@@ -67,36 +67,36 @@ class RunLayout:
 
     @property
     def curves(self) -> Path:
-        """One row an epoch."""
+        """Training curves, one row per epoch."""
         return self.root / "curves.csv"
 
     @property
     def metrics(self) -> Path:
-        """One JSON file a protocol, with everything that a reader needs to believe it."""
+        """One JSON file per protocol, with everything that a reader needs in order to trust it."""
         return self.root / "metrics"
 
     def per_image(self, protocol: str) -> Path:
-        """Return the table of what student and controls got, a row a scored image."""
+        """Return the table of the scores of student and controls, one row per scored image."""
         return self.metrics / f"{protocol}.csv"
 
     @property
     def scores(self) -> Path:
-        """One small JSON file a protocol: the main figure of student and controls."""
+        """One small JSON file per protocol: the main figure of student and controls."""
         return self.root / "scores"
 
     @property
     def predictions(self) -> Path:
-        """One directory a protocol: a row a test image, where there is one class an image."""
+        """One directory per protocol: one row per test image, if each image has one class."""
         return self.root / "predictions"
 
     @property
     def exports(self) -> Path:
-        """The backbone for other programs, each file with its card; gone when trained again."""
+        """Exported backbones, each with its card; training again removes them."""
         return self.root / "exports"
 
     @property
     def training_metrics(self) -> Path:
-        """Which checkpoint is the best, and by what."""
+        """Which checkpoint is the best, and by which rule."""
         return self.metrics / "training.json"
 
     @property
@@ -106,38 +106,38 @@ class RunLayout:
 
     @property
     def report(self) -> Path:
-        """The page that tells it all."""
+        """The HTML page about the run."""
         return self.root / "report.html"
 
     @property
     def record(self) -> Path:
-        """What the page says of the run, for pages that compare runs."""
+        """The contents of the page as JSON, for pages that compare runs."""
         return self.root / "report.json"
 
 
 def dataset_layout(name: str, data: str = "data") -> DatasetLayout:
-    """Return the places of a data set below `data`, a path or a URL."""
+    """Return the paths of a data set below `data`, a path or a URL."""
     return DatasetLayout(location(data) / name)
 
 
 def run_layout(name: str) -> RunLayout:
-    """Return the places of an experiment, relative to the working directory."""
+    """Return the paths of an experiment, relative to the working directory."""
     return RunLayout(Path("runs") / name)
 
 
 def comparison_page() -> Path:
-    """Return where the page that compares runs goes."""
+    """Return the path of the page that compares runs."""
     return Path("runs") / "comparison.html"
 
 
 def starting_weights(weights: str) -> Path:
-    """Return the checkpoint that `student.weights` means: a file, or a run's best one."""
+    """Return the checkpoint that `student.weights` names: a file, or a run's best one."""
     best = run_layout(weights).checkpoints / BEST
     return best if best.exists() and not Path(weights).is_file() else Path(weights)
 
 
 def unfinished_run(digest: str) -> Path:
-    """Return where a training run lives until it has ended, known by its experiment's digest."""
+    """Return the directory of a training run until it has finished; `digest` is its run key."""
     return unfinished_runs() / digest[:16]
 
 
@@ -147,10 +147,10 @@ def unfinished_runs() -> Path:
 
 
 def last_used() -> Path:
-    """Return where `mvmr use` keeps a copy of the config that it made the active one."""
+    """Return the path of the copy that `mvmr use` keeps of the config it last made active."""
     return Path("runs") / ".used.yaml"
 
 
 def evaluation_work(name: str) -> Path:
-    """Return where embeddings of an experiment's checkpoints are kept between protocols."""
+    """Return the directory of embeddings that an experiment's protocols share."""
     return Path("runs") / ".embeddings" / name

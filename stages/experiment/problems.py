@@ -1,4 +1,4 @@
-"""What is wrong with an experiment beyond single values, and where a mistake comes from."""
+"""Problems across sections of an experiment file, and the error that lists all problems."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,13 +7,13 @@ from typing import Any
 
 from pipeline.base.errors import ConfigError, unknown_name
 
-# Representations that are computed for every batch when the objective names them and the store
-# does not hold them: they cost nothing, or are random.
+# Representations that are cheap or random. If the objective names one that the store does not
+# hold, it is computed for every batch.
 LIVE = ("pixels", "augmented")
 
 
 def unknown_representations(data: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one line for each term whose representation does not exist, as far as can be read."""
+    """Yield one line for each readable term whose representation does not exist."""
     features, objective = data.get("features"), data.get("objective")
     if not isinstance(features, Mapping) or not isinstance(objective, Mapping):
         return
@@ -37,7 +37,7 @@ def complaint(
 ) -> ConfigError:
     """Return the error that lists problems, each beginning with its dotted path.
 
-    Those that are not the file's `own` come from `assignments`, and name the one.
+    Lines that are not among the file's `own` come from `assignments`, and name the override.
     """
     foreign = [line for line in lines if line not in own]
     named = [f"{_options_for(x, assignments)}: {x}" if x in foreign else x for x in lines]
@@ -49,7 +49,7 @@ def complaint(
 
 
 def _options_for(line: str, assignments: Sequence[str]) -> str:
-    """Return the overrides that a problem is about, or all where that cannot be told."""
+    """Return the overrides that a problem is about, or all if that is unclear."""
     where = line.partition(":")[0].split(".")
 
     def concerns(assignment: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where the time of each stage's work is recorded: by what was asked for, known beforehand."""
+"""Paths of the files that record how long stages took, named by a digest of their inputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from stages.experiment.paths import DatasetLayout, RunLayout
 
 
 def shard_record(layout: DatasetLayout, options: Mapping[str, Any], source: str) -> Location:
-    """Return the record of packing a source, whose listing has this digest."""
+    """Return the record of packing; `source` is the digest of the source's listing."""
     return layout.times / record_name("shard", digest([dict(options), source]))
 
 
@@ -35,11 +35,11 @@ def feature_record(
 
 
 def training_record(layout: RunLayout, key: str) -> Location:
-    """Return the record of the training run that this digest determines."""
+    """Return the record of the training run with this run key."""
     return layout.times / record_name("train", key)
 
 
 def evaluation_record(layout: RunLayout, name: str, provenance: Mapping[str, Any]) -> Location:
-    """Return the record of a protocol, from what its metrics file says of its making."""
+    """Return the record of a protocol, from the provenance in its metrics file."""
     made_by = [provenance["protocol"], provenance["checkpoint"]["sha256"], provenance["seed"]]
     return layout.times / record_name(f"evaluate-{name}", digest(made_by))

@@ -1,6 +1,6 @@
-"""One experiment file: the sections, each declared by the part that uses it, put together.
+"""The schema of an experiment file, assembled from sections that the pipeline's parts declare.
 
-`load` reports everything that is wrong with a file at once, each with its dotted path.
+`load` reports all problems of a file at once, each with its dotted path.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,14 +40,14 @@ def _kind_from_name(section: Any) -> Any:
 
 
 def _none(section: Any) -> Any:
-    """Read `none`; an empty section is more likely a slip than a wish."""
+    """Turn `none` into None. Raises ValueError for an empty section, most likely a mistake."""
     if section is None:
         raise ValueError("the section is empty; write none to do without it")
     return None if section == "none" else section
 
 
 class DatasetOptions(Options):
-    """`dataset`: which images, how they are cut and sharded, how the student sees them."""
+    """`dataset`: the images, how they are split and sharded, and how the student sees them."""
 
     name: Name
     source: AnySource
@@ -57,9 +57,9 @@ class DatasetOptions(Options):
 
 
 class Experiment(Options):
-    """A whole file.
+    """A whole experiment file.
 
-    `train: none` takes `student.weights` as they are, for evaluation; it needs no objective.
+    `train: none` evaluates `student.weights` as they are; it needs no objective.
     """
 
     name: Name
@@ -76,7 +76,7 @@ class Experiment(Options):
         return digest(self.model_dump(mode="json"))
 
     def training_sections(self) -> dict[str, Any]:
-        """Return what training depends on in this file; shards and features come on top."""
+        """Return what training depends on in this file, besides shards and features."""
         own = {"name", "seed", "student", "objective", "train"}
         image = self.dataset.image.model_dump(mode="json")
         return {**self.model_dump(mode="json", include=own), "image": image}
@@ -95,7 +95,7 @@ class Experiment(Options):
         return representations_of(self.objective) if self.objective and self.train else ()
 
     def _live(self, name: str) -> RepresentationOptions:
-        if name == "augmented" and self.train:  # drawn by the same policy as the views
+        if name == "augmented" and self.train:  # uses the augmentation of the views
             return KINDS[name].model_validate(
                 {"kind": name, "augmentation": self.train.augmentation.model_dump()}
             )
@@ -105,7 +105,7 @@ class Experiment(Options):
 def load(path: Path, assignments: Sequence[str] = ()) -> Experiment:
     """Read and check an experiment file, with overrides `dotted.key=value` applied.
 
-    Raises ConfigError that lists every problem, and whether it is the file's or an override's.
+    Raises ConfigError that lists every problem and says which ones come from overrides.
     """
     data = read_yaml(path)
     experiment, wrong = _checked(override(data, assignments))
@@ -116,7 +116,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Experiment:
 
 
 def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
-    """Return the experiment, or None and all that is wrong with it."""
+    """Return the experiment, or None, and all its problems."""
     try:
         experiment = Experiment.model_validate(data)
     except ValidationError as error:
@@ -140,7 +140,7 @@ def _idle(experiment: Experiment) -> Iterator[str]:
     if experiment.train is None and experiment.student.weights is None:
         yield "student.weights: train is none, so this must name a checkpoint file or a run."
     if experiment.train is not None and experiment.objective is None:
-        yield "objective: training needs one; only with train: none may it be none."
+        yield "objective: training needs one; it may be none only with train: none."
 
 
 def _too_small(experiment: Experiment) -> Iterator[str]:

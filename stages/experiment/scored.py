@@ -1,4 +1,4 @@
-"""What an experiment's encoders are looked at by: its images, the student, and its controls."""
+"""What an experiment scores: the student and its controls, on the experiment's images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from stages.experiment.schema import Experiment
 
 @dataclass(frozen=True)
 class Scored:
-    """`encoders` are the student and the same encoder untrained; `pixels` the images themselves."""
+    """`encoders` are the student and the same encoder untrained; `pixels` are the raw images."""
 
     images: Images
     encoders: tuple[Subject, Subject]
@@ -45,9 +45,9 @@ def scored(
     *,
     first: int | None = None,
 ) -> Scored:
-    """Return images and subjects, of the `first` valid images of each split, or of all.
+    """Return images and subjects for the `first` valid images of each split, or for all.
 
-    Raises DataError or StoreError where shards or features are not those of the experiment.
+    Raises DataError or StoreError if shards or features are not those of the experiment.
     """
     image = experiment.dataset.image
     device = device_from("auto")
@@ -87,7 +87,7 @@ def scored(
 def _require_same_images(
     trained: Checkpoint, dataset: str, manifests: Mapping[Split, Manifest]
 ) -> None:
-    """Raise DataError if the data set was cut anew since: test images may be training images."""
+    """Raise DataError if a new split may have put images seen in training into the test set."""
     seen = dict(trained.about.get("shards", {}))
     if seen.pop("dataset", None) != dataset:
         return

@@ -1,6 +1,6 @@
-"""How far the active experiment is: for each stage whether it is done, missing, stale, unfinished.
+"""The state of each stage of an experiment, such as done, missing, stale or unfinished.
 
-What the stages themselves ask before they begin is asked here, so that both always agree.
+The checks are those that the stages make before they begin, so that both always agree.
 """
 
 import json
@@ -41,9 +41,9 @@ TUNED = "tuned.json"  # in the directory of an unfinished run
 
 @dataclass(frozen=True)
 class StageState:
-    """One stage: its condition, what was found, and the command that makes it done.
+    """One stage: its condition, what was found, and the command that completes it.
 
-    `waiting` is missing what an earlier stage makes; `broken` needs somebody to decide.
+    A stage that is `waiting` needs the output of an earlier one; `broken` needs a decision.
     """
 
     stage: str
@@ -52,7 +52,7 @@ class StageState:
     remedy: str = ""
 
     def values(self) -> dict[str, str]:
-        """Return what JSON says of it."""
+        """Return the state as it appears in JSON."""
         return asdict(self)
 
 
@@ -84,7 +84,7 @@ def _shards(experiment: Experiment, layout: DatasetLayout, progress: Progress) -
         source = experiment.dataset.source.open()
     except MvmrError as error:
         if made:
-            return StageState("shard", "done", f"taken as they are: {error}")
+            return StageState("shard", "done", f"used as they are: {error}")
         return StageState("shard", "broken", str(error), "put the images there")
     try:
         wanted = set(cut(source, experiment.dataset.split))
@@ -107,7 +107,7 @@ def _feature(
     *,
     packed: bool,
 ) -> StageState:
-    """Return the state of one feature; one that is done is added to `features`."""
+    """Return the state of one feature, and add it to `features` if it is done."""
     stage, remedy = f"extract@{name}", f"mvmr extract-features --only {name}"
     if not packed:
         return StageState(stage, "waiting", "for shard")
@@ -159,7 +159,7 @@ def _training(
         tuned = tuned_values(work)
         if work == unfinished_run(key(tuned=tuned)) and list(work.glob("*.ckpt")):
             flags = "".join(f" --auto-{name.replace('_', '-')}" for name in tuned)
-            text = f"{work}: it goes on from its last checkpoint"
+            text = f"{work}: it continues from its last checkpoint"
             return StageState("train", "unfinished", text, f"mvmr train{flags}")
     if best.exists():
         return StageState("train", "stale", f"{best} was made from something else", "mvmr train")
@@ -180,8 +180,8 @@ def _protocol(experiment: Experiment, name: str, run: RunLayout, *, ready: bool)
         same = record["checkpoint"]["sha256"] == sha256_of(run.checkpoints / BEST)
         wanted = experiment.evaluate[name].model_dump(mode="json")
         if not same or record["protocol"] != wanted:
-            what = "options" if same else "another checkpoint"
-            return StageState(stage, "stale", f"{path} is of {what} before", remedy)
+            what = "other options" if same else "another checkpoint"
+            return StageState(stage, "stale", f"{path} was made with {what}", remedy)
         main = record["main"]
         return StageState(stage, "done", f"{spoken(main)} {record[main]:.4g}")
     except (ValueError, KeyError, TypeError) as error:
@@ -200,7 +200,7 @@ def _report(run: RunLayout, *, ready: bool) -> StageState:
 
 
 def is_finished(layout: RunLayout, key: str) -> bool:
-    """Whether training's outputs are all there, and made from exactly what is asked."""
+    """Whether all outputs of training exist, and the checkpoint is of the run with this key."""
     outputs = (layout.checkpoints / LAST, layout.logs, layout.curves, layout.training_metrics)
     best = layout.checkpoints / BEST
     if not best.exists() or not all(path.exists() for path in outputs):
@@ -215,10 +215,10 @@ def run_key(
     manifests: Sequence[Manifest],
     targets: Mapping[str, StoredFeature],
 ) -> str:
-    """Return the SHA-256 of all that determines a training run.
+    """Return the SHA-256 of everything that determines a training run.
 
-    That is its sections, the options that are found by trying (`tuned`), the manifests of train
-    and validation, the stored targets, and the weights that it starts from.
+    That is its sections, the options found by trial (`tuned`), the manifests of train and
+    validation, the stored targets, and the weights that it starts from.
     """
     weights = given_weights(experiment)
     return digest(

@@ -1,4 +1,4 @@
-"""Which store a command is about: that of the active data set, or one that is named."""
+"""The store that a command acts on: that of the active data set, or one named by its path."""
 
 from pathlib import Path
 
@@ -12,7 +12,10 @@ from stages.experiment.schema import Experiment
 def store_place(
     path: str | None, chosen: Chosen, data: str
 ) -> tuple[DatasetLayout, Experiment | None]:
-    """Return the places of the store at `path`, or of the active data set with its experiment."""
+    """Return the layout of the store at `path`, or of the active data set with its experiment.
+
+    Raises StoreError if there is no store.
+    """
     experiment = chosen.experiment if path is None else None
     if experiment is not None:
         layout = dataset_layout(experiment.dataset.name, data)

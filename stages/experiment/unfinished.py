@@ -1,4 +1,4 @@
-"""Features in the making: what an interrupted extraction has left, and what goes on from there."""
+"""Partly extracted features that an interruption left, and the commands that continue them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from stages.experiment.schema import Experiment
 
 @dataclass(frozen=True)
 class Making:
-    """A feature of which `done` of `shards` are finished, below `path`.
+    """A partly extracted feature: `done` of its `shards` are finished, below `path`.
 
-    `command` goes on from there; None where nothing in the experiment that was asked does, or
-    none was `asked`.
+    `asked` says whether an experiment was given. `command` continues the extraction; it is None
+    if no experiment was given, or the given one cannot continue this feature.
     """
 
     feature: str
@@ -33,30 +33,30 @@ class Making:
     asked: bool
 
     def values(self) -> dict[str, Any]:
-        """Return what JSON says of it."""
+        """Return the feature as it appears in JSON."""
         named = {"feature": self.feature, "fingerprint": self.fingerprint, "path": str(self.path)}
         return {**named, "done": self.done, "shards": self.shards, "command": self.command}
 
     def sentence(self) -> str:
-        """Say how far it is, and how to go on or be rid of it."""
+        """Say how much is done, and how to continue or remove it."""
         what = f"{self.feature} ({self.fingerprint[:8]})"
         far = f"{self.done} of {counted(self.shards, 'shards')} done"
         if self.command is None:
             begun = "with other options or images, or by another experiment"
             whose = f"was begun {begun}, and this one does not go on from there"
             if not self.asked:
-                whose = "is not complete; the experiment that began it goes on from there"
-            return f"{what} {whose}: {far}. If it is of no use any more, remove {self.path}."
+                whose = "is not complete; the experiment that began it can continue it"
+            return f"{what} {whose}: {far}. If you no longer need it, remove {self.path}."
         if self.stored:
             return (
                 f"{what} was to be computed again: {far}. The stored feature is complete, and "
-                f"stays until then. `{self.command}` goes on; to leave it, remove {self.path}."
+                f"stays until then. `{self.command}` continues; to stop here, remove {self.path}."
             )
-        return f"{what} is not complete: {far}. `{self.command}` goes on from there."
+        return f"{what} is not complete: {far}. `{self.command}` continues from there."
 
 
 def in_the_making(experiment: Experiment | None, layout: DatasetLayout) -> Iterator[Making]:
-    """Yield the features in the making; without an experiment none can be gone on with."""
+    """Yield the partly extracted features; without an experiment, none has a command."""
     manifests = _manifests(layout)
     store = FeatureStore(layout.features)
     for name, fingerprint, done in unfinished(layout.work):
@@ -81,10 +81,10 @@ def _manifests(layout: DatasetLayout) -> dict[Split, Manifest]:
 
 
 def _expected(experiment: Experiment, name: str, manifests: Mapping[Split, Manifest]) -> str | None:
-    """Return the digest by which work on a feature is known, if that can be told here."""
+    """Return the digest that names work on a feature, or None if it cannot be computed here."""
     if name not in experiment.features:
         return None
     try:
         return feature_digest(experiment.features[name], experiment.dataset.image, manifests)
-    except MvmrError:  # as without the weights of a teacher, without which nothing goes on
+    except MvmrError:  # for example, without the weights of a teacher nothing can continue
         return None

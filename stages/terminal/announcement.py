@@ -1,4 +1,4 @@
-"""What a stage says before it begins: the experiment as it was resolved, in a few lines."""
+"""What a stage prints before it begins: the resolved experiment, in a few lines."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def announce(
     objective: bool = False,
     device: bool = False,
 ) -> None:
-    """Say what a stage is going to do, with the student and the device where it uses them."""
+    """Announce what a stage will do; the flags add the student, the objective and the device."""
     values: dict[str, Any] = {
         "experiment": experiment.name,
         "digest": experiment.digest(),
@@ -65,7 +65,7 @@ def announce(
 
 
 def _images(data: DatasetLayout | None) -> dict[str, int] | None:
-    """Return the images of each split, where they have been packed."""
+    """Return the number of images of each packed split, or None."""
     if data is None:
         return None
     packed = [split for split in SPLITS if (data.shards / split / MANIFEST).exists()]
@@ -81,7 +81,7 @@ def _dataset_line(dataset: dict[str, Any]) -> str:
 
 
 def _student(options: StudentOptions, image: ImageOptions) -> dict[str, Any]:
-    """Return the architecture and its parameters; the weights are not drawn."""
+    """Return the architecture and its numbers of parameters, without creating weights."""
     with torch.device("meta"):
         encoder = build_encoder(options, channels=image.channels, size=image.size, seed=0)
     backbone, projector = (

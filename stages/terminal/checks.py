@@ -1,4 +1,4 @@
-"""What is wrong with a command line that can be said before a stage is loaded."""
+"""Checks of the command line that run before a stage is loaded."""
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -18,9 +18,10 @@ def require_names(section: str, chosen: Iterable[str], names: Collection[str]) -
 
 
 def check_runs(names: Sequence[str]) -> None:
-    """Raise DataError that names every run which has no report to be compared, and those that do.
+    """Check that each of the named runs has a report, and that there are two to compare.
 
-    Raises ConfigError for a single name, with which nothing can be compared.
+    Raises DataError that lists the runs without a report and those with one, and ConfigError for
+    a single name.
     """
     there = sorted(path.parent.name for path in RUNS.glob("*/report.json"))
     missing = [name for name in dict.fromkeys(names) if name not in there]
@@ -31,15 +32,17 @@ def check_runs(names: Sequence[str]) -> None:
         listed = f"Runs with a report: {', '.join(there)}." if there else "No run has a report yet."
         raise DataError(f"There is no report of {which}. {made}{listed}")
     if len(names) == 1:
-        raise ConfigError("Comparing needs two runs or more; name none for the active one.")
+        raise ConfigError(
+            "Name two or more runs to compare, or none for a report of the active one."
+        )
 
 
 def _how_to_make(name: str, there: Sequence[str]) -> str:
     config = CONFIGS / f"{name}.yaml"
     if (RUNS / name / "curves.csv").exists():
         named = f"`mvmr report -c {config}`" if config.exists() else "`mvmr report` with its config"
-        return f"Make that of {name!r} by {named}."
+        return f"Write the report of {name!r} with {named}."
     if config.exists():
-        return f"`mvmr use {name}` and `dvc repro` make the run, or take it out of DVC's cache."
+        return f"`mvmr use {name}` and `dvc repro` make the run, or restore it from DVC's cache."
     near = nearest(name, there)
     return f"Did you mean {near!r}?" if near else ""

@@ -1,6 +1,7 @@
-"""The command `mvmr`: how it starts and how it ends. What there is to call is in `commands`.
+"""The entry point of `mvmr`: it runs a command and turns errors into messages and exit codes.
 
-Exit codes: 0, 1 for a run that failed or was interrupted, 2 for wrong usage.
+Exit codes: 0 for success, 1 for a run that failed or was interrupted, 2 for wrong usage. The
+commands themselves are in `commands`.
 """
 
 import errno
@@ -13,16 +14,16 @@ FAILED, WRONG_USAGE = 1, 2
 
 
 def main() -> None:
-    """Run the command; an expected error is one sentence, exit code 1, or 2 for wrong usage."""
+    """Run the command line of this process, and exit; an expected error prints one sentence."""
     arguments = sys.argv[1:]
     interruption.listen(arguments)
-    # Idle threads sleep rather than spin: where cores are shared, small operations are then
-    # several times faster. It must be set before torch is imported.
+    # Idle threads sleep instead of spinning, which makes small operations several times faster
+    # on shared cores. This must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = run(arguments)
         interruption.farewell()
-    except KeyboardInterrupt:  # as it was about to end
+    except KeyboardInterrupt:  # just before the end
         interruption.farewell()
         code = _say(interruption.sentence(arguments), FAILED, [])
     interruption.end(code)
@@ -46,7 +47,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _ended(error: BaseException, arguments: list[str]) -> int:
-    """Say why the command could not end well, and return its exit code."""
+    """Print why the command failed, and return its exit code."""
     import click
 
     from pipeline.base.errors import ConfigError, MvmrError
@@ -74,7 +75,7 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
 
 
 def _say(sentence: str, code: int, arguments: list[str], *, before: str = "") -> int:
-    """Print a sentence, and where the caller reads JSON, the document that stands for no result."""
+    """Print a sentence to standard error and, under --json, a document that holds it."""
     sys.stderr.write(f"{before}{sentence}\n")
     if "--json" in arguments:
         import json
@@ -85,21 +86,19 @@ def _say(sentence: str, code: int, arguments: list[str], *, before: str = "") ->
 
 
 def _reader_has_gone() -> int:
-    """Be silent where the output is closed early, as by `| head`."""
+    """Suppress further output: the reader closed it early, as `| head` does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return FAILED
 
 
 def _of_the_system(error: OSError) -> str:
-    """Say what the operating system refuses, and what to do where that is known."""
+    """Describe an error of the operating system, with a remedy if one is known."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"No space is left on the disk{where}. Make room and run the same command again: it "
-            "goes on from what is finished."
+            "continues from what is finished."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return (
-            f"{error.strerror}{where}. Give yourself the right to write there, or work elsewhere."
-        )
+        return f"{error.strerror}{where}. Make that place writable, or work elsewhere."
     return f"{error.strerror or error}{where}."

@@ -1,7 +1,7 @@
-"""What there is to call: every command with its options, its help and an example.
+"""Every command, with its options, its help and an example.
 
-Nothing heavy is imported here, so that help, a wrong option and completion answer at once; the
-stage itself is imported when it is called.
+Nothing heavy is imported here, so that help, usage errors and completion respond at once. A
+command imports its stage when it runs.
 """
 
 from pathlib import Path
@@ -28,12 +28,12 @@ SHELLS = ("bash", "zsh", "fish")
 
 @click.group(cls=PipelineGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mvmr")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback if an error occurs.")
 def cli(debug: bool) -> None:
     """Train a small image encoder on images and cached representations.
 
-    `dvc repro` runs the active experiment, params.yaml; the commands below are its stages, in
-    their order, and what goes before and after them.
+    `dvc repro` runs the whole active experiment, params.yaml. The commands below are its stages,
+    in order, and the steps before and after them.
     """
     del debug
 
@@ -46,11 +46,11 @@ def cli(debug: bool) -> None:
     example="mvmr use digits",
 )
 @click.argument("name", required=False, shell_complete=completion.configs)
-@click.option("--list", "listing", is_flag=True, help="Show the configs there are.")
+@click.option("--list", "listing", is_flag=True, help="List the available configs.")
 @click.option("--force", is_flag=True, help="Overwrite an edited params.yaml.")
 @output_options
 def use(**options: Any) -> int:
-    """Check configs/NAME.yaml (or a file) and copy it to params.yaml."""
+    """Check configs/NAME.yaml, or the file NAME, and copy it to params.yaml."""
     return call("use:use", **options)
 
 
@@ -58,13 +58,13 @@ def use(**options: Any) -> int:
     "doctor",
     cls=StageCommand,
     section="Choose an experiment",
-    line="Check this machine and the state of every stage; say what to mend.",
+    line="Check this machine and the state of every stage; say what to fix.",
     example="mvmr doctor",
 )
 @experiment_options
 @data_option
 def doctor(**options: Any) -> int:
-    """Check this machine, the active config and the state of every stage; say what to mend."""
+    """Check this machine, the active config and the state of every stage; say what to fix."""
     return call("doctor:doctor", check=False, **options)
 
 
@@ -72,7 +72,7 @@ def doctor(**options: Any) -> int:
     "plan",
     cls=StageCommand,
     section="Choose an experiment",
-    line="Say what the experiment will cost, from a short measurement.",
+    line="Estimate the cost of the experiment from a short measurement.",
     example="mvmr plan --images 256",
 )
 @experiment_options
@@ -81,10 +81,10 @@ def doctor(**options: Any) -> int:
     type=click.IntRange(min=24),
     default=1536,
     show_default=True,
-    help="Measure on so many images; fewer for a large network on a slow machine.",
+    help="Number of images to measure; use fewer for a large network on a slow machine.",
 )
 def plan(**options: Any) -> int:
-    """Measure a few images on this machine, and say what the whole will take."""
+    """Measure a few images on this machine, and estimate what the whole experiment will take."""
     return call("plan:plan", **options)
 
 
@@ -96,7 +96,7 @@ def plan(**options: Any) -> int:
     example="mvmr shard",
 )
 @experiment_options
-@click.option("--force", is_flag=True, help="Pack again what other options or images made.")
+@click.option("--force", is_flag=True, help="Replace existing shards, even if they are up to date.")
 @data_option
 def shard(**options: Any) -> int:
     """Pack the images into shuffled WebDataset tars, split by seed, with a manifest."""
@@ -107,21 +107,21 @@ def shard(**options: Any) -> int:
     "extract-features",
     cls=StageCommand,
     section="Compute once",
-    line="Compute every representation, once.",
+    line="Compute every representation once.",
     example="mvmr extract-features --only scattering",
 )
 @experiment_options
-@only_option("features", "Extract this feature; may be repeated.")
+@only_option("features", "Extract only this feature; may be repeated.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Local worker processes.  [default: one a core, fewer for few images]",
+    help="Number of local worker processes.  [default: one per core, fewer for few images]",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, tcp://...")
 @data_option
-@click.option("--force", is_flag=True, help="Recompute features that were made otherwise.")
+@click.option("--force", is_flag=True, help="Recompute features that are already stored.")
 def extract_features(**options: Any) -> int:
-    """Compute the features of the experiment that the store lacks."""
+    """Compute the experiment's features that are not in the store yet."""
     return call("extract_features:extract_features", section="features", **options)
 
 
@@ -134,10 +134,10 @@ def extract_features(**options: Any) -> int:
 )
 @experiment_options
 @auto_options
-@click.option("--force", is_flag=True, help="Train again, although nothing has changed.")
+@click.option("--force", is_flag=True, help="Train again even if nothing has changed.")
 @data_option
 def train(**options: Any) -> int:
-    """Train the student; an interrupted run of the same experiment is continued."""
+    """Train the student, or continue an interrupted run of the same experiment."""
     return call("train:train", **options)
 
 
@@ -145,26 +145,26 @@ def train(**options: Any) -> int:
     "evaluate",
     cls=StageCommand,
     section="Train, score, look",
-    line="Score the student beside its controls.",
+    line="Score the student and its controls.",
     example="mvmr evaluate --only linear --only knn",
 )
 @experiment_options
-@only_option("evaluate", "Run this protocol; may be repeated.")
+@only_option("evaluate", "Run only this protocol; may be repeated.")
 @click.option(
     "--checkpoint",
     metavar="FILE",
     type=FILE,
     shell_complete=completion.checkpoints,
-    help="Score this file instead of the run's best checkpoint, and only print the scores.",
+    help="Score this file instead of the run's best checkpoint, without saving the scores.",
 )
 @auto_options
 @data_option
 def evaluate(**options: Any) -> int:
     """Score the trained student, the untrained one, pixels and every stored feature alike.
 
-    FILE of --checkpoint may hold released MV-MR weights as they are. What --auto-lr and
-    --auto-batch-size find replaces encoder_lr, head_lr and batch_size of semi_supervised, and
-    lrs and batch_size of an augmented fit, for each subject.
+    The FILE of --checkpoint may hold released MV-MR weights, unconverted. For each subject, the
+    values that --auto-lr and --auto-batch-size find replace encoder_lr, head_lr and batch_size
+    of semi_supervised, and lrs and batch_size of an augmented fit.
     """
     return call("evaluate:evaluate", section="evaluate", **options)
 
@@ -183,13 +183,13 @@ def evaluate(**options: Any) -> int:
     "-o",
     "--output",
     type=FILE,
-    help="Where the page goes.  [default: runs/NAME/report.html, or runs/comparison.html]",
+    help="Where to write the page.  [default: runs/NAME/report.html, or runs/comparison.html]",
 )
 def report(**options: Any) -> int:
     """Write a page about the active experiment, or compare the named RUNs.
 
-    What was done, how good it is, whether to trust it. Runs that are compared must have a report
-    of their own.
+    The page says what was done, how good the result is, and whether to trust it. Each RUN must
+    already have a report of its own.
     """
     if options["runs"]:
         check_runs(options["runs"])
@@ -210,16 +210,18 @@ def report(**options: Any) -> int:
     type=OneOf("format", FORMATS),
     default="safetensors",
     show_default=True,
-    help="safetensors, onnx, released: any student; torchvision: its ResNets, loadable there "
-    "with fc = Identity; timm: those and timm's own.",
+    help="safetensors, onnx and released: any student; torchvision: its own ResNets, to load "
+    "with fc = Identity; timm: those and timm's own models.",
 )
 @click.option(
     "--checkpoint",
     type=FILE,
     shell_complete=completion.checkpoints,
-    help="Export this file, which may be a released one, instead of the run's best checkpoint.",
+    help="Export this checkpoint, or released file, instead of the run's best checkpoint.",
 )
-@click.option("-o", "--output", type=FILE)
+@click.option(
+    "-o", "--output", type=FILE, help="Where to write the weights.  [default: in runs/NAME/exports]"
+)
 def export(**options: Any) -> int:
     """Write the backbone's weights, and a JSON card: architecture, preprocessing, how to load."""
     return call("export:export", **options)
@@ -229,7 +231,7 @@ def export(**options: Any) -> int:
     "embed",
     cls=StageCommand,
     section="Use the encoder",
-    line="Write the embeddings of any images by a trained encoder.",
+    line="Embed any images with a trained encoder.",
     example="mvmr embed photos/ -o runs/photos.npz",
 )
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -238,12 +240,12 @@ def export(**options: Any) -> int:
     "--checkpoint",
     type=FILE,
     shell_complete=completion.checkpoints,
-    help="A checkpoint, or a released MV-MR file, instead of the run's best checkpoint.",
+    help="Use this checkpoint, or released MV-MR file, instead of the run's best checkpoint.",
 )
 @click.option(
     "--exported",
     type=FILE,
-    help="A file that `mvmr export` wrote, with its card beside it; needs no config.",
+    help="Use a file that `mvmr export` wrote, with its card beside it; needs no config.",
 )
 @click.option(
     "-o",
@@ -251,15 +253,15 @@ def export(**options: Any) -> int:
     type=FILE,
     default=Path("runs/embeddings.npz"),
     show_default=True,
-    help="An .npz file (names, embeddings), or .parquet (name, embedding).",
+    help="Where to write: an .npz file (names, embeddings) or a .parquet file (name, embedding).",
 )
 @click.option(
     "--skip-unreadable",
     is_flag=True,
-    help="Leave out files that cannot be read, and list them, instead of stopping.",
+    help="Skip and list files that cannot be read, instead of stopping.",
 )
 def embed(**options: Any) -> int:
-    """Write the embeddings of IMAGES, files or folders, with their names."""
+    """Embed IMAGES, which are files or folders, and write the embeddings with the images' names."""
     named = options["checkpoint"] or options["exported"]
     return call("embed:embed", check=not named, **options)
 
@@ -268,11 +270,11 @@ def embed(**options: Any) -> int:
     "store",
     cls=StageGroup,
     section="Look after it",
-    line="Look at the feature store, check it, mend it, or clean up.",
+    line="Inspect, check, repair or clean up the feature store.",
     example="mvmr store info",
 )
 def store() -> None:
-    """Look at the feature store, check it, mend it, or clean up after abandoned runs."""
+    """Inspect, check or repair the feature store, or clean up after abandoned runs."""
 
 
 @store.command("info", cls=StageCommand, example="mvmr store info")
@@ -280,17 +282,17 @@ def store() -> None:
 @data_option
 @click.argument("path", required=False)
 def store_info(**options: Any) -> int:
-    """Print what each feature holds: of the active data set, or of the store at PATH."""
+    """Show the features stored for the active data set, or in the store at PATH."""
     return call("store_info:store_info", check=options["path"] is None, **options)
 
 
 @store.command("verify", cls=StageCommand, example="mvmr store verify --repair")
 @experiment_options
 @data_option
-@click.option("--repair", "mend", is_flag=True, help="Make what is damaged anew, and only that.")
+@click.option("--repair", "mend", is_flag=True, help="Rebuild the damaged files, and only those.")
 @click.argument("path", required=False)
 def store_verify(**options: Any) -> int:
-    """Read every tar and chunk, and list what cannot be trusted."""
+    """Read every tar and chunk, and list damaged and missing files."""
     check = options["mend"] or options["path"] is None
     return call("store_verify:store_verify", check=check, **options)
 
@@ -299,10 +301,10 @@ def store_verify(**options: Any) -> int:
 @experiment_options
 @data_option
 def store_select(**options: Any) -> int:
-    """Check the experiment's shards and features and record their fingerprints.
+    """Check the experiment's shards and features, and record the features' fingerprints.
 
-    The two small files stand between the shared store and one experiment: training depends on
-    the features that its objective names, evaluation on all of the experiment's, and neither
+    Two small files separate the experiment from the shared store. Training depends on the
+    features that its objective names, evaluation on all features of the experiment, and neither
     on what other experiments keep in the same store.
     """
     return call("store_select:store_select", **options)
@@ -314,14 +316,14 @@ def store_select(**options: Any) -> int:
     type=click.FloatRange(min=0),
     default=7.0,
     show_default=True,
-    help="Only runs that have not been saved for so long.",
+    help="Select only runs last saved at least this many days ago.",
 )
-@click.option("--remove", is_flag=True, help="Remove them; otherwise they are only listed.")
+@click.option("--remove", is_flag=True, help="Remove the runs instead of only listing them.")
 @output_options
 def store_clean(**options: Any) -> int:
-    """List unfinished training runs that were abandoned, or remove them.
+    """List or remove unfinished training runs that were abandoned.
 
-    A run that is being trained is left alone.
+    A run that is still training is never removed.
     """
     return call("store_clean:store_clean", **options)
 
@@ -330,14 +332,15 @@ def store_clean(**options: Any) -> int:
     "completion",
     cls=StageCommand,
     section="Look after it",
-    line="Print what makes a shell complete commands, options and names.",
+    line="Print a script that makes a shell complete commands and names.",
     example='eval "$(mvmr completion bash)"',
 )
 @click.argument("shell", metavar="SHELL", type=OneOf("shell", SHELLS))
 def completion_script(shell: str) -> None:
-    """Print what makes SHELL complete commands, options, configs, features, protocols and runs.
+    """Print a script for SHELL that completes commands, options and names.
 
-    bash and zsh: put the example into ~/.bashrc, or with zsh into ~/.zshrc. fish:
+    Names are those of configs, features, protocols and runs. bash: add the example to ~/.bashrc.
+    zsh: add it to ~/.zshrc, with zsh for bash. fish: run
     `mvmr completion fish > ~/.config/fish/completions/mvmr.fish`.
     """
     from click.shell_completion import get_completion_class

@@ -1,6 +1,6 @@
-"""What the shell completes: names of configs, of the experiment's sections, of runs.
+"""Shell completion of names: configs, entries of the experiment's sections, runs.
 
-Nothing that takes long is imported, and a file that cannot be read completes to nothing.
+No slow library is imported here, and a file that cannot be read yields no names.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
 def configs(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of `configs/`."""
+    """Return the names of the configs in `configs/`."""
     return _matching(incomplete, (path.stem for path in CONFIGS.glob("*.yaml")))
 
 
@@ -25,14 +25,14 @@ def runs(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
 
 
 def checkpoints(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the best checkpoints of finished runs; elsewhere any file."""
+    """Return the best checkpoints of finished runs, or any file if none matches."""
     found = (str(path) for path in Path("runs").glob("*/checkpoints/best.pt"))
     items = [CompletionItem(name) for name in _matching(incomplete, found)]
     return items or [CompletionItem(incomplete, type="file")]
 
 
 def names_of_section(section: str) -> Complete:
-    """Return what completes the names in a section of the experiment file."""
+    """Return a function that completes the names in a section of the experiment file."""
 
     def complete(context: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
         path = Path(context.params.get("config") or "params.yaml")

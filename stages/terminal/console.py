@@ -1,8 +1,7 @@
-"""What the user sees while a command works: what it will do, progress, lines that stay.
+"""Output while a command runs: what it will do, its progress, and lines that stay.
 
-Where the output is a terminal, a bar with count, rate and time left; elsewhere, and with
-TERM=dumb, plain lines, one a phase and one every half a minute, so that a log shows what is going
-on.
+On a terminal, progress is a bar with count, rate and time left. Elsewhere, and with TERM=dumb,
+it is plain lines, one per phase and one every half minute, so that a log shows what is going on.
 """
 
 import sys
@@ -29,16 +28,16 @@ from pipeline.base.progress import Step
 from pipeline.base.text import counted
 from stages.terminal import proposal
 
-PLAIN_SECONDS = 30.0  # between two lines of progress where the output is not a terminal
-FIRST_SECONDS = 2.0  # after which a phase is worth a line of its own there
+PLAIN_SECONDS = 30.0  # between two lines of progress if the output is not a terminal
+FIRST_SECONDS = 2.0  # after which a phase gets a line of its own there
 FILE_WIDTH = 120
 
 
 class Screen:
-    """What a stage is given to speak by; used as a context, in which progress is shown.
+    """The output of a stage; used as a context manager, it shows progress.
 
-    `quiet` leaves errors only. `as_json` keeps standard output for the one document at the end,
-    and says everything else on standard error.
+    `quiet` suppresses everything but errors. `as_json` reserves standard output for the one
+    document at the end, and sends everything else to standard error.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
@@ -56,7 +55,7 @@ class Screen:
         self.progress.__exit__()
 
     def begin(self, title: str, rows: Mapping[str, str], values: Mapping[str, Any]) -> None:
-        """Say what is going to be done; `values` are the same for JSON."""
+        """Announce what the command will do; `values` hold the same for JSON."""
         self.told = dict(values)
         self.progress.finish()
         grid = Table.grid(padding=(0, 2))
@@ -67,7 +66,7 @@ class Screen:
         self.print(Text(title, style="bold"), grid)
 
     def print(self, *shown: RenderableType) -> None:
-        """Print what stays."""
+        """Print lines and tables that stay on the screen."""
         for item in shown:
             whole = isinstance(item, str)
             text = proposal.sentence(item) if isinstance(item, str) else item
@@ -75,9 +74,9 @@ class Screen:
 
 
 class ConsoleProgress:
-    """A bar with count, rate and time left; plain lines where nothing can be drawn again.
+    """A bar with count, rate and time left, or plain lines where nothing can be redrawn.
 
-    Used as a context; implements `pipeline.base.progress.Progress`.
+    Used as a context manager; implements `pipeline.base.progress.Progress`.
     """
 
     def __init__(self, console: Console) -> None:
@@ -104,7 +103,7 @@ class ConsoleProgress:
         self._bar.stop()
 
     def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
-        """Begin a phase; a `total` of 0 is one that cannot be counted."""
+        """Begin a phase; a `total` of 0 means that its length is unknown."""
         with self._lock:
             self.finish()
             self._what, self._unit, self._total, self._done = what, unit, total, 0
@@ -113,7 +112,7 @@ class ConsoleProgress:
             self._task = self._bar.add_task(what, total=total or None, rate="", status="")
 
     def advance(self, count: int, status: str = "") -> None:
-        """Say that `count` more units are done; a `status` stands until the next one."""
+        """Show that `count` more units are done; a `status` is shown until the next one."""
         with self._lock:
             self._done += count
             self._status = status or self._status
@@ -122,13 +121,13 @@ class ConsoleProgress:
                 self._bar.update(self._task, completed=self._done, rate=beside, status=self._status)
 
     def note(self, text: str) -> None:
-        """Say one line that stays; a log has it in one piece."""
+        """Print one line that stays; a log gets it unwrapped."""
         whole = not self._moves
         told = proposal.sentence(text)
         self._console.print(told, markup=False, highlight=False, soft_wrap=whole)
 
     def finish(self) -> None:
-        """End the phase, with a line that says what it took if that is worth one."""
+        """End the phase, with a line about its time unless it was short and counted nothing."""
         with self._lock:
             if self._task is None:
                 return
@@ -175,7 +174,7 @@ class ConsoleProgress:
 
 
 class _Bars(Progress):
-    """Bars that leave the terminal when they are done; what they say beside has its own line."""
+    """Bars that vanish when they are done; the status has its own line below the bar."""
 
     def __init__(self, console: Console, *, disable: bool) -> None:
         super().__init__(
@@ -190,7 +189,7 @@ class _Bars(Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the bars, and below them what else there is to say, cut to the width."""
+        """Yield the bars and, below them, each status, cut to the width."""
         tasks: Sequence[Task] = self.tasks
         yield self.make_tasks_table(tasks)
         for task in tasks:

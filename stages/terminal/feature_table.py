@@ -7,7 +7,7 @@ from stages.terminal.result import Column, count, megabytes
 
 
 def feature_values(feature: StoredFeature) -> dict[str, Any]:
-    """Return what a feature holds and what storing it costs, one value a column."""
+    """Return what a feature holds and what storing it costs, one value per column."""
     fidelity = feature.report["fidelity"]
     return {
         "feature": feature.name,

@@ -1,4 +1,4 @@
-"""How help looks: commands in the order of the pipeline, by section, each with an example."""
+"""The layout of help: commands by section, in the order of the pipeline, each with an example."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from pipeline.base.errors import unknown_name
 
 
 class _WithExample(click.Command):
-    """A command with the section and the line that the list of commands has it by."""
+    """A command with an example, and the section and line under which its group lists it."""
 
     def __init__(
         self, *args: Any, example: str, section: str = "", line: str = "", **options: Any
@@ -25,14 +25,14 @@ class _WithExample(click.Command):
 
 
 class OneOf(click.Choice[str]):
-    """One of several names, of which the nearest is named where one is misspelt."""
+    """A choice of names that suggests the nearest one for a misspelt name."""
 
     def __init__(self, what: str, names: Sequence[str]) -> None:
         super().__init__(names)
         self._what = what
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        """Return what is said of a name that is none of them."""
+        """Return the message for an unknown name."""
         del ctx
         return unknown_name(self._what, str(value), self.choices)
 
@@ -42,7 +42,7 @@ class StageCommand(_WithExample):
 
 
 class _Group(click.Group):
-    """A group that lists its commands as they were declared, and knows what was misspelt."""
+    """A group that lists its commands in order of declaration and corrects misspelt ones."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order of their declaration."""
@@ -51,7 +51,7 @@ class _Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest command where one is misspelt."""
+        """Resolve a command, or raise UsageError that suggests the nearest name."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             raise click.UsageError(unknown_name("command", args[0], self.commands), ctx)
         return super().resolve_command(ctx, args)
@@ -69,8 +69,8 @@ class _Group(click.Group):
 
 
 class StageGroup(_Group, _WithExample):
-    """A command of the pipeline that has commands of its own."""
+    """A command of the pipeline that has subcommands."""
 
 
 class PipelineGroup(_Group):
-    """The whole."""
+    """The top-level group, `mvmr` itself."""

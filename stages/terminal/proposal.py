@@ -1,8 +1,8 @@
-"""Commands that a message proposes: they act on the same experiment as the one that proposes them.
+"""Commands that messages propose, adapted to the experiment of the running command.
 
-A sentence anywhere in the project names a command in backticks, as it is typed for params.yaml:
-`mvmr train`. On its way to the user it is given, here, the experiment file, the overrides and
-the place of data that the running command was given, as far as the named one takes them.
+Messages name a command in backticks, as it is typed for params.yaml: `mvmr train`. Before a
+message is printed, this module adds the experiment file, the overrides and the data folder that
+the running command was given, as far as the proposed command takes them.
 """
 
 import os
@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 
-CONFIG, DATA = Path("params.yaml"), "data"  # what the commands take where nothing is said
-INSTEAD = "--exported"  # of an experiment
+CONFIG, DATA = Path("params.yaml"), "data"  # the defaults of the commands
+INSTEAD = "--exported"  # an option that replaces the experiment
 
 _MVMR = re.compile(r"`(mvmr [^`]+)`")
-# What is said for those who run by DVC, which knows params.yaml alone.
+# Text for users of DVC, which knows only params.yaml.
 _DVC = re.compile(r" \(under DVC: [^)]*\)|`dvc repro[^`]*`, or ")
 
 _program: click.Command | None = None
@@ -26,7 +26,7 @@ _chosen: dict[str, list[str]] = {}
 
 
 def remember(program: click.Command, options: Mapping[str, Any]) -> None:
-    """Keep what the running command was given; `program` knows what other commands take."""
+    """Keep the options of the running command; `program` tells what other commands take."""
     global _program
     _program = program
     _chosen.clear()
@@ -41,17 +41,17 @@ def _choices(options: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def forget() -> None:
-    """Let nothing of an earlier command be proposed."""
+    """Forget the options of an earlier command."""
     _chosen.clear()
 
 
 def is_of_params() -> bool:
-    """Whether the running command acts on params.yaml as it is, as DVC does."""
+    """Whether the running command, like DVC, acts on params.yaml without changes."""
     return not _chosen
 
 
 def command(words: Sequence[str]) -> list[str]:
-    """Return a command with the options that chose the experiment and data of this one."""
+    """Return a command with the options that select the experiment and data of this one."""
     taken = {} if INSTEAD in words else _options_of(words)
     added = [
         word
@@ -63,14 +63,14 @@ def command(words: Sequence[str]) -> list[str]:
 
 
 def sentence(text: str) -> str:
-    """Return a sentence whose commands, in backticks, have these options too."""
+    """Return a text with these options added to its commands in backticks."""
     if not is_of_params():
         text = _DVC.sub("", text)
     return _MVMR.sub(lambda found: f"`{_line(found[1])}`", text)
 
 
 def remedy(text: str) -> str:
-    """Return what is to be done: a command as it stands, or a sentence that names some."""
+    """Return a remedy with these options; it is one command, or a text that names some."""
     return _line(text) if text.startswith("mvmr ") else sentence(text)
 
 
@@ -84,7 +84,7 @@ def _line(text: str) -> str:
 
 
 def _options_of(words: Iterable[str]) -> dict[str, set[str]]:
-    """Return the options that a command line can take: by their name, how each is written."""
+    """Return the options that a command line can take, as a map from names to spellings."""
     found = _program
     for word in list(words)[1:]:
         if not isinstance(found, click.Group) or word not in found.commands:

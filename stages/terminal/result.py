@@ -1,4 +1,4 @@
-"""What a command hands back, and its one rendering: tables for people, JSON for programs."""
+"""The result of a command, and its rendering: tables for people, JSON for programs."""
 
 import json
 import math
@@ -25,7 +25,7 @@ class Result:
 
     `values` is what `--json` prints: stable keys, plain numbers. `shown` are tables and lines made
     from the same values; `following` is the command to run next, as it is typed for params.yaml.
-    A check that found something wrong is not `ok`, and ends with exit code 1.
+    A check that found something wrong is not `ok`: the command ends with exit code 1.
     """
 
     values: Mapping[str, Any]
@@ -34,13 +34,13 @@ class Result:
     ok: bool = True
 
     def next_command(self) -> str | None:
-        """Return the next command; none where DVC runs the stages."""
+        """Return the next command, or None if there is none or DVC runs the stages."""
         if not self.following or "DVC_STAGE" in os.environ:
             return None
         return shlex.join(proposal.command(self.following))
 
     def document(self, command: str, told: Mapping[str, Any]) -> str:
-        """Return the JSON document, with what was `told` at the start; not finite is null."""
+        """Return the JSON document, with what was `told` at the start; NaN and inf are null."""
         begun = {"ok": self.ok, "command": command, **told}
         content = {**begun, **self.values, "next": self.next_command()}
         return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
@@ -62,7 +62,7 @@ def rows_table(
     *,
     text_columns: int = 1,
 ) -> Table:
-    """Return a table of values as JSON has them; a missing one is blank."""
+    """Return a table of rows that have the keys of JSON; a missing value is blank."""
     cells = [
         ["" if row.get(c.key) is None else c.show(row[c.key]) for c in columns] for row in rows
     ]
@@ -70,7 +70,7 @@ def rows_table(
 
 
 def headline(record: Mapping[str, Any]) -> str:
-    """Return the main figure of the student, with its interval where it has one."""
+    """Return the main figure of the student, with its interval if it has one."""
     main = record["main"]
     interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
     between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
@@ -81,7 +81,7 @@ def headline(record: Mapping[str, Any]) -> str:
 def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) -> list[str]:
     """Say how many of the images were left out, and the first few with the reason.
 
-    `count` is their number where `left_out` holds some of them only.
+    `count` is their number if `left_out` holds only some of them.
     """
     count = count or len(left_out)
     if not count:
@@ -93,11 +93,11 @@ def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) 
 
 
 def others_lines(others: Mapping[str, int]) -> list[str]:
-    """Say how many files were found that are not taken for images, and what to do if they are."""
+    """Say how many files are not recognised as images, and what to do if they are images."""
     if not others:
         return []
     return [
-        f"Files that are not taken for images: {counted_kinds(others)}. Convert those that are "
+        f"Files not recognised as images: {counted_kinds(others)}. Convert those that are "
         "images to JPEG or PNG first."
     ]
 
@@ -108,7 +108,7 @@ def megabytes(size: float) -> str:
 
 
 def count(number: int) -> str:
-    """Return a whole number with its thousands set apart."""
+    """Return a whole number with separated thousands."""
     return f"{number:,}"
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command calls its stage."""
+"""Options that several commands share, and the function by which a command runs its stage."""
 
 import importlib
 from collections.abc import Callable
@@ -23,9 +23,9 @@ def output_options(command: Command) -> Command:
             "--json",
             "as_json",
             is_flag=True,
-            help="Print the result as one JSON document; all else goes to standard error.",
+            help="Print the result as one JSON document; everything else goes to standard error.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and --json."),
+        click.option("-q", "--quiet", is_flag=True, help="Print only errors and --json output."),
     ):
         command = option(command)
     return command
@@ -64,7 +64,7 @@ def data_option(command: Command) -> Command:
         default="data",
         show_default=True,
         metavar="PATH|URL",
-        help="Where data sets lie; a URL such as s3://bucket/path too.",
+        help="Folder of the data sets, or a URL such as s3://bucket/path.",
     )(command)
 
 
@@ -74,12 +74,12 @@ def auto_options(command: Command) -> Command:
         click.option(
             "--auto-batch-size",
             is_flag=True,
-            help="Find the batch size, likewise: the largest that runs and fits the memory.",
+            help="Find the batch size by trial: the largest that runs and fits in memory.",
         ),
         click.option(
             "--auto-lr",
             is_flag=True,
-            help="Find the learning rate by trying, instead of the given one.",
+            help="Find the learning rate by trial instead of using the given one.",
         ),
     ):
         command = option(command)
@@ -87,7 +87,7 @@ def auto_options(command: Command) -> Command:
 
 
 def only_option(section: Section, text: str) -> Callable[[Command], Command]:
-    """Add --only, for the names of a section of the experiment file."""
+    """Add --only, which takes names from a section of the experiment file."""
     return click.option(
         "--only",
         multiple=True,
@@ -106,18 +106,18 @@ def call(
     section: Section | None = None,
     **options: Any,
 ) -> int:
-    """Call `module:function` of a stage, print what it hands back, and return the exit code.
+    """Run `module:function` of a stage, print its result, and return the exit code.
 
-    The experiment is checked first, with little more than torch loaded, unless `check` is False
-    because the stage may do without one; names of --only must be those of its `section`. Then the
-    stage is imported, which takes seconds for most. A signal meanwhile ends the program at once.
+    The experiment is checked first, with little more than torch loaded; `check` is False if the
+    stage may do without one. Names given by --only must occur in its `section`. Importing the
+    stage, which comes next, may take seconds. A signal during either ends the program at once.
     """
     from stages.terminal.console import Screen
 
     name, _, function = stage.partition(":")
     context = click.get_current_context()
     proposal.remember(context.find_root().command, options)
-    silent = not is_first_process()  # the first of several speaks for all
+    silent = not is_first_process()  # of several processes, only the first prints
     with Screen(quiet=quiet or silent, as_json=as_json) as screen:
         interruption.tell_by(screen.progress.note)
         screen.progress.start("loading libraries", 0, "")

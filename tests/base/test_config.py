@@ -1,4 +1,4 @@
-"""The experiment file: reading, overriding, and what is said about mistakes."""
+"""The experiment file: reading it, overriding values, and messages about mistakes."""
 
 import re
 from pathlib import Path

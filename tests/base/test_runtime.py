@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, and no file left behind. Files: whole, or named."""
+"""Locks have one holder at a time and leave no file; errors of writing name the target."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ class BusyError(TrainingError):
 
 
 def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> None:
-    """Holders remove the file while others open it, so that the file locked may be another."""
+    """Holders remove the file while others open it, so a process may lock a removed file."""
     path = tmp_path / "run.lock"
     inside: list[int] = []
     most: list[int] = []
@@ -45,7 +45,7 @@ def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> N
 
 def test_a_lock_that_was_left_behind_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
-    path.touch()  # by a process that was killed
+    path.touch()  # as a killed process leaves it
     with exclusive(path, BusyError("busy")):
         assert path.exists()
         with pytest.raises(BusyError), exclusive(path, BusyError("busy")):

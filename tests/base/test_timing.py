@@ -1,4 +1,4 @@
-"""The time of work: measured by phase, kept across attempts, never a reason to fail."""
+"""Times are measured by phase and kept across attempts; recording them never causes a failure."""
 
 from pathlib import Path
 
@@ -33,6 +33,6 @@ def test_phases_and_attempts(tmp_path: Path) -> None:
     assert sum(phase.seconds for phase in whole.phases) <= whole.seconds
     with timed([path], Silent()):
         pass
-    assert len(read_attempts(path)) == 1  # a finished one gives way to the next
+    assert len(read_attempts(path)) == 1  # the next attempt replaces a finished one
     path.write_text("{")
     assert read_attempts(path) == []

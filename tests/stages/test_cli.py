@@ -98,7 +98,7 @@ def test_runs_are_compared_by_name_on_one_page(
     assert page.count(f"{top1:.1f}") >= 2  # of both
     assert "second" in page
     assert run(["report", "digits"]) == 2
-    assert "two runs or more" in capsys.readouterr().err
+    assert "two or more runs" in capsys.readouterr().err
     assert run(["report", "digits", "third"]) == 1
     assert "There is no report of a run 'third'" in capsys.readouterr().err
     (inside / "configs/third.yaml").touch()
@@ -107,7 +107,7 @@ def test_runs_are_compared_by_name_on_one_page(
     (inside / "configs/third.yaml").unlink()
     (inside / "runs/second/checkpoints/best.pt").write_bytes(b"another")
     assert run(["report", "digits", "second"]) == 1
-    assert "was trained again since its report" in capsys.readouterr().err
+    assert "was trained again after its report" in capsys.readouterr().err
     shutil.rmtree(inside / "runs/second")
 
 
@@ -189,7 +189,7 @@ def test_an_unreadable_file_stops_an_embedding_or_is_left_out_by_name(
     assert run(skipping) == 0
     said = capsys.readouterr().out
     assert "1 of 3 images cannot be read and are left out:\n  b.png: Not" in said
-    assert "Files that are not taken for images: 1 .heic." in said
+    assert "Files not recognised as images: 1 .heic." in said
     (folder / "a.png").unlink()
     (folder / "c.png").unlink()
     assert run(skipping) == 1
@@ -212,7 +212,7 @@ def test_images_of_any_folder_are_embedded_alike_from_every_file(
         "a.npz": QUICK,
         "b.npz": ["--exported", "runs/digits/exports/digits.onnx"],
         "c.npz": ["--checkpoint", "released.pth", *QUICK],
-        # params.yaml names another student and another size of image
+        # params.yaml names another student and another image size
         "e.npz": ["--checkpoint", "runs/digits/checkpoints/best.pt", "-s", "dataset.image.size=16"],
     }
     found = {}
@@ -318,7 +318,7 @@ def test_fine_tuning_records_what_is_found_by_trying(
     printed = capsys.readouterr().out
     record = json.loads((inside / "runs/digits/metrics/few.json").read_text())
     for name, values in {"student": record, **record["controls"]}.items():
-        if name not in ("student", "untrained"):  # nothing is fitted by descent
+        if name not in ("student", "untrained"):  # no gradient descent, so no rate to find
             assert "tuned" not in values
             continue
         assert values["tuned"]["batch_size"] == 64  # of 126 labelled images
@@ -391,9 +391,9 @@ def test_use_lists_and_protects_edits(
     assert run(["use", "cifar10_clip"]) == 2
     assert "--force" in capsys.readouterr().err
     assert run(["use", "cifar10_clip", "--force"]) == 0
-    config = tmp_path / "configs/cifar10_clip.yaml"  # whoever edits that, and not the copy of it,
+    config = tmp_path / "configs/cifar10_clip.yaml"  # the config was edited, not its copy,
     config.write_text(config.read_text().replace("seed: 0", "seed: 1", 1))
-    assert run(["use", "cifar10_clip"]) == 0  # loses nothing
+    assert run(["use", "cifar10_clip"]) == 0  # so no edit is lost
     assert params.read_bytes() == config.read_bytes()
 
 

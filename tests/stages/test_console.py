@@ -1,4 +1,4 @@
-"""What is seen while a command works: on terminals of any width, and in a log."""
+"""Output while a command runs: on terminals of any width, and in a log."""
 
 import io
 import time
@@ -29,7 +29,7 @@ def test_a_log_has_one_line_a_phase() -> None:
         progress.start("pack", 10, "images")
         for _ in range(10):
             progress.advance(1)
-        progress.start("think", 0, "")  # too short to be told
+        progress.start("think", 0, "")  # too short for a line
         progress.start("embed", 5, "images")
         progress.advance(5)
     first, second = text_of(shown).splitlines()

@@ -1,4 +1,4 @@
-"""`mvmr doctor`: what it finds on a sound machine, a poor one, and in experiments of all states."""
+"""`mvmr doctor` on a sound machine, on a broken one, and with stages in every state."""
 
 import json
 import os

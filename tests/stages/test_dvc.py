@@ -1,4 +1,4 @@
-"""DVC behaves: only what changed runs again, and what was once made is found again."""
+"""DVC runs only what changed, and finds earlier results again."""
 
 import os
 import re
@@ -30,7 +30,7 @@ QUICK = {
 
 
 class Project:
-    """A repository of its own, with the tracked files that DVC and the commands read."""
+    """A separate repository with the tracked files that DVC and the commands read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -44,7 +44,7 @@ class Project:
         self.commit()
 
     def params(self, changes: Mapping[str, Any]) -> None:
-        """Write params.yaml: a quick digits experiment with whole sections replaced."""
+        """Write params.yaml, a quick digits experiment with these sections replaced."""
         data = YAML(typ="safe", pure=True).load(ROOT / "configs" / "digits.yaml")
         with (self.root / "params.yaml").open("w") as file:
             YAML().dump({**data, **QUICK, **changes}, file)
@@ -63,7 +63,7 @@ class Project:
         return done.stdout
 
     def commit(self) -> None:
-        """Commit whatever is there."""
+        """Commit all files."""
         who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
         self.call("git", "add", "--all")
         self.call("git", *who, "commit", "--quiet", "--allow-empty", "-m", "state")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, sent as a terminal or a scheduler sends them: no traceback, how to go on."""
+"""Ctrl-C and SIGTERM, as a terminal or scheduler sends them, end with a hint, not a traceback."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]"
 
 
 def ended(process: "subprocess.Popen[str]", arguments: list[str]) -> str:
-    """Return what an interrupted command has printed, having checked how it ended."""
+    """Return the output of an interrupted command, after checking how it ended."""
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert "Traceback" not in output
@@ -92,7 +92,7 @@ def test_a_stage_that_is_interrupted_says_what_goes_on(
 def test_an_interruption_that_comes_too_late_still_ends_with_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """As where a library swallows it: whatever is chained to the command must not start."""
+    """A library may swallow the signal; commands chained to this one must still not start."""
 
     def interrupted() -> list[store_clean.Unfinished]:
         monkeypatch.setattr(interruption, "_asked", True)
@@ -102,7 +102,7 @@ def test_an_interruption_that_comes_too_late_still_ends_with_one(
     monkeypatch.setattr(store_clean, "_unfinished", interrupted)
     assert run(["store", "clean", "--json"]) == 1
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["ok"] is True  # one document, of what was done
+    assert json.loads(captured.out)["ok"] is True  # one document, about the finished work
     assert "by then everything was done" in captured.err
 
 
@@ -160,7 +160,7 @@ def test_workers_that_extract_end_without_a_word(
     if moment == "later":
         time.sleep(0.5)
     family = own.children(recursive=True)
-    os.killpg(process.pid, number)  # as a terminal does: to all of them
+    os.killpg(process.pid, number)  # to the whole group, as a terminal does
     ended(process, arguments)
     assert psutil.wait_procs(family, timeout=20)[1] == []
     again = start(root, arguments)
@@ -180,7 +180,7 @@ def test_training_saves_although_a_terminal_signals_its_loaders_too(
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
     else:
-        process.send_signal(number)  # a scheduler tells the first process
+        process.send_signal(number)  # a scheduler signals only the first process
     assert "saving after this step" in ended(process, arguments)
     again = start(root, arguments)
     wait_until(lambda: list(root.glob("runs/.unfinished/*/resume.previous.ckpt")), again)
@@ -189,12 +189,12 @@ def test_training_saves_although_a_terminal_signals_its_loaders_too(
 
 
 def read(terminal: int) -> bytes:
-    """Return what a terminal shows next, nothing at its end."""
+    """Return what a terminal shows next, or nothing at its end."""
     if not select.select([terminal], [], [], 60)[0]:
         return b""
     try:
         return os.read(terminal, 65536)
-    except OSError:  # how Linux says that nobody holds the other end any more
+    except OSError:  # on Linux, nobody holds the other end any more
         return b""
 
 
@@ -219,7 +219,7 @@ def test_ctrl_c_on_a_terminal_leaves_it_as_it_was(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
     assert process.wait() == 1
     os.close(ours)
-    assert screen.rfind(b"\x1b[?25h") > screen.rfind(b"\x1b[?25l")  # the cursor is back
+    assert screen.rfind(b"\x1b[?25h") > screen.rfind(b"\x1b[?25l")  # the cursor is visible again
     plain = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", screen).decode()
     assert "Traceback" not in plain
     assert plain.rstrip().endswith(f"{SENTENCE}mvmr train")

@@ -1,4 +1,4 @@
-"""What older versions made is accepted: shards, a store, a finished run and its dvc.lock.
+"""Results of older versions are accepted: shards, a store, a finished run and its dvc.lock.
 
 `golden/before_rooms.tar.xz` was made by `dvc repro` with version 0.1.0 before its modules were put
 into packages: 40 images of two shades, three features of three stored types, one epoch.
@@ -30,7 +30,7 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def written(root: Path) -> dict[str, int]:
-    """Return when each file of shards, store and run was written."""
+    """Return the modification time of each file of shards, store and run."""
     places = (root / "data/shades/shards", root / "data/shades/features.zarr", root / "runs/before")
     files = [file for place in places for file in place.rglob("*") if file.is_file()]
     assert len(files) > 40
@@ -70,7 +70,7 @@ def test_dvc_accepts_the_lock(older: Path) -> None:
     )
     found = json.loads(status.stdout)
     assert found.pop("select")[-1] == "always changed"
-    # What the lock says is as it was; only the cache did not travel.
+    # The results match the lock; only the cache is missing.
     reasons = {
         reason
         for changes in found.values()

@@ -1,4 +1,4 @@
-"""Every config of `configs/`, built without data: shapes, schedule, terms, cost, and one step."""
+"""Every config of `configs/` without data: shapes, schedule, terms, cost, and one step."""
 
 import re
 import warnings
@@ -26,9 +26,9 @@ from stages.experiment.schema import Experiment, load
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXPERIMENTS = {path.stem: load(path) for path in sorted(CONFIGS.glob("*.yaml"))}
 TRAINED = [name for name, experiment in EXPERIMENTS.items() if experiment.train is not None]
-# These steps take seconds each, for their projectors of 8192 x 8192.
+# These steps take seconds each, because of their projectors of 8192 x 8192.
 WIDE = [name for name in TRAINED if 8192 in EXPERIMENTS[name].student.projector]
-# Images of the published data sets that are trained on, before validation is cut.
+# Training images of the published data sets, before the validation split.
 IMAGES = {
     "cifar10": 50_000,
     "cifar20": 50_000,
@@ -43,7 +43,7 @@ SUSTAINED = 60e12  # operations a second, of an A100 in 16 bits; docs/scaling.md
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Build networks without memory or arithmetic."""
+    """Build networks without memory or computation."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         yield
@@ -54,7 +54,7 @@ def tiny(image: ImageOptions) -> ImageOptions:
 
 
 def stored_width(options: RepresentationOptions, image: ImageOptions) -> int:
-    """Return the numbers that the store keeps of an image."""
+    """Return how many numbers the store keeps per image."""
     if options.reduce.pca or options.reduce.projection:
         return options.reduce.pca or options.reduce.projection or 0
     if isinstance(options, OpenClipOptions):
@@ -130,7 +130,7 @@ def test_one_training_step_at_full_width(name: str) -> None:
         z_width=encoder.z_width,
         representation_widths=own,
     )
-    # On a CPU the 16 bits of a recipe for GPUs are not to be had.
+    # A CPU does not support the 16 bits of a recipe for GPUs.
     options = experiment.train.model_copy(update={"precision": "32"})
     module = StudentModule(
         encoder,
@@ -165,7 +165,7 @@ def test_one_training_step_at_full_width(name: str) -> None:
 
 
 def gpu_hours(experiment: Experiment) -> float:
-    """Return forward and backward operations of all epochs, over what a GPU sustains."""
+    """Return the GPU hours of all epochs: their operations over what a GPU sustains."""
     assert experiment.train is not None
     assert experiment.objective is not None
     image, source = experiment.dataset.image, experiment.dataset.source

@@ -1,4 +1,4 @@
-"""Shards and store on remote places: the same content, and no half-written feature counts."""
+"""Remote shards and stores have the same content, and no half-written feature counts."""
 
 import itertools
 import os
@@ -235,11 +235,11 @@ def test_an_abandoned_lease_is_taken_over(
         assert time.monotonic() - began >= 0.4
 
 
-# An S3 server on loopback, and a line to it that breaks
+# An S3 server on loopback, and a connection to it that breaks
 
 
 class Line:
-    """A TCP relay that cuts every connection after some bytes, for as long as it `breaks`."""
+    """A TCP relay that cuts the next `breaks` connections after some bytes."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -273,7 +273,7 @@ class Line:
                     other[ready].sendall(data)
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         self._listener.close()
 
 
@@ -289,7 +289,7 @@ def server() -> Iterator[int]:
 
 @pytest.fixture
 def line(server: int) -> Iterator[Line]:
-    """Yield a line to the server, by which `s3://bucket` is reached."""
+    """Yield a relay to the server through which `s3://bucket` is reached."""
     import s3fs
 
     relay = Line(server)
@@ -327,7 +327,7 @@ def test_a_broken_line_is_tried_again(line: Line, tmp_path: Path) -> None:
     assert {n: d for n, d in expected.items() if n != "work/lock"} == found
 
 
-@pytest.mark.slow  # half a minute until the lease of a killed process counts as abandoned
+@pytest.mark.slow  # takes half a minute until the lease of a killed process expires
 def test_the_commands_work_on_s3_and_go_on_after_a_kill(line: Line, tmp_path: Path) -> None:
     configure(tmp_path)
     url = f"s3://bucket/{next(numbers)}"

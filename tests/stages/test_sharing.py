@@ -1,4 +1,4 @@
-"""Colleagues share what is computed: `dvc push` here, `dvc pull` in another clone."""
+"""Colleagues share results: `dvc push` in one clone, `dvc pull` in another."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class Clone(Project):
 
 @pytest.fixture
 def pushed(tmp_path: Path) -> Project:
-    """Return a project whose results are in a folder remote as well."""
+    """Return a project whose results have been pushed to a remote in a folder."""
     (tmp_path / "first").mkdir()
     project = Project(tmp_path / "first")
     remote = str(tmp_path / "remote")

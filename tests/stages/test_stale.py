@@ -1,4 +1,4 @@
-"""Nothing stale is used in silence: sources, teachers, what is not on this machine."""
+"""Nothing stale is used silently: sources, teachers, and files missing on this machine."""
 
 import os
 from pathlib import Path
@@ -95,14 +95,14 @@ def test_without_the_folder_the_shards_are_taken_as_they_are(
 ) -> None:
     (project / "images").rename(project / "elsewhere")
     assert run(["store", "select"]) == 0
-    assert "The shards are taken as they are" in capsys.readouterr().out
+    assert "The shards are used as they are" in capsys.readouterr().out
     assert run(["train", "-q"]) == 0
 
 
 def test_a_checkpoint_is_not_scored_on_images_that_it_may_have_seen(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The data set is cut anew by another seed, so training images become test images."""
+    """The data set is split again with another seed, so training images become test images."""
     assert run(["train", "-q"]) == 0
     assert run(["evaluate", "-q"]) == 0
     other = ["-q", "-s", "dataset.split.seed=5"]
@@ -146,13 +146,13 @@ def test_what_was_begun_is_gone_on_with_only_by_what_began_it(
         return capsys.readouterr().out.splitlines()[-1]
 
     assert "1 of 2 shards done. The stored feature is complete" in told()
-    assert "`mvmr extract-features --only hog --force` goes on" in told()
+    assert "`mvmr extract-features --only hog --force` continues" in told()
     other = ["-s", "features.hog.cell=2"]
     assert "this one does not go on from there" in told(*other)
     assert f"remove data/digits/work/{begun.name}." in told(*other)
-    assert "the experiment that began it goes on" in told("data/digits/features.zarr")
+    assert "the experiment that began it can continue it" in told("data/digits/features.zarr")
     (store.path / "hog").rename(project / "aside")
-    assert "`mvmr extract-features --only hog` goes on from there" in told()
+    assert "`mvmr extract-features --only hog` continues from there" in told()
     found = {state.stage: state for state in states(load(Path("params.yaml")), "data", Silent())}
     assert found["extract@hog"].condition == "unfinished"
     changed = load(Path("params.yaml"), other[1:])

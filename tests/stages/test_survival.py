@@ -1,4 +1,4 @@
-"""Work survives: kills at random moments, a full disk, workers that die, DVC's ways."""
+"""Work survives kills at random moments, a full disk, dying workers, and DVC's restores."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ FEATURES: dict[str, Any] = {
     "scattering": {"J": 2, "L": 8, "reduce": {"pca": 64}},
     "hog": {"cell": 4, "dtype": "int8"},
 }
-# Five epochs of nine steps, each of which is saved.
+# Five epochs of nine steps; every step is saved.
 TRAINING: dict[str, Any] = {
     "student": {"architecture": "resnet8", "projector": [16]},
     "objective": {"variance": {}, "invariance": {}, "hog": {"kind": "dependence"}},
@@ -40,7 +40,7 @@ TRAINING: dict[str, Any] = {
 
 
 class Project:
-    """A folder with a digits experiment; as it comes, its extraction takes a few seconds."""
+    """A folder with a digits experiment; by default, its extraction takes a few seconds."""
 
     def __init__(self, root: Path, *, configured: bool = False) -> None:
         self.root = root
@@ -49,7 +49,7 @@ class Project:
             self.configure(FEATURES)
 
     def configure(self, features: dict[str, Any], *, size: int = 32, **sections: Any) -> None:
-        """Write params.yaml with these features, at a size, and other sections replaced."""
+        """Write params.yaml with these features, image size and other sections."""
         data = YAML(typ="safe", pure=True).load(ROOT / "configs" / "digits.yaml")
         data["dataset"]["shards"]["samples"] = 64
         data["dataset"]["image"]["size"] = size
@@ -81,7 +81,7 @@ class Project:
 
     @property
     def data(self) -> Path:
-        """Where the data set lies."""
+        """The directory of the data set."""
         return self.root / "data" / "digits"
 
     def store(self) -> dict[str, bytes]:
@@ -89,7 +89,7 @@ class Project:
         return contents(self.data / "features.zarr")
 
     def finished_chunks(self) -> dict[str, int]:
-        """Return when the chunks of finished shards were written, by feature, split and number."""
+        """Return the modification times of finished chunks, by feature, split and number."""
         found = {}
         for marker in self.data.glob("work/*/done/*"):
             split, _, number = marker.name.rpartition("-")
@@ -173,7 +173,7 @@ def test_a_killed_worker_is_replaced(undisturbed: Project, tmp_path: Path, momen
 
 
 def in_dvc(project: Project) -> Project:
-    """Make a project one that DVC runs."""
+    """Turn a project into one that DVC runs."""
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
         (project.root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, project.root / name)
@@ -244,7 +244,7 @@ def trained(untrained: Project, tmp_path_factory: pytest.TempPathFactory) -> Pro
 
 
 def results(project: Project) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """Return what training leaves, without what depends on the clock: curves and weights."""
+    """Return curves and weights of a training, without values that depend on the clock."""
     run = project.root / "runs" / "digits"
     with (run / "curves.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -261,7 +261,7 @@ def results(project: Project) -> tuple[list[dict[str, str]], dict[str, Any]]:
 
 
 def wait_for_saves(project: Project, process: "subprocess.Popen[str]", count: int) -> None:
-    """Return when the unfinished run has been saved `count` times, or some more."""
+    """Wait until the unfinished run has been saved at least `count` times."""
     seen: set[int] = set()
     deadline = time.monotonic() + 240
     while len(seen) < count:
@@ -280,10 +280,10 @@ def test_a_killed_training_continues_the_losses_of_an_undisturbed_one(
 ) -> None:
     shutil.copytree(untrained.root, tmp_path, dirs_exist_ok=True)
     project, draw = Project(tmp_path, configured=True), random.Random(moment)
-    for _ in range(2):  # the second time it goes on, and is killed again
+    for _ in range(2):  # the second run continues, and is killed too
         process = project.start("dvc", "repro", "train")
         wait_for_saves(project, process, draw.randrange(1, 20))
-        time.sleep(draw.uniform(0, 0.05))  # also amid a step, or a save
+        time.sleep(draw.uniform(0, 0.05))  # perhaps during a step or a save
         kill(process)
         assert not (project.root / "runs/digits/checkpoints").exists()
     output = project.call("dvc", "repro", "train")
@@ -298,7 +298,7 @@ def test_a_killed_training_continues_the_losses_of_an_undisturbed_one(
 
 @contextmanager
 def small_disk(place: Path, size: str) -> Iterator[None]:
-    """Mount a file system of `size` bytes at `place`; skip where that is not allowed."""
+    """Mount a file system of `size` bytes at `place`; skip the test if that is not allowed."""
     place.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True).returncode != 0:
@@ -320,7 +320,7 @@ def test_a_full_disk_is_one_sentence_and_room_is_enough_to_go_on(
         ballast.write_bytes(bytes(free - 120_000))
         output = project.call("mvmr", "extract-features", "--workers", "2", code=1)
         assert "No space is left" in output
-        assert "goes on from what is finished" in output
+        assert "continues from what is finished" in output
         assert "Traceback" not in output
         ballast.unlink()
         project.call("mvmr", "extract-features", "--workers", "2")

@@ -1,4 +1,4 @@
-"""The manners of the command line: wrong usage, help, JSON, quiet, completion."""
+"""The command line: wrong usage, help, JSON, quiet, completion."""
 
 import importlib
 import json
@@ -153,7 +153,7 @@ def test_every_command_has_help_with_an_example_that_parses(
     while isinstance(parsed, click.Group):
         name, *words = words
         parsed = parsed.commands[name]
-    parsed.make_context(name, words)  # raises UsageError where the example is wrong
+    parsed.make_context(name, words)  # raises UsageError if the example is wrong
     assert parsed is command or isinstance(command, click.Group)
 
 
@@ -186,7 +186,7 @@ def test_json_is_one_document_with_the_numbers_of_the_table(inside: Path, capsys
     assert document["dataset"]["images"] == {"train": 1259, "validation": 179, "test": 359}
     assert document["next"] == shlex.join(["mvmr", "report", *QUICK])
     assert f"Next: {document['next']}" in shown
-    assert "knn: top1" in captured.err  # the rest is said elsewhere
+    assert "knn: top1" in captured.err  # other output goes elsewhere
 
 
 KEYS = {
@@ -286,7 +286,7 @@ CHOSEN = {"config": Path("my file.yaml"), "assignments": ("train.lr=1",), "data"
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the running command have been given what CHOSEN says."""
+    """Pretend that the running command was given the options of CHOSEN."""
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.delenv("MVMR_DATA", raising=False)
     proposal.remember(cli, CHOSEN)
@@ -317,7 +317,7 @@ def test_a_proposed_command_acts_on_the_same_experiment(said: str, told: str) ->
 def test_the_next_command_keeps_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     result = Result({}, following=["mvmr", "train"])
     assert result.next_command() == "mvmr train -c 'my file.yaml' -s train.lr=1 --data s3://b/d"
-    monkeypatch.setenv("DVC_STAGE", "train")  # DVC itself runs what is next
+    monkeypatch.setenv("DVC_STAGE", "train")  # DVC itself runs the next stage
     assert result.next_command() is None
     proposal.forget()
     assert proposal.sentence("`dvc repro`, or `mvmr train`") == "`dvc repro`, or `mvmr train`"
@@ -339,7 +339,7 @@ def test_a_mistake_is_the_files_or_an_options(inside: Path, capsys: Captured) ->
 
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let loading a stage be an error."""
+    """Make loading a stage an error."""
 
     def load(name: str) -> None:
         raise AssertionError(f"{name} is being loaded")
