@@ -16,8 +16,8 @@ from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.planning.cost import (
     FeatureCost,
-    Sample,
     TrainingCost,
+    TrialSample,
     extraction_cost,
     sample_of,
     training_cost,
@@ -70,7 +70,7 @@ def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
 
 def _values(
     experiment: Experiment,
-    sample: Sample,
+    sample: TrialSample,
     costs: dict[str, FeatureCost],
     training: TrainingCost | None,
     measured: int,
@@ -95,7 +95,7 @@ def _values(
 
 def _shown(
     experiment: Experiment,
-    sample: Sample,
+    sample: TrialSample,
     costs: dict[str, FeatureCost],
     training: TrainingCost | None,
     measured: int,
@@ -112,7 +112,7 @@ def _shown(
 
 def _training(
     experiment: Experiment,
-    sample: Sample,
+    sample: TrialSample,
     stored: dict[str, StoredFeature],
     progress: Progress,
 ) -> TrainingCost | None:
@@ -140,7 +140,7 @@ def _training(
     )
 
 
-def _stored_rows(sample: Sample, costs: dict[str, FeatureCost]) -> list[list[str]]:
+def _stored_rows(sample: TrialSample, costs: dict[str, FeatureCost]) -> list[list[str]]:
     total = sum(sample.images.values())
     shards = sample.cost
     rate = total / shards.seconds
@@ -167,7 +167,7 @@ def _training_rows(training: TrainingCost, epochs: int, before: float) -> list[l
     return rows
 
 
-def _saving(experiment: Experiment, sample: Sample, costs: dict[str, FeatureCost]) -> str:
+def _saving(experiment: Experiment, sample: TrialSample, costs: dict[str, FeatureCost]) -> str:
     """Say what reading the targets saves, as the report says it afterwards."""
     targets = [costs[name] for name in experiment.targets()]
     if not targets or experiment.train is None:

@@ -10,7 +10,7 @@ from pipeline.base.atomic import atomic_path, write_json
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import DataError
 from pipeline.models.checkpoint import BEST
-from pipeline.reporting import Run, render_comparison, render_report, run_from_json
+from pipeline.reporting import RunFacts, render_comparison, render_report, run_from_json
 from stages.experiment.chosen import Chosen
 from stages.experiment.findings import gather, per_image
 from stages.experiment.paths import comparison_page, dataset_layout, run_layout
@@ -67,7 +67,7 @@ def _written(
     return Result({"report": str(path), "bytes": size}, shown, following)
 
 
-def _read(name: str) -> Run:
+def _read(name: str) -> RunFacts:
     """Return the run as its report recorded it.
 
     Raises DataError if the record is damaged, or the run has been trained again since.

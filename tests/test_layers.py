@@ -115,8 +115,28 @@ def test_modules_lie_in_rooms_and_no_name_occurs_twice() -> None:
     assert twice == []
 
 
+def test_a_class_name_means_one_thing() -> None:
+    names = Counter(
+        node.name
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_checking_a_config_loads_no_library_that_only_training_needs() -> None:
-    heavy = ("lightning", "open_clip", "torchvision", "kornia", "distributed", "matplotlib")
+    heavy = [
+        "lightning",
+        "open_clip",
+        "timm",
+        "torchvision",
+        "distributed",
+        "sklearn",
+        "scipy",
+        "zarr",
+        "matplotlib",
+    ]
     code = f"import sys, stages.experiment.schema; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

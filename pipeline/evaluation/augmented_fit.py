@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.base.errors import TrainingError
-from pipeline.evaluation.feature_batches import Batches, Embedded, Rows, StoredBatches, ViewBatches
+from pipeline.evaluation.feature_batches import (
+    Batches,
+    EmbeddedViews,
+    Rows,
+    StoredBatches,
+    ViewBatches,
+)
 from pipeline.evaluation.fit_options import AugmentedFitOptions
 from pipeline.evaluation.labelled_features import class_indices
 from pipeline.evaluation.logistic import LinearClassifier
@@ -31,7 +37,7 @@ from pipeline.training.trial import PlainFit, Trial, plain_trial_options
 
 
 @dataclass(frozen=True)
-class Task:
+class LabelTask:
     """What a linear classifier says of an image: how it learns from labels, and how it is judged.
 
     `loss` maps logits (B, K) and labels, as a batch has them, to a scalar; `score` gives percent,
@@ -44,7 +50,7 @@ class Task:
     score: Callable[[Tensor, Tensor], float]
 
 
-def one_class(classes: Tensor) -> Task:
+def one_class(classes: Tensor) -> LabelTask:
     """Return the task to name an image's only class, among `classes` (K,)."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -53,10 +59,10 @@ def one_class(classes: Tensor) -> Task:
     def score(logits: Tensor, labels: Tensor) -> float:
         return 100 * top_k_accuracy(logits, class_indices(labels, classes))
 
-    return Task(classes, "validation_top1", loss, score)
+    return LabelTask(classes, "validation_top1", loss, score)
 
 
-def several_classes(count: int) -> Task:
+def several_classes(count: int) -> LabelTask:
     """Return the task to tell of each of `count` classes whether an image has it.
 
     Labels are (B, K), negative where an image does not count for a class. The loss of a class is
@@ -74,7 +80,7 @@ def several_classes(count: int) -> Task:
     def score(logits: Tensor, labels: Tensor) -> float:
         return 100 * mean_over_classes(logits, labels)[0].eleven_point.item()
 
-    return Task(torch.arange(count), "validation_map", loss, score)
+    return LabelTask(torch.arange(count), "validation_map", loss, score)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class _Candidate:
 def augmented_fit(
     train: Rows,
     validation: Rows,
-    task: Task,
+    task: LabelTask,
     subject: Subject,
     setting: Setting,
     *,
@@ -138,7 +144,7 @@ class _Fit:
     def __init__(
         self,
         train: Rows,
-        task: Task,
+        task: LabelTask,
         subject: Subject,
         setting: Setting,
         augmentation: AugmentationOptions,
@@ -148,13 +154,13 @@ class _Fit:
         self._train, self._task, self._setting, self._options = train, task, setting, options
         self._mean = train.features.mean(dim=0)
         self._scale = train.features.std(dim=0).clamp_min(1e-6)
-        self._images: Embedded | None = None
+        self._images: EmbeddedViews | None = None
         self.samples = len(train.labels)
         if subject.embed is not None:
             self.samples = data.valid_samples
             loader = loader_by_size(data, options.loading, seed=setting.seed)
             augment = build_augmentation(augmentation, data.image)
-            self._images = Embedded(loader, augment, subject.embed)
+            self._images = EmbeddedViews(loader, augment, subject.embed)
 
     def batches(self, size: int) -> Batches:
         """Return the batches of one size, epoch after epoch."""
@@ -212,7 +218,7 @@ def _step(
     candidate: _Candidate,
     features: Tensor,
     labels: Tensor,
-    task: Task,
+    task: LabelTask,
     step: int,
     epochs: int,
     steps_per_epoch: int,

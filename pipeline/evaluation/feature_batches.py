@@ -57,7 +57,7 @@ class StoredBatches(Batches):
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedViews:
     """How features of views come about."""
 
     loader: Callable[[int], Loader]
@@ -68,7 +68,7 @@ class Embedded:
 class ViewBatches(Batches):
     """Features of a view of each image; images without a label are left out of their batch."""
 
-    def __init__(self, images: Embedded, size: int, seed: int) -> None:
+    def __init__(self, images: EmbeddedViews, size: int, seed: int) -> None:
         self._images, self._loader = images, images.loader(size)
         super().__init__(len(self._loader), seed)
 

@@ -24,7 +24,7 @@ from pipeline.evaluation.subjects import Subject
 from pipeline.metrics.average_precision import bootstrap_mean, chance_mean, mean_over_classes
 
 
-class Voc07Options(LinearFitOptions):
+class MultiLabelOptions(LinearFitOptions):
     """`evaluate.<name>` of kind voc07.
 
     Each of `l2`, a factor on ||w||^2 / 2 beside a class's mean loss, is tried. With an
@@ -105,7 +105,7 @@ def _labelled(subject: Subject, images: Images, split: Split) -> Rows:
 
 
 def _exact_fit(
-    train: Rows, validation: Rows, options: Voc07Options, setting: Setting
+    train: Rows, validation: Rows, options: MultiLabelOptions, setting: Setting
 ) -> tuple[LinearClassifier, Values]:
     """Choose the penalty on validation, then fit on both."""
     strengths = sorted(set(options.l2), reverse=True)
@@ -122,7 +122,7 @@ def _exact_fit(
 
 
 def _fit(
-    rows: Rows, l2s: list[float], options: Voc07Options, setting: Setting
+    rows: Rows, l2s: list[float], options: MultiLabelOptions, setting: Setting
 ) -> list[LinearClassifier]:
     fits = fit_binary(
         rows.features,

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline.base.errors import ConfigError
 from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.linear import LinearOptions
-from pipeline.evaluation.multi_label import Voc07Options
+from pipeline.evaluation.multi_label import MultiLabelOptions
 from pipeline.evaluation.online import OnlineOptions
 from pipeline.evaluation.retrieval import RetrievalOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
@@ -24,7 +24,7 @@ AnyProtocol = Annotated[
     | OnlineOptions
     | KnnOptions
     | SemiSupervisedOptions
-    | Voc07Options
+    | MultiLabelOptions
     | ZeroShotOptions
     | RetrievalOptions,
     Field(discriminator="kind"),

@@ -86,7 +86,7 @@ class TrainingCost:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrialSample:
     """Some of an experiment's training images as shards: to train on, to validate, and `test`.
 
     The last are few, in small tars. `images` is how many each split of the whole has,
@@ -118,7 +118,7 @@ def sample_of(
     count: int,
     root: Path,
     progress: Progress | None = None,
-) -> Sample:
+) -> TrialSample:
     """Shard the first `count` training images, which are a random choice, below `root`.
 
     Raises DataError if there are too few.
@@ -150,7 +150,7 @@ def sample_of(
     images = {split: len(items) for split, items in splits.items()}
     content = sum(_content_bytes(tar) for tar in sorted((root / "shards").glob("*/*.tar")))
     size = sum(_tar_bytes(n, options.samples, content / len(chosen)) for n in images.values())
-    sample = Sample(root, manifests, images, options.samples, ShardCost(size, 0.0))
+    sample = TrialSample(root, manifests, images, options.samples, ShardCost(size, 0.0))
     train, validation, test = (phase.piece() for phase in meter.of("shard"))
     pace = Pace.of(train + validation, test)
     done = train + validation + test
@@ -187,7 +187,7 @@ def _tar_bytes(images: int, samples: int, bytes_per_image: float) -> int:
 
 
 def extraction_cost(
-    sample: Sample,
+    sample: TrialSample,
     name: str,
     options: RepresentationOptions,
     image: ImageOptions,
@@ -225,7 +225,9 @@ def extraction_cost(
     return FeatureCost(width, size, 1 / pace.per_image, seconds, by_components), stored
 
 
-def _pace(sample: Sample, meter: PaceMeter, workers: int, elapsed: float) -> tuple[Pace, float]:
+def _pace(
+    sample: TrialSample, meter: PaceMeter, workers: int, elapsed: float
+) -> tuple[Pace, float]:
     """Return the pace of extraction once every worker is warm, and the seconds besides."""
     (phase,) = meter.of("extract")
     border = len(phase.times) - len(sample.manifests["test"].shards)
@@ -249,7 +251,7 @@ def _fit_seconds(images: int, width: int, components: int) -> float:
     return (time.perf_counter() - began) * width / timed
 
 
-def _stored_bytes(stored: StoredFeature, width: int, itemsize: int, sample: Sample) -> int:
+def _stored_bytes(stored: StoredFeature, width: int, itemsize: int, sample: TrialSample) -> int:
     """Return the bytes of whole chunks, for which the last one is filled up, and of the basis."""
     rows = 0
     for images in sample.images.values():
@@ -266,7 +268,7 @@ def _size_below(path: object) -> int:
 def training_cost(
     run: Run,
     few: SplitData,
-    sample: Sample,
+    sample: TrialSample,
     *,
     memory_share: float,
     work: Path,

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.base.timing import saved_seconds
-from pipeline.reporting.run_facts import Cached, Run
+from pipeline.reporting.run_facts import Cached, RunFacts
 from pipeline.reporting.sample import Absent
 
 RAW_BYTES = 4  # per number as computed, float32
 
 
 @dataclass(frozen=True)
-class Saving:
+class SavedTime:
     """One feature's row.
 
     `raw_bytes` is its size if stored unreduced, in float32. `saved_seconds` is the time to
@@ -38,7 +38,7 @@ class Cache:
     be decoded: their rows are never read.
     """
 
-    savings: tuple[Saving, ...]
+    savings: tuple[SavedTime, ...]
     target_images: int
     epochs: int | None
     trained_on: tuple[str, ...]
@@ -71,7 +71,7 @@ class Cache:
         return sum(known) if known else None
 
 
-def cache(run: Run) -> Cache | Absent:
+def cache(run: RunFacts) -> Cache | Absent:
     """Return what the run's stored features cost and save."""
     if not run.cached:
         return Absent("this experiment stores no features")
@@ -89,15 +89,15 @@ def cache(run: Run) -> Cache | Absent:
     )
 
 
-def trained_on(run: Run) -> Sequence[str]:
+def trained_on(run: RunFacts) -> Sequence[str]:
     """Return the names of the stored features that the objective uses."""
     named = {term.get("representation") for term in run.objective.values()}
     return [feature.name for feature in run.cached if feature.name in named]
 
 
-def _saving(feature: Cached, images: int, epochs: int | None) -> Saving:
+def _saving(feature: Cached, images: int, epochs: int | None) -> SavedTime:
     speed = feature.images_per_second
     saved = None
     if speed is not None and epochs is not None:
         saved = saved_seconds(images, epochs=epochs, images_per_second=speed)
-    return Saving(feature, RAW_BYTES * feature.original_width * feature.images, saved)
+    return SavedTime(feature, RAW_BYTES * feature.original_width * feature.images, saved)

@@ -12,7 +12,7 @@ from pipeline.reporting.formats import count, duration, millions, number, percen
 from pipeline.reporting.leads import compared_in_words, listed
 from pipeline.reporting.page import Panel, render
 from pipeline.reporting.provenance import flat
-from pipeline.reporting.run_facts import Run
+from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT, Absent
 from pipeline.reporting.scores import Protocol, Score, protocols
 
@@ -105,13 +105,13 @@ class Differences:
     same: int
 
 
-def render_comparison(runs: Sequence[Run]) -> str:
+def render_comparison(runs: Sequence[RunFacts]) -> str:
     """Return the page that compares two or more runs."""
     names = " · ".join(run.name for run in runs)
     return render(f"{names}: comparison", names, f"comparison of {len(runs)} runs", compared(runs))
 
 
-def compared(runs: Sequence[Run]) -> list[Panel]:
+def compared(runs: Sequence[RunFacts]) -> list[Panel]:
     """Return the panels of a comparison."""
     return [
         Panel("compared-facts", "What is compared", facts(runs)),
@@ -121,9 +121,9 @@ def compared(runs: Sequence[Run]) -> list[Panel]:
     ]
 
 
-def facts(runs: Sequence[Run]) -> Facts:
+def facts(runs: Sequence[RunFacts]) -> Facts:
     """Return what the runs are, and what they cost to make."""
-    tells: Mapping[str, Callable[[Run], str]] = {
+    tells: Mapping[str, Callable[[RunFacts], str]] = {
         "data": lambda run: str(run.config["dataset"]["name"]),
         "training images": lambda run: count(run.splits["train"].images),
         "student": lambda run: run.student.architecture,
@@ -145,17 +145,17 @@ def facts(runs: Sequence[Run]) -> Facts:
     )
 
 
-def _cached(run: Run) -> str:
+def _cached(run: RunFacts) -> str:
     stored = cache(run)
     return NOTHING if isinstance(stored, Absent) else size(stored.bytes)
 
 
-def _training_time(run: Run) -> str:
+def _training_time(run: RunFacts) -> str:
     seconds = next((w.seconds for w in run.work if w.stage == "train"), None)
     return NOTHING if seconds is None else duration(seconds)
 
 
-def _warnings(runs: Sequence[Run]) -> list[str]:
+def _warnings(runs: Sequence[RunFacts]) -> list[str]:
     result = []
     last = {tuple(run.splits)[-1] for run in runs}
     tested = {run.splits[tuple(run.splits)[-1]].digest for run in runs}
@@ -172,7 +172,7 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
     return result
 
 
-def scores(runs: Sequence[Run]) -> Comparison | Absent:
+def scores(runs: Sequence[RunFacts]) -> Comparison | Absent:
     """Return the main figure of every protocol, with one table for each protocol and figure."""
     by_run = [{protocol.name: protocol for protocol in protocols(run)} for run in runs]
     names = dict.fromkeys(name for found in by_run for name in found)
@@ -202,7 +202,7 @@ def _verdict(runs: Sequence[str], tables: Sequence[Compared]) -> Iterator[str]:
         yield f"By {listed(open_)}, no run is clearly the best."
 
 
-def _apart(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) -> str:
+def _apart(name: str, runs: Sequence[RunFacts], found: Sequence[Protocol | None]) -> str:
     figures = [
         f"{protocol.figure} for {run.name}"
         for run, protocol in zip(runs, found, strict=True)
@@ -211,7 +211,7 @@ def _apart(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) -> 
     return f"The main figure of {name} is {listed(figures)}: these cannot be compared."
 
 
-def _compared(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) -> Compared:
+def _compared(name: str, runs: Sequence[RunFacts], found: Sequence[Protocol | None]) -> Compared:
     first = next(protocol for protocol in found if protocol is not None)
     own = tuple(None if p is None else p.student for p in found)
     untrained = tuple(None if p is None else p.of("untrained") for p in found)
@@ -236,7 +236,7 @@ def _compared(name: str, runs: Sequence[Run], found: Sequence[Protocol | None]) 
 
 
 def _told(
-    runs: Sequence[Run], found: Sequence[Protocol | None], best: int
+    runs: Sequence[RunFacts], found: Sequence[Protocol | None], best: int
 ) -> tuple[tuple[str, ...], list[bool]]:
     """Return a sentence that compares the best run with each other one, and whether it is better.
 
@@ -271,7 +271,7 @@ class _Unpaired:
     intervals: bool
 
 
-def _pair(first: Run, second: Run, protocol: Protocol) -> Paired | _Unpaired:
+def _pair(first: RunFacts, second: RunFacts, protocol: Protocol) -> Paired | _Unpaired:
     """Compare two runs image by image, if they were scored on the same images."""
     name = protocol.name
     splits = [run.splits[run.metrics[name]["split"]].digest for run in (first, second)]
@@ -287,7 +287,7 @@ def _pair(first: Run, second: Run, protocol: Protocol) -> Paired | _Unpaired:
     return paired(a, b, seed=first.config["seed"])
 
 
-def overlaid(runs: Sequence[Run]) -> Overlaid | Absent:
+def overlaid(runs: Sequence[RunFacts]) -> Overlaid | Absent:
     """Return the curves of all runs that trained: one chart per figure, one line per run."""
     trained = [(place, run) for place, run in enumerate(runs) if run.curves]
     if not trained:
@@ -315,7 +315,7 @@ def _single(charts: Sequence[Chart]) -> list[Chart]:
     ]
 
 
-def _overlaid(chart: Chart, runs: Sequence[tuple[int, Run]]) -> Drawn:
+def _overlaid(chart: Chart, runs: Sequence[tuple[int, RunFacts]]) -> Drawn:
     column = next(iter(chart.columns))
     lines = [
         Line(run.name, values_of(run, "epoch"), values_of(run, column, chart.scale), place)
@@ -326,7 +326,7 @@ def _overlaid(chart: Chart, runs: Sequence[tuple[int, Run]]) -> Drawn:
     return replace(draw(f"{kind}-{chart.name}", chart, lines), keys=())
 
 
-def differences(runs: Sequence[Run]) -> Differences | Absent:
+def differences(runs: Sequence[RunFacts]) -> Differences | Absent:
     """Return the settings that differ between runs, defaults and overrides included."""
     settings = [_settings(run, runs) for run in runs]
     keys = dict.fromkeys(key for found in settings for key in found if key not in OWN)
@@ -341,7 +341,7 @@ def differences(runs: Sequence[Run]) -> Differences | Absent:
     )
 
 
-def _settings(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
+def _settings(run: RunFacts, runs: Sequence[RunFacts]) -> dict[str, Any]:
     """Return a run's settings by dotted key.
 
     An entry that another run lacks is a single setting, whose value is the entry's kind.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.reporting.pictures import picture
-from pipeline.reporting.sample import Absent, Sample
+from pipeline.reporting.sample import Absent, ImageSample
 
 WHOLE_MATRIX = 20  # classes at most
 PAIRS, MISTAKES = 12, 12
@@ -121,7 +121,9 @@ def wilson(right: int, images: int) -> tuple[float, float]:
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-def mistakes(protocol: str, predictions: Sequence[Prediction], sample: Sample) -> Mistakes | Absent:
+def mistakes(
+    protocol: str, predictions: Sequence[Prediction], sample: ImageSample
+) -> Mistakes | Absent:
     """Return the most confident mistakes among the images of a sample."""
     if not predictions:
         return Absent("no protocol of this run predicts one class per image")

@@ -8,9 +8,9 @@ from markupsafe import Markup
 
 from pipeline.reporting.figures import Key, Line, keys, line_chart
 from pipeline.reporting.formats import number
-from pipeline.reporting.run_facts import Run
+from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import Absent
-from pipeline.reporting.term_sentences import Term, terms_of
+from pipeline.reporting.term_sentences import TermSentence, terms_of
 
 PROBE, KNN = "validation/probe_top1", "validation/knn_top1"
 SPLITS = {"train": "training", "validation": "validation"}
@@ -43,13 +43,13 @@ class Drawn:
 class Contribution:
     """One term of the objective and its curve; `share` is what it adds at the best epoch."""
 
-    term: Term
+    term: TermSentence
     drawn: Drawn
     share: str
 
 
 @dataclass(frozen=True)
-class Curves:
+class CurvesPanel:
     """All charts, the terms, and their numbers: one head per column, one row per epoch."""
 
     charts: tuple[Drawn, ...]
@@ -94,19 +94,19 @@ def _possible(charts: Sequence[Chart], columns: Sequence[str]) -> list[Chart]:
     return [chart for chart in present if chart.columns]
 
 
-def values_of(run: Run, column: str, scale: float = 1.0) -> list[float]:
+def values_of(run: RunFacts, column: str, scale: float = 1.0) -> list[float]:
     """Return a column of a run's curves; NaN where an epoch has no value."""
     values = (row.get(column) for row in run.curves)
     return [math.nan if value is None else scale * value for value in values]
 
 
-def curves(run: Run) -> Curves | Absent:
+def curves(run: RunFacts) -> CurvesPanel | Absent:
     """Return the charts of a run's training."""
     if not run.curves:
         return Absent("this run did not train: its weights were given")
     columns = list(run.curves[0])
     best = run.training.get("epoch")
-    return Curves(
+    return CurvesPanel(
         charts=tuple(_drawn(chart, run, best) for chart in charts_of(columns)),
         terms=tuple(_contributions(run, columns, best)),
         two_random_views=run.config["train"]["augment_both"],
@@ -116,7 +116,7 @@ def curves(run: Run) -> Curves | Absent:
     )
 
 
-def _contributions(run: Run, columns: Sequence[str], best: int | None) -> list[Contribution]:
+def _contributions(run: RunFacts, columns: Sequence[str], best: int | None) -> list[Contribution]:
     charts = {chart.name: chart for chart in term_charts_of(columns)}
     return [
         Contribution(term, _drawn(charts[term.name], run, best), _share(term, run, best))
@@ -125,13 +125,13 @@ def _contributions(run: Run, columns: Sequence[str], best: int | None) -> list[C
     ]
 
 
-def _teachers(run: Run) -> dict[str, str]:
+def _teachers(run: RunFacts) -> dict[str, str]:
     """Return the network of each stored feature that a teacher made, by the feature's name."""
     options = {f.name: run.config["features"][f.name] for f in run.cached if f.teacher}
     return {name: str(found.get("model", name)) for name, found in options.items()}
 
 
-def _share(term: Term, run: Run, best: int | None) -> str:
+def _share(term: TermSentence, run: RunFacts, best: int | None) -> str:
     """Return what a term, times its weight, adds to the training objective at the best epoch."""
     row = next((row for row in run.curves if row["epoch"] == best), run.curves[-1])
     value, whole = row[f"{TERM}{term.name}"], row.get("train/objective")
@@ -144,7 +144,7 @@ def _cell(value: float | None) -> str:
     return "" if value is None else number(value)
 
 
-def _drawn(chart: Chart, run: Run, best: int | None) -> Drawn:
+def _drawn(chart: Chart, run: RunFacts, best: int | None) -> Drawn:
     epochs = values_of(run, "epoch")
     lines = [
         Line(label, epochs, values_of(run, column, chart.scale), place)

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.dependence.distance_correlation import Sample as Rows
 from pipeline.dependence.distance_correlation import Statistic, distance_correlation
-from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample
+from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, ImageSample
 
 IMAGES = 1024  # at most: their pairwise distances are kept for every space
 LEAST_IMAGES = 32  # on 24, one in ten independent pairs has a value beyond 0.1; on 32, one in 30
@@ -50,7 +50,7 @@ class Dependence:
     bias: Bias
 
 
-def dependence(sample: Sample, targets: Sequence[str]) -> Dependence | Absent:
+def dependence(sample: ImageSample, targets: Sequence[str]) -> Dependence | Absent:
     """Return the dependence of every pair of a sample's spaces.
 
     `targets` are the spaces that training read. The bias-corrected statistic is about 0 for

@@ -12,7 +12,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.features.encoding import Array
 from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.reporting.pictures import grey_picture, picture
-from pipeline.reporting.sample import Sample
+from pipeline.reporting.sample import ImageSample
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.local_std import LocalStdOptions
 from pipeline.representations.representation import RepresentationOptions
@@ -48,7 +48,7 @@ class Representations:
 
 
 def representations(
-    sample: Sample, features: Mapping[str, RepresentationOptions]
+    sample: ImageSample, features: Mapping[str, RepresentationOptions]
 ) -> Representations:
     """Return maps of the first images, one per class.
 
@@ -70,7 +70,7 @@ def representations(
     )
 
 
-def _rows(sample: Sample) -> list[int]:
+def _rows(sample: ImageSample) -> list[int]:
     if sample.labels is None:
         return list(range(min(IMAGES, len(sample.images))))
     labels = sample.labels.tolist()

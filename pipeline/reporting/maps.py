@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.features.encoding import Array
 from pipeline.reporting.pictures import Sprite, sprite
-from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample, class_name
+from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, ImageSample, class_name
 
 LEAST_IMAGES = 10
 SEED = 0
@@ -87,7 +87,7 @@ class Maps:
         return len(self.groups) > SPELT_CLASSES
 
 
-def maps(sample: Sample, predicted: Mapping[str, str]) -> Maps | Absent:
+def maps(sample: ImageSample, predicted: Mapping[str, str]) -> Maps | Absent:
     """Return maps of student and untrained encoder; `predicted` maps image names to classes."""
     N = len(sample.images)
     if N < LEAST_IMAGES:
@@ -143,7 +143,7 @@ def _two(points: Array) -> Array:
     return points if points.shape[1] > 1 else np.column_stack([points, np.zeros(len(points))])
 
 
-def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
+def _grouped(sample: ImageSample) -> tuple[tuple[Group, ...], Array]:
     """Return the groups, and the index of each image's group."""
     N = len(sample.images)
     if sample.labels is None:
@@ -165,7 +165,7 @@ def _grouped(sample: Sample) -> tuple[tuple[Group, ...], Array]:
     return tuple(groups), of_image
 
 
-def _tags(sample: Sample) -> tuple[tuple[str, int, int], ...]:
+def _tags(sample: ImageSample) -> tuple[tuple[str, int, int], ...]:
     counts = Counter(tag for tags in sample.tags for tag in tags)
     return tuple((class_name(tag, sample.classes), tag, counts[tag]) for tag in sorted(counts))
 
@@ -232,7 +232,7 @@ def _apart(
     return result
 
 
-def _item(sample: Sample, row: int, predicted: Mapping[str, str]) -> dict[str, Any]:
+def _item(sample: ImageSample, row: int, predicted: Mapping[str, str]) -> dict[str, Any]:
     name = sample.names[row]
     item: dict[str, Any] = {"name": name}
     if sample.tags:

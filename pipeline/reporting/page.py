@@ -17,8 +17,8 @@ from pipeline.reporting.drawings import representations
 from pipeline.reporting.health import health
 from pipeline.reporting.maps import maps
 from pipeline.reporting.provenance import provenance
-from pipeline.reporting.run_facts import Run
-from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, Sample
+from pipeline.reporting.run_facts import RunFacts
+from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, ImageSample
 from pipeline.reporting.scores import protocols
 from pipeline.reporting.searches import searches
 from pipeline.reporting.summary import summary
@@ -98,8 +98,8 @@ class Report:
     predicts a class.
     """
 
-    run: Run
-    sample: Sample
+    run: RunFacts
+    sample: ImageSample
     features: Mapping[str, RepresentationOptions]
     file: str
     assignments: Sequence[str]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.reporting.formats import count, duration, size
-from pipeline.reporting.run_facts import Run, Split, Work
+from pipeline.reporting.run_facts import RunFacts, Split, Work
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Provenance:
     splits: tuple[Packed, ...]
 
 
-def provenance(run: Run, file: str, assignments: Sequence[str]) -> Provenance:
+def provenance(run: RunFacts, file: str, assignments: Sequence[str]) -> Provenance:
     """Return where a run came from: `file` is its experiment file, `assignments` the overrides."""
     known = [work for work in run.work if work.attempts]
     return Provenance(
@@ -82,7 +82,7 @@ def _labelled(split: Split) -> str:
     return count(split.labelled)
 
 
-def _digests(run: Run) -> Iterator[tuple[str, str]]:
+def _digests(run: RunFacts) -> Iterator[tuple[str, str]]:
     yield "experiment", run.digest
     yield run.student.checkpoint, run.student.sha256
     for name, split in run.splits.items():
@@ -91,7 +91,7 @@ def _digests(run: Run) -> Iterator[tuple[str, str]]:
         yield f"feature, {feature.name}", feature.digest
 
 
-def _commands(run: Run, assignments: Sequence[str]) -> Iterator[str]:
+def _commands(run: RunFacts, assignments: Sequence[str]) -> Iterator[str]:
     overrides = "".join(f" -s {shlex.quote(assignment)}" for assignment in assignments)
     if not overrides:
         yield "dvc repro"

@@ -85,7 +85,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFacts:
     """One run. `config` is the resolved experiment; `metrics` are the protocols' files by name.
 
     `training` says which checkpoint is the best, and by which rule; `curves` has one row per
@@ -128,13 +128,13 @@ class Run:
         return {"format": FORMAT, **values}
 
 
-def run_from_json(data: Mapping[str, Any]) -> Run:
+def run_from_json(data: Mapping[str, Any]) -> RunFacts:
     """Return the run that `to_json` wrote. Raises ValueError if it is not one."""
     try:
         values = dict(data)
         if values.pop("format") != FORMAT:
             raise ValueError("another format")
-        return Run(
+        return RunFacts(
             **{
                 **values,
                 "splits": {name: Split(**split) for name, split in values["splits"].items()},

@@ -12,7 +12,7 @@ STUDENT, UNTRAINED, PIXELS = "student", "untrained", "pixels"
 
 
 @dataclass(frozen=True)
-class Sample:
+class ImageSample:
     """N images (N, C, S, S), uint8, with names and labels (N,), which are indices of `classes`.
 
     `labels` is None unless every image has exactly one class; `tags` are then the classes of

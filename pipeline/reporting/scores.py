@@ -10,7 +10,7 @@ from pipeline.reporting.asks import UNITLESS, asks, chance_of, figure_of
 from pipeline.reporting.formats import number
 from pipeline.reporting.leads import Standing, signed, standing_of
 from pipeline.reporting.published import Published, published_for
-from pipeline.reporting.run_facts import Run
+from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import PIXELS, STUDENT, UNTRAINED
 
 LABELS = {
@@ -133,12 +133,12 @@ def judging(scored: Sequence[Protocol]) -> tuple[Protocol, ...]:
     return tuple([p for p in shares if len(p.scores) > 1] or shares)
 
 
-def protocols(run: Run) -> tuple[Protocol, ...]:
+def protocols(run: RunFacts) -> tuple[Protocol, ...]:
     """Return the protocols of a run, in the order of its config."""
     return tuple(_protocol(run, name) for name in run.config["evaluate"] if name in run.metrics)
 
 
-def _protocol(run: Run, name: str) -> Protocol:
+def _protocol(run: RunFacts, name: str) -> Protocol:
     metrics = run.metrics[name]
     published = published_for(run.name, run.student.architecture).get(name)
     main, kind = metrics["main"], metrics["protocol"]["kind"]
@@ -169,7 +169,7 @@ def _protocol(run: Run, name: str) -> Protocol:
     )
 
 
-def _score(run: Run, protocol: str, subject: str, values: Mapping[str, Any]) -> Score:
+def _score(run: RunFacts, protocol: str, subject: str, values: Mapping[str, Any]) -> Score:
     main = run.metrics[protocol]["main"]
     return Score(
         subject,
@@ -187,7 +187,7 @@ def _lead(images: ScoredImages | None, subject: str, seed: int) -> Paired | None
     return paired(images.values[STUDENT], images.values[subject], seed=seed)
 
 
-def _role(run: Run, subject: str) -> Role:
+def _role(run: RunFacts, subject: str) -> Role:
     for feature in run.cached:
         if feature.name == subject:
             return "teacher" if feature.teacher else "feature"
@@ -195,7 +195,7 @@ def _role(run: Run, subject: str) -> Role:
     return known.get(subject, "feature")
 
 
-def _label(run: Run, subject: str) -> str:
+def _label(run: RunFacts, subject: str) -> str:
     return Score(subject, _role(run, subject), 0, None, None).label
 
 

@@ -7,13 +7,13 @@ import torch
 
 from pipeline.metrics.neighbours import Neighbours, nearest
 from pipeline.reporting.pictures import picture
-from pipeline.reporting.sample import Absent, Sample
+from pipeline.reporting.sample import Absent, ImageSample
 
 QUERIES, NEAREST = 6, 6
 
 
 @dataclass(frozen=True)
-class Found:
+class Hit:
     """An image: `right` says whether it shares a class with the query, None where unknown."""
 
     uri: str
@@ -27,8 +27,8 @@ class Found:
 class Query:
     """A query, and the images that each space finds for it, nearest first."""
 
-    image: Found
-    found: Mapping[str, tuple[Found, ...]]
+    image: Hit
+    found: Mapping[str, tuple[Hit, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Searches:
     images: int
 
 
-def searches(sample: Sample, spaces: Sequence[str]) -> Searches | Absent:
+def searches(sample: ImageSample, spaces: Sequence[str]) -> Searches | Absent:
     """Return the nearest images by cosine in each of `spaces`, for one query per class."""
     N = len(sample.images)
     if N <= NEAREST:
@@ -76,7 +76,7 @@ def searches(sample: Sample, spaces: Sequence[str]) -> Searches | Absent:
     )
 
 
-def _queries(sample: Sample) -> list[int]:
+def _queries(sample: ImageSample) -> list[int]:
     """Return the first image of each of the first classes; without classes, the first images."""
     if sample.labels is None:
         return list(range(min(QUERIES, len(sample.images))))
@@ -85,12 +85,12 @@ def _queries(sample: Sample) -> list[int]:
     return [first[label] for label in sorted(first)][:QUERIES]
 
 
-def _hits(sample: Sample, found: Neighbours) -> float | None:
+def _hits(sample: ImageSample, found: Neighbours) -> float | None:
     nearest_ones = enumerate(found.indices[:, 0].tolist())
     return _share([sample.alike(row, other) for row, other in nearest_ones])
 
 
-def _chance(sample: Sample) -> float:
+def _chance(sample: ImageSample) -> float:
     """Return the share of pairs of different images that share a class, in percent."""
     pairs = torch.zeros(len(sample.images), len(sample.classes) or 1 + _most(sample))
     for row in range(len(pairs)):
@@ -101,7 +101,7 @@ def _chance(sample: Sample) -> float:
     return 100 * (int(alike.sum()) - n) / max(n * (n - 1), 1)
 
 
-def _most(sample: Sample) -> int:
+def _most(sample: ImageSample) -> int:
     return max(label for row in range(len(sample.images)) for label in sample.classes_of(row))
 
 
@@ -111,7 +111,7 @@ def _share(found: Sequence[bool | None]) -> float | None:
     return 100 * sum(known) / len(known) if known else None
 
 
-def _results(sample: Sample, query: int, found: Neighbours) -> tuple[Found, ...]:
+def _results(sample: ImageSample, query: int, found: Neighbours) -> tuple[Hit, ...]:
     rows, cosines = found.indices[query].tolist(), found.similarities[query].tolist()
     return tuple(
         _found(sample, row, cosine, query) for row, cosine in zip(rows, cosines, strict=True)
@@ -119,8 +119,8 @@ def _results(sample: Sample, query: int, found: Neighbours) -> tuple[Found, ...]
 
 
 def _found(
-    sample: Sample, row: int, cosine: float | None = None, query: int | None = None
-) -> Found:
+    sample: ImageSample, row: int, cosine: float | None = None, query: int | None = None
+) -> Hit:
     right = None if query is None else sample.alike(row, query)
     uri = picture(sample.images[row])
-    return Found(uri, sample.names[row], sample.called(row), cosine, right)
+    return Hit(uri, sample.names[row], sample.called(row), cosine, right)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.formats import count, duration, millions, number, size
-from pipeline.reporting.run_facts import Run
+from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.scores import Protocol, judging, protocols
 from pipeline.reporting.trust import Note, notes
 from pipeline.reporting.verdict import verdict
@@ -25,7 +25,7 @@ class Summary:
     notes: tuple[Note, ...]
 
 
-def summary(run: Run) -> Summary:
+def summary(run: RunFacts) -> Summary:
     """Return the summary of a run."""
     scored = protocols(run)
     return Summary(
@@ -36,7 +36,7 @@ def summary(run: Run) -> Summary:
     )
 
 
-def _facts(run: Run) -> Iterator[tuple[str, str]]:
+def _facts(run: RunFacts) -> Iterator[tuple[str, str]]:
     yield "Data", _data(run)
     student = run.student
     yield (
@@ -51,7 +51,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "Cached", _cached(stored)
 
 
-def _data(run: Run) -> str:
+def _data(run: RunFacts) -> str:
     image = run.config["dataset"]["image"]
     splits = ", ".join(f"{count(s.images - s.invalid)} {name}" for name, s in run.splits.items())
     if run.multi_label:
@@ -68,7 +68,7 @@ def _data(run: Run) -> str:
     )
 
 
-def _teachers(run: Run) -> str:
+def _teachers(run: RunFacts) -> str:
     named = {term.get("representation") for term in run.objective.values()}
     teachers = []
     for feature in run.cached:
@@ -92,7 +92,7 @@ def _cached(stored: Cache) -> str:
     return text
 
 
-def _training(run: Run) -> str:
+def _training(run: RunFacts) -> str:
     if run.epochs is None:
         return f"none: the weights {run.config['student']['weights']} were used as given"
     terms = ", ".join(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.reporting.run_facts import Run
+from pipeline.reporting.run_facts import RunFacts
 
 STATISTICS = {
     "dcor": "dCor",
@@ -23,7 +23,7 @@ AUGMENTED = "the pixels of another random view, drawn for every batch"
 
 
 @dataclass(frozen=True)
-class Term:
+class TermSentence:
     """One term: its weight, and a sentence on what it measures and why."""
 
     name: str
@@ -31,10 +31,10 @@ class Term:
     says: str
 
 
-def terms_of(run: Run, teachers: Mapping[str, str]) -> tuple[Term, ...]:
+def terms_of(run: RunFacts, teachers: Mapping[str, str]) -> tuple[TermSentence, ...]:
     """Return the terms that a run was trained with; `teachers` maps features to networks."""
     return tuple(
-        Term(name, term["weight"], _sentence(term, run.config["features"], teachers))
+        TermSentence(name, term["weight"], _sentence(term, run.config["features"], teachers))
         for name, term in run.objective.items()
     )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pipeline.reporting.formats import count, number, percent
 from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.leads import Standing, amount, listed, signed
-from pipeline.reporting.run_facts import Run
+from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
 
@@ -29,7 +29,7 @@ class Note:
     text: str
 
 
-def notes(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
+def notes(run: RunFacts, scored: Sequence[Protocol]) -> Iterator[Note]:
     """Yield what a reader should know before believing the scores."""
     yield from _selection(run)
     yield from _images_scored(run, scored)
@@ -49,7 +49,7 @@ def notes(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
     yield from _unreadable(run)
 
 
-def _selection(run: Run) -> Iterator[Note]:
+def _selection(run: RunFacts) -> Iterator[Note]:
     rule = run.training.get("rule")
     if run.epochs is None:
         yield Note(
@@ -66,7 +66,7 @@ def _selection(run: Run) -> Iterator[Note]:
         )
 
 
-def _images_scored(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
+def _images_scored(run: RunFacts, scored: Sequence[Protocol]) -> Iterator[Note]:
     for split in sorted({protocol.split for protocol in scored}):
         named = [protocol for protocol in scored if protocol.split == split]
         images = max(protocol.images[split] for protocol in named)
@@ -181,7 +181,7 @@ def _teachers(scored: Sequence[Protocol]) -> Iterator[Note]:
         yield Note("info", f"The embedding of {named} itself reaches {_semicolons(values)}.")
 
 
-def _unconverged(run: Run) -> Iterator[Note]:
+def _unconverged(run: RunFacts) -> Iterator[Note]:
     for name, metrics in run.metrics.items():
         subjects: dict[str, Any] = {STUDENT: metrics, **metrics["controls"]}
         unfinished = [s for s, values in subjects.items() if values.get("converged") is False]
@@ -193,7 +193,7 @@ def _unconverged(run: Run) -> Iterator[Note]:
             )
 
 
-def _published(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
+def _published(run: RunFacts, scored: Sequence[Protocol]) -> Iterator[Note]:
     for protocol in scored:
         row, value = protocol.published, protocol.published_value
         if row is None or value is None:
@@ -211,7 +211,7 @@ def _published(run: Run, scored: Sequence[Protocol]) -> Iterator[Note]:
         )
 
 
-def _health(run: Run) -> Iterator[Note]:
+def _health(run: RunFacts) -> Iterator[Note]:
     found = run.health.get(STUDENT)
     if found is None:
         return
@@ -225,7 +225,7 @@ def _health(run: Run) -> Iterator[Note]:
         yield Note("good", f"The embedding has not collapsed: {says}.")
 
 
-def _course(run: Run) -> Iterator[Note]:
+def _course(run: RunFacts) -> Iterator[Note]:
     if not run.curves:
         return
     if run.epochs is not None and len(run.curves) < run.epochs:
@@ -241,7 +241,7 @@ def _course(run: Run) -> Iterator[Note]:
         )
 
 
-def _longer(run: Run) -> str:
+def _longer(run: RunFacts) -> str:
     """Return what a best last epoch means: after a decayed rate, nothing improves further."""
     schedule = run.config["train"]["schedule"]
     if schedule["kind"] == "constant":
@@ -252,7 +252,7 @@ def _longer(run: Run) -> str:
     )
 
 
-def _unreadable(run: Run) -> Iterator[Note]:
+def _unreadable(run: RunFacts) -> Iterator[Note]:
     bad = {name: split.invalid for name, split in run.splits.items() if split.invalid}
     if bad:
         said = ", ".join(f"{count(n)} {name}" for name, n in bad.items())

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.reporting.formats import count, millions, percent
 from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.leads import Standing, listed
-from pipeline.reporting.run_facts import Run
+from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
 
@@ -25,7 +25,7 @@ AGREEMENT = "Of the {k} nearest neighbours of {images}, {value} % are those that
 VIEWS = ("invariance", "view_dependence")
 
 
-def verdict(run: Run, scored: Sequence[Protocol]) -> Iterator[str]:
+def verdict(run: RunFacts, scored: Sequence[Protocol]) -> Iterator[str]:
     """Yield the paragraphs in reading order."""
     yield f"{_made(run)} {_labels(run, scored)}"
     judges = judging(scored)
@@ -36,7 +36,7 @@ def verdict(run: Run, scored: Sequence[Protocol]) -> Iterator[str]:
     yield _trust(run, judges[0])
 
 
-def _made(run: Run) -> str:
+def _made(run: RunFacts) -> str:
     student, train = run.student, run.splits["train"]
     what = f"{student.architecture} with {millions(student.parameters)} parameters"
     weights = run.config["student"].get("weights")
@@ -50,7 +50,7 @@ def _made(run: Run) -> str:
     )
 
 
-def _from(run: Run) -> str:
+def _from(run: RunFacts) -> str:
     """Return what the student learned from: teachers, two views, representations."""
     terms = run.objective
     wanted = {t["representation"]: None for t in terms.values() if t.get("representation")}
@@ -68,12 +68,12 @@ def _from(run: Run) -> str:
     return f"{without}: {listed(parts)}" if parts else without
 
 
-def _model(run: Run, teacher: str) -> str:
+def _model(run: RunFacts, teacher: str) -> str:
     options = run.config["features"][teacher]
     return str(options.get("model") or options["kind"])
 
 
-def _labels(run: Run, scored: Sequence[Protocol]) -> str:
+def _labels(run: RunFacts, scored: Sequence[Protocol]) -> str:
     if not any(split.labelled for split in run.splits.values()):
         return "The images have no labels."
     uses = []
@@ -165,7 +165,7 @@ def _rivals(scored: Sequence[Protocol]) -> str:
     return "It is better than every control without training." if rivals else ""
 
 
-def _trust(run: Run, protocol: Protocol) -> str:
+def _trust(run: RunFacts, protocol: Protocol) -> str:
     found = run.health.get(STUDENT)
     if found is not None and has_collapsed(found):
         return "Do not use this encoder: its embedding has collapsed."
@@ -181,7 +181,7 @@ def _trust(run: Run, protocol: Protocol) -> str:
     return f"{_fairness(run, protocol.split)} {known}".strip()
 
 
-def _fairness(run: Run, split: str) -> str:
+def _fairness(run: RunFacts, split: str) -> str:
     rule: Any = run.training.get("rule", "")
     if split != "test":
         chose = " that also chose the best epoch" if str(rule).startswith(f"{split}/") else ""

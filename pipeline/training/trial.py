@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightning import LightningModule
 
 
-class Loader(Protocol):
+class TrialBatches(Protocol):
     """What the tuner iterates over, as often as it asks."""
 
     def __iter__(self) -> Any: ...
@@ -54,7 +54,7 @@ class Trial:
     """
 
     module: "Callable[[], PlainFit | LightningModule]"
-    loader: Callable[[int], Loader]
+    loader: Callable[[int], TrialBatches]
     samples: int
     options: TrainOptions
 

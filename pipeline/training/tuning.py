@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from pipeline.base.errors import TrainingError
 from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
-from pipeline.training.trial import Loader, PlainFit, Trial, Wanted
+from pipeline.training.trial import PlainFit, Trial, TrialBatches, Wanted
 
 MEMORY_SHARE = 0.5  # of what is free, as the estimate leaves out what a backward pass allocates
 MEASURED_BATCHES = (16, 32)
@@ -134,7 +134,7 @@ def _largest_batch(trial: Trial) -> int:
         device = trainer.strategy.root_device
         module: Any = _module(trial).to(device)
 
-        def step(batches: Loader) -> Tensor:
+        def step(batches: TrialBatches) -> Tensor:
             batch = trainer.strategy.batch_to_device(next(iter(batches)), device)
             loss: Tensor = module.loss(batch)
             return loss

@@ -24,12 +24,12 @@ from pipeline.loading.batch import NO_LABEL
 from pipeline.metrics.paired import ScoredImages
 from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
 from pipeline.models.encoder import parameters_count
-from pipeline.reporting import Report, Run
+from pipeline.reporting import Report, RunFacts
 from pipeline.reporting.confusion import Prediction
 from pipeline.reporting.health import collapse_of
 from pipeline.reporting.run_facts import Cached, Student, Work
 from pipeline.reporting.run_facts import Split as SplitFacts
-from pipeline.reporting.sample import Sample
+from pipeline.reporting.sample import ImageSample
 from pipeline.representations.teachers.frozen import TeacherOptions
 from pipeline.shards.manifest import Manifest, read_manifests
 from stages.experiment.paths import DatasetLayout, RunLayout
@@ -69,7 +69,7 @@ def gather(
     sample = _sample(experiment, trained, manifests, stored, progress)
     metrics = _metrics(layout, experiment)
     protocol, predictions = _predictions(layout, experiment)
-    run = Run(
+    run = RunFacts(
         name=experiment.name,
         digest=experiment.digest(),
         config=experiment.model_dump(mode="json"),
@@ -95,13 +95,13 @@ def _sample(
     manifests: Manifests,
     stored: DatasetLayout,
     progress: Progress,
-) -> Sample:
+) -> ImageSample:
     """Return the first images of the last split there is, and all their spaces."""
     seen = scored(experiment, trained, stored, progress, first=IMAGES)
     split = list(manifests)[-1]
     labels = seen.images.labels(split)
     single = not seen.images.several_classes and bool((labels != NO_LABEL).all())
-    return Sample(
+    return ImageSample(
         split=split,
         image=experiment.dataset.image,
         images=torch.cat(list(seen.images.batches(split))),

@@ -22,7 +22,7 @@ from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.labelled_features import LabelledFeatures
 from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.logistic import fit_binary
-from pipeline.evaluation.multi_label import Voc07Options
+from pipeline.evaluation.multi_label import MultiLabelOptions
 from pipeline.evaluation.online import OnlineOptions
 from pipeline.evaluation.retrieval import RetrievalOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
@@ -163,8 +163,8 @@ def test_several_classes_are_learned_from_augmented_views(multi: Images, tmp_pat
         "augmentation": SPARSE,
         "fit": {"epochs": 25, "batch_size": 32, "lrs": [1e-3]},
     }
-    outcome = Voc07Options.model_validate(augmented).score(pixels, made)
-    exact = Voc07Options().score(pixels, made)
+    outcome = MultiLabelOptions.model_validate(augmented).score(pixels, made)
+    exact = MultiLabelOptions().score(pixels, made)
     assert outcome.values["map"] > exact.values["map"] - 10
     assert outcome.details["tried"] == [
         {"lr": 1e-3, "weight_decay": 0.0, "validation_map": outcome.values["validation_map"]}
@@ -211,7 +211,7 @@ def test_several_classes_are_scored_by_mean_average_precision(
     multi: Images, tmp_path: Path
 ) -> None:
     made, _, pixels = setting(multi, tmp_path)
-    outcome = Voc07Options().score(pixels, made)
+    outcome = MultiLabelOptions().score(pixels, made)
     assert outcome.main == "map"
     assert outcome.values["map_low"] <= outcome.values["map"] <= outcome.values["map_high"]
     assert outcome.values["map"] > 60
@@ -234,7 +234,7 @@ def test_protocols_for_one_class_refuse_several_and_the_other_way_round(
             options.score(student, made)
     made, student, _ = setting(labelled, tmp_path)
     with pytest.raises(DataError, match="use linear"):
-        Voc07Options().score(student, made)
+        MultiLabelOptions().score(student, made)
 
 
 def test_missing_labels_and_splits_are_named(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_labelled_features_need_one_label_each() -> None:
         RetrievalOptions(),
         SemiSupervisedOptions(share=0.5, epochs=2, batch_size=16),
         LinearOptions.model_validate(AUGMENTED),
-        Voc07Options(),
-        Voc07Options.model_validate(AUGMENTED),
+        MultiLabelOptions(),
+        MultiLabelOptions.model_validate(AUGMENTED),
     ],
     ids=lambda protocol: protocol.kind,
 )

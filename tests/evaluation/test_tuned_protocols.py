@@ -11,7 +11,7 @@ from watched import Watched
 from pipeline.base.errors import TrainingError
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.linear import LinearOptions
-from pipeline.evaluation.multi_label import Voc07Options
+from pipeline.evaluation.multi_label import MultiLabelOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
 from pipeline.evaluation.subjects import Subject
 from pipeline.training import tuning
@@ -32,7 +32,7 @@ def by_hand(protocol: Any, found: dict[str, Any]) -> Any:
     [
         SemiSupervisedOptions(share=0.5, epochs=2, encoder_lr=1e-4, head_lr=5e-4),
         LinearOptions.model_validate(AUGMENTED),
-        Voc07Options.model_validate(AUGMENTED),
+        MultiLabelOptions.model_validate(AUGMENTED),
     ],
     ids=lambda protocol: protocol.kind,
 )
@@ -58,7 +58,7 @@ def test_rate_and_batch_size_found_by_trying_are_recorded_said_and_used(
 
 @pytest.mark.parametrize(
     "protocol",
-    [SemiSupervisedOptions(share=1.0, epochs=1), Voc07Options.model_validate(AUGMENTED)],
+    [SemiSupervisedOptions(share=1.0, epochs=1), MultiLabelOptions.model_validate(AUGMENTED)],
     ids=lambda protocol: protocol.kind,
 )
 def test_a_batch_is_bounded_by_what_the_memory_can_hold(

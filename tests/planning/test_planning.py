@@ -16,7 +16,7 @@ from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore
 from pipeline.images.original_view import ImageOptions
-from pipeline.planning.cost import Sample, extraction_cost, sample_of
+from pipeline.planning.cost import TrialSample, extraction_cost, sample_of
 from pipeline.planning.pace import Pace, PaceMeter, Piece
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import RepresentationOptions
@@ -35,12 +35,12 @@ def size_below(path: Path) -> int:
 
 
 @pytest.fixture
-def sample(tmp_path: Path) -> Sample:
+def sample(tmp_path: Path) -> TrialSample:
     source = DigitsOptions().open()
     return sample_of(source, cut(source, SPLIT), SHARDS, count=150, root=tmp_path / "sample")
 
 
-def test_sizes_are_those_of_the_whole(sample: Sample, tmp_path: Path) -> None:
+def test_sizes_are_those_of_the_whole(sample: TrialSample, tmp_path: Path) -> None:
     source = DigitsOptions().open()
     shards = tmp_path / "shards"
     splits = cut(source, SPLIT)

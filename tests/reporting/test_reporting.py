@@ -16,7 +16,7 @@ from pipeline.objective.terms import ObjectiveOptions, active
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.comparison import Differences, compared, differences
 from pipeline.reporting.confusion import Confusion, Prediction, confusion, mistakes, wilson
-from pipeline.reporting.curves import Curves, curves
+from pipeline.reporting.curves import CurvesPanel, curves
 from pipeline.reporting.dependence_map import Dependence, dependence
 from pipeline.reporting.drawings import representations
 from pipeline.reporting.formats import duration, number, size, times, unbroken
@@ -24,8 +24,8 @@ from pipeline.reporting.health import collapse_of, has_collapsed, variance_share
 from pipeline.reporting.maps import Maps, maps
 from pipeline.reporting.pictures import sprite
 from pipeline.reporting.published import PUBLISHED
-from pipeline.reporting.run_facts import Cached, Collapse, Run, Split, Student, run_from_json
-from pipeline.reporting.sample import Absent, Sample
+from pipeline.reporting.run_facts import Cached, Collapse, RunFacts, Split, Student, run_from_json
+from pipeline.reporting.sample import Absent, ImageSample
 from pipeline.reporting.scores import protocols
 from pipeline.reporting.searches import Searches, searches
 from pipeline.reporting.summary import summary
@@ -37,11 +37,11 @@ IMAGE = ImageOptions(size=8, channels=3, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.
 N = 60
 
 
-def sample(*, labelled: bool = True) -> Sample:
+def sample(*, labelled: bool = True) -> ImageSample:
     source = torch.Generator().manual_seed(0)
     labels = torch.arange(N) % 3
     student = torch.randn(N, 12, generator=source) + 4 * torch.eye(12)[labels]
-    return Sample(
+    return ImageSample(
         split="test",
         image=IMAGE,
         images=torch.randint(0, 256, (N, 3, 8, 8), generator=source, dtype=torch.uint8),
@@ -56,13 +56,13 @@ def sample(*, labelled: bool = True) -> Sample:
     )
 
 
-def a_run(**changes: object) -> Run:
+def a_run(**changes: object) -> RunFacts:
     scores = {"main": "top1", "split": "test", "images": {"test": N}, "seed": 0}
     student = {"top1": 70.0, "top1_low": 60.0, "top1_high": 80.0}
     control = {"top1": 50.0, "top1_low": 45.0, "top1_high": 55.0}
     config = load(CONFIGS / "digits.yaml").model_dump(mode="json")
     config["evaluate"] = {"linear": config["evaluate"]["linear"]}
-    run = Run(
+    run = RunFacts(
         name="digits",
         digest="0" * 64,
         config=config,
@@ -248,7 +248,7 @@ def test_each_term_has_a_chart_of_its_own_and_its_part_of_the_objective() -> Non
     run = a_run(curves=tuple({**old, **row} for old in a_run().curves))
     run.config["objective"]["hog"]["weight"] = 3
     found = curves(run)
-    assert isinstance(found, Curves)
+    assert isinstance(found, CurvesPanel)
     (hog,) = found.terms
     assert hog.share == "1.5 of 2"  # of the best epoch, the second
     assert [key.label for key in hog.drawn.keys] == ["training", "validation"]

@@ -12,7 +12,7 @@ from pipeline.metrics.paired import ScoredImages
 from pipeline.reporting.comparison import Comparison, compared, scores
 from pipeline.reporting.confusion import Confusion, Prediction, confusion
 from pipeline.reporting.page import Panel, render
-from pipeline.reporting.run_facts import Cached, Collapse, Run, Split
+from pipeline.reporting.run_facts import Cached, Collapse, RunFacts, Split
 from pipeline.reporting.sample import Absent
 from pipeline.reporting.scores import protocols
 from pipeline.reporting.summary import summary
@@ -45,7 +45,7 @@ def scored(kind: str, main: str = "top1", split: str = "test", **hits: np.ndarra
     return {**student, **about, "controls": values}, ScoredImages(NAMES, hits)
 
 
-def run_of(found: dict[str, Any], **changes: Any) -> Run:
+def run_of(found: dict[str, Any], **changes: Any) -> RunFacts:
     """Return a run with these protocols."""
     run = a_run()
     config = {**run.config, **changes.pop("config", {}), "evaluate": {name: {} for name in found}}
@@ -58,7 +58,7 @@ def run_of(found: dict[str, Any], **changes: Any) -> Run:
     )
 
 
-def text_of(run: Run) -> str:
+def text_of(run: RunFacts) -> str:
     """Return what the panels on scores say, without tags."""
     content = protocols(run) or Absent("nothing has been evaluated")
     panels = [
@@ -268,7 +268,7 @@ def test_errors_of_one_image_are_counted_and_not_listed() -> None:
     assert "4 images are wrong, with 3 kinds of error, 2 of which occurred once. All that" in text
 
 
-def comparison_of(*runs: Run) -> Comparison:
+def comparison_of(*runs: RunFacts) -> Comparison:
     found = scores(runs)
     assert isinstance(found, Comparison)
     return found
