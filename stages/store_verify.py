@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.base.text import counted
 from stages.experiment.chosen import Chosen
-from stages.experiment.damage import find_all_damage, mend_all
+from stages.experiment.mending import find_all_damage, mend_all
 from stages.experiment.stored import store_place
 from stages.terminal.console import Screen
 from stages.terminal.result import Result

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from pipeline.base.errors import ConfigError, NotFiniteError
-from pipeline.base.interruption import stoppable
 from pipeline.base.progress import Progress
+from pipeline.base.signals import stoppable
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
 from pipeline.loading.loaders import loader_by_size, training_loader

@@ -15,8 +15,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from pipeline.base.errors import TrainingError
-from pipeline.base.interruption import Stop
 from pipeline.base.progress import Progress
+from pipeline.base.signals import Stop
 from pipeline.training.collectives import largest_over_processes
 from pipeline.training.train_options import SavingOptions
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from pipeline.base.interruption import answer_by, answers_restored
+from pipeline.base.signals import answer_by, answers_restored
 
 CODE = 1
 PATIENCE_SECONDS = 0.5  # after which the user is told what the program waits for
