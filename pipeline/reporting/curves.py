@@ -61,7 +61,7 @@ class CurvesPanel:
 
 
 def charts_of(columns: Sequence[str]) -> list[Chart]:
-    """Return the charts of training as a whole for which these columns of the curves suffice."""
+    """Return the charts of the training as a whole that can be drawn from these columns."""
     charts = (
         Chart("objective", "Objective", {f"{s}/objective": name for s, name in SPLITS.items()}),
         Chart(

@@ -19,7 +19,7 @@ LEAST_RANK_SHARE, MOST_DEAD_SHARE = 0.05, 0.5
 
 @dataclass(frozen=True)
 class Health:
-    """`spaces` by name, and the variance of each dimension of the encoders as a figure.
+    """The indicators of each space by name, and a figure of the variance of each dimension.
 
     The student counts as collapsed if its rank is below `least_rank`, or more than `most_dead`
     percent of its dimensions are dead.

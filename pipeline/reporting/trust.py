@@ -130,8 +130,8 @@ def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
 def _by(protocol: Protocol, score: Score, *, of_control: bool = False) -> str:
     """Return how far apart a control and the student are.
 
-    An unsettled difference has a sign: that of the student's lead, or `of_control` of the
-    control's lead.
+    An unsettled difference has a sign: that of the student's lead or, with `of_control`, that
+    of the control's lead.
     """
     open_ = protocol.standing(score) == "open"
     if score.lead is None:
@@ -242,7 +242,7 @@ def _course(run: RunFacts) -> Iterator[Note]:
 
 
 def _longer(run: RunFacts) -> str:
-    """Return what a best last epoch means: after a decayed rate, nothing improves further."""
+    """Return what it means that the last epoch was the best, which depends on the schedule."""
     schedule = run.config["train"]["schedule"]
     if schedule["kind"] == "constant":
         return "training longer may do better."

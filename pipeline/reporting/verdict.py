@@ -128,7 +128,7 @@ def _beside(protocol: Protocol, score: Score) -> str:
 
 
 def _beside_controls(scored: Sequence[Protocol]) -> str:
-    """Return what all protocols together say about training and about untrained controls."""
+    """Return what all protocols say about training and about controls without training."""
     stood: dict[Standing, list[str]] = {"ahead": [], "open": [], "behind": []}
     for protocol in scored:
         for score in protocol.scores:
