@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from benchmarks.study.candidates import CANDIDATES, CONTROL, VIEWS
+from benchmarks.study.candidates import CANDIDATES, CONTROL, VIEWS, Candidate
 from pipeline.base.atomic import write_json
 from pipeline.base.devices import device_from
 from pipeline.base.progress import Silent
@@ -102,12 +102,15 @@ class Study:
         """Results on test images, one file per candidate and seed."""
         return self.root / "results"
 
-    def prepare(self) -> None:
-        """Make shards and features, once."""
+    def prepare(self, names: Sequence[str] | None = None) -> None:
+        """Make shards and features, once; those of the candidates `names`, or all."""
         self.root.mkdir(parents=True, exist_ok=True)
         os.chdir(self.root)
+        wanted = self.features
+        if names is not None:
+            wanted = {k: v for name in names for k, v in self._named(CANDIDATES[name]).items()}
         for command in ("shard", "extract-features"):
-            self._call(command, self.base)
+            self._call(command, {**self.base, "features": wanted})
 
     def search(self, names: Sequence[str]) -> None:
         """Train every candidate that has no result yet, and score it on validation images."""
@@ -149,17 +152,21 @@ class Study:
     def _train(self, name: str, seed: int) -> None:
         """Train a candidate, or resume its training."""
         candidate = CANDIDATES[name]
-        named = {term.get("representation", key) for key, term in candidate.terms.items()}
         content = {
             **self.base,
             "name": identifier(name, seed),
             "seed": seed,
-            "features": {key: value for key, value in self.features.items() if key in named},
+            "features": self._named(candidate),
             "student": {**STUDENT, **candidate.student},
             "objective": candidate.terms,
             "train": {**TRAIN, **candidate.train},
         }
         self._call("train", content)
+
+    def _named(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the features that a candidate's objective names."""
+        named = {term.get("representation", key) for key, term in candidate.terms.items()}
+        return {key: value for key, value in self.features.items() if key in named}
 
     def _record(self, path: Path, name: str, seed: int, scores: Mapping[str, Any]) -> None:
         budget = {"student": STUDENT, "train": TRAIN, "changes": self.changes}
