@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
+import torch
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,31 @@ def _cpu_seconds() -> float:
             times = process.cpu_times()
             total += times.user + times.system
     return total
+
+
+def device_seconds(
+    work: Callable[[], object], device: torch.device, *, repeats: int = 5, calls: int = 1
+) -> float:
+    """Return the median seconds of one call of `work`, the device's work included.
+
+    One call warms up; the device is waited for after every `calls` calls.
+    """
+    work()
+    found = []
+    for _ in range(repeats):
+        wait_for(device)
+        began = time.perf_counter()
+        for _ in range(calls):
+            work()
+        wait_for(device)
+        found.append((time.perf_counter() - began) / calls)
+    return statistics.median(found)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def rounds(turns: Sequence[str], count: int) -> Iterable[Sequence[str]]:

@@ -1,0 +1,175 @@
+"""What one GPU makes of this project, in ten minutes: one command, one JSON file.
+
+    python -m benchmarks.accelerator [--json FILE] [--minutes 10] [--images DIR] [--teacher DIR]
+        [--photographs DIR] [--only SECTION ...] [--tiny]
+
+    tests      the tests that need a device, and a first run of the digits experiment
+    agreement  representations, dependence and views against the CPU, scattering against kymatio
+    teacher    ViT-B-16 fed from JPEG files over the bare network
+    steps      training steps with five cached targets and without, waits, memory, feeding
+    probes     k-NN and linear probes on 200,000 rows
+    cifar10    the study's finalists with ResNet-18, for the epochs that the time is enough for
+
+The file is written anew with every finding, so that whatever ends the command, what it has found
+is there. Each section is a process of its own with a limit of time: one that fails leaves the
+others alone. A section that is done is not done again by a call with the same file, and training
+goes on where it was stopped, below --work.
+
+Before anything starts, a line says which package is missing and what is skipped for it. PyTorch
+2.11 is enough for all sections; they are written for the pinned version as well. `--tiny` runs
+everything on the CPU, with the smallest sizes. `benchmarks.accelerator.gather` gathers what a
+machine without a network lacks.
+"""
+
+import argparse
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.accelerator.results import Options, Results, plain, read
+from benchmarks.accelerator.sections import SECTIONS, Section, missing
+from pipeline.base.atomic import write_json
+from pipeline.base.devices import available_cores, device_from
+
+VERSIONS = ("torch", "torchvision", "numpy", "lightning", "open_clip_torch", "timm", "zarr")
+LEAST_SECONDS = 20.0  # a section that has less is not begun
+DONE = "done"
+
+
+def main() -> None:
+    """Run the sections, or, as one of the processes, a single one."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    device = device_from("cpu" if arguments.tiny else arguments.device)
+    began = time.time()
+    options = Options(
+        device=device,
+        tiny=arguments.tiny,
+        work=arguments.work.resolve(),
+        until=arguments.until or began + 60 * arguments.minutes,
+        images=arguments.images and arguments.images.resolve(),
+        teacher=arguments.teacher and arguments.teacher.resolve(),
+        photographs=arguments.photographs and arguments.photographs.resolve(),
+        epochs=arguments.epochs,
+    )
+    file = arguments.json.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    if arguments.section:
+        SECTIONS[arguments.section].load()(options, Results(file, arguments.section))
+        return
+    names = arguments.only or list(SECTIONS)
+    skipped = preflight(names, options)
+    before = read(file).get("status", {})
+    write_json(file, {**read(file), "machine": machine(device), "skipped": skipped})
+    for name in names:
+        if before.get(name, {}).get("how") != DONE:
+            note(file, name, {"how": skipped[name]} if name in skipped else run(name, options))
+    write_json(file, {**read(file), "seconds": round(time.time() - began)})
+
+
+def preflight(names: list[str], options: Options) -> dict[str, str]:
+    """Print a line for each thing that is missing; return which sections are skipped, and why."""
+    chosen = {name: SECTIONS[name] for name in names}
+    needed = {package for section in chosen.values() for package in section.needs + section.likes}
+    lacking = missing(tuple(sorted(needed)))
+    skipped: dict[str, str] = {}
+    for package, why in lacking.items():
+        without = [name for name, section in chosen.items() if package in section.needs]
+        partly = [name for name, section in chosen.items() if package in section.likes]
+        skipped |= dict.fromkeys(without, f"{package} is missing")
+        parts = [f"skipped: {', '.join(without)}"] if without else []
+        parts += [f"in part: {', '.join(partly)}"] if partly else []
+        print(f"{package} is missing ({why}); {'; '.join(parts)}", flush=True)
+    for name, section in chosen.items():
+        absent = [what for what in section.data if getattr(options, what) is None]
+        if absent and not options.tiny:
+            print(f"--{absent[0]} is not given; skipped: {name}", flush=True)
+            skipped[name] = f"--{absent[0]} is not given"
+    if not torch.cuda.is_available() and not options.tiny:
+        print("There is no CUDA device: everything runs on the CPU, and slowly.", flush=True)
+    return skipped
+
+
+def run(name: str, options: Options) -> Mapping[str, Any]:
+    """Run one section in a process of its own; return how it ended, and how long it took."""
+    section: Section = SECTIONS[name]
+    limit = min(section.seconds, options.seconds_left)
+    if limit < LEAST_SECONDS:
+        return {"how": "no time was left"}
+    until = ["--until", str(options.until), "--section", name]
+    command = [sys.executable, "-m", "benchmarks.accelerator", *sys.argv[1:], *until]
+    # As `mvmr` and its workers have it: idle threads sleep.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    if options.tiny:
+        environment["OMP_NUM_THREADS"] = "1"
+    began = time.time()
+    # A group of its own, so that a section's workers end with it.
+    process = subprocess.Popen(command, env=environment, process_group=0)
+    try:
+        code = process.wait(limit)
+        how = DONE if code == 0 else f"exit code {code}"
+    except subprocess.TimeoutExpired:
+        how = f"stopped after {limit:.0f} s"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return {"how": how, "seconds": time.time() - began}
+
+
+def note(file: Path, name: str, status: Mapping[str, Any]) -> None:
+    """Write how a section ended."""
+    content = read(file)
+    content.setdefault("status", {})[name] = plain(status)
+    write_json(file, content)
+    print(f"{name}: {status}", flush=True)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what it runs on."""
+    found: dict[str, Any] = {"python": platform.python_version(), "cores": available_cores()}
+    if device.type == "cuda":
+        found["device"] = torch.cuda.get_device_name(device)
+        found["memory, GiB"] = torch.cuda.get_device_properties(device).total_memory / 2**30
+        found["cuda"] = str(torch.version.cuda)
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return {name: plain(value) for name, value in found.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accelerator",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, default=Path("runs/accelerator/results.json"))
+    parser.add_argument("--work", type=Path, default=Path("runs/accelerator/work"))
+    parser.add_argument("--minutes", type=float, default=10.0, help="what all may take")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--images", type=Path, help="CIFAR-10: {train,test}/<class>/<image>")
+    parser.add_argument("--teacher", type=Path, help="the folder of the study's teacher")
+    parser.add_argument("--photographs", type=Path, help="a folder of JPEG files")
+    parser.add_argument("--epochs", type=int, help="of cifar10, instead of those that fit")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

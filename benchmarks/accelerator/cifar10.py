@@ -1,0 +1,171 @@
+"""The study's finalists with ResNet-18 on CIFAR-10, for as many epochs as the time is enough for.
+
+The number of epochs is chosen once, from the measured cost of a step of each objective, and is the
+same for all, so that they can be compared. It is kept below the working folder: a later call with
+the same folder goes on where this one was stopped, with the same schedule. Each student is scored
+on the test images by the linear and the nearest-neighbour probe.
+"""
+
+import csv
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.accelerator.results import Options, Results, read
+from benchmarks.accelerator.steps import SMALL, TINY, Setting, cost
+from benchmarks.study.candidates import CANDIDATES
+from benchmarks.study.runs import Study, identifier
+from benchmarks.study.tables import PROTOCOLS
+from pipeline.base.atomic import write_json
+from pipeline.training.fit import CURVES
+from stages.experiment.paths import run_layout, unfinished_runs
+
+SEED = 0
+FINALISTS = (
+    "vicreg + hog regressed, 50",
+    "vicreg",
+    "clip regressed + 0.3 on standardised h, both",
+)
+TRAINING_IMAGES = 40_500
+# What an epoch takes beside its steps: validation, the probes beside the training, saving.
+STEP_FACTOR, EPOCH_SECONDS = 1.2, 2.0
+# What a run takes beside its epochs: decoding the images, building the student, scoring it.
+RUN_SECONDS = 25.0
+SAVING_SECONDS = 15.0
+LEAST_SECONDS = 40.0  # a run that has less is not begun
+PLAN = "plan.json"
+
+
+def measure(options: Options, results: Results) -> None:
+    """Extract, choose the number of epochs, train and score each finalist."""
+    root = options.work / "cifar10"
+    setting = TINY if options.tiny else SMALL
+    images = made_images(options.work / "images") if options.tiny else options.images
+    if images is None:
+        raise SystemExit("The section cifar10 needs --images.")
+    names = finalists(options)
+    features = Study(root, images, options.teacher or Path("none"), changes(setting, epochs=1))
+    began = time.time()
+    features.prepare(names)
+    results.add("shards and features, seconds", time.time() - began)
+    plan = root / PLAN
+    if not plan.exists():
+        write_json(plan, chosen(names, setting, options))
+    found = read(plan)
+    results.add("plan", found)
+    settings = changes(setting, epochs=found["epochs"])
+    study = Study(root, images, options.teacher or Path("none"), settings)
+    for name in names:
+        if options.seconds_left < LEAST_SECONDS:
+            break
+        with interrupted_after(options.seconds_left - SAVING_SECONDS):
+            results.attempt(name, partial(trained, study, name))
+    left = [n for n in names if not (study.confirmed / f"{identifier(n, SEED)}.json").exists()]
+    if left:
+        raise SystemExit(f"Not finished: {'; '.join(left)}. The same command goes on with them.")
+
+
+def finalists(options: Options) -> Sequence[str]:
+    """Return the candidates that can be trained: none with a teacher where there is none."""
+    if options.tiny:
+        return ("vicreg",)
+    return FINALISTS if options.teacher else FINALISTS[:2]
+
+
+def changes(setting: Setting, *, epochs: int) -> list[str]:
+    """Return what the study changes in all its runs."""
+    values = {
+        **{f"student.{key}": value for key, value in setting.student.items()},
+        "train.epochs": epochs,
+        "train.batch_size": setting.batch,
+        "train.precision": "bf16",
+        "train.schedule.warmup_epochs": min(1, epochs - 1),
+    }
+    if "stem" not in setting.student:
+        values["student.stem"] = "3x3"
+    return [f"{key}={str(value).lower()}" for key, value in values.items()]
+
+
+def chosen(names: Sequence[str], setting: Setting, options: Options) -> dict[str, Any]:
+    """Return the number of epochs that the time is enough for, and what it was computed from."""
+    steps = TRAINING_IMAGES // setting.batch
+    milliseconds = {
+        name: cost(setting, CANDIDATES[name].terms, options.device)["milliseconds"]
+        for name in names
+    }
+    an_epoch = sum(
+        EPOCH_SECONDS + STEP_FACTOR * steps * each / 1e3 for each in milliseconds.values()
+    )
+    left = options.seconds_left - SAVING_SECONDS - RUN_SECONDS * len(names)
+    epochs = 1 if options.tiny else options.epochs or max(2, int(left / an_epoch))
+    return {"epochs": epochs, "milliseconds a step": milliseconds, "seconds left": left}
+
+
+def trained(study: Study, name: str) -> dict[str, Any]:
+    """Train a candidate and score it; where it was interrupted, say how far it is."""
+    began = time.time()
+    try:
+        study.confirm([name], [SEED])
+        stopped = False
+    except (SystemExit, KeyboardInterrupt):  # in training, which has said so, or in scoring
+        stopped = True
+    run = identifier(name, SEED)
+    scores = {} if stopped else read(study.confirmed / f"{run}.json")
+    found: dict[str, Any] = {key: scores[key] for key in PROTOCOLS if key in scores}
+    curves = newest_curves() if stopped else run_layout(run).curves
+    return {
+        **found,
+        "seconds": time.time() - began,
+        "finished": not stopped,
+        **last_row(curves),
+    }
+
+
+def newest_curves() -> Path | None:
+    """Return the curves of the run that was interrupted last."""
+    files = sorted(unfinished_runs().glob(f"*/{CURVES}"), key=lambda path: path.stat().st_mtime)
+    return files[-1] if files else None
+
+
+def last_row(curves: Path | None) -> dict[str, Any]:
+    """Return what the last epoch says, and how many there were."""
+    if curves is None or not curves.exists():
+        return {"epochs": 0}
+    with curves.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    last = {f"last epoch, {name}": float(value) for name, value in rows[-1].items() if value}
+    return {"epochs": len(rows), **last}
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Interrupt this process when the time is over, as Ctrl-C does: training saves and ends."""
+    timer = threading.Timer(max(0.1, seconds), os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def made_images(root: Path) -> Path:
+    """Write a few noisy JPEG files of two classes, and return their folder."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 100), ("test", 20)):
+        for number in range(count):
+            label = number % 2
+            path = root / split / str(label) / f"{number:03d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(100 * label, 100 * label + 100, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    return root
