@@ -72,8 +72,10 @@ def main() -> None:
     before = read(file).get("status", {})
     write_json(file, {**read(file), "machine": machine(device), "skipped": skipped})
     for name in names:
-        if before.get(name, {}).get("how") != DONE:
-            note(file, name, {"how": skipped[name]} if name in skipped else run(name, options))
+        if name in skipped:
+            note(file, name, {"how": skipped[name]})
+        elif before.get(name, {}).get("how") != DONE:
+            note(file, name, here(name, options, file) if arguments.here else run(name, options))
     write_json(file, {**read(file), "seconds": round(time.time() - began)})
 
 
@@ -127,6 +129,13 @@ def run(name: str, options: Options) -> Mapping[str, Any]:
     return {"how": how, "seconds": time.time() - began}
 
 
+def here(name: str, options: Options, file: Path) -> Mapping[str, Any]:
+    """Run one section in this process, without a limit of time."""
+    began = time.time()
+    SECTIONS[name].load()(options, Results(file, name))
+    return {"how": DONE, "seconds": time.time() - began}
+
+
 def note(file: Path, name: str, status: Mapping[str, Any]) -> None:
     """Write how a section ended."""
     content = read(file)
@@ -165,7 +174,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--photographs", type=Path, help="a folder of JPEG files")
     parser.add_argument("--epochs", type=int, help="of cifar10, instead of those that fit")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION")
-    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, on the CPU")
+    parser.add_argument("--here", action="store_true", help="all sections in this process")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     return parser

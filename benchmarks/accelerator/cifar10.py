@@ -37,7 +37,7 @@ FINALISTS = (
 )
 TRAINING_IMAGES = 40_500
 # What an epoch takes beside its steps: validation, the probes beside the training, saving.
-STEP_FACTOR, EPOCH_SECONDS = 1.2, 2.0
+STEP_FACTOR, EPOCH_SECONDS = 1.2, 3.0
 # What a run takes beside its epochs: decoding the images, building the student, scoring it.
 RUN_SECONDS = 25.0
 SAVING_SECONDS = 15.0

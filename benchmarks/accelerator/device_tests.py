@@ -88,7 +88,7 @@ def command(arguments: list[str]) -> dict[str, Any]:
     said = io.StringIO()
     began = time.perf_counter()
     with redirect_stdout(said), redirect_stderr(said):
-        code = run([*arguments, "--debug"])
+        code = run(["--debug", *arguments])
     seconds = time.perf_counter() - began
     found: dict[str, Any] = {"exit code": code, "seconds": seconds}
     if torch.cuda.is_available():
