@@ -47,13 +47,13 @@ def drawn(rows: int, queries: int) -> Splits:
 def knn(splits: Splits, device: torch.device) -> dict[str, Any]:
     """Return seconds and accuracy of the nearest-neighbour probe."""
     result, seconds = timed(lambda: knn_probe(*splits, options=KnnOptions(), device=device))
-    return {"seconds": seconds, "top1": accuracy(splits, result.test_predictions)}
+    return {"seconds": seconds, "top1": accuracy(splits, result.classes, result.test_scores)}
 
 
 def linear(splits: Splits, device: torch.device) -> dict[str, Any]:
     """Return seconds and accuracy of the linear probe, and which fits reached their optimum."""
     result, seconds = timed(lambda: linear_probe(*splits, options=LinearOptions(), device=device))
-    top1 = accuracy(splits, result.test_predictions)
+    top1 = accuracy(splits, result.classifier.classes, result.test_logits)
     return {"seconds": seconds, "top1": top1, "converged": list(result.converged)}
 
 
@@ -64,6 +64,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - began
 
 
-def accuracy(splits: Splits, predictions: torch.Tensor) -> float:
-    """Return top-1 on the test rows, in percent."""
+def accuracy(splits: Splits, classes: torch.Tensor, scores: torch.Tensor) -> float:
+    """Return top-1 on the test rows, in percent, of scores (N, K) for `classes` (K,)."""
+    predictions = classes[scores.argmax(dim=1)]
     return 100 * (predictions == splits[2].labels).double().mean().item()

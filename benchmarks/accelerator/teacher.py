@@ -25,7 +25,7 @@ from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore
 from pipeline.images.decoding import decode
 from pipeline.images.original_view import ImageOptions
-from pipeline.planning.pace import Stopwatch
+from pipeline.planning.pace import PaceMeter
 from pipeline.representations.kinds import KINDS
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest
@@ -145,7 +145,7 @@ def fed(
     chosen: RepresentationOptions, image: ImageOptions, shards: Path, root: Path
 ) -> dict[str, float]:
     """Return images a second of an extraction, without its first tar, and seconds of all."""
-    watch = Stopwatch()
+    meter = PaceMeter()
     extract(
         {"teacher": chosen},
         image=image,
@@ -153,9 +153,9 @@ def fed(
         store=FeatureStore(root / "features.zarr"),
         work=root / "work",
         options=ClusterOptions(1),
-        progress=watch,
+        progress=meter,
     )
-    phase = watch.phases["extract teacher"]
+    (phase,) = meter.of("extract")
     piece, whole = phase.piece(1), phase.piece()
     return {
         "images a second": piece.images / piece.seconds,
