@@ -152,5 +152,6 @@ class OnlineNeighbours(Callback):
             return
         found = nearest(features, features, k=k, device=pl_module.device, exclude_self=True)
         shares = vote(found, labels, classes=self._classes, k=k, temperature=KNN_TEMPERATURE)
-        score = 100 * (shares.argmax(dim=1) == labels).float().mean()
-        pl_module.log(KNN_METRIC, score, sync_dist=True, logger=False)
+        right = (shares.argmax(dim=1) == labels).float().mean()
+        # A number, which Lightning puts on the device, as NCCL demands.
+        pl_module.log(KNN_METRIC, 100 * right.item(), sync_dist=True, logger=False)

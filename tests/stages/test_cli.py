@@ -365,6 +365,7 @@ def test_given_weights_are_evaluated_without_training(inside: Path, weights: str
     assert all(torch.equal(values, own[name]) for name, values in given_weights.items())
     record = json.loads((inside / "runs/given/metrics/knn.json").read_text())
     assert record["checkpoint"]["selection"]["rule"] == "given"
+    shutil.rmtree(inside / "runs/given")  # other tests list the runs of this folder
 
 
 def test_use_lists_and_protects_edits(
