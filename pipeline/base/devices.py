@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch import Tensor
 
 
 def device_from(name: str) -> torch.device:
@@ -20,3 +21,10 @@ def available_cores() -> int:
 def gpu_name() -> str:
     """Return the name of the first GPU, "" where there is none."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """Return a small CPU tensor on a device, without making the host wait for a GPU."""
+    if device.type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from pipeline.base.devices import sent
+
 RATIO = (3 / 4, 4 / 3)
 SIGMA = (0.1, 2.0)
 # torchvision's weights of red, green and blue; they sum to 0.9999.
@@ -51,11 +53,11 @@ def crop_and_resize(images: Tensor, boxes: Tensor, flips: Tensor, *, cubic: bool
     only if a crop shrinks, and ours never do). The map is linear along each side, so crop, resize
     and flip are one weight matrix per side. With matrix products in TF32, 3 digits are correct.
     """
-    top, left, height, width = boxes.to(images.device).unbind(1)
+    top, left, height, width = sent(boxes, images.device).unbind(1)
     S = images.shape[-1]
     rows = _resize_weights(top, height, S, cubic=cubic)
     columns = _resize_weights(left, width, S, cubic=cubic)
-    columns = torch.where(flips.to(images.device)[:, None, None], columns.flip(1), columns)
+    columns = torch.where(sent(flips, images.device)[:, None, None], columns.flip(1), columns)
     resized = rows[:, None] @ images @ columns.mT[:, None]
     return resized.clamp(0, 1)  # a bicubic kernel overshoots
 
@@ -124,14 +126,17 @@ def adjust_colours(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     steps = [_brightness, _contrast, _saturation, _hue]
     if images.shape[1] == 1:
         steps = steps[:2]
+    turns = [(place, index) for place in range(order.shape[1]) for index in range(len(steps))]
+    chosen = [(order[:, place] == index).nonzero()[:, 0] for place, index in turns]
+    # What was drawn is sent at once: a GPU would be waited for at each transfer.
+    sizes = [len(part) for part in chosen]
+    rows = torch.split(sent(torch.cat(chosen), images.device), sizes)
+    factors = sent(factors, images.device)
     adjusted = images.clone()
-    for place in range(order.shape[1]):
-        for index, step in enumerate(steps):
-            chosen = (order[:, place] == index).nonzero()[:, 0]
-            if len(chosen):
-                factor = factors[chosen, index].to(images.device)[:, None, None, None]
-                rows = chosen.to(images.device)
-                adjusted[rows] = step(adjusted[rows], factor)
+    for (_, index), part in zip(turns, rows, strict=True):
+        if len(part):
+            factor = factors[part, index][:, None, None, None]
+            adjusted[part] = steps[index](adjusted[part], factor)
     return adjusted
 
 
@@ -178,7 +183,7 @@ def _grey(images: Tensor) -> Tensor:
 
 def random_grey(images: Tensor, *, p: float) -> Tensor:
     """With probability `p`, replace the three channels by their luma."""
-    chosen = (torch.rand(len(images)) < p).to(images.device)
+    chosen = sent(torch.rand(len(images)) < p, images.device)
     return torch.where(chosen[:, None, None, None], _grey(images), images)
 
 
@@ -195,7 +200,7 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
     B, C, H, W = images.shape
     half = kernel_size // 2
     offsets = torch.arange(-half, half + 1, device=images.device)
-    kernels = torch.exp(-0.5 * (offsets / sigmas.to(images.device)[:, None]) ** 2)
+    kernels = torch.exp(-0.5 * (offsets / sent(sigmas, images.device)[:, None]) ** 2)
     kernels = kernels / kernels.sum(dim=1, keepdim=True)
     # One group per channel of each sample.
     kernels = kernels.repeat_interleave(C, dim=0)[:, None]  # (B * C, 1, K)
