@@ -82,7 +82,7 @@ def train(
     manifests = [train.manifest, validation.manifest]
     names = [name for name, asked in asdict(wanted).items() if asked]
     key = run_key(experiment, tuned=names, manifests=manifests, targets=features)
-    if not force and is_first_process() and is_finished(layout, key):
+    if not force and is_finished(layout, key):  # so decide all processes of a launch
         watched.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
         return _result(layout, following, up_to_date=True)
     run = Run(

@@ -9,13 +9,18 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute products of float32 matrices in float32: no autocast, no TF32, no bfloat16.
+    """Multiply and convolve float32 tensors in float32: no autocast, no TF32, no bfloat16.
 
     With TF32's 11 bits, the difference |x|^2 + |y|^2 - 2xy would cancel to nothing. The settings
     of the process are restored at the end.
     """
     backends: Any = torch.backends
-    settings = (backends.cuda.matmul, backends.mkldnn.matmul)
+    settings = (
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+    )
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from pipeline.base.precision import full_precision
 from pipeline.images.original_view import ImageOptions, OriginalView
 from pipeline.representations.representation import JsonValue, Representation
 
@@ -31,7 +32,8 @@ class HandCrafted(Representation):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to (B, D), in float32 unless they are float64."""
-        return self._transform(in_working_precision(images.detach())).flatten(1)
+        with full_precision(images.device):  # training may compute it inside autocast
+            return self._transform(in_working_precision(images.detach())).flatten(1)
 
     def identity(self) -> dict[str, JsonValue]:
         """Return the transform's parameters and how its images are prepared."""

@@ -1,6 +1,7 @@
 """Lightning's trainer, set up as the options say and told to keep quiet."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.text import counted
-from pipeline.training.train_options import TrainOptions
+from pipeline.training.train_options import ParallelOptions, TrainOptions
 
 TENSORBOARD = "tensorboard"
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -38,6 +39,7 @@ def build_trainer(options: TrainOptions, work: Path) -> Trainer:
         raise ConfigError(
             f"train.parallel.devices is {parallel.devices}; found {counted(gpus, 'GPUs')}."
         )
+    _require_processes(parallel)
     return Trainer(
         max_epochs=options.epochs,
         precision=_PRECISIONS[options.precision],
@@ -57,6 +59,16 @@ def build_trainer(options: TrainOptions, work: Path) -> Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _require_processes(parallel: ParallelOptions) -> None:
+    """Raise ConfigError if a launcher has started another number of processes than asked for."""
+    started, wanted = int(os.environ.get("WORLD_SIZE", "0")), parallel.devices * parallel.nodes
+    if started and started != wanted:
+        raise ConfigError(
+            f"{counted(started, 'processes')} were started, and train.parallel asks for {wanted} "
+            f"({parallel.devices} devices on {counted(parallel.nodes, 'nodes')}): make both equal."
+        )
 
 
 @contextmanager

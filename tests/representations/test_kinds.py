@@ -89,3 +89,14 @@ def test_importing_the_table_loads_no_heavy_library() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", sorted({*HAND_CRAFTED} - {"augmented"}))
+def test_autocast_around_a_representation_changes_nothing(kind: str) -> None:
+    image = ImageOptions(size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+    representation = KINDS[kind].model_validate({"kind": kind}).build(image)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = representation(images)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, representation(images))

@@ -199,6 +199,25 @@ def test_an_exported_teacher_equals_its_network_applied_by_hand(tmp_path: Path) 
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
+class _Ramp(nn.Module):
+    """Creates a tensor of its own, which an exported program puts on a fixed device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        ramp = torch.arange(3, device=images.device)
+        return images.mean(dim=(2, 3)) * self.scale + ramp
+
+
+def test_an_exported_teacher_follows_its_images_to_another_device(tmp_path: Path) -> None:
+    teacher = exported_options(export(tmp_path / "net.pt2", _Ramp().eval())).build(STUDENT)
+    images = torch.ones(2, 3, 16, 16)
+    assert teacher(images).tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert teacher.network(images.to("meta")).device.type == "meta"
+
+
 def test_an_exported_program_is_not_even_opened_without_trust(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="trust: true"):
         exported_options(tmp_path / "does not exist", trust=False).build(STUDENT)

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from training_runs import IMAGE, make_data, make_run
 
+from pipeline.base.errors import ConfigError
 from pipeline.base.processes import is_first_process
 from pipeline.base.progress import Silent
 from pipeline.images.original_view import normalise
@@ -111,6 +112,15 @@ def in_two_processes(what: str, data: Path, work: Path) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_another_number_of_processes_than_asked_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    options = TrainOptions.model_validate({**OPTIONS, "parallel": {"accelerator": "cpu"}})
+    with pytest.raises(ConfigError, match=r"2 processes were started, .* asks for 1"):
+        build_trainer(options, tmp_path)
 
 
 def test_weights_after_steps_are_those_of_the_joined_batch(tmp_path: Path) -> None:

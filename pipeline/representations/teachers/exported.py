@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
@@ -79,6 +80,28 @@ class ExportedOptions(TeacherOptions):
         return FrozenTeacher(network, preparation, identity, self.precision)
 
 
+class ExportedNetwork(nn.Module):
+    """An exported program as a module that follows its images to their device.
+
+    A program holds the device that it was exported on, also for the tensors that it creates.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        self._program = program
+        self._device: torch.device | None = None
+        self.network = program.module()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map prepared images (B, C, H, W) to vectors (B, D)."""
+        if images.device != self._device:
+            moved = move_to_device_pass(self._program, str(images.device))
+            self.network, self._device = moved.module(), images.device
+            self.network.requires_grad_(requires_grad=False)
+        vectors: Tensor = self.network(images)
+        return vectors
+
+
 def _transform(settings: dict[str, Any]) -> Callable[[Image.Image], Tensor]:
     from torchvision import transforms
 
@@ -99,7 +122,7 @@ def _load(path: Path) -> nn.Module:
     if not path.is_file():
         raise WeightsMissingError(f"There is no exported program {str(path)!r}.")
     try:
-        return torch.export.load(path).module()
+        return ExportedNetwork(torch.export.load(path))
     except Exception as error:  # a file that is not a program fails in many ways
         raise WeightsError(
             f"{str(path)!r} is not a program saved by torch.export.save: {error}."

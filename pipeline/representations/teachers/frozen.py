@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.base.errors import WeightsError, WeightsMissingError
+from pipeline.base.precision import full_precision
 from pipeline.images.original_view import Preparation
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 
@@ -51,8 +52,9 @@ class FrozenTeacher(Representation):
     @torch.no_grad()  # a loss cannot use inference_mode's tensors
     def forward(self, images: Tensor) -> Tensor:
         """Map prepared images (B, C, H, W) to embeddings (B, D), not normalised."""
-        enabled = self.precision == "bfloat16"
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled):
+        device = images.device
+        bfloat16 = torch.autocast(device.type, dtype=torch.bfloat16)
+        with bfloat16 if self.precision == "bfloat16" else full_precision(device):
             output = self.network(images.float())
         # Some towers return their tokens too; the embedding comes first.
         embedding: Tensor = output[0] if isinstance(output, tuple) else output
