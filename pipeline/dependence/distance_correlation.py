@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.base.errors import TrainingError
+from pipeline.base.errors import TrainingError, unknown_name
 from pipeline.dependence.distances import ROUNDINGS, pairwise_distances, safe_sqrt
 
 Statistic = Literal["dcor", "dcor_squared", "dcor_squared_unbiased"]
@@ -39,11 +39,19 @@ def distance_correlation(
     """Return the distance correlation of two samples, rows (B, D) and (B, E), as a scalar.
 
     It is 0 if either side is constant, and its gradient is then 0 too. NaN and infinity in the
-    rows give NaN. Raises TrainingError if there are too few rows for the statistic.
+    rows give NaN. Raises TrainingError if there are too few rows for the statistic, ValueError for
+    a statistic that does not exist and for samples that do not go together.
     """
     x, y = _as_sample(x), _as_sample(y)
+    if statistic not in MINIMUM_ROWS:
+        raise ValueError(unknown_name("statistic", statistic, MINIMUM_ROWS))
     if len(x) != len(y):
         raise ValueError(f"Both samples need equally many rows; found {len(x)} and {len(y)}.")
+    if len(x) < MINIMUM_ROWS[statistic]:
+        raise TrainingError(
+            f"The statistic {statistic} needs at least {MINIMUM_ROWS[statistic]} rows in a batch; "
+            f"found {len(x)}."
+        )
     if statistic == "dcor_squared_unbiased":
         return _squared_correlation(x.u_centred, y.u_centred)
     squared = _squared_correlation(x.double_centred, y.double_centred)
@@ -56,6 +64,8 @@ class Sample:
     def __init__(self, rows: Tensor) -> None:
         if rows.ndim != 2 or len(rows) == 0:
             raise ValueError(f"A sample is a matrix (B, D) of rows; found {tuple(rows.shape)}.")
+        if rows.is_complex():
+            raise ValueError(f"A sample has real numbers; found {rows.dtype}.")
         self.rows = rows
 
     @classmethod

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pipeline.base.errors import DataError
 from pipeline.base.text import counted
+from pipeline.loading.batch import NO_LABEL
 
 _ROWS_AT_ONCE = 65_536
 
@@ -30,6 +31,12 @@ class LabelledFeatures:
             )
         if self.labels.is_floating_point() or self.labels.is_complex():
             raise DataError(f"Expected integer labels; found {self.labels.dtype}.")
+        unlabelled = int((self.labels == NO_LABEL).sum())
+        if unlabelled:
+            raise DataError(
+                f"Expected a label for every image; {counted(unlabelled, 'images')} without one "
+                f"({NO_LABEL}) must be left out."
+            )
 
     def __len__(self) -> int:
         return len(self.features)

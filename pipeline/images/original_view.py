@@ -79,8 +79,16 @@ def _resize_and_crop(image: Image.Image, shorter: int, size: int) -> Image.Image
 
 def normalise(images: Tensor, options: ImageOptions) -> Tensor:
     """Normalise images (..., C, H, W) by mean and std; uint8 in [0, 255], floats in [0, 1]."""
+    channels = len(options.mean)
+    if images.ndim < 3 or images.shape[-3] != channels:
+        raise ValueError(
+            f"Expected images (..., {channels}, H, W), one channel per mean; "
+            f"found {tuple(images.shape)}."
+        )
     if images.dtype == torch.uint8:
         images = images.float() / 255
+    elif not images.is_floating_point():
+        raise ValueError(f"Images are uint8, or floats in [0, 1]; found {images.dtype}.")
     mean, std = (_column(v, images.dtype, images.device) for v in (options.mean, options.std))
     return (images - mean) / std
 

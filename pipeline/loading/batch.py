@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, StaleFeatureError
 from pipeline.base.locations import Location
 from pipeline.base.text import counted
 from pipeline.datasets.source import Label, MultiLabel
@@ -58,6 +58,12 @@ class SplitData:
                     f"Feature {name!r} has {counted(found or 0, 'rows')} for "
                     f"{self.manifest.split}, the shards {self.manifest.samples:,}: run "
                     "`mvmr extract-features`."
+                )
+            made_from = feature.fingerprint.get("shards", {}).get(self.manifest.split)
+            if made_from not in (None, self.manifest.digest):
+                raise StaleFeatureError(
+                    f"Feature {name!r} was made from other {self.manifest.split} shards than those "
+                    f"in {self.directory}: run `mvmr extract-features`."
                 )
 
     def subset(self, index: Iterable[int]) -> "SplitData":

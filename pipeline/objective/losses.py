@@ -4,6 +4,7 @@ Variance, covariance and invariance are those of VICReg (Bardes, Ponce and LeCun
 2105.04906), each for one view or pair of views; `objective.py` sums over the views.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,13 +17,13 @@ VARIANCE_EPSILON = 1e-4
 def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
     """Return the mean of (x - y)^2 over rows and dimensions of two (B, D)."""
     _require_equal_shapes(x, y)
-    return F.mse_loss(x, y)
+    return F.mse_loss(_wide(x), _wide(y))
 
 
 def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return the mean over rows of 1 - cos(x_i, y_i), in [0, 2]; it is 1 for a zero row."""
     _require_equal_shapes(x, y)
-    return 1 - F.cosine_similarity(x, y, dim=1).mean()
+    return 1 - F.cosine_similarity(_wide(x), _wide(y), dim=1).mean()
 
 
 def variance_hinge(x: Tensor, *, margin: float = 1.0) -> Tensor:
@@ -31,6 +32,7 @@ def variance_hinge(x: Tensor, *, margin: float = 1.0) -> Tensor:
     std is the root of the unbiased variance plus `VARIANCE_EPSILON`.
     """
     _require_rows(x)
+    x = _wide(x)
     return F.relu(margin - (x.var(0) + VARIANCE_EPSILON).sqrt()).mean()
 
 
@@ -41,6 +43,7 @@ def covariance_penalty(x: Tensor) -> Tensor:
     matrix, which has the same Frobenius norm.
     """
     _require_rows(x)
+    x = _wide(x)
     B, D = x.shape
     centred = x - x.mean(0)
     product = centred.T @ centred if D <= B else centred @ centred.T
@@ -55,6 +58,7 @@ def standardised(x: Tensor) -> Tensor:
     A constant dimension stays constant.
     """
     _require_rows(x)
+    x = _wide(x)
     return (x - x.mean(0)) / (x.var(0) + VARIANCE_EPSILON).sqrt()
 
 
@@ -62,6 +66,8 @@ def _require_equal_shapes(x: Tensor, y: Tensor) -> None:
     # Broadcasting would turn a mistake into a number.
     if x.shape != y.shape:
         raise ValueError(f"Expected the same shape; found {tuple(x.shape)} and {tuple(y.shape)}.")
+    if not len(x):
+        raise TrainingError("A loss needs a batch of at least 1 row; found none.")
 
 
 def _require_rows(x: Tensor) -> None:
@@ -69,3 +75,8 @@ def _require_rows(x: Tensor) -> None:
         raise TrainingError(
             f"Variance and covariance need batches of at least 2 rows; found {len(x)}."
         )
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return float64 rows unchanged and others in float32: squares overflow in 16 bits."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -43,6 +43,11 @@ def hog(images: Tensor, *, bins: int = 24, cell: int = 8) -> Tensor:
     left out. On a GPU the order of summation varies, so values differ by rounding between runs.
     """
     B, C, H, W = images.shape
+    if bins < 2 or not 1 <= cell <= min(H, W):
+        raise ConfigError(
+            f"hog needs at least 2 bins, and cells of at least 1 pixel that fit into {H} x {W}; "
+            f"found {bins} bins and cells of {cell}."
+        )
     h, w = H // cell, W // cell
     dx, dy = _sobel(images)
     dx, dy = dx[..., : h * cell, : w * cell], dy[..., : h * cell, : w * cell]

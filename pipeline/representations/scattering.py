@@ -73,6 +73,11 @@ class Scattering2D:
                 f"scattering needs images of at least 2^J = {2**J} pixels a side; "
                 f"found {shape[0]} x {shape[1]}."
             )
+        if J < 1 or L < 1 or order not in (1, 2):
+            raise ConfigError(
+                "scattering needs J and L of at least 1 and an order of 1 or 2; "
+                f"found J = {J}, L = {L}, order = {order}."
+            )
         self.shape, self.J, self.L, self.order = shape, J, L, order
         self._bank = bank or morlet_bank((padded_side(shape[0], J), padded_side(shape[1], J)), J, L)
         self._plans: dict[tuple[torch.device, torch.dtype], Plan] = {}
@@ -91,6 +96,8 @@ class Scattering2D:
             raise ValueError(
                 f"This transform is for images of {self.shape}; found {tuple(images.shape[-2:])}."
             )
+        if images.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"Scattering takes float32 or float64 images; found {images.dtype}.")
         plan = self._plan_for(images)
         planes = images.reshape(-1, *self.shape)
         result = planes.new_empty(len(planes), self.channels, *(s >> self.J for s in self.shape))

@@ -18,12 +18,13 @@ class EpochTime:
 
 
 class EpochClock(Callback):
-    """Measures the epochs that are trained whole, by this process, on its wall clock."""
+    """Measures the epochs that this process trains from their first step, by its clock."""
 
     def __init__(self) -> None:
         self.times: list[EpochTime] = []
         self._steps = 0
-        self._began = self._stepped = 0.0
+        self._began: float | None = None  # none while an interrupted epoch is continued
+        self._stepped = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the epoch before, and begin one."""
@@ -47,7 +48,7 @@ class EpochClock(Callback):
         self._end()
 
     def _end(self) -> None:
-        if self._steps:
+        if self._began is not None and self._steps:
             rest = time.perf_counter() - self._stepped
             self.times.append(EpochTime(self._steps, self._stepped - self._began, rest))
         self._steps = 0

@@ -11,7 +11,7 @@ import lightning
 import torch
 from torch import Tensor, distributed
 
-from pipeline.base.errors import NotFiniteError
+from pipeline.base.errors import NotFiniteError, TrainingError
 from pipeline.base.seeds import seed_from
 from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.images.random_views import build_augmentation
@@ -99,6 +99,11 @@ class StudentModule(lightning.LightningModule):
         return {"h": h, "labels": batch["labels"]}
 
     def _evaluate(self, batch: Batch, stream: int, number: int) -> tuple[ObjectiveValue, Tensor]:
+        if batch["images"].dtype != torch.uint8:
+            raise TrainingError(
+                "A training batch holds original views as uint8 in [0, 255]; "
+                f"found {batch['images'].dtype}."
+            )
         torch.manual_seed(seed_from(self._seed, stream, number, self.global_rank))
         original = self._normalised(batch)
         with torch.no_grad():

@@ -251,3 +251,8 @@ def test_bad_input_is_a_data_error() -> None:
         LabelledFeatures(good.features, good.labels.float())
     with pytest.raises(DataError, match="shape"):
         LabelledFeatures(good.features[:0], good.labels[:0])
+
+
+def test_images_without_a_label_do_not_become_a_class() -> None:
+    with pytest.raises(DataError, match="1 image without one"):
+        LabelledFeatures(torch.randn(3, 2), torch.tensor([0, -1, 1]))

@@ -177,7 +177,7 @@ def test_a_projection_equals_its_dense_matrix() -> None:
 def test_rows_are_projected_in_blocks_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     projection, x = Projection.draw(500, 20, 0), images(70, 500)
     expected = projection.apply(x)
-    monkeypatch.setattr(principal_components, "BLOCK_NUMBERS", 3 * 500)
+    monkeypatch.setattr(projecting, "BLOCK_NUMBERS", 3 * 500)
     assert torch.equal(projection.apply(x), expected)
     assert projection.apply(x[:0]).shape == (0, 20)
 

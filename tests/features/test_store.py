@@ -240,3 +240,13 @@ def test_differences_are_found_at_any_depth() -> None:
         "d is now None, was 2",
     ]
     assert list(differing({"a": 1}, {"a": 1})) == []
+
+
+@pytest.mark.parametrize(("first", "shape"), [(7, (4, 3)), (-1, (2, 3)), (0, (2, 1)), (0, (2, 4))])
+def test_rows_that_do_not_fit_are_refused(
+    tmp_path: Path, first: int, shape: tuple[int, int]
+) -> None:
+    rows = np.ones((10, 3), dtype=np.float32)
+    writer, encoding = begin(tmp_path, "x", rows, samples_per_shard=5)
+    with pytest.raises(StoreError, match="has 10 rows of 3 numbers"):
+        writer.write_rows("train", first, np.ones(shape), encoding)

@@ -307,3 +307,12 @@ def test_impossible_options_are_refused(wrong: dict[str, Any], message: str) -> 
     assert ImageOptions.model_validate(right).channels == 3
     with pytest.raises(ValueError, match=message):
         ImageOptions.model_validate(right | wrong)
+
+
+def test_images_of_another_form_are_not_normalised() -> None:
+    options = ImageOptions(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    for shape in ((2, 1, 8, 8), (8, 8), (8, 8, 3)):
+        with pytest.raises(ValueError, match="one channel per mean"):
+            normalise(torch.zeros(shape), options)
+    with pytest.raises(ValueError, match="uint8, or floats"):
+        normalise(torch.zeros(2, 3, 8, 8, dtype=torch.int64), options)

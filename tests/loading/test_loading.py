@@ -4,6 +4,7 @@ import io
 import time
 import tracemalloc
 from collections import Counter
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from stores import store_rows
 
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, StaleFeatureError
 from pipeline.base.progress import Silent
 from pipeline.datasets.source import Encoded, Item, Source
 from pipeline.images.original_view import ImageOptions
@@ -302,3 +303,37 @@ def test_a_feature_of_another_length_is_refused(data: SplitData, tmp_path: Path)
     short = store_rows(tmp_path, "short", np.zeros((5, 1)), samples_per_shard=5)
     with pytest.raises(DataError, match="'short' has 5 rows for train"):
         SplitData(data.directory, data.manifest, {"short": short}, IMAGE)
+
+
+def test_a_feature_of_other_shards_is_refused_though_it_has_as_many_rows(
+    data: SplitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature = data.features["sums"]
+    for digest, fits in ((data.manifest.digest, True), ("0" * 64, False)):
+        monkeypatch.setattr(
+            feature, "fingerprint", {"shards": {"train": digest}, "dtype": "float32"}
+        )
+        with nullcontext() if fits else pytest.raises(StaleFeatureError, match="'sums' was made"):
+            SplitData(data.directory, data.manifest, {"sums": feature}, IMAGE)
+
+
+@pytest.mark.parametrize(("mode", "workers"), [("resident", 0), ("streaming", 0), ("streaming", 2)])
+def test_a_subset_gives_its_samples_alone_each_with_its_target(
+    data: SplitData, mode: str, workers: int
+) -> None:
+    valid = [index for index in range(data.manifest.samples) if index not in BAD]
+    chosen = [*valid[3:40:3], *valid[-7:]]
+    part = data.subset(chosen)
+    assert part.valid_samples == len(chosen)
+    batches = list(loader(part, mode, workers, batch_size=5))
+    seen = torch.cat([batch["index"] for batch in batches]).tolist()
+    assert len(seen) == len(set(seen)) == len(chosen) // 5 * 5
+    assert set(seen) <= set(chosen)
+    for batch in batches:
+        assert torch.equal(row_sums(batch["images"]), batch["targets"]["sums"])
+
+
+def test_a_subset_names_valid_samples(data: SplitData) -> None:
+    for index in (BAD[0], -1, data.manifest.samples):
+        with pytest.raises(DataError, match="no valid sample"):
+            data.subset([index])

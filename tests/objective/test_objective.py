@@ -447,3 +447,17 @@ def test_weights_are_finite(weight: float) -> None:
 
 def test_names_with_dots_are_refused() -> None:
     assert complaints({"a.b": {"kind": "dependence"}})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_16_bits_are_those_of_the_same_numbers_in_32(dtype: torch.dtype) -> None:
+    x = (300 * torch.randn(16, 4, generator=torch.Generator().manual_seed(0))).to(dtype)
+    for loss in (covariance_penalty, variance_hinge, lambda rows: mean_squared_error(rows, -rows)):
+        assert torch.isfinite(loss(x))
+        assert torch.equal(loss(x), loss(x.float()))
+
+
+@pytest.mark.parametrize("loss", [mean_squared_error, cosine_distance])
+def test_the_loss_of_an_empty_batch_is_refused(loss: Any) -> None:
+    with pytest.raises(TrainingError, match="at least 1 row"):
+        loss(torch.zeros(0, 3), torch.zeros(0, 3))

@@ -138,3 +138,9 @@ def test_refuses_a_cell_larger_than_the_image() -> None:
 def test_identity_holds_bins_and_cell() -> None:
     identity = HogOptions(bins=9, cell=4).build(IMAGE).identity()
     assert (identity["kind"], identity["bins"], identity["cell"]) == ("hog", 9, 4)
+
+
+@pytest.mark.parametrize(("cell", "bins"), [(64, 24), (0, 24), (8, 1)])
+def test_cells_and_bins_that_are_none_are_refused(cell: int, bins: int) -> None:
+    with pytest.raises(ConfigError, match="cells of at least 1 pixel that fit into 32 x 32"):
+        hog(torch.zeros(1, 3, 32, 32), bins=bins, cell=cell)

@@ -261,3 +261,15 @@ def test_a_gpu_gives_the_same_coefficients() -> None:
     images = random_images(3, 3, 32, 32)
     transform = Scattering2D((32, 32))
     assert relative_error(transform(images.cuda()).cpu(), transform(images)) < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"order": 3}, {"order": 0}, {"J": 0}, {"L": 0}])
+def test_what_a_transform_does_not_have_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="an order of 1 or 2"):
+        Scattering2D((16, 16), **options)
+
+
+def test_integers_and_16_bits_are_refused() -> None:
+    for dtype in (torch.int64, torch.float16):
+        with pytest.raises(ValueError, match="float32 or float64"):
+            Scattering2D((16, 16))(torch.zeros(1, 16, 16, dtype=dtype))

@@ -162,7 +162,14 @@ class FeatureWriter:
             numbers = encoding.encode(rows)
         except StoreError as error:
             raise StoreError(f"{split}, rows from sample {first} on: {error}") from error
-        self._array(split)[first : first + len(rows)] = numbers
+        array = self._array(split)
+        samples, width = array.shape
+        if numbers.shape[1:] != (width,) or not 0 <= first <= samples - len(numbers):
+            raise StoreError(
+                f"{split} of feature {self._name!r} has {samples:,} rows of {width} numbers; found "
+                f"rows {first:,} to {first + len(numbers):,} of shape {numbers.shape}."
+            )
+        array[first : first + len(rows)] = numbers
 
     def done(self) -> frozenset[tuple[str, int]]:
         """Return the split and number of each shard that is finished."""
