@@ -1,4 +1,4 @@
-"""Files that cannot be trusted, found by the digests that were recorded when they were written."""
+"""Damaged files, found by the digests that were recorded when they were written."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from pipeline.base.locations import Location
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that cannot be trusted, and why.
+    """A damaged or missing file, and the reason.
 
-    `part` names what it belongs to: a file of a split, or an array of a feature, "" for the
-    feature's own metadata. `number` is that of the tar in the split, or of the chunk in the array.
+    `part` is the file's name in a split, or its array in a feature, "" for the feature's own
+    metadata. `number` is that of the tar in the split, or of the chunk in the array.
     """
 
     path: Location
@@ -22,7 +22,7 @@ class Damage:
 
 
 def changed_files(root: Location, recorded: Mapping[str, str]) -> Iterator[Damage]:
-    """Yield the files below `root` whose SHA-256 is not that of `recorded`, by relative name."""
+    """Yield missing or changed files; `recorded` maps names below `root` to their SHA-256."""
     for name, sha256 in recorded.items():
         path = root / name
         if not path.exists():

@@ -1,4 +1,4 @@
-"""How a long operation tells its caller where it is."""
+"""Reporting the progress of long operations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,31 +9,31 @@ Step = Literal["shard", "sample", "measure", "extract", "train"]
 
 
 class Progress(Protocol):
-    """How a long operation tells its caller where it is; a stage draws it."""
+    """Receives the progress of a long operation; a stage draws it."""
 
     def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
-        """Begin a phase of `total` units, 0 if they cannot be counted; the next one ends it.
+        """Begin a phase of `total` units, 0 if unknown; it ends when the next phase begins.
 
         `what` is shown to people. `step` identifies the phases that programs look for.
         """
         ...
 
     def advance(self, count: int, status: str = "") -> None:
-        """Say that `count` more units are done; a `status` stands until the next one."""
+        """Report that `count` more units are done; `status` is shown until the next one."""
         ...
 
     def note(self, text: str) -> None:
-        """Say one line that stays."""
+        """Show one line that stays."""
         ...
 
 
 @contextmanager
 def not_kept(what: str, progress: Progress) -> Iterator[None]:
-    """Tell the user that an interruption undoes `what`; other work is kept."""
+    """On an interruption, tell the user that `what` is lost; other work is kept."""
     try:
         yield
     except KeyboardInterrupt:
-        progress.note(f"Interrupted: {what} begins anew the next time.")
+        progress.note(f"Interrupted: {what} starts over the next time.")
         raise
 
 

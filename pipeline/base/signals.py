@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: which answer they get.
+"""Handling Ctrl-C and SIGTERM.
 
-A program has one answer at a time. Work that can be saved first asks to be stopped between two
-steps (`stoppable`); what answers otherwise is up to the program, for commands
-`stages/terminal/interruption.py`.
+One handler is active at a time. Work that can be saved installs one that stops it between two
+steps (`stoppable`). Otherwise, the program decides: `stages/terminal/interruption.py` handles the
+signals for commands.
 """
 
 import signal
@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def answer_by(handler: Any) -> None:
-    """Answer both signals by `handler` from now on. Only the main thread receives signals."""
+    """Handle both signals with `handler` from now on. Has no effect outside the main thread."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, handler)
@@ -25,7 +25,7 @@ def answer_by(handler: Any) -> None:
 
 @contextmanager
 def answers_restored() -> Iterator[None]:
-    """Restore the answers at the end, whatever was put in their place meanwhile."""
+    """Restore the current handlers at the end, whatever replaced them meanwhile."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -43,7 +43,7 @@ class Stop:
         self._progress = progress
 
     def listen(self) -> None:
-        """Answer signals from now on."""
+        """Handle signals from now on."""
         answer_by(self._answer)
 
     def _answer(self, number: int, _: Any) -> None:
@@ -51,12 +51,12 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = True
         self._progress.note(
-            f"{signal.Signals(number).name}: saving after this step. Once more to stop at once."
+            f"{signal.Signals(number).name}: saving after this step. Repeat it to stop at once."
         )
 
 
 @contextmanager
 def stoppable(progress: Progress) -> Iterator[Stop]:
-    """Yield a `Stop` that can listen to signals; their earlier answers are restored at the end."""
+    """Yield a `Stop` that can listen to signals; earlier handlers are restored at the end."""
     with answers_restored():
         yield Stop(progress)

@@ -1,8 +1,8 @@
-"""How long each piece of work took: measured where it is done, kept beside what it made.
+"""Recording how long each piece of work took, in a file beside its result.
 
-A record is a small JSON file whose name holds the digest of what was made, so that a result that
-is restored later finds the time of its making again. It belongs to no output of any stage: two
-runs of the same work take different times, and nothing is stale for that.
+A record is a small JSON file whose name contains the digest of the result, so a result that is
+restored later still has its record. Records are not outputs of any stage: two runs of the same
+work take different times, which must not make anything stale.
 """
 
 import json
@@ -35,7 +35,7 @@ class Phase:
 class Attempt:
     """One call: when it began (Unix time), its wall-clock seconds, and whether it was finished.
 
-    `gpu` is the name of the GPU, empty where there was none.
+    `gpu` is the name of the GPU, empty if there was none.
     """
 
     began: float
@@ -47,16 +47,16 @@ class Attempt:
 
 
 def record_name(work: str, digest: str) -> str:
-    """Return the file name of the record of `work` that made what has this digest."""
+    """Return the file name of the record of `work` whose result has this digest."""
     return f"{work}-{digest[:DIGITS]}.json"
 
 
 @contextmanager
 def timed(paths: Sequence[Location], progress: Progress) -> Iterator[Progress]:
-    """Yield a progress that measures; on leaving, write the attempt to each of `paths`.
+    """Yield a Progress that measures time; at the end, write the attempt to each of `paths`.
 
-    An attempt that is broken off is recorded too, and the next one is added to it; one after a
-    finished attempt takes its place.
+    Interrupted attempts are recorded too, and the next attempt is added to them. An attempt that
+    follows a finished one replaces the record.
     """
     watch = _Stopwatch(progress)
     finished = False
@@ -72,7 +72,7 @@ def timed(paths: Sequence[Location], progress: Progress) -> Iterator[Progress]:
 
 
 def read_attempts(path: Location) -> list[Attempt]:
-    """Return the attempts of a record, oldest first; none where there is no readable record."""
+    """Return the attempts of a record, oldest first; none if there is no readable record."""
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))["attempts"]
         return [_attempt(values) for values in recorded]
@@ -81,10 +81,9 @@ def read_attempts(path: Location) -> list[Attempt]:
 
 
 def saved_seconds(images: int, *, epochs: int, images_per_second: float) -> float:
-    """Return the seconds that a cached representation saves a run, which looks at it every epoch.
+    """Return the seconds that a run saves if a representation is cached.
 
-    That is what computing it anew would take in each epoch after the first, for which it is
-    computed in any case.
+    Without a cache, it would be computed in every epoch; with one, it is computed once.
     """
     return images * (epochs - 1) / images_per_second
 
@@ -94,14 +93,14 @@ def _attempt(values: Mapping[str, Any]) -> Attempt:
 
 
 def phase_from_json(values: Mapping[str, Any]) -> Phase:
-    """Return a phase as `asdict` gave it; older records name the step by their first word alone."""
+    """Restore a phase from `asdict`; in older records, the first word of `what` is its step."""
     known = {name: values[name] for name in ("what", "unit", "done", "seconds")}
     first = values["what"].partition(" ")[0]
     return Phase(**known, step=values.get("step", first if first in get_args(Step) else None))
 
 
 class _Stopwatch:
-    """Hands everything on to another Progress, and notes how long each phase took."""
+    """Passes everything on to another Progress, and measures how long each phase takes."""
 
     def __init__(self, watched: Progress) -> None:
         self._watched = watched
@@ -124,11 +123,11 @@ class _Stopwatch:
         self._watched.advance(count, status)
 
     def note(self, text: str) -> None:
-        """Hand a line on."""
+        """Pass a line on."""
         self._watched.note(text)
 
     def attempt(self, *, finished: bool) -> Attempt:
-        """Return what was measured until now."""
+        """End the current phase and return the measurements."""
         self._end_phase()
         return Attempt(
             began=self._began,

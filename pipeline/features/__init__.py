@@ -1,1 +1,1 @@
-"""What is stored of representations: computed once, reduced, checked, read for years."""
+"""Stored representations: computed once, reduced, checked, and read for years."""

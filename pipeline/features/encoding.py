@@ -1,11 +1,11 @@
-"""The types in which a feature's numbers can be stored, and how each lies in its Zarr array.
+"""The number types of stored features, and how a Zarr array holds each of them.
 
-    float32, float16   as they are
+    float32, float16   unchanged
     bfloat16           its 16 bits, as uint16: the upper half of a float32
-    int8               offset + scale * number, with one offset and one scale for each column
+    int8               offset + scale * number, with one offset and one scale per column
 
-One value of each type marks a gap: a chunk that was never written reads as it, and no stored
-number is encoded to it.
+One value of each type marks gaps: a chunk that was never written reads as this value, and no
+number is ever encoded as it.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ from pipeline.representations.storing import StoredType
 
 Array = npt.NDArray[Any]
 
-# Columns of other images may go so far beyond the range of those that the scale comes from.
+# Int8 covers the range of the fitted sample, widened by this factor for other images.
 INT8_HEADROOM = 1.25
 INT8_LARGEST = 127
 
 
 @dataclass(frozen=True)
 class ArrayType:
-    """How a stored type lies in an array: the array's type, its gap value, how to read it."""
+    """How an array holds a stored type: array type, gap value, type as read, meaning in words."""
 
     array: str
     gap: float | int
@@ -51,7 +51,10 @@ ARRAY_TYPES: Mapping[StoredType, ArrayType] = {
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """Maps rows (B, K) of floats to what an array holds, and back; the last two for int8 only."""
+    """Encodes rows (B, K) of floats as an array holds them, and decodes them.
+
+    `offset` and `scale` (K,) are for int8 only.
+    """
 
     stored_type: StoredType
     offset: Array | None = None
@@ -59,7 +62,7 @@ class Encoding:
 
     @classmethod
     def fit(cls, stored_type: StoredType, sample: Array) -> "Encoding":
-        """Return the encoding of numbers like those of `sample` (N, K)."""
+        """Fit an encoding to `sample` (N, K), some of the rows to store."""
         if stored_type != "int8":
             return cls(stored_type)
         low, high = sample.min(0).astype(np.float64), sample.max(0).astype(np.float64)
@@ -69,7 +72,7 @@ class Encoding:
 
     @classmethod
     def load(cls, stored_type: StoredType, arrays: Mapping[str, Array]) -> "Encoding":
-        """Return the encoding of `arrays()`; StoreError if some are missing."""
+        """Restore an encoding from its `arrays()`; StoreError if one is missing."""
         if stored_type != "int8":
             return cls(stored_type)
         try:
@@ -78,27 +81,27 @@ class Encoding:
             raise StoreError(f"The stored encoding lacks {error}: extract it again.") from error
 
     def arrays(self) -> dict[str, Array]:
-        """Return what `load` needs beside the stored type."""
+        """Return what `load` needs besides the stored type."""
         if self.offset is None or self.scale is None:
             return {}
         return {"offset": self.offset, "scale": self.scale}
 
     @property
     def itemsize(self) -> int:
-        """Bytes that one stored number takes."""
+        """Bytes per stored number."""
         return np.dtype(ARRAY_TYPES[self.stored_type].array).itemsize
 
     def first(self, columns: int) -> "Encoding":
-        """Return the encoding of the first columns alone."""
+        """Return the encoding of the first `columns` columns only."""
         if self.offset is None or self.scale is None:
             return self
         return Encoding(self.stored_type, self.offset[:columns], self.scale[:columns])
 
     def encode(self, rows: Array) -> Array:
-        """Map rows (B, K) to numbers of the array's type, rounded to the nearest.
+        """Encode rows (B, K) as numbers of the array's type, rounded to the nearest.
 
-        Raises StoreError if a number is not finite, or beyond the range of a floating type;
-        int8 saturates.
+        Raises StoreError if a number is not finite, or is beyond the range of a floating-point
+        type; int8 saturates instead.
         """
         rows = np.asarray(rows, dtype=np.float32)
         _refuse(~np.isfinite(rows), "is not finite")
@@ -116,7 +119,7 @@ class Encoding:
         return encoded
 
     def decode(self, numbers: Array) -> Array:
-        """Map what an array holds back to floats (B, K), float16 or float32."""
+        """Decode numbers (B, K) of the array's type to floats, float16 or float32."""
         if self.offset is not None and self.scale is not None:
             decoded: Array = self.offset + self.scale * numbers.astype(np.float32)
         elif self.stored_type == "bfloat16":

@@ -1,8 +1,8 @@
-"""What storing a representation costs the objective, on images that no fit has seen.
+"""How much error storing a representation adds to the objective, on images outside the fit.
 
-The unreduced vectors of a batch can take gigabytes. All that distance correlation needs of them
-are the distances between them, so a worker makes a `Witness` of each batch, and the rest is
-arithmetic on those: for one reduction, or for every number of components to choose among.
+The unreduced vectors of a batch can take gigabytes. Distance correlation needs only the distances
+between them, so a worker condenses each batch to a `Witness`. Witnesses are enough to assess one
+reduction, or to compare numbers of components.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ TEST_WIDTH = 64
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What is lost by storing, over batches of so many `images`.
+    """What storing loses, measured on `images` images in batches.
 
-    Errors of dCor are absolute, that of its gradient with respect to an embedding is relative,
-    in the Euclidean norm, the largest. The embedding depends on the representation, as an
-    encoder's does: a random projection of it with noise of equal power, so that dCor is well
-    inside (0, 1). `dcor_error_independent` is the largest error for pure noise, which no encoder
-    gives: the hardest case, as all of its dCor is bias. `explained_variance` is the part of the
-    total variance of the representation that is stored.
+    Errors of dCor are absolute. `gradient_error` is the largest relative error, in the Euclidean
+    norm, of dCor's gradient with respect to an embedding. This embedding depends on the
+    representation, as an encoder's does: it is a random projection of it plus noise of equal
+    power, so that dCor is well inside (0, 1). `dcor_error_independent` is the largest error for
+    an embedding of pure noise, which no encoder produces: the hardest case, because all of its
+    dCor is bias. `explained_variance` is the stored share of the representation's total variance.
     """
 
     images: int
@@ -45,10 +45,10 @@ class Fidelity:
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """A batch of B images as it was before reduction, and `reduced` (B, K) as it is after it.
+    """What measuring fidelity needs of a batch of B images, before and after reduction.
 
-    `distances` (B, B) and total `variance` are those of the unreduced vectors, `embeddings`
-    (2, B, TEST_WIDTH) the dependent and the independent one.
+    `distances` (B, B) and total `variance` are those of the unreduced vectors; `reduced` (B, K)
+    are the reduced ones. `embeddings` (2, B, TEST_WIDTH) hold a dependent and an independent one.
     """
 
     distances: Tensor
@@ -58,13 +58,13 @@ class Witness:
 
     @classmethod
     def of(cls, original: Tensor, reduced: Tensor, *seeds: int) -> "Witness":
-        """Witness vectors (B, D) and what they are reduced to, (B, K), before encoding.
+        """Make the witness of vectors (B, D) and their reduced form (B, K), before encoding.
 
-        Raises DataError for fewer than 2 rows, or another number of them.
+        Raises DataError if there are fewer than 2 rows, or the numbers of rows differ.
         """
         if len(original) != len(reduced) or len(original) < 2:
             raise DataError(
-                "Fidelity compares at least 2 images with what is stored of them; "
+                "Fidelity compares at least 2 images with as many reduced ones; "
                 f"found {len(original)} and {len(reduced)}."
             )
         return cls(
@@ -76,11 +76,11 @@ class Witness:
 
     @cached_property
     def exact(self) -> list[tuple[float, Tensor]]:
-        """DCor and its gradient, by embedding, with nothing lost."""
+        """DCor and its gradient for each embedding, without any loss."""
         return self.against(self.distances)
 
     def against(self, distances: Tensor) -> list[tuple[float, Tensor]]:
-        """DCor and its gradient, by embedding, where the representation has these distances."""
+        """Return dCor and its gradient for each embedding, if the images have these distances."""
         sample = Sample.of_distances(distances)
         return [_dcor(embedding, sample) for embedding in self.embeddings]
 
@@ -88,9 +88,9 @@ class Witness:
 def measure_fidelity(
     witnesses: Sequence[Witness], encoding: Encoding, *, components: int | None = None
 ) -> Fidelity:
-    """Say what is lost where the first `components` (all by default) are stored by `encoding`.
+    """Measure what is lost if the first `components` (default: all) are stored by `encoding`.
 
-    Raises StoreError where the stored type cannot hold the values.
+    Raises StoreError if the stored type cannot hold the values.
     """
     dependent, independent, gradients, kept = [], [], [], 0.0
     for witness in witnesses:
@@ -119,8 +119,8 @@ def fewest_components(
 ) -> int:
     """Return the smallest number of components with a `dcor_error_max` of at most `bound`.
 
-    It is found by bisection on `choice` and raised until `check`, other images, agree. Raises
-    ConfigError if all components together do not reach the bound.
+    The number is found by bisection on `choice`, then raised until `check`, which holds other
+    images, meets the bound too. Raises ConfigError if even all components exceed the bound.
     """
 
     def error(witnesses: Sequence[Witness], components: int) -> float:
@@ -131,7 +131,8 @@ def fewest_components(
     if best > bound:
         raise ConfigError(
             f"reduce.fidelity asks for an error of dCor of at most {bound:g}; {most} principal "
-            f"components have {best:.2g}. Raise it, or leave `reduce` out to store all dimensions."
+            f"components have {best:.2g}. Raise the bound, or leave `reduce` out to store "
+            "all dimensions."
         )
     too_few, enough = 0, most
     while enough - too_few > 1:
@@ -157,7 +158,7 @@ def _total_variance(x: Tensor) -> float:
 
 def _test_embeddings(original: Tensor, *seeds: int) -> Tensor:
     D = original.shape[1]
-    # One projection for all batches; the noise is another one in each.
+    # All batches share one projection; each has its own noise.
     signal = Projection.draw(D, min(TEST_WIDTH, D), seeds[0], 2).apply(original)
     signal = signal - signal.mean(0)
     noise, independent = torch.randn(2, *signal.shape, generator=generator(*seeds, 3))

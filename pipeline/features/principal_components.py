@@ -1,4 +1,4 @@
-"""Principal components, exact or by a randomised range finder."""
+"""Principal components: how many to fit, fitting them to a sample, and applying them."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,21 @@ from pipeline.base.seeds import generator
 from pipeline.features.projection import BLOCK_NUMBERS
 from pipeline.representations.storing import ReduceOptions
 
-# Up to this many rows or columns, components come from all of the sample, else from a sketch
-# of it with so many directions to spare, refined by so many rounds of power iteration.
+# A sample with at most EXACT_LIMIT rows or columns is fitted exactly. Others are fitted by a sketch
+# with SPARE_DIRECTIONS more directions than components, refined by POWER_ROUNDS power iterations.
 EXACT_LIMIT = 1024
 SPARE_DIRECTIONS = 64
 POWER_ROUNDS = 2
-PASSES = 2 * POWER_ROUNDS + 3  # over the sample and what is left of it, each about as long
-# Components that are tried where their number is to be found.
+PASSES = 2 * POWER_ROUNDS + 3  # over the sample or its sketch, all about equally long
+# The most components to try if a bound on the fidelity decides their number.
 MOST_COMPONENTS = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Pca:
-    """Scores on principal axes: mean (D,) and an orthonormal basis (D, K), float32.
+    """Maps vectors to scores on principal axes: mean (D,), orthonormal basis (D, K), float32.
 
-    `variance_ratio` (K,) is the part of the fitted sample's variance that each axis holds.
+    `variance_ratio` (K,) is the share of the fitted sample's variance along each axis.
     """
 
     mean: Tensor
@@ -36,46 +36,46 @@ class Pca:
 
     @property
     def explained_variance(self) -> float:
-        """Part of the fitted sample's variance that the K axes hold."""
+        """Share of the fitted sample's variance along all K axes."""
         return min(1.0, float(self.variance_ratio.sum()))
 
     def first(self, components: int) -> "Pca":
-        """Return the leading components alone."""
+        """Return the leading `components` only."""
         return Pca(self.mean, self.basis[:, :components], self.variance_ratio[:components])
 
     def apply(self, x: Tensor) -> Tensor:
-        """Map (B, D) to scores (B, K)."""
+        """Map vectors (B, D) to scores (B, K)."""
         with full_precision(x.device):
             return (x.float() - self.mean.to(x.device)) @ self.basis.to(x.device)
 
 
 def components_of(options: ReduceOptions, images: int, width: int) -> int:
-    """Return how many principal components `options` give, fitted on so many images of a width.
+    """Return how many principal components to fit to `images` vectors of `width` numbers.
 
-    N images lie in N - 1 dimensions around their mean: a further axis would be arbitrary, and
-    other images would not be described by it.
+    N vectors span at most N - 1 dimensions around their mean. A further axis would be arbitrary
+    and would not describe other images.
     """
     return min(options.pca or MOST_COMPONENTS, max(1, images - 1), width)
 
 
 def fit_pca(sample: Tensor, components: int, *, seed: int, progress: Progress | None = None) -> Pca:
-    """Return a PCA to `components` numbers, fitted on vectors (N, D).
+    """Fit a PCA with `components` components to vectors (N, D).
 
-    Exact where N or D is at most `EXACT_LIMIT`, else by a randomised range finder (Halko,
-    Martinsson and Tropp 2011, algorithm 4.4), never with a D x D matrix. `progress` advances by
-    `PASSES` in all. Raises ConfigError if the sample has fewer rows or columns than components,
-    DataError if it is not finite.
+    The fit is exact if N or D is at most `EXACT_LIMIT`. Otherwise, it uses a randomised range
+    finder (Halko, Martinsson and Tropp 2011, algorithm 4.4), which needs no D x D matrix.
+    `progress` advances by `PASSES` in total. Raises ConfigError if the sample has fewer rows or
+    columns than components, DataError if it has values that are not finite.
     """
     progress = progress or Silent()
     N, D = sample.shape
     if components > min(N, D):
         raise ConfigError(
-            f"{components} principal components need at least as many images and numbers an image "
-            f"to be fitted on; found {N} images of {D} numbers. Lower `pca`."
+            f"{components} principal components need a sample of at least as many images, and "
+            f"numbers per image; found {N} images of {D} numbers. Lower `pca`."
         )
     mean = sample.mean(0, dtype=torch.float64).float()
     centred = sample.float() - mean
-    rows = max(1, BLOCK_NUMBERS // D)  # a sum in float64 would widen all of the sample at once
+    rows = max(1, BLOCK_NUMBERS // D)  # one sum in float64 would widen the whole sample at once
     total = sum(float(x.square().sum(dtype=torch.float64)) for x in torch.split(centred, rows))
     if not np.isfinite(total):
         raise DataError("The representation has values that are not finite: PCA cannot be fitted.")
@@ -88,7 +88,7 @@ def fit_pca(sample: Tensor, components: int, *, seed: int, progress: Progress | 
 
 
 def _condense(x: Tensor, components: int, seed: int, progress: Progress) -> Tensor:
-    """Return rows (L, D) that span nearly all that the leading axes of x (N, D) span."""
+    """Return rows (L, D) whose span nearly contains the leading axes of x (N, D)."""
     N, D = x.shape
     if min(N, D) <= EXACT_LIMIT:
         progress.advance(PASSES - 1)
@@ -107,10 +107,10 @@ def _condense(x: Tensor, components: int, seed: int, progress: Progress) -> Tens
 
 
 def _principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """Return the leading axes (D, K) of centred rows (N, D), and the squared lengths on each.
+    """Return the leading axes (D, K) of centred rows (N, D), and the sum of squares along each.
 
-    From the smaller of the two Gram matrices, in float64; axes beyond the rank of the rows are
-    arbitrary, but orthogonal to the others.
+    They come from the smaller of the two Gram matrices, in float64. Axes beyond the rank of the
+    rows are arbitrary but orthogonal to the others.
     """
     wide = len(rows) < rows.shape[1]
     values, vectors = torch.linalg.eigh(_gram(rows) if wide else _gram(rows.T))
@@ -120,7 +120,7 @@ def _principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
 
 
 def _gram(x: Tensor) -> Tensor:
-    """Return x x^T (N, N) in float64, from some columns of x (N, D) at a time."""
+    """Return x x^T (N, N) in float64, summed over blocks of columns of x (N, D)."""
     gram = x.new_zeros((len(x), len(x)), dtype=torch.float64)
     for block in torch.split(x, max(1, BLOCK_NUMBERS // len(x)), dim=1):
         wide = block.double()

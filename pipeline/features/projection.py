@@ -1,4 +1,4 @@
-"""A sparse random projection that keeps distances on average."""
+"""Sparse random projections: drawing one, applying it, and which vectors need one first."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.seeds import generator
 from pipeline.representations.storing import ReduceOptions
 
-# A wider representation goes through a random projection to this width before its PCA: the
-# sample that is fitted stays small, and a wider one would cost more than it gains in fidelity.
+# Wider representations are projected to this width before their PCA, so that the fitted sample
+# stays small. A larger width would cost more than it gains in fidelity.
 PROJECTED_WIDTH = 65_536
 BLOCK_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """A sparse random projection from D to `width` numbers that keeps distances on average.
+    """A sparse random projection from D to `width` numbers that preserves distances on average.
 
-    Input i, multiplied by `signs[i]` (+-1), is added to output `outputs[i]`; every output gets
-    equally many inputs, give or take one. Its error is no larger than that of a dense Gaussian
+    Input i, multiplied by `signs[i]` (+-1), is added to output `outputs[i]`. Every output gets
+    equally many inputs, give or take one. The error is no larger than that of a dense Gaussian
     matrix of that width: the squared length of v has a variance of at most
-    2 / width (|v|^4 - sum_i v_i^4). But it takes D additions an image, and its whole matrix is
-    2 D small numbers, where the dense one would be drawn anew for every batch or take gigabytes.
+    2 / width (|v|^4 - sum_i v_i^4). But applying it takes only D additions per image, and storing
+    it 2 D small numbers. A dense matrix would take gigabytes, or be drawn again for every batch.
     """
 
     outputs: Tensor
@@ -32,10 +32,10 @@ class Projection:
 
     @classmethod
     def draw(cls, input_width: int, width: int, *seeds: int) -> "Projection":
-        """Return the projection of `seeds`; ConfigError if it would not make vectors shorter."""
+        """Draw a projection from `seeds`; ConfigError if `width` exceeds `input_width`."""
         if width > input_width:
             raise ConfigError(
-                f"A projection to {width} numbers needs at least as many to start from; "
+                f"A projection to {width} numbers needs at least as many numbers per image; "
                 f"the representation has {input_width}. Lower it, or store all of them."
             )
         random = generator(*seeds)
@@ -44,7 +44,7 @@ class Projection:
         return cls(outputs, signs, width)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Map (B, D) to (B, width), some rows at a time."""
+        """Map vectors (B, D) to (B, width), a block of rows at a time."""
         outputs, signs = self.outputs.to(x.device), self.signs.to(x.device)
         result = torch.zeros((len(x), self.width), device=x.device)
         rows = max(1, BLOCK_NUMBERS // x.shape[1])
@@ -54,7 +54,7 @@ class Projection:
 
 
 def first_projection(width: int, options: ReduceOptions, *, seed: int) -> Projection | None:
-    """Return what `options` draw, before anything is fitted, for vectors of `width` numbers."""
+    """Return the projection that precedes any fit to vectors of `width` numbers, or None."""
     if options.projection is not None:
         return Projection.draw(width, options.projection, seed)
     if options.by_components and width > PROJECTED_WIDTH:

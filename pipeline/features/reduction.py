@@ -1,8 +1,8 @@
-"""Storing a representation in fewer numbers.
+"""The reduction of a representation to fewer numbers: a random projection, a PCA, or both.
 
-Distance correlation sees a representation only through the distances between images, so an
-orthogonal projection that keeps the distances keeps the objective. What that costs, on images
-that the fit has not seen, `pipeline/features/fidelity.py` measures.
+Distance correlation depends on a representation only through the distances between images, so a
+projection that preserves these distances preserves the objective.
+`pipeline/features/fidelity.py` measures the remaining error on images outside the fit.
 """
 
 from collections.abc import Mapping
@@ -23,26 +23,26 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """A projection, then a PCA; either may be missing, and without both nothing is reduced."""
+    """A projection, then a PCA; either may be None, and with neither nothing is reduced."""
 
     projection: Projection | None = None
     pca: Pca | None = None
 
     def width(self, original: int) -> int:
-        """Return the numbers K that are left of `original` ones."""
+        """Return the width K of reduced vectors, given the `original` width."""
         if self.pca is not None:
             return self.pca.basis.shape[1]
         return original if self.projection is None else self.projection.width
 
     def apply(self, x: Tensor) -> Tensor:
-        """Map representations (B, D) to what is stored, (B, K) float32."""
+        """Map representations (B, D) to reduced vectors (B, K), float32."""
         x = x.float()
         if self.projection is not None:
             x = self.projection.apply(x)
         return x if self.pca is None else self.pca.apply(x)
 
     def arrays(self) -> dict[str, Array]:
-        """Return what `load` needs, all floating point so that a store can mark gaps by NaN."""
+        """Return the arrays that `load` needs, all floating-point, so that NaN can mark gaps."""
         arrays: dict[str, Array] = {}
         if self.projection is not None:
             arrays["outputs"] = self.projection.outputs.numpy().astype(np.float64)
@@ -54,7 +54,7 @@ class Reduction:
         return arrays
 
     def attributes(self) -> dict[str, int | None]:
-        """Return the rest of what `load` needs, as JSON values."""
+        """Return the other values that `load` needs, as JSON."""
         return {
             "projection_width": self.projection.width if self.projection else None,
             "components": len(self.pca.variance_ratio) if self.pca else None,
@@ -62,7 +62,7 @@ class Reduction:
 
     @classmethod
     def load(cls, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> "Reduction":
-        """Return the reduction of `arrays()` and `attributes()`; StoreError if some are missing."""
+        """Restore a reduction from `arrays()` and `attributes()`; StoreError if one is missing."""
         tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
         projection, pca = None, None
         try:

@@ -1,1 +1,1 @@
-"""Images and cached targets together, aligned by construction."""
+"""Loading images together with their cached targets, aligned by construction."""

@@ -1,4 +1,4 @@
-"""What loaders read and give: a split with its features, and batches whose rows belong together."""
+"""What loaders read and yield: a split with its features, and batches of aligned rows."""
 
 import time
 from abc import ABC, abstractmethod
@@ -27,12 +27,12 @@ NO_LABEL = -1
 class Batch(TypedDict):
     """Samples of one split; row i of every member belongs to the same image.
 
-    Where images may have several of K classes, labels are (B, K) int8: 1 present, 0 absent,
-    NO_LABEL ignored; the row of an image without a label is NO_LABEL throughout.
+    If images may have several of K classes, labels are (B, K) int8: 1 present, 0 absent,
+    NO_LABEL ignored. An image without a label has NO_LABEL in its whole row.
     """
 
     images: Tensor  # (B, C, H, W) uint8, the original view
-    labels: Tensor  # (B,) int64, NO_LABEL where there is none
+    labels: Tensor  # (B,) int64, NO_LABEL if there is none
     index: Tensor  # (B,) int64, the sample's index in its split
     targets: dict[str, Tensor]  # name -> (B, width), as stored
 
@@ -41,7 +41,7 @@ class Batch(TypedDict):
 class SplitData:
     """What a loader reads: one split's shards and the features that go with them.
 
-    `only` are the indices, within the split, of the samples to read; None reads all valid ones.
+    `only` holds the indices, within the split, of the samples to read; None means all valid ones.
     """
 
     directory: Location
@@ -56,7 +56,7 @@ class SplitData:
             if found != self.manifest.samples:
                 raise DataError(
                     f"Feature {name!r} has {counted(found or 0, 'rows')} for "
-                    f"{self.manifest.split}, the shards {self.manifest.samples:,}: run "
+                    f"{self.manifest.split}, the shards have {self.manifest.samples:,}: run "
                     "`mvmr extract-features`."
                 )
             made_from = feature.fingerprint.get("shards", {}).get(self.manifest.split)
@@ -67,7 +67,7 @@ class SplitData:
                 )
 
     def subset(self, index: Iterable[int]) -> "SplitData":
-        """Return the same split, of which only the samples of these indices are read.
+        """Return the same split, restricted to the samples with these indices.
 
         Raises DataError if one of them is invalid or not in the split.
         """
@@ -84,7 +84,7 @@ class SplitData:
 
     @cached_property
     def samples_by_shard(self) -> tuple[int, ...]:
-        """Number of samples to read of each shard."""
+        """Number of samples to read from each shard."""
         if self.only is None:
             return tuple(shard.samples - len(shard.invalid) for shard in self.manifest.shards)
         counts = Counter(index // self.manifest.samples_per_shard for index in self.only)
@@ -104,9 +104,9 @@ class SplitData:
         return [row for row in range(shard.samples) if row not in invalid]
 
     def records(self, number: int, first: int = 0, last: int | None = None) -> Iterator[Record]:
-        """Yield the records to read of shard `number`, from the `first` to the `last` (excluded).
+        """Yield records `first` to `last` (excluded) of those to read from shard `number`.
 
-        Raises DataError if the tar is damaged, or disagrees with the manifest about what is valid.
+        Raises DataError if the tar is damaged, or disagrees with the manifest about valid samples.
         """
         wanted = self.rows(number)[first:last]
         if not wanted:
@@ -124,14 +124,14 @@ class SplitData:
                 yield record
 
     def resident_bytes(self) -> int:
-        """Memory that the samples take, decoded, with their targets."""
+        """Return the bytes that the samples take in memory, decoded, with their targets."""
         pixels = self.image.channels * self.image.size**2
         rows = sum(f.width * np.dtype(f.dtype).itemsize for f in self.features.values())
         return self.valid_samples * (pixels + rows + 16)
 
 
 def label_tensor(labels: Sequence[Label | None], manifest: Manifest) -> Tensor:
-    """Return the labels of some samples of a split as a batch has them."""
+    """Return labels of samples of a split in the form that a `Batch` holds."""
     if not manifest.multi_label:
         known = [label if isinstance(label, int) else NO_LABEL for label in labels]
         return torch.tensor(known, dtype=torch.int64)
@@ -145,11 +145,10 @@ def label_tensor(labels: Sequence[Label | None], manifest: Manifest) -> Tensor:
 
 
 class Loader(ABC):
-    """Training batches, epoch after epoch: every `iter()` is the next one.
+    """Training batches: every `iter()` is the next epoch.
 
-    `state_dict` says how far it is, and a loader that loads it goes on with the next unseen
-    sample. `waited_seconds` is the time that it has kept its consumer waiting. Raises DataError
-    if the split is smaller than one batch on every rank.
+    `state_dict` returns the position; a loader that loads it continues with the next unseen
+    sample. `waited_seconds` is the time that its consumer has spent waiting for batches.
     """
 
     def __init__(self, batches: int) -> None:
@@ -162,7 +161,7 @@ class Loader(ABC):
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.delivered >= self._batches:  # a consumer that knows the length stops there
+        if self.delivered >= self._batches:  # a consumer may stop after `len` batches
             self.epoch, self.delivered = self.epoch + 1, 0
         batches = self._epoch_batches(self.epoch, self.delivered)
         while True:
@@ -175,7 +174,7 @@ class Loader(ABC):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position: epoch and number of its batches delivered."""
+        """Return the position: the epoch, and how many of its batches were delivered."""
         return {"epoch": self.epoch, "delivered": self.delivered}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""The order of an epoch, drawn from (seed, epoch) and cut for every rank and worker."""
+"""The order of samples in an epoch: drawn from (seed, epoch), divided among ranks and workers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.base.seeds import generator
 
 @dataclass(frozen=True)
 class Segment:
-    """Samples `first` to `last` (excluded) of those to read of one shard."""
+    """Samples `first` to `last` (excluded) of those to read from one shard."""
 
     shard: int
     first: int
@@ -28,12 +28,12 @@ def plan_epoch(
     world_size: int = 1,
     workers: int = 1,
 ) -> list[list[list[Segment]]]:
-    """Return segments[rank][worker], each holding a whole number of batches.
+    """Return segments[rank][worker], a list with a whole number of batches for each worker.
 
-    `samples` is the number of samples to read of each shard, `batch_size` that of one rank.
-    Every rank gets the same number of batches; what does not fill a batch on every rank is
-    left out, other samples in every epoch. Worker w of a rank serves its batches w, w + workers,
-    and so on, as a DataLoader asks for them.
+    `samples` is the number of samples to read from each shard, `batch_size` that of one rank.
+    Every rank gets the same number of batches. Samples that do not fill a batch on every rank are
+    left out, different ones in every epoch. Worker w of a rank serves the batches w, w + workers
+    and so on, in the order in which a DataLoader asks for them.
     """
     order = torch.randperm(len(samples), generator=generator(seed, epoch)).tolist()
     starts = np.concatenate([[0], np.cumsum([samples[shard] for shard in order])])
@@ -53,7 +53,7 @@ def plan_epoch(
 def _segments(
     order: Sequence[int], starts: "np.ndarray[Any, Any]", first: int, last: int
 ) -> Iterator[Segment]:
-    """Cut positions `first` to `last` of the permuted sequence at the shards' borders."""
+    """Cut positions `first` to `last` (excluded) of the permuted sequence at shard borders."""
     slot = int(np.searchsorted(starts, first, side="right")) - 1
     while first < last:
         end = min(last, int(starts[slot + 1]))

@@ -1,4 +1,4 @@
-"""Choosing how training batches come: from memory where the data set fits, else from the tars."""
+"""Choosing the source of training batches: memory if the data set fits, otherwise the tars."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -15,10 +15,10 @@ from pipeline.loading.streaming import StreamingLoader
 
 
 class LoadingOptions(Options):
-    """`train.loading`: how batches come to the training step.
+    """`train.loading`: how the training step gets its batches.
 
-    `mode: auto` keeps the data set in memory if it takes at most `memory_share` of what is
-    available. `buffer` is the number of samples that a streaming worker shuffles.
+    `mode: auto` keeps the data set in memory if it takes at most `memory_share` of the available
+    memory. `buffer` is the number of samples in the shuffle buffer of a streaming worker.
     """
 
     mode: Literal["auto", "resident", "streaming"] = "auto"
@@ -37,10 +37,11 @@ def training_loader(
     world_size: int = 1,
     progress: Progress | None = None,
 ) -> Loader:
-    """Return the resident or the streaming loader, as `options` and the memory say."""
-    require_a_batch(
-        data.valid_samples, batch_size, world_size
-    )  # before the time that decoding takes
+    """Return a resident or a streaming loader, depending on `options` and the memory.
+
+    Raises DataError if the split does not fill one batch on every rank.
+    """
+    require_a_batch(data.valid_samples, batch_size, world_size)  # before time is spent on decoding
     loader = loader_by_size(
         data, options, seed=seed, rank=rank, world_size=world_size, progress=progress
     )
@@ -56,7 +57,7 @@ def loader_by_size(
     world_size: int = 1,
     progress: Progress | None = None,
 ) -> Callable[[int], Loader]:
-    """Return what gives a new loader for a batch size; a resident split is decoded once."""
+    """Return a function from batch size to a new loader; a resident split is decoded once."""
     held = None
     if _is_resident(data, options, world_size):
         held = load_resident(data, progress=progress)
@@ -87,9 +88,9 @@ def _is_resident(data: SplitData, options: LoadingOptions, world_size: int) -> b
 
 
 def require_a_batch(images: int, batch_size: int, world_size: int) -> None:
-    """Raise DataError if so many training images do not fill one batch on every rank."""
+    """Raise DataError if `images` training images do not fill one batch on every rank."""
     if images < batch_size * world_size:
-        # Two batches an epoch, or more: the largest power of 2 that gives them.
+        # The largest power of 2 that gives two batches per epoch or more.
         fitting = 2 ** max(1, (images // (2 * world_size)).bit_length() - 1)
         raise DataError(
             f"A batch of {batch_size} on {counted(world_size, 'ranks')} needs more than the "

@@ -1,4 +1,4 @@
-"""A split that fits in memory: decoded once and kept, with a full permutation every epoch."""
+"""Loading a split that fits in memory: decoded once and kept, fully permuted in every epoch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,12 +62,12 @@ def load_resident(data: SplitData, *, progress: Progress | None = None) -> Resid
 
 
 class EvaluationLoader:
-    """Every valid sample of a split once, in order, as often as asked.
+    """Batches of every valid sample of a split, once and in order in each iteration.
 
-    Batches have nearly equal sizes, at most `batch_size`, so that a statistic of a batch is
-    not dominated by a short last one, but never below `least`: where they would be, there are
-    fewer and larger ones. Ranks share the batches out, equally many each. The split is decoded at
-    the first use and kept. Raises DataError if there are too few samples for `least` on every rank.
+    Batches have nearly equal sizes, so that no short last one distorts the mean over batches. They
+    have at most `batch_size` samples and at least `least`; if both cannot hold, there are fewer
+    and larger ones. Every rank gets equally many. The split is decoded at the first use and kept.
+    Raises DataError if there are too few samples for `least` on every rank.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class EvaluationLoader:
         self._data = data
         self._progress = progress
         samples = data.valid_samples
-        most = samples // (least * world_size)  # batches a rank
+        most = samples // (least * world_size)  # batches per rank
         if not most:
             raise DataError(
                 f"{counted(samples, f'{data.manifest.split} images')}: too few for "
@@ -112,7 +112,7 @@ class EvaluationLoader:
 
 
 class ResidentLoader(Loader):
-    """Batches from memory, in a full permutation every epoch."""
+    """Training batches from memory, in a new permutation of all samples every epoch."""
 
     def __init__(
         self, split: ResidentSplit, batch_size: int, *, seed: int, rank: int, world_size: int

@@ -1,4 +1,4 @@
-"""A split read from its tars in every epoch, by worker processes that stay alive.
+"""Loading a split from its tars in every epoch, by worker processes that stay alive.
 
 A worker reads a segment of a tar and the same rows of each feature, checks keys against rows,
 and shuffles within a buffer.
@@ -21,11 +21,11 @@ from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.epoch_plan import Segment, plan_epoch
 from pipeline.shards.reading import Record
 
-_EPOCH, _SKIP = 0, 1  # places in the state that the loader shares with its workers
+_EPOCH, _SKIP = 0, 1  # positions in the state that the loader shares with its workers
 
 
 class StreamingLoader(Loader):
-    """Batches from tars and store by worker processes that stay alive between epochs."""
+    """Training batches that worker processes read from tars and store in every epoch."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class StreamingLoader(Loader):
 
     def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         self._state[_EPOCH], self._state[_SKIP] = epoch, skip
-        # A worker cannot skip a fraction of the round: the DataLoader asks worker 0 first.
+        # Workers can skip only whole rounds, since the DataLoader asks worker 0 first.
         workers = max(1, self._loader.num_workers)
         surplus = skip % workers
         with deaf_children():
@@ -62,7 +62,7 @@ class StreamingLoader(Loader):
 
 
 class _Stream(IterableDataset[Batch]):
-    """One rank's batches of the epoch that the shared state names, cut over the workers."""
+    """One rank's batches of the epoch in the shared state, divided among the workers."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class _Stream(IterableDataset[Batch]):
         base, low = self._data.manifest.first_index(number), wanted[0]
         rows = self._packed(base + low, base + wanted[-1] + 1)
         for record in self._data.records(number, segment.first, segment.last):
-            # A copy: a view of one row that waits in the buffer would keep its whole chunk.
+            # Copied: a view of one row in the buffer would keep its whole chunk in memory.
             yield _Encoded(record, base + record.row, rows[record.row - low].copy())
 
     def _packed(self, first: int, last: int) -> "np.ndarray[Any, Any]":
@@ -130,11 +130,11 @@ class _Stream(IterableDataset[Batch]):
             for name in self._paths
         ]
         if len(parts) == 1:
-            return parts[0]  # as it is: a copy would take the memory of one chunk more
+            return parts[0]  # not copied, which would take the memory of one more chunk
         return np.concatenate(parts, axis=1) if parts else np.empty((last - first, 0), np.uint8)
 
     def _unpacked(self, rows: "np.ndarray[Any, Any]") -> dict[str, torch.Tensor]:
-        """Return what `_packed` has put side by side, by feature."""
+        """Return the values of each feature, by name, from rows that `_packed` made."""
         targets, start = {}, 0
         for name in self._paths:
             kind = np.dtype(self._feature(name).dtype)

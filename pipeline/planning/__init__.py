@@ -1,1 +1,1 @@
-"""What an experiment will cost, from running it on a few of its images."""
+"""Estimating what an experiment will cost by running it on a few of its images."""

@@ -1,8 +1,9 @@
-"""What an experiment will cost, from running it on a few of its images.
+"""Estimating what an experiment will cost by running it on a few of its images.
 
-Nothing is modelled that can be measured: a sample goes through the same sharding, extraction and
-training as the whole will. Two sizes of tars and of validation splits tell what grows with the
-images from what does not; the one is multiplied, the other is counted as often as it comes.
+Everything that can be measured is measured: a sample goes through the same sharding, extraction
+and training as the full data set will. Tars and validation splits of two sizes separate costs per
+image from fixed ones. The former are multiplied by the number of images, the latter by how often
+they occur.
 """
 
 import math
@@ -38,14 +39,14 @@ from pipeline.training.train_options import ParallelOptions
 
 TAR_BLOCK, TAR_RECORD = 512, 10_240
 SHARDS_PER_CORE = 4
-# Of the images, one in three is validated on, and one in twelve is in small tars, with an eighth of
-# the images of the others.
+# One image in three is for validation. One in twelve is in small tars, which hold an eighth as many
+# images as the others.
 VALIDATION_SHARE = 3
 SMALL_SHARE = 12
 SMALLER = 8
 MEASURED_EPOCHS = 3  # the first one warms up
 FEWEST_IMAGES = 24
-TIMED_WIDTH = 4096  # numbers a vector for timing a fit, which takes time in proportion to them
+TIMED_WIDTH = 4096  # numbers per vector in a timed fit, whose time is proportional to them
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class ShardCost:
 
 @dataclass(frozen=True)
 class FeatureCost:
-    """One stored feature: numbers an image, bytes in the store, rate, seconds to extract it.
+    """One stored feature: numbers per image, bytes in the store, rate, seconds to extract it.
 
-    The rate is that of images alone; the seconds are those of everything. `fit_images` is on how
-    many images its principal components are fitted, 0 if it has none.
+    The rate counts only the time per image; the seconds count everything. `fit_images` is how
+    many images the principal components are fitted on, 0 if there are none.
     """
 
     width: int
@@ -73,10 +74,10 @@ class FeatureCost:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Seconds an epoch, with its validation; bytes at the peak, of the host and of a GPU.
+    """Seconds per epoch, including validation; peak bytes of the host and of a GPU.
 
-    `resident_bytes` is what the images and targets take if they are kept in memory, which is
-    part of the host's bytes only where they are.
+    `resident_bytes` is the size of images and targets in memory. `host_bytes` includes it only if
+    they fit there.
     """
 
     epoch_seconds: float
@@ -87,10 +88,10 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class TrialSample:
-    """Some of an experiment's training images as shards: to train on, to validate, and `test`.
+    """Some of an experiment's training images, sharded as the splits of a smaller data set.
 
-    The last are few, in small tars. `images` is how many each split of the whole has,
-    `samples_per_shard` how many a tar of it.
+    Its `test` split has few images, in small tars. `images` is the number of images in each split
+    of the full data set, `samples_per_shard` the number in each of its tars.
     """
 
     root: Path
@@ -101,12 +102,12 @@ class TrialSample:
 
     @property
     def total(self) -> int:
-        """Images of the whole."""
+        """Number of images in the full data set."""
         return sum(self.images.values())
 
     @property
     def shards(self) -> int:
-        """Tars of the whole."""
+        """Number of tars in the full data set."""
         return sum(math.ceil(count / self.samples_per_shard) for count in self.images.values())
 
 
@@ -126,7 +127,7 @@ def sample_of(
     chosen = splits["train"][:count]
     if len(chosen) < FEWEST_IMAGES:
         raise DataError(
-            f"A plan is measured on {FEWEST_IMAGES} training images at least; found {len(chosen)}."
+            f"A plan needs at least {FEWEST_IMAGES} training images; found {len(chosen)}."
         )
     parts = _parts(chosen)
     large = max(1, len(parts["train"]) // (SHARDS_PER_CORE * available_cores()))
@@ -170,14 +171,14 @@ def _parts(chosen: Sequence[Item]) -> dict[Split, Sequence[Item]]:
 
 
 def _content_bytes(path: Path) -> int:
-    """Return the bytes of a tar's members with their headers, without its end."""
+    """Return the bytes of a tar's members and headers, without the end of the archive."""
     with tarfile.open(path) as tar:
         sizes = [member.size for member in tar]
     return sum(TAR_BLOCK + TAR_BLOCK * math.ceil(size / TAR_BLOCK) for size in sizes)
 
 
 def _tar_bytes(images: int, samples: int, bytes_per_image: float) -> int:
-    """Return the bytes of tars of `samples` images each: two empty blocks end one, then padding."""
+    """Return the bytes of tars of `samples` images each, with two empty end blocks and padding."""
     whole, rest = divmod(images, samples)
     return sum(
         count * TAR_RECORD * math.ceil((held * bytes_per_image + 2 * TAR_BLOCK) / TAR_RECORD)
@@ -194,9 +195,10 @@ def extraction_cost(
     *,
     progress: Progress | None = None,
 ) -> tuple[FeatureCost, StoredFeature]:
-    """Extract one feature of the sample; return what the whole will cost, and the feature.
+    """Extract one feature of the sample; return its cost for the full data set, and the feature.
 
-    Components are as many as the sample allows, and counted as the whole will give them.
+    The sample may allow fewer components than the full data set; the cost counts those of the
+    latter.
     """
     store = FeatureStore(sample.root / "features.zarr")
     store.create()
@@ -228,7 +230,7 @@ def extraction_cost(
 def _pace(
     sample: TrialSample, meter: PaceMeter, workers: int, elapsed: float
 ) -> tuple[Pace, float]:
-    """Return the pace of extraction once every worker is warm, and the seconds besides."""
+    """Return the pace of extraction with warm workers, and the seconds of everything else."""
     (phase,) = meter.of("extract")
     border = len(phase.times) - len(sample.manifests["test"].shards)
     pace = Pace.of(phase.piece(min(workers, border - 1), border), phase.piece(border))
@@ -238,12 +240,12 @@ def _pace(
 
 
 def _whole_width(options: RepresentationOptions, found: int, fitted: int, width: int) -> int:
-    """Return the numbers an image of the whole; at most, where fidelity decides."""
+    """Return the numbers per image of the full data set; the most, if fidelity decides."""
     return components_of(options.reduce, fitted, width) if options.reduce.by_components else found
 
 
 def _fit_seconds(images: int, width: int, components: int) -> float:
-    """Measure how long the principal components of the whole will take, on noise."""
+    """Estimate, on noise, the seconds to fit the principal components of the full data set."""
     timed = min(width, TIMED_WIDTH)
     noise = torch.randn(images, timed)
     began = time.perf_counter()
@@ -252,7 +254,7 @@ def _fit_seconds(images: int, width: int, components: int) -> float:
 
 
 def _stored_bytes(stored: StoredFeature, width: int, itemsize: int, sample: TrialSample) -> int:
-    """Return the bytes of whole chunks, for which the last one is filled up, and of the basis."""
+    """Return the bytes of all chunks, of which the last is padded, and of the basis."""
     rows = 0
     for images in sample.images.values():
         chunk = chunk_rows(min(sample.samples_per_shard, images), width, itemsize)
@@ -274,11 +276,10 @@ def training_cost(
     work: Path,
     progress: Progress | None = None,
 ) -> TrainingCost:
-    """Train on the sample for some epochs, on one device; `run` has its shards and features.
+    """Train on the sample for a few epochs, on one device; `run` has its shards and features.
 
-    The batch is as large as the sample allows, and what a step takes is counted by its images.
-    What an epoch takes beside its steps is compared with that of a run on the `few` images of
-    the sample's test split.
+    The batch is as large as the sample allows, and the time of a step is counted per image. The
+    rest of an epoch's time is compared with that of a run on `few`, the sample's test split.
     """
     epoch = _epoch(run, work / "large", progress)
     short = _epoch(replace(run, train=few, validation=few), work / "small", progress)
@@ -299,7 +300,7 @@ def training_cost(
 
 @dataclass(frozen=True)
 class _Epoch:
-    """Seconds of a step with a batch of so many images, and of an epoch's end."""
+    """Seconds of a step with `batch` images, and of the rest of an epoch: its validation."""
 
     batch: int
     step: float
@@ -307,7 +308,7 @@ class _Epoch:
 
 
 def _epoch(run: Run, work: Path, progress: Progress | None) -> _Epoch:
-    """Train for some epochs and return what one takes, once the first has warmed up."""
+    """Train for a few epochs and return the times of one, after the first as a warm-up."""
     train = run.train.valid_samples
     batch = max(2, min(run.options.batch_size, train // 2))
     options = run.options.model_copy(

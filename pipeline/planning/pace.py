@@ -1,4 +1,4 @@
-"""How fast work goes: the time that a tar takes, and the time that an image takes."""
+"""The pace of work: a time per tar and a time per image."""
 
 import time
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from pipeline.base.progress import Progress, Silent, Step
 
 
 class PaceMeter:
-    """A Progress that keeps the moment at which each unit of each phase was done.
+    """A Progress that records when each unit of each phase was done.
 
-    It hands phases and counts on to `watched`, but no notes.
+    It passes phases and counts on to `watched`, but not notes.
     """
 
     def __init__(self, watched: Progress | None = None) -> None:
@@ -26,7 +26,7 @@ class PaceMeter:
         self._watched.start(f"try: {what}", total, unit, step=step)
 
     def advance(self, count: int, status: str = "") -> None:
-        """Keep the moment."""
+        """Record the time."""
         if count:
             self._phases[-1].add(count)
         self._watched.advance(count, status)
@@ -36,7 +36,7 @@ class PaceMeter:
 
 
 class TimedUnits:
-    """The units of one phase: when each was done, and how many images were in it."""
+    """The units of one phase: when each was done, and how many images it had."""
 
     def __init__(self, step: Step | None) -> None:
         self.step = step
@@ -45,7 +45,7 @@ class TimedUnits:
         self.counts: list[int] = []
 
     def add(self, count: int) -> None:
-        """Keep that a unit of `count` images is done now."""
+        """Record that a unit of `count` images is done now."""
         self.times.append(time.perf_counter())
         self.counts.append(count)
 
@@ -73,17 +73,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pace:
-    """The seconds that a tar takes whatever it holds, and the seconds that an image takes."""
+    """Fixed seconds per tar, and seconds per image."""
 
     per_shard: float
     per_image: float
 
     @classmethod
     def of(cls, large: Piece, small: Piece) -> "Pace":
-        """Solve for both from pieces of larger and of smaller tars.
+        """Solve for both from a piece with larger tars and a piece with smaller ones.
 
-        Where the two pieces do not determine both, all of the time is counted by images, which
-        makes a forecast too long rather than too short.
+        If the pieces do not determine both, all of the time is counted per image. A forecast is
+        then too long rather than too short.
         """
         determinant = large.shards * small.images - small.shards * large.images
         both = large + small

@@ -1,1 +1,1 @@
-"""Images as WebDataset tars, with a manifest that is the only source of what is in them."""
+"""Images as WebDataset tars, and the manifest that alone says what they contain."""

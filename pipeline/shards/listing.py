@@ -1,4 +1,4 @@
-"""`samples.jsonl`: one line a sample, with its key, label, name and stamp in the source."""
+"""The listing `samples.jsonl`: per sample, a line with key, label, name and stamp in the source."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ LISTING = "samples.jsonl"
 
 
 def write_listing(items: Sequence[Item], directory: Location, samples_per_shard: int) -> None:
-    """Write samples.jsonl of a split."""
+    """Write the samples.jsonl of a split."""
     with atomic_path(directory / LISTING) as path, path.open("w", encoding="utf-8") as listing:
         for index, item in enumerate(items):
             line = {
@@ -33,12 +33,12 @@ def read_labels(directory: Location, manifest: Manifest) -> list[Label | None]:
 
 
 def read_stamps(directory: Location, manifest: Manifest) -> dict[str, str]:
-    """Return the stamp that each image of the source had, by name."""
+    """Return the recorded stamp of each source image, by name."""
     return {line["name"]: line["stamp"] for line in _listing(directory, manifest)}
 
 
 def read_names(directory: Location, manifest: Manifest) -> list[str]:
-    """Return the source's name of every sample of a split, in order."""
+    """Return the name in the source of every sample of a split, in order."""
     return [line["name"] for line in _listing(directory, manifest)]
 
 

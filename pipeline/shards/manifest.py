@@ -1,4 +1,4 @@
-"""What is in one split: the only source of it for everything after."""
+"""The manifest of a split, from which all later steps learn what the split contains."""
 
 import json
 from collections.abc import Mapping
@@ -27,11 +27,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in one split. Row i of a stored feature is sample i here.
+    """The contents of one split. Row i of a stored feature is sample i here.
 
     `source` is the digest of the source's listing, `listing` the SHA-256 of samples.jsonl. With
-    `multi_label` an image may have several of the classes, else it has one or no label. `samples`
-    counts invalid ones too; `left_out` says of the first of those, by name, why they are.
+    `multi_label`, an image may have several of the classes; otherwise, it has one class or no
+    label. `samples` includes invalid ones; `left_out` gives the reasons for the first of them,
+    by name.
     """
 
     dataset: str
@@ -50,16 +51,16 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what can be read from the split, whenever and from where it was made."""
+        """SHA-256 of what can be read from the split, regardless of when and from which source."""
         names = ("split", "samples", "samples_per_shard", "shards", "format")
         return digest({name: value for name, value in asdict(self).items() if name in names})
 
     def seal(self) -> str:
-        """Return the SHA-256 of all of the above, by which damage of the file is seen."""
+        """Return the SHA-256 of `content`, which reveals damage to the file."""
         return digest(self.content())
 
     def content(self) -> dict[str, Any]:
-        """Return what the file holds beside the seal; `left_out` only where there is one."""
+        """Return what the file holds besides the seal; an empty `left_out` is omitted."""
         return {n: value for n, value in asdict(self).items() if value or n != "left_out"}
 
     @property
@@ -110,6 +111,6 @@ def read_manifest(directory: Location) -> Manifest:
 
 
 def read_manifests(directory: Location) -> dict[Split, Manifest]:
-    """Read the manifests of all splits below a `shards` directory; train is always among them."""
+    """Read the manifests of all splits below a `shards` directory; train must exist."""
     present = [split for split in SPLITS if split == "train" or (directory / split).exists()]
     return {split: read_manifest(directory / split) for split in present}

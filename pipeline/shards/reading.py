@@ -1,4 +1,4 @@
-"""Reading samples back from tars, each checked against the manifest."""
+"""Reading samples from tars, and checking each against the manifest."""
 
 import json
 import tarfile
@@ -12,14 +12,14 @@ from pipeline.base.text import counted
 from pipeline.datasets.source import Label, label_from_json
 from pipeline.shards.manifest import Manifest, sample_key
 
-# Stands in a tar for an image that could not be decoded, so that rows keep their numbers.
+# The extension of an empty file in place of an undecodable image, so that rows keep their numbers.
 INVALID_EXTENSION = "invalid"
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One sample as it is read back: its row in the shard, the file's bytes, the label."""
+    """One sample from a tar: its row in the shard, the image file's bytes, the label."""
 
     row: int
     data: bytes
@@ -32,7 +32,7 @@ def read_shard(
 ) -> Iterator[Record]:
     """Yield rows `first` to `last` (excluded) of one tar, in order.
 
-    Raises DataError if the tar is missing, cut short, or holds other keys than the manifest says.
+    Raises DataError if the tar is missing or cut short, or its keys do not fit the manifest.
     """
     shard = manifest.shards[number]
     last = shard.samples if last is None else last
@@ -82,4 +82,4 @@ def _record(sample: Mapping[str, Any], row: int, path: Location) -> Record:
 
 
 def _mend_tar(path: Location) -> str:
-    return f"The tar is damaged: mend {path.parents[1]} by `mvmr store verify --repair`."
+    return f"The tar is damaged: repair {path.parents[1]} with `mvmr store verify --repair`."

@@ -1,4 +1,4 @@
-"""Finding files of a split that cannot be trusted, and making just those again."""
+"""Finding the damaged files of a split, and writing only those again."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from pipeline.shards.writing import ShardOptions, write_shard
 def split_damage(
     directory: Location, manifest: Manifest, *, progress: Progress | None = None
 ) -> list[Damage]:
-    """Read every file of a split and return those that cannot be trusted."""
+    """Read every file of a split and return those that are damaged or missing."""
     progress = progress or Silent()
     numbers = {shard.name: number for number, shard in enumerate(manifest.shards)}
     recorded = {LISTING: manifest.listing, **{s.name: s.sha256 for s in manifest.shards}}
@@ -37,9 +37,9 @@ def repair_split(
     damaged: Sequence[Damage],
     options: ShardOptions,
 ) -> None:
-    """Write damaged files of a split anew, from the items that it was made from.
+    """Write damaged files of a split again, from the items that it was made from.
 
-    Raises DataError if the source no longer gives what it gave; the manifest stays as it is.
+    The manifest stays unchanged. Raises DataError if the source has changed since.
     """
     samples = manifest.samples_per_shard
     for file in damaged:
@@ -52,5 +52,5 @@ def repair_split(
     if left:
         raise DataError(
             f"{left[0].path} cannot be made again as it was: the images of the source have "
-            "changed. Make the shards anew by `mvmr shard --force`, and their features."
+            "changed. Write all shards again with `mvmr shard --force`, then their features."
         )

@@ -1,12 +1,12 @@
-"""Images as WebDataset tars, with a manifest that is the only source of what is in them.
+"""Writing images as WebDataset tars, and the manifest that alone says what they contain.
 
     shards/<split>/000000.tar ...   members KEY.jpg|png|webp; KEY.cls (one class), or
-                                    KEY.json (several), where labelled
-    shards/<split>/samples.jsonl    one line a sample: key, label, name and stamp in the source
+                                    KEY.json (several), if labelled
+    shards/<split>/samples.jsonl    one line per sample: key, label, name and stamp in the source
     shards/<split>/manifest.json    written last: a split without it is unfinished
 
-A key is `{shard:06d}_{row:06d}`. Samples were shuffled before, so every tar is a random sample
-of its split. The same items, options and files give byte-identical tars.
+A key is `{shard:06d}_{row:06d}`. Samples are shuffled first, so every tar is a random sample of
+its split. The same items, options and files give byte-identical tars.
 """
 
 import io
@@ -40,11 +40,11 @@ from pipeline.shards.listing import LISTING, write_listing
 from pipeline.shards.manifest import MANIFEST, Manifest, Shard, sample_key
 from pipeline.shards.reading import INVALID_EXTENSION
 
-MOST_NAMED = 20  # images that were left out, in a manifest
+MOST_NAMED = 20  # left-out images that a manifest names
 
 
 class ShardOptions(Options):
-    """`dataset.shards`: how many samples a tar holds, and what a bad image does."""
+    """`dataset.shards`: how many samples a tar holds, and how to treat a bad image."""
 
     samples: Annotated[int, Field(ge=1)] = 1000
     on_bad_image: Literal["fail", "skip"] = "fail"
@@ -61,12 +61,11 @@ def write_split(
     provenance: Mapping[str, Any],
     progress: Progress,
 ) -> Manifest:
-    """Write one split and return its manifest; what was there before is removed first.
+    """Write one split and return its manifest; an existing split is removed first.
 
-    `provenance` is recorded and compared by whoever asks whether the shards are up to date.
-    Raises DataError with the file's name for an image that cannot be decoded, unless
-    `options.on_bad_image` is "skip", and for images of which some have one class and others
-    several.
+    `provenance` is recorded, and later tells whether the shards are up to date. Raises DataError
+    with the file's name if an image cannot be decoded, unless `options.on_bad_image` is "skip".
+    Also raises it if no image can be decoded, or if some have one class and others several.
     """
     multi_label = _has_several(items, source.classes)
     remove_tree(directory)
@@ -110,7 +109,7 @@ def _has_several(items: Sequence[Item], classes: Sequence[str] | None) -> bool:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A tar, and why images of it are invalid, by the source's name."""
+    """A tar, and why some of its images are invalid, by their names in the source."""
 
     shard: Shard
     left_out: Mapping[str, str]
@@ -119,7 +118,7 @@ class WrittenShard:
 def write_shard(
     source: Source, items: Sequence[Item], directory: Location, number: int, options: ShardOptions
 ) -> WrittenShard:
-    """Write one tar of a split. Raises DataError like `write_split`."""
+    """Write one tar of a split. Raises DataError as `write_split` does."""
     path = directory / f"{number:06d}.tar"
     with atomic_path(path) as temporary:
         invalid = _write_tar(source, items, temporary, number, options)
@@ -131,7 +130,7 @@ def write_shard(
 def _write_tar(
     source: Source, items: Sequence[Item], path: Path, number: int, options: ShardOptions
 ) -> dict[int, str]:
-    """Write one tar and return the rows whose image could not be decoded, and why."""
+    """Write one tar and return the rows of images that could not be decoded, with the reasons."""
 
     def checked(item: Item) -> Encoded | DataError:
         try:

@@ -1,4 +1,4 @@
-"""Extraction: the stored rows are the representation of the images, once and for all."""
+"""Extraction: stored rows are the representations of their images, computed only once."""
 
 import signal
 import socket
@@ -227,7 +227,7 @@ def test_invalid_rows_are_zero_even_where_a_batch_has_no_other(tmp_path: Path) -
 
 
 class BrokenDigits(Digits):
-    """Digits of which two cannot be decoded: one among others, and one alone in its batch."""
+    """Digits, two of which cannot be decoded: one among others, and one alone in its batch."""
 
     def read(self, item: Item) -> Encoded:
         """Return a digit, or half of its file."""
@@ -250,7 +250,7 @@ def test_two_extractions_at_once_are_refused(shards: Path, tmp_path: Path) -> No
 
 
 def test_unfinished_work_is_continued_not_repeated(shards: Path, tmp_path: Path) -> None:
-    """Leave the markers of some shards, with rows that a repetition would overwrite."""
+    """Kill an extraction; the next one must not write its finished shards again."""
     whole = run({"hog": HOG}, shards, tmp_path / "whole")["hog"].read("train")
     process = subprocess.Popen([sys.executable, __file__, str(shards), str(tmp_path)])
     deadline = time.monotonic() + 60
@@ -285,7 +285,7 @@ def test_no_scheduler_is_one_sentence(shards: Path, tmp_path: Path) -> None:
         run({"hog": HOG}, shards, tmp_path, cluster=nobody)
 
 
-if __name__ == "__main__":  # a process to be killed: extraction slowed down a little
+if __name__ == "__main__":  # a slowed-down extraction, which a test kills
     from pipeline.features.extraction import worker
 
     original = worker._represented

@@ -1,4 +1,4 @@
-"""Fidelity: what storing costs, and as few components as keep a promise."""
+"""Fidelity: the error of storing, and the fewest components that stay within a bound."""
 
 from dataclasses import asdict
 from itertools import pairwise
@@ -17,7 +17,7 @@ from pipeline.representations.storing import StoredType
 
 
 def images(N: int, D: int, seed: int = 0) -> Tensor:
-    """Vectors with a mean, and variances that fall as those of natural images do."""
+    """Return vectors with a mean, and variances that decay like those of natural images."""
     random = torch.Generator().manual_seed(1000)
     mixing = torch.linalg.qr(torch.randn(D, min(D, 200), generator=random))[0]
     scales = torch.arange(1, mixing.shape[1] + 1) ** -0.8

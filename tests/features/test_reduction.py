@@ -20,7 +20,7 @@ from pipeline.representations.storing import ReduceOptions
 
 
 def images(N: int, D: int, seed: int = 0) -> Tensor:
-    """Vectors with a mean, and variances that fall as those of natural images do."""
+    """Return vectors with a mean, and variances that decay like those of natural images."""
     random = torch.Generator().manual_seed(1000)
     mixing = torch.linalg.qr(torch.randn(D, min(D, 200), generator=random))[0]
     scales = torch.arange(1, mixing.shape[1] + 1) ** -0.8
@@ -49,7 +49,7 @@ def distances(x: Tensor) -> Tensor:
 
 
 def restored(reduced: Reduction, scores: Tensor) -> Tensor:
-    """Return the vectors nearest to the original ones that have these scores."""
+    """Reconstruct vectors from their scores, with the least squared error."""
     assert reduced.pca is not None
     return scores @ reduced.pca.basis.T + reduced.pca.mean
 

@@ -1,4 +1,4 @@
-"""Repair: what is damaged is made again, byte for byte, and nothing else is touched."""
+"""Repair: damaged files are restored byte for byte, and nothing else is touched."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -167,7 +167,7 @@ def test_who_does_not_know_how_it_was_made_cannot_mend_it(
 def test_rows_made_otherwise_are_not_taken_for_the_experiments(
     store: FeatureStore, shards: Path, tmp_path: Path
 ) -> None:
-    """Its own metadata lost, a feature must not pass for one of another specification."""
+    """A feature without its metadata must not pass for one of another specification."""
     flip(tmp_path / "features.zarr" / "hog/zarr.json")
     mend(store, shards, tmp_path, features={"hog": HogOptions(cell=2)})
     expected = extract(

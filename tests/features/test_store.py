@@ -1,4 +1,4 @@
-"""The feature store: what is written comes back, and damage never passes unnoticed."""
+"""The feature store: rows are read as they were written, and all damage is noticed."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Images and targets together: alignment, plans, order, resumption."""
+"""Loading images together with targets: alignment, plans, order, resumption."""
 
 import io
 import time
@@ -91,7 +91,7 @@ def loader(
 
 
 def check(batch: Batch) -> list[int]:
-    """Assert that every row belongs to its image, judged by the pixels; return the indices."""
+    """Assert that targets and labels belong to their images; return the indices."""
     assert torch.equal(batch["targets"]["sums"], row_sums(batch["images"]))
     index: list[int] = batch["index"].tolist()
     assert batch["labels"].tolist() == [i % 2 for i in index]

@@ -1,4 +1,4 @@
-"""What a plan says, compared with what then happens."""
+"""The estimates of a plan, compared with the actual costs."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_sizes_are_those_of_the_whole(sample: TrialSample, tmp_path: Path) -> No
     assert sample.cost.bytes == pytest.approx(tars, rel=0.01)
     features: dict[str, RepresentationOptions] = {
         "hog": HogOptions(cell=4),
-        # More components than the sample of 100 training images could give.
+        # More components than the training images of the sample could give.
         "scattering": ScatteringOptions.model_validate({"reduce": {"pca": 120}}),
     }
     store = FeatureStore(tmp_path / "features.zarr")

@@ -1,4 +1,4 @@
-"""Tars and manifests: same input, same bytes; nothing lost, nothing silently wrong."""
+"""Tars and manifests: reproducible bytes, nothing lost, no silent errors."""
 
 import gc
 import io
@@ -77,7 +77,7 @@ def test_files_pass_through_byte_for_byte_with_their_labels(folder: Path, tmp_pa
             assert record.label == labels[index] == int(names[index].startswith("zebra"))
 
 
-# The library leaves its files to the garbage collector.
+# The library leaves closing its files to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_library_reads_the_tars(folder: Path, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_shortened_tar_is_an_error(folder: Path, tmp_path: Path) -> None:
     manifest = write(folder, tmp_path / "train")
     path = tmp_path / "train" / "000001.tar"
     members = 0
-    with tarfile.open(path) as tar:  # cut at a member's border, where tar readers see an end
+    with tarfile.open(path) as tar:  # cut between members, which tar readers take for the end
         members = [m.offset for m in tar.getmembers()][8]
     path.write_bytes(path.read_bytes()[:members])
     with pytest.raises(DataError, match="holds 4 samples, its manifest says 10"):
@@ -271,7 +271,7 @@ def test_samples_jsonl_that_disagrees_is_an_error(folder: Path, tmp_path: Path) 
 
 
 class Street(Source):
-    """Grey images with several classes each, one of them unlabelled."""
+    """Grey images that may have several classes each; one of them is unlabelled."""
 
     classes = ("bus", "car", "dog")
     labels = (MultiLabel((0, 2)), MultiLabel((), ignored=(1,)), None, MultiLabel((1,), (2,)))

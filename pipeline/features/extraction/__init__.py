@@ -1,1 +1,1 @@
-"""Every representation of every image, computed once: shards x features -> store, on Dask."""
+"""Computing each representation of each image once, on Dask: shards x features -> store."""

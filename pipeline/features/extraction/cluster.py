@@ -1,4 +1,4 @@
-"""Where extraction runs: local Dask workers, or those of a running scheduler."""
+"""The Dask workers of an extraction: local ones, or those of a running scheduler."""
 
 import logging
 import os
@@ -23,24 +23,24 @@ from pipeline.base.text import counted
 from pipeline.features.extraction.worker import Task
 
 Result = TypeVar("Result")
-# A worker process takes seconds to start; below this it is not worth it.
+# Starting a worker process takes seconds, which does not pay if it gets fewer shards than this.
 SHARDS_PER_WORKER = 4
 CONNECT_SECONDS = 10
-# What a worker's C library keeps for itself: returning every block to the system at once, as Dask
-# asks for by default, costs a third of the time of wavelet scattering in page faults.
+# Lets a worker's C library keep freed memory. Dask's default returns every block to the system at
+# once; the page faults that follow take a third of the time of wavelet scattering.
 WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-# A local worker's own threads wake rarely: at Dask's intervals they take some percent of a core.
+# A local worker's monitors run rarely: at Dask's intervals, they take a few percent of a core.
 QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.monitor-interval": "5s",
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.tick.interval": "1s",
 }
-# A local dashboard listens here alone, whatever address the scheduler has.
+# A local dashboard listens only here, whatever the address of the scheduler.
 LOCAL = "127.0.0.1"
 LOCAL_LINK = {"distributed.dashboard.link": f"{{scheme}}://{LOCAL}:{{port}}/status"}
 
@@ -55,7 +55,7 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Dask cluster that runs tasks; `tasks_per_host` are the tasks at once on each host."""
+    """A Dask cluster that runs tasks; `tasks_per_host` counts those that each host runs at once."""
 
     client: Client
     tasks_per_host: Mapping[str, int]
@@ -69,10 +69,10 @@ class Cluster:
     ) -> list[Result]:
         """Return the results of `function(task, **shared)` for all tasks, in their order.
 
-        What is `shared` travels to each worker once.
+        The `shared` values are sent to each worker once.
 
-        A task on which workers die again and again is named in the error, after the others have
-        finished; any other failure stops the run at once.
+        If workers die repeatedly on a task, a StoreError names it after all others have finished.
+        Any other failure stops the run at once.
         """
         held = {name: self.client.scatter(x, broadcast=True) for name, x in shared.items()}
         futures = self.client.map(function, tasks, **held, pure=False, retries=0)
@@ -100,7 +100,7 @@ class Cluster:
 
 @contextmanager
 def cluster(options: ClusterOptions, *, shards: int, progress: Progress) -> Iterator[Cluster]:
-    """Yield a cluster for work on so many shards.
+    """Yield a cluster for work on `shards` shards.
 
     Raises StoreError if no scheduler answers at the address, or it has no workers.
     """
@@ -133,7 +133,7 @@ def _running(options: ClusterOptions, shards: int) -> Iterator[Client]:
 
 
 def local_workers(options: ClusterOptions, shards: int) -> int:
-    """Return how many workers a local cluster has for work on so many shards."""
+    """Return how many workers a local cluster has for work on `shards` shards."""
     gpus = torch.cuda.device_count()
     most = gpus or available_cores()  # workers on one GPU would only share it
     workers = options.workers or max(1, shards // SHARDS_PER_WORKER)
@@ -167,17 +167,17 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
 
 
 def _end_at_once(local: LocalCluster) -> None:
-    """Kill the worker processes, which would otherwise end only with the tasks that they are at."""
+    """Kill the worker processes, which would otherwise finish their current tasks first."""
     for worker in local.workers.values():
         if isinstance(worker, Nanny):
             worker.auto_restart = False
-            with suppress(ProcessLookupError, TypeError):  # it has ended, or not begun
+            with suppress(ProcessLookupError, TypeError):  # it has ended, or has not begun
                 os.kill(worker.pid, signal.SIGKILL)
 
 
 @contextmanager
 def _loop() -> Iterator[Any]:
-    """Yield a running loop whose worker processes leave Ctrl-C to this process."""
+    """Yield a running event loop whose worker processes ignore Ctrl-C; this process handles it."""
     runner = LoopRunner()
     with deaf_children():
         runner.start()

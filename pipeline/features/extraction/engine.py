@@ -1,4 +1,4 @@
-"""Driving an extraction: what is missing, who computes it, and its publication."""
+"""Running an extraction: finding what is missing, having it computed, and publishing it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def extract(
     progress: Progress,
     force: bool = False,
 ) -> dict[str, StoredFeature]:
-    """Compute and publish the features that the store lacks, and return all that were asked for.
+    """Compute and publish the features that the store lacks, and return all requested ones.
 
     A complete feature with the same fingerprint is left alone. One with another fingerprint
     raises StaleFeatureError, unless `force` is set. Unfinished work below `work` is continued.
@@ -57,7 +57,7 @@ def extract(
 
 
 def unfinished(work: Location) -> list[tuple[str, str, int]]:
-    """Return name, fingerprint's digest and finished shards of each feature in the making."""
+    """Return name, fingerprint digest and number of finished shards of unfinished features."""
     found = []
     for directory in sorted(names_in(work) - {LOCK}):
         name, _, fingerprint = directory.rpartition("-")
@@ -68,9 +68,9 @@ def unfinished(work: Location) -> list[tuple[str, str, int]]:
 def feature_digest(
     options: RepresentationOptions, image: ImageOptions, manifests: Mapping[Split, Manifest]
 ) -> str:
-    """Return the digest by which work on a feature is known, as `unfinished` has it.
+    """Return the fingerprint digest of a feature, as `unfinished` returns it.
 
-    Raises WeightsError without the weights of a teacher.
+    Raises WeightsError if the weights of a teacher are missing.
     """
     return _short(fingerprint_of(options, options.build(image).identity(), manifests))
 
@@ -92,7 +92,7 @@ def feature_task(
     store: Location,
     work: Location,
 ) -> FeatureTask:
-    """Return what is to be computed for one feature, its work known by its fingerprint."""
+    """Return the task of computing one feature; its fingerprint names its work folder."""
     if not options.storable:
         raise ConfigError(
             f"features.{name}: {options.kind!r} is random, so it cannot be stored; "
@@ -104,8 +104,8 @@ def feature_task(
     width = representation(blank[None]).shape[1]
     if options.reduce.pca is not None and options.reduce.pca > width:
         raise ConfigError(
-            f"features.{name}.reduce.pca: {options.reduce.pca} components of {width} numbers an "
-            f"image are no fewer. Set it below {width}, or leave `reduce` out."
+            f"features.{name}.reduce.pca: {options.reduce.pca} components are more than the "
+            f"{width} numbers per image. Set it below {width}, or leave `reduce` out."
         )
     directory = work / f"{name}-{_short(fingerprint)}"
     return FeatureTask(name, options, width, store, directory, fingerprint)
@@ -119,7 +119,7 @@ def complete(
     options: ClusterOptions,
     progress: Progress,
 ) -> None:
-    """Do what is left to do for features in the making, and publish them."""
+    """Do the remaining work on unfinished features, and publish them."""
     total = sum(len(manifest.shards) for manifest in manifests.values())
     progress.start("start workers", 0, "")
     with cluster(options, shards=total, progress=progress) as running:
@@ -158,7 +158,7 @@ def complete(
 
 
 def _recipe(feature: FeatureTask, image: ImageOptions) -> dict[str, Any]:
-    """Return what the feature can be computed again from, beside the shards."""
+    """Return what is needed, besides the shards, to compute the feature again."""
     return {
         "options": feature.options.model_dump(mode="json"),
         "image": image.model_dump(mode="json"),

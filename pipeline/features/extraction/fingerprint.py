@@ -1,4 +1,4 @@
-"""What a stored feature was made from, and whether it still is what the experiment asks for."""
+"""Fingerprints: what a stored feature was made from, compared with what an experiment asks for."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import JsonValue, RepresentationOptions
 from pipeline.shards.manifest import Manifest, read_manifests
 
-# A reduction is fitted on so many images, by this seed.
+# A reduction is fitted on at most this many images, with this seed.
 FIT_IMAGES = 5120
 FIT_SEED = 0
 
@@ -29,7 +29,7 @@ def fingerprint_of(
 ) -> Fingerprint:
     """Return everything that a stored feature depends on, as a JSON value.
 
-    `identity` is that of the representation that `options` build.
+    `identity` is that of the representation that `options` builds.
     """
     reduce = options.reduce.model_dump(exclude_none=True)
     return {
@@ -49,12 +49,11 @@ def check_features(
     store: FeatureStore,
     progress: Progress,
 ) -> dict[str, StoredFeature]:
-    """Return stored features that were made from exactly these options and shards.
+    """Return the stored features, after checking that they were made from these options and shards.
 
-    Where a teacher's weights are not on this machine, as on one that has fetched the features
-    alone, the weights are taken to be those that the feature was made with; `progress` is told.
-    Raises StoreError for a feature that is missing, StaleFeatureError for one that was made
-    from something else.
+    If a teacher's weights are not on this machine, which may have fetched only the features, they
+    are assumed to be those that the feature was made with, and `progress` gets a note. Raises
+    StoreError if a feature is missing, StaleFeatureError if it was made from something else.
     """
     manifests = read_manifests(shards)
     checked = {}

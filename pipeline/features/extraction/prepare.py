@@ -1,4 +1,4 @@
-"""What comes before the first row of a feature: its reduction, what that costs, empty arrays."""
+"""Preparing a feature before its first row: its reduction, its fidelity, its empty arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -30,11 +30,11 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest
 
-# Images that fidelity is measured on, in batches as large as those of training usually are.
+# Fidelity is measured on this many images, in batches of a size that is usual in training.
 FIDELITY_IMAGES = 1024
 FIDELITY_BATCH = 256
 LEAST_IMAGES = 2
-# Fewer images are sampled where their vectors would take more memory than this.
+# Fewer images are sampled if their vectors would take more memory than this.
 SAMPLE_BYTES = 2 * 2**30
 
 
@@ -47,9 +47,9 @@ def prepare(
     cluster: Cluster,
     progress: Progress,
 ) -> None:
-    """Fit the reduction, measure its fidelity on images it has not seen, lay out the arrays.
+    """Fit the reduction, measure its fidelity on images outside the fit, and create the arrays.
 
-    What an interrupted run of the same fingerprint has done is kept.
+    The work of an interrupted run with the same fingerprint is kept.
     """
     writer = feature.writer()
     writer.begin()
@@ -61,7 +61,7 @@ def prepare(
 
 
 def lay_out(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> None:
-    """Create the arrays that a feature with a reduction lacks."""
+    """Create the missing arrays of a feature that has a reduction."""
     writer = feature.writer()
     reduction = Reduction.load(*writer.reduction())
     for split, manifest in manifests.items():
@@ -75,7 +75,7 @@ def lay_out(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> None:
 
 
 class _Sampler:
-    """Runs tasks on the first valid training images: every shard is a random sample."""
+    """Runs tasks on the first valid training images, which are a random sample."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class _Sampler:
         self.rows = [row for row in range(manifest.samples) if row not in invalid]
 
     def vectors(self, count: int) -> torch.Tensor:
-        """Return the vectors of the first `count` images, (count, D), as the fit takes them."""
+        """Return vectors (count, D) of the first images, after the first projection if any."""
         tasks = self._tasks(0, count, self._manifest.samples_per_shard)
         self.progress.start(f"sample {self._feature.name}", count, "images", step="sample")
         return torch.from_numpy(
@@ -101,7 +101,7 @@ class _Sampler:
         )
 
     def witnesses(self, first: int, last: int, batches: int, reduction: Reduction) -> list[Witness]:
-        """Return witnesses of the images `first` to `last` (excluded), one for each batch."""
+        """Return witnesses of the images `first` to `last` (excluded), one per batch."""
         tasks = self._tasks(first, last, -(-(last - first) // batches))
         self.progress.start(f"measure {self._feature.name}", last - first, "images", step="measure")
         return self._cluster.run(witness_rows, tasks, self.progress, reduction=reduction)
@@ -129,7 +129,7 @@ class _Sampler:
 
 
 def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
-    """Write the reduction that the options ask for, with its fidelity."""
+    """Fit and store the reduction that the options ask for, with its fidelity."""
     options, writer = feature.options, feature.writer()
     reduce = options.reduce
     reduction = Reduction(first_projection(feature.width, reduce, seed=FIT_SEED))
@@ -137,7 +137,7 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     fitted, measured = split_counts(options, reduction.width(feature.width), len(sampler.rows))
     if measured < LEAST_IMAGES:
         raise DataError(
-            f"{feature.name}: beside {counted(fitted, 'images')} that its reduction is fitted on, "
+            f"{feature.name}: besides {counted(fitted, 'images')} that its reduction is fitted on, "
             f"at least {LEAST_IMAGES} are needed to measure its fidelity; there are {measured}."
         )
     if fitted:
@@ -165,22 +165,22 @@ def _fit(feature: FeatureTask, sampler: _Sampler) -> None:
     if reduce.pca is not None and reduction.width(feature.width) < reduce.pca:
         sampler.progress.note(
             f"{_too_few(feature.name, options, reduction.width(feature.width), fitted)} On "
-            f"{fidelity.images} other images dCor is wrong by {fidelity.dcor_error_max:.2g} at "
-            "most."
+            f"{fidelity.images} other images, the error of dCor is {fidelity.dcor_error_max:.2g} "
+            "at most."
         )
 
 
 def _too_few(name: str, options: RepresentationOptions, components: int, fitted: int) -> str:
-    """Say that a feature is stored in fewer components than were asked for, and what to do."""
+    """Return a note that a feature has fewer components than requested, with a remedy."""
     return (
-        f"{name}: {components} principal components instead of {options.reduce.pca}, which "
-        f"{fitted} images to fit them on do not give. Set features.{name}.reduce to {{}} to store "
+        f"{name}: {components} principal components instead of {options.reduce.pca}, because "
+        f"{fitted} images are too few to fit more. Set features.{name}.reduce to {{}} to store "
         "all numbers; a small data set can afford it."
     )
 
 
 def split_counts(options: RepresentationOptions, width: int, images: int) -> tuple[int, int]:
-    """Return how many of the images to fit on, and on how many others to measure.
+    """Return how many of the images to fit on, and how many others to measure on.
 
     `width` is that of the vectors after a first projection.
     """
@@ -189,7 +189,7 @@ def split_counts(options: RepresentationOptions, width: int, images: int) -> tup
     measured = min(wanted, images, max(FIDELITY_BATCH, affordable))
     if not (options.reduce.by_components or options.dtype == "int8"):
         return 0, measured
-    # A small set gives one image in five to the measurement, but at least two.
+    # A small data set leaves one image in five for the measurement, but at least two.
     fitted = max(images - measured, min(4 * images // 5, images - LEAST_IMAGES), 1)
     fitted = min(fitted, FIT_IMAGES, affordable)
     return fitted, min(measured, images - fitted)

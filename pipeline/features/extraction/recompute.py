@@ -1,7 +1,7 @@
-"""Recomputing what is damaged in a store, and nothing else.
+"""Recomputing the damaged parts of a store, and nothing else.
 
-A damaged feature is taken back as one in the making, whose sound shards are done; extraction
-then completes it as it completes an interrupted one.
+A damaged feature is turned back into an unfinished one whose intact shards are marked as done.
+Extraction then completes it like an interrupted one.
 """
 
 import json
@@ -42,11 +42,11 @@ def repair(
     options: ClusterOptions,
     progress: Progress,
 ) -> None:
-    """Recompute the damaged files of features, by name, as `FeatureStore.verify` finds them.
+    """Recompute the damaged files of features, given as `FeatureStore.verify` returns them.
 
-    A feature says itself how it was made; where that is what is damaged, `features` and `image`
-    of an experiment say it. Raises StoreError if they do not have it, StaleFeatureError if it
-    can no longer be made as it was.
+    A feature records how it was made. If this record is damaged, `features` and `image` of an
+    experiment replace it. Raises StoreError if the experiment has no such feature,
+    StaleFeatureError if the feature can no longer be made as it was.
     """
     shards, work, path = shards.absolute(), work.absolute(), store.path.absolute()
     manifests = read_manifests(shards)
@@ -59,8 +59,8 @@ def repair(
                 wanted, seen = features[name], image
             else:
                 raise StoreError(
-                    f"{store.path / name} no longer says how it was made, and the experiment "
-                    f"has no feature {name!r}: remove the folder, or use the experiment that has."
+                    f"{store.path / name} no longer says how it was made, and the experiment has "
+                    f"no feature {name!r}: remove the folder, or use the experiment that has it."
                 )
             task = feature_task(name, wanted, seen, manifests, path, work)
             if recorded is not None:
@@ -71,7 +71,7 @@ def repair(
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What a feature says about its making."""
+    """What a feature records about how it was made."""
 
     options: RepresentationOptions
     image: ImageOptions
@@ -79,13 +79,13 @@ class _Recorded:
 
 
 def _recorded(feature: Location) -> _Recorded | None:
-    """Return what a feature says about its making, None if that is damaged."""
+    """Return what a feature records about how it was made, None if that is damaged."""
     try:
         attributes = root_attributes(feature)
     except UNREADABLE:
         return None
     report = attributes["report"]
-    # JSON has no tuples, which strict options insist on.
+    # Strict options accept a list for a tuple only from JSON.
     options: RepresentationOptions = TypeAdapter(AnyRepresentation).validate_json(
         json.dumps(report["options"])
     )
@@ -96,7 +96,7 @@ def _recorded(feature: Location) -> _Recorded | None:
 def _take_back(
     task: FeatureTask, damages: Sequence[Damage], manifests: Mapping[Split, Manifest]
 ) -> None:
-    """Make a published feature one in the making, whose sound shards are done."""
+    """Turn a published feature into an unfinished one whose intact shards are marked as done."""
     writer = task.writer()
     if not _made_from(task, manifests):
         remove_tree(writer.target)
@@ -117,7 +117,7 @@ def _take_back(
 
 
 def _made_from(task: FeatureTask, manifests: Mapping[Split, Manifest]) -> bool:
-    """Whether the arrays of a published feature say that they were made from the fingerprint."""
+    """Whether the arrays of a published feature all record the fingerprint of the task."""
     found = set()
     for split in manifests:
         with suppress(*UNREADABLE):

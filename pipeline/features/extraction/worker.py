@@ -1,7 +1,7 @@
-"""What runs on a worker: one task is one shard, or a few rows for a sample.
+"""Tasks that run on a worker: extracting one shard, or computing a few rows for a sample.
 
-An image is decoded once for all features wanted. Batches are computed and whole chunks written
-as they fill, so memory is bounded by the networks and a few batches.
+An image is decoded once for all requested features. A chunk is written as soon as it is full, so
+memory holds only the networks and a few batches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ BATCH_IMAGES = 64
 
 @dataclass(frozen=True)
 class FeatureTask:
-    """What a worker needs to know about one feature; `width` is that of the representation."""
+    """What a worker needs to know about one feature; `width` is the representation's."""
 
     name: str
     options: RepresentationOptions
@@ -47,7 +47,7 @@ class FeatureTask:
     fingerprint: Mapping[str, Any] = field(hash=False)
 
     def writer(self) -> FeatureWriter:
-        """Return what writes the feature."""
+        """Return the writer of the feature."""
         return FeatureWriter(FeatureStore(self.store), self.name, self.work, self.fingerprint)
 
 
@@ -64,9 +64,8 @@ class Span:
 class Task:
     """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
 
-    `images` is how many of the rows are valid.
-    `tasks_per_host` is how many tasks run at once on each host; a worker that takes the place of a
-    dead one has another address, but the same host.
+    `images` is the number of valid rows. `tasks_per_host` is how many tasks each host runs at
+    once: the worker that replaces a dead one has another address, but the same host.
     """
 
     directory: Location
@@ -84,7 +83,7 @@ class Task:
 
 
 def sample_vectors(task: Task) -> Array:
-    """Return the vectors of valid rows, (rows, D) float32, through the first projection if any."""
+    """Return the vectors (rows, D) of valid rows, float32, after the first projection if any."""
     (feature,) = task.features
     projection = first_projection(feature.width, feature.options.reduce, seed=FIT_SEED)
     pieces = [
@@ -95,7 +94,7 @@ def sample_vectors(task: Task) -> Array:
 
 
 def witness_rows(task: Task, reduction: Reduction) -> Witness:
-    """Return what measuring the fidelity of a reduction needs of the valid rows."""
+    """Return the witness of the valid rows, by which the reduction's fidelity is measured."""
     (feature,) = task.features
     original = torch.cat([vectors[feature.name] for _, vectors in _represented(task)])
     first = task.spans[0]
@@ -115,7 +114,7 @@ def extract_shard(task: Task) -> None:
 
 
 def _represented(task: Task) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Yield, batch by batch, which rows are valid (B,) and the vectors of those, (valid, D)."""
+    """Yield for each batch which rows are valid (B,), and by feature their vectors (valid, D)."""
     device = _device()
     networks = {
         feature.name: _built(feature.options, task.image, device, digest(feature.fingerprint))
@@ -150,7 +149,7 @@ def _records(task: Task) -> Iterator[Record]:
 
 
 def _device() -> str:
-    """Return this worker's own GPU, by its number in a local cluster, or the CPU."""
+    """Return this worker's GPU, chosen by its number in a local cluster; without GPUs, the CPU."""
     count = torch.cuda.device_count()
     if not count:
         return "cpu"
@@ -162,13 +161,13 @@ def _device() -> str:
 def _built(
     options: RepresentationOptions, image: ImageOptions, device: str, fingerprint: str
 ) -> Representation:
-    """Load a network once a worker process; another `fingerprint` means other weights."""
+    """Load a network once per worker process; another `fingerprint` means other weights."""
     del fingerprint
     return options.build(image).to(device).eval()
 
 
 class _Sink:
-    """Reduces the vectors of one feature of one shard and writes them in whole chunks."""
+    """Reduces the vectors of one feature in one shard, and writes them in whole chunks."""
 
     def __init__(self, feature: FeatureTask, manifest: Manifest, shard: int) -> None:
         self.name = feature.name
@@ -180,7 +179,7 @@ class _Sink:
         self._held: list[Array] = []
 
     def add(self, valid: Tensor, vectors: Tensor) -> None:
-        """Take the vectors of a batch's valid rows; the others are stored as zeros."""
+        """Add the vectors of a batch's valid rows; invalid rows are stored as zeros."""
         reduced = self._reduction.apply(vectors)
         rows = reduced.new_zeros((len(valid), reduced.shape[1]))
         rows[valid] = reduced
@@ -189,7 +188,7 @@ class _Sink:
             self._flush(self._chunk)
 
     def close(self) -> None:
-        """Write what is left and mark the shard as done."""
+        """Write the remaining rows and mark the shard as done."""
         self._flush(self._chunk)
         self._writer.mark(self._split, [self._shard])
 
@@ -204,7 +203,7 @@ class _Sink:
 
 @lru_cache(maxsize=8)
 def _stored_by(feature: FeatureTask, reduction: str) -> tuple[Reduction, Encoding]:
-    """Read a reduction and its encoding once a worker process, known by its digest."""
+    """Read a reduction and its encoding once per worker process; `reduction` is its digest."""
     del reduction
     arrays, attributes = feature.writer().reduction()
     return Reduction.load(arrays, attributes), Encoding.load(feature.options.dtype, arrays)

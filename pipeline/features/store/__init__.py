@@ -1,13 +1,13 @@
-"""The feature store: one Zarr v3 hierarchy a data set, computed once and read for years.
+"""The feature store: one Zarr v3 hierarchy per data set, computed once and read for years.
 
     features.zarr/<feature>            group; attributes: fingerprint, report, metadata, complete
     features.zarr/<feature>/<split>    array (samples, width); row i is sample i of the manifest
-    features.zarr/<feature>/reduction  group; what maps the representation to what is stored
+    features.zarr/<feature>/reduction  group; maps the representation to the stored numbers
 
-A tar of the shards is one chunk, or several whole ones where it would exceed `CHUNK_BYTES`, so
-that a writer owns its chunks and a reader gets a tar's targets in one read. Every chunk carries
-a CRC32C, every metadata file is known by its SHA-256, and a chunk that was never written reads
-as a value that no stored number has. `docs/store.md` describes the format for other programs.
+The rows of a tar are one chunk, or several whole ones if one would exceed `CHUNK_BYTES`. So
+writers never share a chunk, and a reader gets a tar's targets in one read. Every chunk has a
+CRC32C, and every metadata file a recorded SHA-256. A chunk that was never written reads as a
+value that no stored number has. `docs/store.md` describes the format for other programs.
 """
 
 from pipeline.features.store.feature import (

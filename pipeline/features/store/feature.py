@@ -1,4 +1,4 @@
-"""Reading a store: complete features, checked against what the caller expects of them."""
+"""Reading a store: opening its features, and checking what they were made from."""
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -69,12 +69,12 @@ class StoredFeature:
 
     @property
     def width(self) -> int:
-        """Numbers stored for one image."""
+        """Numbers stored per image."""
         return int(self._arrays["train"].shape[1])
 
     @property
     def stored_type(self) -> StoredType:
-        """Type of a stored number, by the name that the experiment file gives it."""
+        """Type of the stored numbers, as named in the experiment file."""
         found: StoredType = self.fingerprint["dtype"]
         return found
 
@@ -86,8 +86,8 @@ class StoredFeature:
     def read(self, split: str, first: int = 0, last: int | None = None) -> Array:
         """Return rows `first` to `last` (excluded) of a split, (rows, width), decoded.
 
-        Raises DamagedChunkError, naming the file, where a chunk is missing, cut short or fails
-        its checksum.
+        Raises DamagedChunkError, naming the file, if a chunk is missing or cut short, or fails
+        its checksum; StoreError if there is no such split.
         """
         if split not in self._arrays:
             raise StoreError(f"Feature {self.name!r}: {unknown_name('split', split, self._arrays)}")
@@ -117,9 +117,9 @@ class StoredFeature:
         )
 
     def reduction(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Return the arrays and attributes that `FeatureWriter.write_reduction` was given.
+        """Return the arrays and attributes that `FeatureWriter.write_reduction` stored.
 
-        Raises DamagedChunkError where they are damaged.
+        Raises DamagedChunkError if they are damaged.
         """
         group = open_group(self.path)
         try:
@@ -131,21 +131,21 @@ class StoredFeature:
 
 
 class FeatureStore:
-    """All features of a data set. The hierarchy is created where it does not exist yet."""
+    """All features of a data set, in one Zarr hierarchy."""
 
     def __init__(self, path: Location) -> None:
         self.path = path
 
     def create(self) -> None:
-        """Make an empty hierarchy, if there is none."""
+        """Create an empty hierarchy if there is none."""
         open_group(self.path, "a")
 
     def names(self) -> list[str]:
-        """Return the names of the features, sorted, damaged ones among them."""
+        """Return the sorted names of all features, including damaged ones."""
         return sorted(name for name in names_in(self.path) if name != METADATA and name in self)
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such a feature, and it is not one that an extraction is writing."""
+        """Whether there is such a feature, intact or damaged; unfinished ones do not count."""
         try:
             return root_attributes(self.path / name).get("complete") is True
         except (FileNotFoundError, NotADirectoryError):
@@ -154,7 +154,7 @@ class FeatureStore:
             return True
 
     def __getitem__(self, name: str) -> StoredFeature:
-        """Open a feature, or raise StoreError that names those there are."""
+        """Open a feature; if there is none, raise StoreError with the names of all others."""
         if name not in self:
             names = ", ".join(self.names()) or "none"
             raise StoreError(
@@ -164,18 +164,18 @@ class FeatureStore:
         return StoredFeature(self.path / name)
 
     def check(self, name: str, expected: Fingerprint) -> StoredFeature:
-        """Open a feature that was made from exactly what `expected` says.
+        """Open a feature whose fingerprint must equal `expected`.
 
-        Raises StaleFeatureError naming each difference.
+        Raises StaleFeatureError, naming each difference, if it does not.
         """
         feature = self[name]
         check_fingerprint(name, expected, feature.fingerprint)
         return feature
 
     def verify(self, *, progress: Progress | None = None) -> dict[str, list[Damage]]:
-        """Read every feature and return what cannot be trusted, by feature.
+        """Read every feature and return all damage, by name of the feature.
 
-        The store's own metadata file stands among them, by its name.
+        Damage to the store's own metadata file is listed under that file's name.
         """
         found = {name: feature_damage(self.path / name, progress) for name in self.names()}
         try:
@@ -213,7 +213,7 @@ def _short(value: Any) -> str:
 
 
 def read_reduction(group: "zarr.Group") -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return the arrays and attributes of a feature's reduction; ValueError for damage."""
+    """Return the arrays and attributes of a feature's reduction; ValueError if it is damaged."""
     reduction: Any = group[REDUCTION]
     if not hasattr(reduction, "arrays"):
         raise StoreError(f"{group.store_path} has no reduction: extract the feature again.")

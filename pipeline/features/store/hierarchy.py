@@ -1,4 +1,7 @@
-"""Zarr's groups and arrays at a place, opened without consolidated metadata, which goes stale."""
+"""Opening Zarr groups and arrays, on disk or object storage, and the codecs of new arrays.
+
+Consolidated metadata is never used, because it goes stale.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def open_group(place: Location, mode: Any = "r") -> "zarr.Group":
-    """Open a group; `mode` is Zarr's: r, r+, a (made where it does not exist), w (made anew)."""
+    """Open a group; `mode` is Zarr's: r, r+, a (create if missing), w (replace)."""
     import zarr
 
     return zarr.open_group(_store(place), mode=mode, use_consolidated=False)
 
 
 def open_array(place: Location, mode: Any = "r") -> "zarr.Array[Any]":
-    """Open an array; `mode` as above."""
+    """Open an array; `mode` as in `open_group`."""
     import zarr
 
     return zarr.open_array(_store(place), mode=mode)
 
 
 def array_at(place: Location) -> "zarr.Array[Any] | None":
-    """Open what is at a place, or return None where that is a group."""
+    """Open the array at a place; return None if it is a group."""
     import zarr
 
     node = zarr.open(_store(place), mode="r")
@@ -33,7 +36,7 @@ def array_at(place: Location) -> "zarr.Array[Any] | None":
 
 
 def checksums() -> list[Any]:
-    """Return the codecs of every array: nothing is compressed, each chunk has its CRC32C."""
+    """Return the codecs of every array: a CRC32C per chunk, and no compression."""
     from zarr.codecs import Crc32cCodec
 
     return [Crc32cCodec()]

@@ -1,4 +1,4 @@
-"""What in a feature can be trusted: checksums of chunks and of metadata files."""
+"""Finding damage in a feature by the checksums of its chunks and metadata files."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,12 +16,12 @@ from pipeline.features.store.hierarchy import array_at
 
 METADATA = "zarr.json"
 REDUCTION = "reduction"
-# What Zarr and the codecs raise for a file that is not what was written.
+# What Zarr and its codecs raise for damaged or missing files.
 UNREADABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError)
 
 
 def root_attributes(feature: Location) -> dict[str, Any]:
-    """Return the attributes of a feature; ValueError if they are not what was written."""
+    """Return the attributes of a feature; ValueError if their digest does not fit."""
     metadata = json.loads((feature / METADATA).read_text(encoding="utf-8"))
     attributes: dict[str, Any] = metadata["attributes"]
     if "digest" in attributes and attributes["digest"] != seal(attributes):
@@ -30,12 +30,12 @@ def root_attributes(feature: Location) -> dict[str, Any]:
 
 
 def seal(attributes: Mapping[str, Any]) -> str:
-    """Return the digest of a complete feature's attributes, itself left out."""
+    """Return the digest of a complete feature's attributes, without the digest itself."""
     return digest({name: value for name, value in attributes.items() if name != "digest"})
 
 
 def metadata_digests(feature: Location) -> dict[str, str]:
-    """Return the SHA-256 of every metadata file below a feature, except its own."""
+    """Return the SHA-256 of every metadata file inside a feature, except its own root file."""
     found = {}
     for name in sorted(names_in(feature)):
         below = feature / name
@@ -46,13 +46,13 @@ def metadata_digests(feature: Location) -> dict[str, str]:
 
 
 def metadata_damage(feature: Location, recorded: Mapping[str, str]) -> Iterator[Damage]:
-    """Yield the metadata files that are not those of `recorded`."""
+    """Yield the metadata files that are missing or do not match `recorded`."""
     for found in changed_files(feature, recorded):
         yield replace(found, part=found.part.removesuffix(f"/{METADATA}"))
 
 
 def feature_damage(feature: Location, progress: Progress | None = None) -> list[Damage]:
-    """Read all of a feature and return what cannot be trusted; an empty list is good news."""
+    """Read a whole feature and return all damage; an empty list means that it is intact."""
     progress = progress or Silent()
     try:
         attributes = root_attributes(feature)
@@ -72,7 +72,7 @@ def feature_damage(feature: Location, progress: Progress | None = None) -> list[
 
 
 def _chunks(place: Location) -> int:
-    """Return how many chunks an array has; none where it is a group, or cannot be read."""
+    """Return how many chunks an array has; 0 for a group, or if it cannot be read."""
     try:
         array = array_at(place)
     except UNREADABLE:
@@ -107,7 +107,7 @@ def array_damage(
 
 
 def has_gaps(numbers: Array) -> bool:
-    """Whether some of the numbers, as an array holds them, were never written."""
+    """Whether some of these numbers of an array, not yet decoded, were never written."""
     if numbers.dtype.kind == "f":
         return bool(np.isnan(numbers).any())
     gap = next(kind.gap for kind in ARRAY_TYPES.values() if kind.array == str(numbers.dtype))
@@ -115,7 +115,7 @@ def has_gaps(numbers: Array) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first line of what a library says."""
+    """Return the first line of a library's message."""
     if isinstance(error, FileNotFoundError):
         return "is missing"
     return (str(error).splitlines() or [type(error).__name__])[0]

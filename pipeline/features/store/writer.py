@@ -1,4 +1,4 @@
-"""A feature in the making, which survives an interrupted run."""
+"""Writing a feature so that an interrupted run can be continued."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     import zarr
 
 CHUNK_BYTES = 64 * 2**20
-# Below the work of a feature: one empty file for each shard that is finished.
+# A folder below the work of a feature, with one empty file per finished shard.
 DONE = "done"
 
 
 class FeatureWriter:
-    """Writes the feature `name` of a store; what is finished is remembered below `work`.
+    """Writes the feature `name` of a store, and records below `work` which shards are finished.
 
-    Where directories can be renamed, a feature is written below `work` and moved into the store
-    when it is complete; on object storage it is written in its place, and becomes readable when
-    the record of its completeness is written, last of all.
+    On a local disk, a feature is written below `work` and moved into the store when it is
+    complete. On object storage, it is written in place, and becomes readable in the last step,
+    which marks it as complete.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class FeatureWriter:
         self._markers = work / DONE
 
     def begin(self) -> None:
-        """Continue what an interrupted run of the same fingerprint has left, or start anew."""
+        """Continue the work of an interrupted run with the same fingerprint, or start over."""
         try:
             found = root_attributes(self.home)
         except (*UNREADABLE, AttributeError):
@@ -61,10 +61,10 @@ class FeatureWriter:
         self._group("a").attrs.put(self._unfinished())
 
     def reopen(self) -> None:
-        """Take a published feature back, as one in the making whose shards are all to be done.
+        """Turn a published feature back into an unfinished one, with no shard marked as done.
 
-        Its own attributes are written anew: the caller knows that its rows were made from this
-        fingerprint.
+        Its attributes are replaced: the caller must know that its rows were made from this
+        writer's fingerprint.
         """
         remove_tree(self.work)
         if self.home != self.target:
@@ -76,7 +76,7 @@ class FeatureWriter:
         return {"format": FORMAT, "fingerprint": self._fingerprint, "complete": False}
 
     def write_reduction(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
-        """Store what maps the representation to the stored numbers."""
+        """Store the reduction, which maps the representation to the stored numbers."""
         group = self._group("r+").create_group(REDUCTION, overwrite=True)
         summary = hashlib.sha256(digest(attributes).encode())
         for name, values in sorted(arrays.items()):
@@ -95,16 +95,16 @@ class FeatureWriter:
         group.attrs.update({**attributes, "digest": summary.hexdigest(), "complete": True})
 
     def has_reduction(self) -> bool:
-        """Whether `write_reduction` has been through."""
+        """Whether `write_reduction` has been completed."""
         group = self._group("r")
         return REDUCTION in group and bool(group[REDUCTION].attrs.asdict().get("complete"))
 
     def reduction(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Return the arrays and attributes that `write_reduction` was given."""
+        """Return the arrays and attributes that `write_reduction` stored."""
         return read_reduction(self._group("r"))
 
     def reduction_digest(self) -> str:
-        """Return the SHA-256 of what `reduction` returns."""
+        """Return the recorded SHA-256 of the reduction."""
         return str(self._group("r")[REDUCTION].attrs["digest"])
 
     def create_split(
@@ -116,9 +116,9 @@ class FeatureWriter:
         stored_type: StoredType,
         samples_per_shard: int,
     ) -> None:
-        """Create the array of a split, unless it is there from an interrupted run.
+        """Create the array of a split, unless an interrupted run has created it.
 
-        Rows that such a run has written by another reduction are forgotten.
+        Rows that such a run wrote with another reduction are discarded.
         """
         group = self._group("r+")
         made_by = {
@@ -150,11 +150,11 @@ class FeatureWriter:
         )
 
     def chunk_rows(self, split: str) -> int:
-        """Return the number of rows of a chunk of `split`."""
+        """Return the number of rows per chunk of `split`."""
         return int(self._array(split).chunks[0])
 
     def write_rows(self, split: str, first: int, rows: Array, encoding: Encoding) -> None:
-        """Write whole chunks of floats, beginning at row `first`.
+        """Encode floats and write them as whole chunks, beginning at row `first`.
 
         Raises StoreError if a number is not finite in the stored type.
         """
@@ -172,18 +172,18 @@ class FeatureWriter:
         array[first : first + len(rows)] = numbers
 
     def done(self) -> frozenset[tuple[str, int]]:
-        """Return the split and number of each shard that is finished."""
+        """Return the split and number of each finished shard."""
         names = (name.rpartition("-") for name in names_in(self._markers))
         return frozenset((split, int(number)) for split, _, number in names)
 
     def mark(self, split: str, numbers: Iterable[int]) -> None:
-        """Remember shards whose rows have all been written."""
+        """Mark shards as finished, after all their rows have been written."""
         self._markers.mkdir(parents=True, exist_ok=True)
         for number in numbers:
             (self._markers / f"{split}-{number:06d}").write_bytes(b"")
 
     def publish(self, report: Mapping[str, Any]) -> StoredFeature:
-        """Record the feature as complete, in the store, in place of an older one."""
+        """Mark the feature as complete and move it into the store, replacing an older one."""
         attributes: dict[str, Any] = {
             "format": FORMAT,
             "fingerprint": self._fingerprint,
