@@ -1,4 +1,4 @@
-"""`mvmr plan`: what the active experiment will cost, before it is started."""
+"""`mvmr plan`: estimate the cost of the active experiment before it is started."""
 
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from stages.terminal.result import Result, megabytes
 
 
 def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
-    """Measure a few images on this machine, and say what the whole will take."""
+    """Measure a few images on this machine, and estimate the cost of the whole experiment."""
     experiment, progress = chosen.experiment, screen.progress
     dataset = experiment.dataset
     announce(
@@ -168,7 +168,7 @@ def _training_rows(training: TrainingCost, epochs: int, before: float) -> list[l
 
 
 def _saving(experiment: Experiment, sample: TrialSample, costs: dict[str, FeatureCost]) -> str:
-    """Say what reading the targets saves, as the report says it afterwards."""
+    """Return how much time reading the targets saves, as the report does afterwards."""
     targets = [costs[name] for name in experiment.targets()]
     if not targets or experiment.train is None:
         return "The objective reads nothing from the store, so caching saves nothing."
@@ -179,8 +179,8 @@ def _saving(experiment: Experiment, sample: TrialSample, costs: dict[str, Featur
         for cost in targets
     )
     return (
-        f"Caching saves {_time(saved)} in this run: that is what computing the targets anew in "
-        f"each of the {epochs - 1} epochs after the first would take."
+        f"Caching saves {_time(saved)} in this run: computing the targets again in each of the "
+        f"{epochs - 1} epochs after the first would take that long."
     )
 
 

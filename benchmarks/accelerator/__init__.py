@@ -1,1 +1,1 @@
-"""What one GPU makes of this project, in ten minutes. See `__main__`."""
+"""What one GPU achieves with this project, in ten minutes. See `__main__`."""

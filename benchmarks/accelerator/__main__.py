@@ -1,24 +1,22 @@
-"""What one GPU makes of this project, in ten minutes: one command, one JSON file.
+"""What one GPU achieves with this project, in ten minutes: one command, one JSON file.
 
     python -m benchmarks.accelerator [--json FILE] [--minutes 10] [--images DIR] [--teacher DIR]
         [--photographs DIR] [--only SECTION ...] [--tiny]
 
     tests      the tests that need a device, and a first run of the digits experiment
     agreement  representations, dependence and views against the CPU, scattering against kymatio
-    teacher    ViT-B-16 fed from JPEG files over the bare network
-    steps      training steps with five cached targets and without, waits, memory, feeding
+    teacher    ViT-B-16 fed from JPEG files, against the bare network
+    steps      training steps with and without five cached targets: waits, memory, feeding
     probes     k-NN and linear probes on 200,000 rows
-    cifar10    the study's finalists with ResNet-18, for the epochs that the time is enough for
+    cifar10    the study's finalists with ResNet-18, for as many epochs as time allows
 
-The file is written anew with every finding, so that whatever ends the command, what it has found
-is there. Each section is a process of its own with a limit of time: one that fails leaves the
-others alone. A section that is done is not done again by a call with the same file, and training
-goes on where it was stopped, below --work.
+The file is rewritten after every finding, so findings are kept however the command ends. Each
+section is a separate process with a time limit; if one fails, the others still run. A call with
+the same file skips the sections that are done, and resumes training from its files below --work.
 
-Before anything starts, a line says which package is missing and what is skipped for it. PyTorch
-2.11 is enough for all sections; they are written for the pinned version as well. `--tiny` runs
-everything on the CPU, with the smallest sizes. `benchmarks.accelerator.gather` gathers what a
-machine without a network lacks.
+Before anything starts, one line per missing package says what is skipped without it. All sections
+work with PyTorch 2.11 and with the pinned version. `--tiny` runs everything on the CPU, with the
+smallest sizes. `benchmarks.accelerator.gather` gathers what a machine without a network lacks.
 """
 
 import argparse
@@ -42,12 +40,12 @@ from pipeline.base.atomic import write_json
 from pipeline.base.devices import available_cores, device_from
 
 VERSIONS = ("torch", "torchvision", "numpy", "lightning", "open_clip_torch", "timm", "zarr")
-LEAST_SECONDS = 20.0  # a section that has less is not begun
+LEAST_SECONDS = 20.0  # a section with less time is not started
 DONE = "done"
 
 
 def main() -> None:
-    """Run the sections, or, as one of the processes, a single one."""
+    """Run the sections; or only one, if this is the process of a section."""
     parser = _parser()
     arguments = parser.parse_args()
     device = device_from("cpu" if arguments.tiny else arguments.device)
@@ -80,7 +78,7 @@ def main() -> None:
 
 
 def preflight(names: list[str], options: Options) -> dict[str, str]:
-    """Print a line for each thing that is missing; return which sections are skipped, and why."""
+    """Print one line per missing package or option; return the skipped sections, and why."""
     chosen = {name: SECTIONS[name] for name in names}
     needed = {package for section in chosen.values() for package in section.needs + section.likes}
     lacking = missing(tuple(sorted(needed)))
@@ -103,19 +101,19 @@ def preflight(names: list[str], options: Options) -> dict[str, str]:
 
 
 def run(name: str, options: Options) -> Mapping[str, Any]:
-    """Run one section in a process of its own; return how it ended, and how long it took."""
+    """Run one section in its own process; return how it ended, and how long it took."""
     section: Section = SECTIONS[name]
     limit = min(section.seconds, options.seconds_left)
     if limit < LEAST_SECONDS:
         return {"how": "no time was left"}
     until = ["--until", str(options.until), "--section", name]
     command = [sys.executable, "-m", "benchmarks.accelerator", *sys.argv[1:], *until]
-    # As `mvmr` and its workers have it: idle threads sleep.
+    # As in `mvmr` and its workers, idle threads sleep.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     if options.tiny:
         environment["OMP_NUM_THREADS"] = "1"
     began = time.time()
-    # A group of its own, so that a section's workers end with it.
+    # In its own process group, so that a section's workers end with it.
     process = subprocess.Popen(command, env=environment, process_group=0)
     try:
         code = process.wait(limit)
@@ -130,7 +128,7 @@ def run(name: str, options: Options) -> Mapping[str, Any]:
 
 
 def here(name: str, options: Options, file: Path) -> Mapping[str, Any]:
-    """Run one section in this process, without a limit of time."""
+    """Run one section in this process, without a time limit."""
     began = time.time()
     SECTIONS[name].load()(options, Results(file, name))
     return {"how": DONE, "seconds": time.time() - began}
@@ -145,7 +143,7 @@ def note(file: Path, name: str, status: Mapping[str, Any]) -> None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Return what it runs on."""
+    """Return the machine and the versions of the libraries."""
     found: dict[str, Any] = {"python": platform.python_version(), "cores": available_cores()}
     if device.type == "cuda":
         found["device"] = torch.cuda.get_device_name(device)
@@ -167,12 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, default=Path("runs/accelerator/results.json"))
     parser.add_argument("--work", type=Path, default=Path("runs/accelerator/work"))
-    parser.add_argument("--minutes", type=float, default=10.0, help="what all may take")
+    parser.add_argument("--minutes", type=float, default=10.0, help="limit for all sections")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--images", type=Path, help="CIFAR-10: {train,test}/<class>/<image>")
     parser.add_argument("--teacher", type=Path, help="the folder of the study's teacher")
     parser.add_argument("--photographs", type=Path, help="a folder of JPEG files")
-    parser.add_argument("--epochs", type=int, help="of cifar10, instead of those that fit")
+    parser.add_argument("--epochs", type=int, help="epochs of cifar10, instead of as many as fit")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, on the CPU")
     parser.add_argument("--here", action="store_true", help="all sections in this process")

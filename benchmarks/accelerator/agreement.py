@@ -1,8 +1,8 @@
-"""Whether a device computes what the CPU computes: representations, dependence, random views.
+"""Whether a device computes the same as the CPU: representations, dependence, random views.
 
-Errors are the largest difference over the largest value, in float32, against float64 on the CPU;
-the CPU's own error stands beside the device's. Scattering is also compared with kymatio's on the
-device, in values and in speed.
+An error is the largest difference divided by the largest value, in float32 against float64 on the
+CPU. The CPU's own error is given next to the device's. Scattering is also compared with kymatio's
+on the device, in values and in speed.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from pipeline.representations.scattering import Scattering2D
 
 HANDCRAFTED = ("scattering", "hog", "local_std", "dct", "patch_scattering")
 WIDTHS = (128, 2048)
-TIPPED = 2e-3  # a pixel that differs by more is another one
+TIPPED = 2e-3  # pixels that differ by more count as different
 
 
 def measure(options: Options, results: Results) -> None:
-    """Compare everything; what raises says so, and the rest follows."""
+    """Compare everything; an error is recorded, and the other comparisons still run."""
     device = options.device
     sides = (16,) if options.tiny else (32, 96, 224)
     for side in sides:
@@ -65,7 +65,7 @@ def representation(kind: str, side: int, device: torch.device) -> dict[str, floa
 
 
 def dependence(statistic: Statistic, B: int, D: int, device: torch.device) -> dict[str, Any]:
-    """Return the errors of a statistic and of its gradient, and what it takes on the device."""
+    """Return the errors of a statistic and of its gradient, and their time on the device."""
     random = torch.Generator().manual_seed(0)
     x = torch.randn(B, D, generator=random)
     y = x[:, :64] @ torch.randn(64, D, generator=random) + torch.randn(B, D, generator=random)
@@ -90,7 +90,7 @@ def dependence(statistic: Statistic, B: int, D: int, device: torch.device) -> di
 
 
 def views(policy: str, device: torch.device) -> dict[str, float]:
-    """Return how far views of equal draws differ, and images a second on the device."""
+    """Return how far views with equal draws differ, and images per second on the device."""
     side, count = 32, 256
     image = ImageOptions(size=side, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
     augment = build_augmentation(AugmentationOptions.model_validate({"policy": policy}), image)
@@ -112,7 +112,7 @@ def views(policy: str, device: torch.device) -> dict[str, float]:
 
 
 def kymatio(side: int, count: int, device: torch.device) -> dict[str, float]:
-    """Return how scattering compares with its reference library's, both on the device."""
+    """Return how our scattering compares with kymatio's, both on the device."""
     # Kymatio's public import fails with SciPy 1.17; this module of it does not.
     from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
@@ -132,7 +132,7 @@ def kymatio(side: int, count: int, device: torch.device) -> dict[str, float]:
 
 
 def after_advice(B: int, device: torch.device) -> dict[str, Any]:
-    """Return the error of dCor after the call that Lightning advises on such a device."""
+    """Return the errors of dCor after the call that Lightning recommends on such devices."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
@@ -142,7 +142,7 @@ def after_advice(B: int, device: torch.device) -> dict[str, Any]:
 
 
 def error(found: Tensor, exact: Tensor) -> float:
-    """Return the largest difference over the largest value."""
+    """Return the largest difference divided by the largest value."""
     return float((found.double() - exact.double()).abs().max() / exact.double().abs().max())
 
 

@@ -1,9 +1,9 @@
-"""The study's finalists with ResNet-18 on CIFAR-10, for as many epochs as the time is enough for.
+"""The study's finalists with ResNet-18 on CIFAR-10, for as many epochs as time allows.
 
-The number of epochs is chosen once, from the measured cost of a step of each objective, and is the
-same for all, so that they can be compared. It is kept below the working folder: a later call with
-the same folder goes on where this one was stopped, with the same schedule. Each student is scored
-on the test images by the linear and the nearest-neighbour probe.
+The number of epochs is chosen once, from the measured cost of a step of each objective. It is the
+same for all, so that they can be compared. It is kept below the working folder, so a later call
+with the same folder resumes with the same schedule. Each student is scored on the test images by
+the linear and the nearest-neighbour probe.
 """
 
 import csv
@@ -36,12 +36,12 @@ FINALISTS = (
     "clip regressed + 0.3 on standardised h, both",
 )
 TRAINING_IMAGES = 40_500
-# What an epoch takes beside its steps: validation, the probes beside the training, saving.
+# Time of an epoch besides its steps: validation, online probes, saving.
 STEP_FACTOR, EPOCH_SECONDS = 1.2, 3.0
-# What a run takes beside its epochs: decoding the images, building the student, scoring it.
+# Time of a run besides its epochs: decoding the images, building the student, scoring it.
 RUN_SECONDS = 25.0
 SAVING_SECONDS = 15.0
-LEAST_SECONDS = 40.0  # a run that has less is not begun
+LEAST_SECONDS = 40.0  # a run with less time is not started
 PLAN = "plan.json"
 
 
@@ -71,18 +71,18 @@ def measure(options: Options, results: Results) -> None:
             results.attempt(name, partial(trained, study, name))
     left = [n for n in names if not (study.confirmed / f"{identifier(n, SEED)}.json").exists()]
     if left:
-        raise SystemExit(f"Not finished: {'; '.join(left)}. The same command goes on with them.")
+        raise SystemExit(f"Not finished: {'; '.join(left)}. The same command resumes them.")
 
 
 def finalists(options: Options) -> Sequence[str]:
-    """Return the candidates that can be trained: none with a teacher where there is none."""
+    """Return the candidates that can be trained: without a teacher, those that need none."""
     if options.tiny:
         return ("vicreg",)
     return FINALISTS if options.teacher else FINALISTS[:2]
 
 
 def changes(setting: Setting, *, epochs: int) -> list[str]:
-    """Return what the study changes in all its runs."""
+    """Return the overrides that apply to all runs of the study."""
     values = {
         **{f"student.{key}": value for key, value in setting.student.items()},
         "train.epochs": epochs,
@@ -96,7 +96,7 @@ def changes(setting: Setting, *, epochs: int) -> list[str]:
 
 
 def chosen(names: Sequence[str], setting: Setting, options: Options) -> dict[str, Any]:
-    """Return the number of epochs that the time is enough for, and what it was computed from."""
+    """Return the number of epochs that time allows, and the figures that it follows from."""
     steps = TRAINING_IMAGES // setting.batch
     milliseconds = {
         name: cost(setting, CANDIDATES[name].terms, options.device)["milliseconds"]
@@ -111,12 +111,12 @@ def chosen(names: Sequence[str], setting: Setting, options: Options) -> dict[str
 
 
 def trained(study: Study, name: str) -> dict[str, Any]:
-    """Train a candidate and score it; where it was interrupted, say how far it is."""
+    """Train a candidate and score it; if it was interrupted, return how far it got."""
     began = time.time()
     try:
         study.confirm([name], [SEED])
         stopped = False
-    except (SystemExit, KeyboardInterrupt):  # in training, which has said so, or in scoring
+    except (SystemExit, KeyboardInterrupt):  # from training, which has reported it, or from scoring
         stopped = True
     run = identifier(name, SEED)
     scores = {} if stopped else read(study.confirmed / f"{run}.json")
@@ -137,7 +137,7 @@ def newest_curves() -> Path | None:
 
 
 def last_row(curves: Path | None) -> dict[str, Any]:
-    """Return what the last epoch says, and how many there were."""
+    """Return the figures of the last epoch, and the number of epochs."""
     if curves is None or not curves.exists():
         return {"epochs": 0}
     with curves.open(newline="", encoding="utf-8") as file:
@@ -148,7 +148,7 @@ def last_row(curves: Path | None) -> dict[str, Any]:
 
 @contextmanager
 def interrupted_after(seconds: float) -> Iterator[None]:
-    """Interrupt this process when the time is over, as Ctrl-C does: training saves and ends."""
+    """Interrupt this process when time is up, as Ctrl-C does: training saves and ends."""
     timer = threading.Timer(max(0.1, seconds), os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     timer.start()

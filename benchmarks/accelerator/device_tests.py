@@ -1,7 +1,7 @@
 """The tests that need a device, and a first run of the digits experiment on it.
 
-Only files that hold such tests are collected, so that no other test's libraries are needed.
-Warnings do not fail a test here: the libraries may be other versions than the pinned ones.
+Only files with such tests are collected, so that libraries of other tests are not needed. Warnings
+do not fail a test here, as the libraries' versions may differ from the pinned ones.
 """
 
 import io
@@ -20,7 +20,7 @@ from stages.terminal.cli import run
 
 ROOT = Path(__file__).parents[2]
 MARK = "pytest.mark.gpu"
-# The cheap files first: a compilation or a group of processes may use up the time.
+# It runs last: compilation and process groups may use up the time.
 SLOWEST = "test_devices.py"
 SHORT = ("-s", "train.epochs=3", "-s", "train.schedule={kind: cosine}")
 VARIANTS = {"float32": (), "bf16": ("-s", "train.precision=bf16", "-s", "train.channels_last=true")}
@@ -54,7 +54,7 @@ class Recorder:
         self._results = results
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note a test's outcome, or that it could not begin or end."""
+        """Record a test's outcome, or a failure of its set-up or tear-down."""
         if report.when == "call" or not report.passed:
             found: dict[str, Any] = {"outcome": report.outcome, "seconds": report.duration}
             if report.failed:
@@ -62,13 +62,13 @@ class Recorder:
             self._results.add(report.nodeid.partition("tests/")[2] or report.nodeid, found)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note a file that cannot be imported."""
+        """Record a file that cannot be imported."""
         if report.failed:
             self._results.add(report.nodeid, {"outcome": "error", "text": report.longreprtext})
 
 
 def first_run(options: Options, results: Results) -> None:
-    """Run the digits experiment as a user would, on the device that is chosen by itself."""
+    """Run the digits experiment as a user would, on the device chosen by default."""
     root = options.work / "digits"
     root.mkdir(parents=True, exist_ok=True)
     if not (root / "configs").exists():
@@ -84,7 +84,7 @@ def first_run(options: Options, results: Results) -> None:
 
 
 def command(arguments: list[str]) -> dict[str, Any]:
-    """Return the exit code of a command of `mvmr`, its seconds, and what it said if it failed."""
+    """Return a command's exit code, seconds and memory, and its output if it failed."""
     said = io.StringIO()
     began = time.perf_counter()
     with redirect_stdout(said), redirect_stderr(said):

@@ -3,11 +3,11 @@
     python -m benchmarks.accelerator.gather --into DIR --installed FILE
         [--python 3.12] [--images ARCHIVE] [--teacher DIR] [--photographs TAR] [--megabytes 60]
 
-FILE names the packages that the machine has, one a line. The wheels of what the benchmark needs
-beyond them, and of what those need in turn, go to DIR/wheels, in the versions of
-`constraints.txt`. PyTorch, torchvision and NumPy are never gathered: a second copy would hide the
-machine's own. The archive of images and the teacher's files are copied as they are. As many
-photographs of the tar as still fit are copied to DIR/photographs.
+FILE names the packages that the machine has, one per line. Wheels of the other packages that the
+benchmark needs, and of their dependencies, go to DIR/wheels, in the versions of `constraints.txt`.
+PyTorch, torchvision and NumPy are never gathered: a second copy would hide the machine's own. The
+archive of images and the teacher's files are copied unchanged. As many photographs from the tar
+as still fit are copied to DIR/photographs.
 """
 
 import argparse
@@ -33,11 +33,11 @@ ROOTS = (
     "universal_pathlib",
     "webdataset",
     "zarr",
-    # The benchmark needs these, too, but most machines have them.
+    # The benchmark also needs these, but most machines have them.
     *("click", "fsspec", "hypothesis", "jinja2", "lightning", "matplotlib", "pillow", "psutil"),
     *("pytest", "rich", "safetensors", "scikit-learn", "scipy", "tensorboard", "timm"),
 )
-# Pydantic needs a recent one, and an old one beside PyTorch is common.
+# Pydantic needs a recent version, and machines with PyTorch often have an old one.
 REPLACED = ("typing_extensions",)
 NEVER = {"numpy", "torch", "torchvision"}
 PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in (34, 31, 28, 27, 24, 17))
@@ -46,7 +46,7 @@ MEBIBYTE = 2**20
 
 
 def main() -> None:
-    """Gather, and say how much it is."""
+    """Gather everything, and print its size."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,10 +54,10 @@ def main() -> None:
     parser.add_argument("--installed", type=Path, required=True)
     parser.add_argument("--constraints", type=Path, default=Path("constraints.txt"))
     parser.add_argument("--python", default="3.12")
-    parser.add_argument("--images", type=Path, help="an archive, copied as it is")
-    parser.add_argument("--teacher", type=Path, help="a folder, copied as it is")
+    parser.add_argument("--images", type=Path, help="an archive, copied unchanged")
+    parser.add_argument("--teacher", type=Path, help="a folder, copied unchanged")
     parser.add_argument("--photographs", type=Path, help="a tar of JPEG files")
-    parser.add_argument("--megabytes", type=float, default=60.0, help="what all may weigh")
+    parser.add_argument("--megabytes", type=float, default=60.0, help="limit for everything")
     arguments = parser.parse_args()
     names = arguments.installed.read_text(encoding="utf-8").split()
     installed: set[str] = {canonicalize_name(name) for name in names}
@@ -82,7 +82,7 @@ def main() -> None:
 def gather_wheels(
     folder: Path, installed: set[str], pins: Mapping[str, str], python: str
 ) -> Iterator[str]:
-    """Download what is not installed, and what that needs; yield the name of each wheel."""
+    """Download packages that are not installed, and their dependencies; yield each wheel's name."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pending = [Requirement(root) for root in ROOTS]
@@ -118,7 +118,7 @@ def download(name: str, folder: Path, pins: Mapping[str, str], python: str) -> P
 
 
 def requirements(wheel: Path, extras: Iterable[str], python: str) -> list[Requirement]:
-    """Return what a wheel needs on Linux and that Python, with the extras that are asked for."""
+    """Return a wheel's requirements on Linux with that Python, including those of `extras`."""
     with zipfile.ZipFile(wheel) as archive:
         (path,) = [n for n in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n)]
         metadata = Parser().parsestr(archive.read(path).decode("utf-8"))
@@ -157,7 +157,7 @@ def copy_photographs(archive: Path, folder: Path, room: int) -> int:
             content = tar.extractfile(file)
             if content is None or file.size > room:
                 continue
-            # Named by number: nothing is written where an archive says.
+            # Named by number, so that the archive does not decide where files are written.
             (folder / f"{count:05d}.jpg").write_bytes(content.read())
             room, count = room - file.size, count + 1
     return count

@@ -1,4 +1,4 @@
-"""What the k-NN and linear probes take on the device, and on the CPU for a smaller part.
+"""The time of k-NN and linear probes on the device, and on the CPU with fewer rows.
 
 Features are drawn around the centres of a hundred classes, in float32.
 """
@@ -20,7 +20,7 @@ Splits = tuple[LabelledFeatures, LabelledFeatures, LabelledFeatures]
 
 
 def measure(options: Options, results: Results) -> None:
-    """Time both probes: a part on both devices, and all rows on the device."""
+    """Time both probes: some rows on both devices, and all rows on the device."""
     cpu = torch.device("cpu")
     part = (2_000, 200) if options.tiny else (20_000, 2_000)
     whole = (4_000, 400) if options.tiny else (200_000, 10_000)
@@ -58,7 +58,7 @@ def linear(splits: Splits, device: torch.device) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what `work` returns, and its seconds; the results lie on the CPU."""
+    """Return the result of `work` and its seconds; results are on the CPU."""
     began = time.perf_counter()
     result = work()
     return result, time.perf_counter() - began

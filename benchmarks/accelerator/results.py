@@ -1,4 +1,4 @@
-"""What is found, kept in one JSON file that is written anew with every finding."""
+"""The findings, in one JSON file that is rewritten after every finding."""
 
 import json
 import math
@@ -19,7 +19,7 @@ SECTIONS = "sections"
 
 @dataclass(frozen=True)
 class Options:
-    """What a section is told: where it runs, how large it is, and where the data are.
+    """What a section needs to know: its device, its size, its time, and where the data are.
 
     `until` is the Unix time by which everything ends.
     """
@@ -55,10 +55,10 @@ class Results:
         print(f"{self._section}: {name}: {json.dumps(value, ensure_ascii=False)}", flush=True)
 
     def attempt(self, name: str, work: Callable[[], Any]) -> None:
-        """Write what `work` returns; an error is a finding, too, and the next one follows."""
+        """Write the result of `work`, or its error, so that other work still runs."""
         try:
             value = work()
-        except Exception as error:  # whatever fails on a device that was never tried
+        except Exception as error:  # anything may fail on an untested device
             value = failure(error)
         self.add(name, value)
 
@@ -71,7 +71,7 @@ def failure(error: Exception) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what a file of results holds; nothing where there is none."""
+    """Return the content of a file of results; empty if there is no file."""
     if not path.exists():
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -79,7 +79,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: rounded, and infinity and NaN as text."""
+    """Return a value for JSON: rounded, with infinity and NaN as text."""
     if isinstance(value, Mapping):
         return {str(key): plain(member) for key, member in value.items()}
     if isinstance(value, list | tuple):

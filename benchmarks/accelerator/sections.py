@@ -16,8 +16,8 @@ TRAINING = ("lightning", "tensorboard", "sklearn")
 class Section:
     """One part of the benchmark.
 
-    `module` holds its `measure`. Without one of the packages `needs` it is skipped; without one of
-    `likes` a part of it is. `seconds` is the longest that it may take.
+    `module` holds its `measure`. The section is skipped without one of the packages `needs` or the
+    options `data`. Without one of `likes`, a part of it is skipped. `seconds` is its time limit.
     """
 
     module: str
@@ -27,7 +27,7 @@ class Section:
     seconds: float = 60.0
 
     def load(self) -> Measure:
-        """Import what measures it."""
+        """Import its module, and return its `measure`."""
         measure: Measure = import_module(f"benchmarks.accelerator.{self.module}").measure
         return measure
 

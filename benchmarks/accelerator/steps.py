@@ -1,10 +1,10 @@
-"""What a training step costs, with five cached targets and without any.
+"""The cost of a training step, with five cached targets and without any.
 
-ResNet-18 at 32 px and ResNet-50 at 224 px, two views, bf16, channels last; the last lines compile
-the networks. The batch lies on the device, so that views, forward, backward and optimiser are
-timed, and nothing else. Waits are the calls after which the host waits for the device in one step,
-by line of code. The last section trains ResNet-50 from JPEG files, by two workers and by many, and
-says what share of the time it waits for them.
+ResNet-18 at 32 px and ResNet-50 at 224 px are trained with two views, in bf16, channels last, and
+finally compiled. The batch is on the device, so only views, forward, backward and optimiser are
+timed. Waits are the calls in one step after which the host waits for the device, by line of code.
+ResNet-50 is also trained from JPEG files, with two workers and with many, to measure the share of
+time that it waits for them.
 """
 
 import tempfile
@@ -75,7 +75,7 @@ TINY = Setting("tiny", 32, 8, "cifar20", {"architecture": "resnet8", "projector"
 
 
 def measure(options: Options, results: Results) -> None:
-    """Time every step, then the feeding, then what is compiled, as that may take longest."""
+    """Time every step, then the feeding, then the compiled steps, which may take longest."""
     settings = (TINY,) if options.tiny else (SMALL, LARGE)
     for setting in settings:
         for what, terms in (("no target", VIEWS), ("five cached targets", CACHED)):
@@ -98,7 +98,7 @@ def cost(
     *,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """Return milliseconds a step, images a second, the memory's peak, and waits by line."""
+    """Return milliseconds per step, images per second, peak memory, and waits by line."""
     batch = random_batch(setting, terms, device)
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -166,13 +166,13 @@ def stepper(
 
 
 def targets(terms: Mapping[str, Any]) -> list[str]:
-    """Return the representations that terms name; each has the width that `WIDTHS` gives it."""
+    """Return the representations that terms name; `WIDTHS` has their widths."""
     named = [term.get("representation", name) for name, term in terms.items()]
     return [name for name in dict.fromkeys(named) if name in WIDTHS]
 
 
 def image_of(setting: Setting) -> ImageOptions:
-    """Return how a setting sees an image."""
+    """Return the image options of a setting."""
     return ImageOptions(size=setting.size, channels=3, mean=(0.48,) * 3, std=(0.25,) * 3)
 
 
@@ -204,7 +204,7 @@ def waits(work: Callable[[], object]) -> Counter[str]:
 
 
 def fed(setting: Setting, workers: int, options: Options) -> dict[str, float]:
-    """Return images a second of training from JPEG files, and the share of waiting for them."""
+    """Return images per second of training from JPEG files, and the share of waiting for them."""
     steps = 2 if options.tiny else 8
     images = setting.batch * (steps + 2)
     device = options.device

@@ -1,8 +1,8 @@
-"""How much of a teacher's speed is left when it is fed from JPEG files by the extraction.
+"""How much of a teacher's speed remains when the extraction feeds it from JPEG files.
 
-ViT-B-16 with random weights, of open_clip, or of timm where that is missing. The bare rate is
-that of the image tower on a batch that lies on the device. The fed rate is that of the project's
-extraction after its first tar, by one worker, as one GPU has it.
+The teacher is ViT-B-16 with random weights, from open_clip, or from timm if that is missing. The
+bare rate is the image tower's, on a batch that is on the device. The fed rate is that of the
+project's extraction after its first tar, with one worker, as on one GPU.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ SIDE = 224
 
 
 class Photographs(Source):
-    """So many images: the JPEG files below a folder again and again, or a few that are made."""
+    """A source of `count` images: the JPEG files below a folder, repeated, or a few made ones."""
 
     def __init__(self, folder: Path | None, count: int, *, made_side: int = 448) -> None:
         self.classes = None
@@ -50,7 +50,7 @@ class Photographs(Source):
 
     @property
     def files(self) -> Sequence[bytes]:
-        """The different files."""
+        """The distinct files."""
         return self._files
 
     def read(self, item: Item) -> Encoded:
@@ -101,7 +101,7 @@ def measure(options: Options, results: Results) -> None:
 
 @contextmanager
 def weights(folder: Path, *, tiny: bool) -> Iterator[dict[str, Any]]:
-    """Yield the settings of a teacher whose random weights lie in a file below `folder`."""
+    """Yield the settings of a teacher whose random weights are in a file below `folder`."""
     path = folder / "weights.pt"
     if find_spec("open_clip") and not tiny:
         import open_clip
@@ -117,7 +117,7 @@ def weights(folder: Path, *, tiny: bool) -> Iterator[dict[str, Any]]:
 
 
 def bare(network: torch.nn.Module, batch: int, device: torch.device) -> dict[str, float]:
-    """Return images a second of a network whose images lie on its device."""
+    """Return images per second of a network whose images are on its device."""
     images = torch.randn(batch, 3, SIDE, SIDE, device=device)
     with torch.inference_mode():
         seconds = device_seconds(lambda: network(images), device, calls=4)
@@ -127,7 +127,7 @@ def bare(network: torch.nn.Module, batch: int, device: torch.device) -> dict[str
 def preparation(
     settings: dict[str, Any], image: ImageOptions, files: Sequence[bytes]
 ) -> dict[str, float]:
-    """Return the milliseconds that decoding an image and preparing it take."""
+    """Return the milliseconds of decoding and of preparing an image."""
     prepare = KINDS[settings["kind"]].model_validate(settings).build(image).preparation
     cpu = torch.device("cpu")
     decoded = [decode(file) for file in files]
@@ -144,7 +144,7 @@ def preparation(
 def fed(
     chosen: RepresentationOptions, image: ImageOptions, shards: Path, root: Path
 ) -> dict[str, float]:
-    """Return images a second of an extraction, without its first tar, and seconds of all."""
+    """Return images per second of an extraction, without and with its first tar."""
     meter = PaceMeter()
     extract(
         {"teacher": chosen},

@@ -1,1 +1,1 @@
-"""What frozen features are worth: one file a protocol, and the metrics they share."""
+"""Evaluation of frozen features: one file per protocol, and what the protocols share."""

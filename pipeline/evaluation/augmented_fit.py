@@ -1,8 +1,8 @@
 """The published fit of a linear classifier: Adam on features of augmented views.
 
-Every pair of learning rate and weight decay has a classifier of its own, and all learn from the
-same batches of features, so that a sweep costs one pass of the encoder. The encoder is in
-evaluation mode: labelled images do not move its batch norm.
+Every pair of learning rate and weight decay has its own classifier. All of them learn from the same
+batches of features, so a sweep needs one pass of the encoder per epoch. The encoder is in
+evaluation mode, so labelled images do not change its batch norm.
 """
 
 from collections.abc import Callable
@@ -38,10 +38,10 @@ from pipeline.training.trial import PlainFit, Trial, plain_trial_options
 
 @dataclass(frozen=True)
 class LabelTask:
-    """What a linear classifier says of an image: how it learns from labels, and how it is judged.
+    """What a linear classifier predicts: its loss on labels, and its score.
 
-    `loss` maps logits (B, K) and labels, as a batch has them, to a scalar; `score` gives percent,
-    and `figure` names it. `classes` (K,) are the labels of the columns.
+    `loss` maps logits (B, K) and the labels of a batch to a scalar. `score` returns percent, and
+    `figure` is the name of that figure. `classes` (K,) are the labels of the columns.
     """
 
     classes: Tensor
@@ -51,7 +51,7 @@ class LabelTask:
 
 
 def one_class(classes: Tensor) -> LabelTask:
-    """Return the task to name an image's only class, among `classes` (K,)."""
+    """Return the task of predicting an image's only class, among `classes` (K,)."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, class_indices(labels, classes).to(logits.device))
@@ -63,10 +63,10 @@ def one_class(classes: Tensor) -> LabelTask:
 
 
 def several_classes(count: int) -> LabelTask:
-    """Return the task to tell of each of `count` classes whether an image has it.
+    """Return the task of predicting, for each of `count` classes, whether an image has it.
 
     Labels are (B, K), negative where an image does not count for a class. The loss of a class is
-    the mean over the images of the batch that count; that of a batch is the mean over classes.
+    the mean over the batch's images that count; the loss of a batch is the mean over classes.
     """
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def several_classes(count: int) -> LabelTask:
 
 @dataclass(frozen=True)
 class AugmentedFit:
-    """The classifier that is best on validation, its figures, and all that were tried."""
+    """The classifier that is best on validation, its figures, and those of all candidates."""
 
     classifier: LinearClassifier
     chosen: dict[str, Any]
@@ -109,10 +109,10 @@ def augmented_fit(
     augmentation: AugmentationOptions,
     options: AugmentedFitOptions,
 ) -> AugmentedFit:
-    """Fit on augmented training images, choose by the task's score on `validation`.
+    """Fit on augmented training images, and choose by the task's score on `validation`.
 
-    A subject that is stored, and so has nothing to compute of a view, is fitted the same way on
-    its stored features. Raises TrainingError if a loss is not finite.
+    A stored subject cannot embed views, so it is fitted the same way on its stored features. Raises
+    TrainingError if a loss is not finite.
     """
     fit = _Fit(train, task, subject, setting, augmentation, options)
     options, tuned = fit.tuned(subject)
@@ -139,7 +139,7 @@ def augmented_fit(
 
 
 class _Fit:
-    """What all candidates share: batches of features, their standardisation, and the task."""
+    """What all candidates share: batches of features, their standardisation and the task."""
 
     def __init__(
         self,
@@ -163,13 +163,13 @@ class _Fit:
             self._images = EmbeddedViews(loader, augment, subject.embed)
 
     def batches(self, size: int) -> Batches:
-        """Return the batches of one size, epoch after epoch."""
+        """Return batches of `size`; each iteration over them is an epoch."""
         if self._images is None:
             return StoredBatches(self._train, size, self._setting.seed)
         return ViewBatches(self._images, size, self._setting.seed)
 
     def standardised(self, features: Tensor) -> Tensor:
-        """Return features (B, D) by the mean and scale of the training images, on the device."""
+        """Return features (B, D), standardised by the training images, on the device."""
         return ((features.cpu() - self._mean) / self._scale).to(self._setting.device)
 
     def candidate(self, lr: float, decay: float) -> _Candidate:
@@ -182,13 +182,13 @@ class _Fit:
         return _Candidate(lr, head, build_optimizer(head.named_parameters(), options, lr=lr))
 
     def raw(self, head: nn.Linear) -> LinearClassifier:
-        """Return the classifier of features as they were before standardising."""
+        """Return the equivalent classifier of features that are not standardised."""
         weight = head.weight.detach().cpu().T / self._scale[:, None]
         bias = head.bias.detach().cpu() - self._mean @ weight
         return LinearClassifier(weight, bias, self._task.classes)
 
     def tuned(self, subject: Subject) -> tuple[AugmentedFitOptions, Values]:
-        """Return the options with what the setting wants found, and what was found."""
+        """Return the options with the values that the setting wants found, and these values."""
         trial = Trial(
             module=self._trial,
             loader=self.batches,

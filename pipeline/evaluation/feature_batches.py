@@ -14,14 +14,14 @@ from pipeline.loading.batch import NO_LABEL, Loader
 
 @dataclass(frozen=True)
 class Rows:
-    """Features (N, D), and labels as a batch has them, of the labelled images of a split."""
+    """Features (N, D), and labels (N,) or (N, K), of the labelled images of a split."""
 
     features: Tensor
     labels: Tensor
 
 
 class Batches(ABC):
-    """Features and labels of labelled training images: every `iter()` is the next epoch."""
+    """Features and labels of labelled training images; each `iter()` is the next epoch."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count, self._seed, self._steps = count, seed, 0
@@ -30,7 +30,7 @@ class Batches(ABC):
         return self._count
 
     def _draw(self) -> None:
-        """Let what is drawn from now on depend on the seed and the number of the step."""
+        """Seed the draws that follow by the seed and the number of the step."""
         torch.manual_seed(seed_from(self._seed, self._steps))
         self._steps += 1
 
@@ -40,7 +40,7 @@ class Batches(ABC):
 
 
 class StoredBatches(Batches):
-    """Stored features, in another order every epoch."""
+    """Stored features, in a different order in each epoch."""
 
     def __init__(self, train: Rows, size: int, seed: int) -> None:
         super().__init__(max(1, len(train.labels) // size), seed)
@@ -58,7 +58,7 @@ class StoredBatches(Batches):
 
 @dataclass(frozen=True)
 class EmbeddedViews:
-    """How features of views come about."""
+    """How to compute features of views: load images, augment them, embed them."""
 
     loader: Callable[[int], Loader]
     augment: nn.Module
@@ -66,7 +66,7 @@ class EmbeddedViews:
 
 
 class ViewBatches(Batches):
-    """Features of a view of each image; images without a label are left out of their batch."""
+    """Features of one view of each image; images without a label are omitted from their batch."""
 
     def __init__(self, images: EmbeddedViews, size: int, seed: int) -> None:
         self._images, self._loader = images, images.loader(size)

@@ -1,4 +1,4 @@
-"""The few training images whose labels may be seen: drawn class by class, or listed in a file."""
+"""The few training images whose labels may be used: drawn per class, or listed in a file."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from pipeline.base.errors import DataError
 from pipeline.base.seeds import generator
 from pipeline.evaluation.image_set import Images
 
-_DRAW = 0  # stream of random draws; 1 is that of the steps
+_DRAW = 0  # stream of random draws; fine-tuning uses 1
 
 
 def labelled_rows(images: Images, *, share: float | None, files: Path | None, seed: int) -> Tensor:
-    """Return the rows (N,), sorted, of the training images whose labels may be seen.
+    """Return the sorted rows (N,) of the training images whose labels may be used.
 
-    They are those that the text file `files` lists, or a `share` of each class, at least one.
-    Raises DataError if the file cannot be read, or names another image.
+    The text file `files` lists them, or a `share` of each class is drawn, at least one image.
+    Raises DataError if the file cannot be read, is empty, or names any other image.
     """
     known = images.known("train").nonzero().flatten()
     if files is not None:
@@ -48,7 +48,7 @@ def _listed(path: Path, images: Images, known: Tensor) -> Tensor:
         found = f"{len(missing)} of {len(lines)} are not" if missing else "it is empty"
         first = f", such as {missing[0]!r}" if missing else ""
         raise DataError(
-            f"{path} must list labelled training images by name, one a line; {found}{first}. "
+            f"{path} must list labelled training images by name, one per line; {found}{first}. "
             f"A name here is like {names[0]!r}."
         )
     chosen = {rows[line] if line in rows else by_file[line] for line in lines}

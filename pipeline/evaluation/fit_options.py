@@ -1,4 +1,4 @@
-"""How a linear classifier of frozen features is fitted: to the optimum, or on augmented views."""
+"""How to fit a linear classifier on frozen features: to the optimum, or on augmented views."""
 
 from typing import Annotated
 
@@ -29,10 +29,10 @@ class AugmentedFitOptions(Options):
 
 
 class LinearFitOptions(ProtocolOptions):
-    """What protocols with a linear classifier have in common.
+    """Options that protocols with a linear classifier share.
 
-    Each of `l2` is tried; `max_iterations` and `tolerance` end a fit to the optimum. With an
-    `augmentation` the classifier is fitted as `fit` says instead.
+    Each of `l2` is tried; `max_iterations` and `tolerance` end a fit to the optimum. If there is an
+    `augmentation`, the classifier is fitted by `fit` instead.
     """
 
     l2: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False, min_length=1)] = (
@@ -42,7 +42,7 @@ class LinearFitOptions(ProtocolOptions):
         1e-4,
     )
     max_iterations: Annotated[int, Field(ge=1)] = 100
-    # The fit ends when no component of the gradient is larger.
+    # The fit ends when no component of the gradient is larger than this.
     tolerance: Annotated[float, Field(gt=0)] = 3e-5
     augmentation: AugmentationOptions | None = None
     fit: AugmentedFitOptions = AugmentedFitOptions()
@@ -61,5 +61,5 @@ class LinearFitOptions(ProtocolOptions):
 
     @property
     def descends(self) -> bool:
-        """Whether the fit is by gradient descent."""
+        """Whether the fit uses gradient descent."""
         return self.augmentation is not None

@@ -1,6 +1,6 @@
-"""The images that protocols look at: their labels at once, their pixels as a stream.
+"""The images that protocols use: all labels at once, pixels as a stream.
 
-Nothing here keeps a decoded split: ImageNet at 224 pixels would take 190 GB.
+No decoded split is kept in memory: ImageNet at 224 pixels would take 190 GB.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,8 +25,8 @@ BATCH = 256
 class Images:
     """The valid images of each split of one data set, in the order of the manifest.
 
-    With `first`, only so many of each split: samples were shuffled when they were packed, so
-    that these are a random sample, and the tars behind them are not read.
+    `first` limits each split to that many images. Samples were shuffled when they were packed, so
+    the first ones are a random sample, and later tars are not read.
     """
 
     def __init__(self, splits: Mapping[Split, SplitData], *, first: int | None = None) -> None:
@@ -41,7 +41,7 @@ class Images:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; empty where the data set has none."""
+        """Names of the classes; empty if the data set has none."""
         return self.splits["train"].manifest.classes or ()
 
     @property
@@ -50,19 +50,19 @@ class Images:
         return self.splits["train"].manifest.multi_label
 
     def index(self, split: Split) -> Tensor:
-        """Return the index (N,) within the manifest of each valid image."""
+        """Return the index (N,) of each valid image in the manifest."""
         manifest = self._data(split).manifest
         valid = torch.ones(manifest.samples, dtype=torch.bool)
         valid[sorted(manifest.invalid)] = False
         return valid.nonzero().flatten()[: self.first]
 
     def count(self, split: Split) -> int:
-        """Return the number of these images."""
+        """Return the number of valid images, at most `first`."""
         valid = self._data(split).valid_samples
         return valid if self.first is None else min(valid, self.first)
 
     def labels(self, split: Split) -> Tensor:
-        """Return labels as a batch has them: (N,) int64, or (N, K) int8 for several classes."""
+        """Return labels as in a batch: (N,) int64, or (N, K) int8 for several classes."""
         if split not in self._labels:
             data = self._data(split)
             every = read_labels(data.directory, data.manifest)
@@ -70,13 +70,13 @@ class Images:
         return self._labels[split]
 
     def names(self, split: Split) -> list[str]:
-        """Return the source's name of each valid image."""
+        """Return the name of each valid image in its source."""
         data = self._data(split)
         names = read_names(data.directory, data.manifest)
         return [names[row] for row in self.index(split).tolist()]
 
     def known(self, split: Split) -> Tensor:
-        """Return which images (N,) have a label.
+        """Return the mask (N,) of the images that have a label.
 
         Raises DataError if the split is missing, or none of its images has one.
         """
@@ -92,7 +92,7 @@ class Images:
         return known
 
     def batches(self, split: Split, view: ImageOptions | None = None) -> Iterator[Tensor]:
-        """Yield the valid images (B, C, size, size), uint8, as `view` says; the tars are streamed.
+        """Yield the valid images (B, C, size, size), uint8, prepared by `view`; tars are streamed.
 
         Batches have nearly equal sizes, at most `BATCH`.
         """

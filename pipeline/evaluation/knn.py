@@ -1,7 +1,7 @@
-"""Weighted nearest-neighbour classification: what features are worth without any training.
+"""Weighted nearest-neighbour classification, which needs no training.
 
-Neighbours by cosine vote for their class with weight exp(cosine / temperature), as in Wu et
-al. (arXiv 1805.01978). Their number and the temperature are chosen on validation images.
+The neighbours by cosine vote for their class with weight exp(cosine / temperature), as in Wu et al.
+(arXiv 1805.01978). The number of neighbours and the temperature are chosen on validation images.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ Temperature = Annotated[float, Field(gt=0)] | Literal["uniform"]
 class KnnOptions(ProtocolOptions):
     """`evaluate.<name>` of kind knn: every pair of `ks` and `temperatures` is tried.
 
-    A k above the number of labelled training images is left out. The temperature "uniform" gives
+    A k above the number of labelled training images is skipped. The temperature "uniform" gives
     each neighbour one vote.
     """
 
@@ -79,8 +79,9 @@ class KnnOptions(ProtocolOptions):
 class KnnResult:
     """A nearest-neighbour probe's outcome, on the CPU.
 
-    `validation_accuracies` holds every (k, temperature) that was tried; of equal ones the
-    first is chosen. Columns of `test_scores` (N, K), shares of the votes, follow `classes`.
+    `validation_accuracies` holds every (k, temperature) that was tried; if some are equal, the
+    first is chosen. `test_scores` (N, K) are shares of the votes, with columns in the order of
+    `classes`.
     """
 
     k: int
@@ -101,8 +102,8 @@ def knn_probe(
 ) -> KnnResult:
     """Classify by the neighbours in `train`: choose on `validation`, score `test`.
 
-    A k that exceeds the training images is left out. Raises DataError if every k does, there are
-    fewer than two classes, or one has no training image.
+    A k above the number of training images is skipped. Raises DataError if every k is skipped, if
+    there are fewer than two classes, or if a class has no training image.
     """
     ks = [k for k in options.ks if k <= len(train)]
     if not ks:

@@ -1,4 +1,4 @@
-"""Features and labels as the protocols take them, checked once."""
+"""Features and labels in the form that protocols take, checked once."""
 
 from dataclasses import dataclass
 
@@ -84,7 +84,7 @@ def classes_of(training: Tensor, *others: Tensor) -> Tensor:
 
 
 def class_indices(labels: Tensor, classes: Tensor) -> Tensor:
-    """Return the place (N,), on the CPU, of each label (N,) in the sorted `classes` (K,)."""
+    """Return the index (N,), on the CPU, of each label (N,) in the sorted `classes` (K,)."""
     return torch.searchsorted(classes, labels.cpu().contiguous())
 
 

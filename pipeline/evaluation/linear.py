@@ -1,9 +1,9 @@
 """Linear probe: how well a linear classifier does on frozen features.
 
-Multinomial logistic regression with an L2 penalty on the weights, to the optimum: nothing of
-the result depends on a learning rate or a number of epochs. The penalty is chosen on
-validation images; test images are only scored. On request the fit is the published one instead,
-by gradient descent on augmented views, and test logits are averaged over ten crops.
+The classifier is multinomial logistic regression with an L2 penalty on the weights, fitted to the
+optimum. So the result does not depend on a learning rate or a number of epochs. The penalty is
+chosen on validation images; test images are only scored. Options select the published fit instead,
+by gradient descent on augmented views, and average test logits over ten crops.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ from pipeline.metrics.accuracy import top_k_accuracy
 class LinearOptions(LinearFitOptions):
     """`evaluate.<name>` of kind linear.
 
-    Each of `l2` is tried; one is a factor lambda on ||W||^2 / 2, added to the mean cross
-    entropy over images. scikit-learn's C is 1 / (lambda * images). With an `augmentation` the
-    classifier is not fitted to the optimum but as `fit` says. `ten_crop` averages the test
+    Each of `l2` is tried. It is the factor lambda of ||W||^2 / 2, which is added to the mean cross
+    entropy over images; scikit-learn's C is 1 / (lambda * images). If there is an `augmentation`,
+    the classifier is fitted by `fit` instead of to the optimum. `ten_crop` averages the test
     images' logits over ten crops.
     """
 
@@ -45,7 +45,7 @@ class LinearOptions(LinearFitOptions):
     ten_crop: bool = False
 
     def score(self, subject: Subject, setting: Setting) -> Outcome:
-        """Score one subject: `linear_probe`, or the augmented fit, then crops where asked for."""
+        """Score one subject by `linear_probe` or the augmented fit, on ten crops if wanted."""
         splits = probe_splits(subject, setting.images)
         if self.augmentation is not None:
             train, validation = (Rows(split.features, split.labels) for split in splits[:2])
@@ -96,9 +96,8 @@ class LinearOptions(LinearFitOptions):
 class LinearResult:
     """A linear probe's outcome, on the CPU.
 
-    `validation_accuracies` and `converged` belong to the strengths in order of `l2s`; of
-    equal accuracies the stronger penalty is chosen. Columns of `test_logits` (N, K) follow
-    `classifier.classes`.
+    `validation_accuracies` and `converged` are in the order of `l2s`; of equal accuracies, the
+    stronger penalty is chosen. Columns of `test_logits` (N, K) follow `classifier.classes`.
     """
 
     classifier: LinearClassifier
@@ -153,8 +152,9 @@ def linear_probe(
 def ten_crop_logits(classifier: LinearClassifier, embed: Embed, images: Images) -> Tensor:
     """Return logits (N, K) of the labelled test images, averaged over ten crops.
 
-    Corners, centre, and their mirror images, cut at the student's size from the centre square at
-    `dataset.image.resize`; without a `resize` the five coincide, and only mirroring is left.
+    The crops are the corners, the centre and their mirror images, at the student's size. They are
+    cut from the centre square at `dataset.image.resize`. Without a `resize` the five positions
+    coincide, and only mirroring makes a difference.
     """
     side = images.image.resize or images.image.size
     square = images.image.model_copy(update={"size": side, "resize": side})
@@ -166,7 +166,7 @@ def ten_crop_logits(classifier: LinearClassifier, embed: Embed, images: Images) 
 
 
 def ten_crop(images: Tensor, size: int) -> list[Tensor]:
-    """Cut corners and centre (B, C, size, size) from square images, and mirror each."""
+    """Cut corners and centre (B, C, size, size) from square images, and mirror each crop."""
     side = images.shape[-1]
     far, middle = side - size, (side - size) // 2
     corners = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]

@@ -1,7 +1,7 @@
-"""Logistic regression with an L2 penalty on frozen features, to the optimum.
+"""Logistic regression with an L2 penalty on frozen features, fitted to the optimum.
 
-Two losses over the same machinery: multinomial (one label an image), and one binary problem a
-class (several labels an image, some of them ignored).
+Two losses share one solver: multinomial (one label per image), and one binary problem per class
+(several labels per image, some of them ignored).
 """
 
 from abc import ABC, abstractmethod
@@ -16,9 +16,9 @@ from pipeline.base.progress import Progress
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 
 _ROWS_AT_ONCE = 2048  # rows of features stay in the cache between the two products
-_GRAM_NUMBERS = 2**26  # features that the covariance is taken from
-_LINE_SEARCH = 25  # evaluations at most, in each iteration
-_WIDEST_GRAM = 8192  # above it the features' covariance is not worth its memory
+_GRAM_NUMBERS = 2**26  # values of features that the covariance is taken from
+_LINE_SEARCH = 25  # at most this many evaluations per iteration
+_WIDEST_GRAM = 8192  # for wider features, the covariance is not worth its memory
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def fit_binary(
     """Return, for each penalty, K independent two-class classifiers of features (N, D).
 
     `present` (N, K) is 1 or 0, and negative where the image does not count for that class. Each
-    class's loss is the mean over the images that count. As `fit_logistic` otherwise.
+    class's loss is the mean over the images that count. Otherwise, this is like `fit_logistic`.
     """
     features, mean, scale = _standardised(features, device)
     problem = _Binary(features, present.to(device))
@@ -99,7 +99,7 @@ def _standardised(features: Tensor, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def _raw(weight: Tensor, mean: Tensor, scale: Tensor, classes: Tensor) -> LinearClassifier:
-    """Return the classifier of features as they were before standardising."""
+    """Return the equivalent classifier of features that are not standardised."""
     raw = weight[:-1] / scale[:, None]
     return LinearClassifier(raw, weight[-1] - mean @ raw, classes)
 
@@ -123,8 +123,8 @@ def _path(
 class _Problem(ABC):
     """A loss of standardised features (N, D) and K outputs, its gradient and its curvature.
 
-    `counts` (K,) are the images that count for an output; `curvature` is the second derivative
-    of an image's loss by an output where all classes are as likely.
+    `counts` (K,) are the numbers of images that count for each output. `curvature` is the second
+    derivative of an image's loss with respect to an output, if all classes are equally likely.
     """
 
     def __init__(self, features: Tensor, counts: Tensor, curvature: float) -> None:
@@ -138,14 +138,14 @@ class _Problem(ABC):
     def block(self, rows: slice, logits: Tensor) -> tuple[float, Tensor]:
         """Return what rows with logits (K, rows) add to the loss, and their errors (K, rows).
 
-        An error is the gradient by a logit, times the output's count.
+        An error is the gradient with respect to a logit, times the output's count.
         """
 
     def loss_and_gradient(self, weight: Tensor, l2: float) -> tuple[float, Tensor]:
-        """Return the objective at `weight` (D + 1, K), its last row the intercept, and its slope.
+        """Return objective and gradient at `weight` (D + 1, K), whose last row is the intercept.
 
-        Sums run over blocks of rows: logits of all images at once could exceed the memory.
-        Logits lie as (K, rows), which makes both products several times faster on a CPU.
+        Sums run over blocks of rows, since the logits of all images could exceed the memory. Logits
+        are stored as (K, rows), which makes both products several times faster on a CPU.
         """
         w, bias = weight[:-1].T.contiguous(), weight[-1]
         gradient, intercept = torch.zeros_like(w), torch.zeros_like(bias)
@@ -162,10 +162,11 @@ class _Problem(ABC):
         return loss + l2 / 2 * w.double().square().sum().item(), slope
 
     def curvature_root(self, l2: float) -> Tensor | None:
-        """Return lower-triangular R (D, D) with R R^T near the Hessian of each class's weights.
+        """Return lower-triangular R (D, D) with R R^T close to the Hessian of each class's weights.
 
-        It is the Hessian where all classes are as likely, up to the coupling of classes. A
-        small ridge keeps the factorisation safe where features are redundant.
+        R R^T is the Hessian for equally likely classes, without the coupling of classes. A small
+        ridge keeps the factorisation stable if features are redundant. Returns None if D is above
+        `_WIDEST_GRAM`.
         """
         if self.covariance is None:
             return None
@@ -176,7 +177,7 @@ class _Problem(ABC):
 
 
 class _Multinomial(_Problem):
-    """Mean cross entropy against one class an image, `targets` (N,)."""
+    """Mean cross entropy for one class per image, `targets` (N,)."""
 
     def __init__(self, features: Tensor, targets: Tensor, classes: int) -> None:
         super().__init__(features, torch.full((classes,), len(targets)), 1 / classes)
@@ -192,7 +193,7 @@ class _Multinomial(_Problem):
 
 
 class _Binary(_Problem):
-    """Sum over classes of the mean binary cross entropy; `present` (N, K), negative: ignored."""
+    """Sum over classes of the mean binary cross entropy; negative `present` (N, K) are ignored."""
 
     def __init__(self, features: Tensor, present: Tensor) -> None:
         super().__init__(features, (present >= 0).sum(dim=0).clamp_min(1), 1 / 4)
@@ -210,8 +211,8 @@ class _Binary(_Problem):
 def _covariance(features: Tensor) -> Tensor:
     """Return the covariance (D, D), float64, of evenly spaced rows of features (N, D).
 
-    It only speeds the fit up: few rows make it useless where features are correlated, and all
-    rows of a large set would take longer than the fit.
+    It only speeds up the fit. If features are correlated, it is useless when taken from few rows.
+    All rows of a large set would take longer than the fit.
     """
     count, width = features.shape
     rows = features[:: max(1, count // max(4 * width, _GRAM_NUMBERS // width))]
@@ -223,8 +224,8 @@ def _minimise(
 ) -> tuple[Tensor, bool]:
     """Return the minimiser (D + 1, K), and whether the gradient fell below `tolerance`.
 
-    L-BFGS runs in coordinates v = R^T w, where the loss is about equally curved in all
-    directions: features as correlated as pixels converge tens of times faster.
+    L-BFGS runs in coordinates v = R^T w, in which the loss has about the same curvature in all
+    directions. For features as correlated as pixels, this converges tens of times faster.
     """
     root = problem.curvature_root(l2)
     spread = problem.curvature**-0.5  # the same for the intercept, whose feature has variance 1
@@ -268,7 +269,7 @@ def _minimise(
 class _Remembered:
     """A function of one tensor that is not evaluated twice in a row at the same point.
 
-    Each iteration of L-BFGS ends where it last looked, and asks again as the next one begins.
+    Each iteration of L-BFGS starts at the point that the one before evaluated last.
     """
 
     def __init__(self, function: Callable[[Tensor], tuple[float, Tensor]]) -> None:

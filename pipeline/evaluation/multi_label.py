@@ -1,10 +1,10 @@
-"""Multi-label classification of frozen features, as VOC 2007 is evaluated.
+"""Multi-label classification of frozen features, as in the evaluation of VOC 2007.
 
-One binary logistic regression a class; objects marked difficult count neither way. The penalty
-is fitted on train and chosen on validation, which together are VOC's trainval; the classifier
-is then fitted on both, and scored once on test. On request it is fitted by gradient descent on
-augmented views instead, as published, and then on train alone. The encoder is in evaluation mode
-throughout, so its batch norm does not drift.
+Each class has its own binary logistic regression; objects marked difficult count neither way. The
+penalty is chosen on validation, among fits on train; together these splits are VOC's trainval. The
+classifier is then fitted on both, and scored once on test. If there is an `augmentation`, it is
+fitted as published instead, by gradient descent on augmented views of train alone. The encoder is
+always in evaluation mode, so its batch norm does not drift.
 """
 
 from typing import Literal
@@ -27,8 +27,8 @@ from pipeline.metrics.average_precision import bootstrap_mean, chance_mean, mean
 class MultiLabelOptions(LinearFitOptions):
     """`evaluate.<name>` of kind voc07.
 
-    Each of `l2`, a factor on ||w||^2 / 2 beside a class's mean loss, is tried. With an
-    `augmentation` the classifier is not fitted to the optimum but as `fit` says.
+    Each of `l2` is tried, as a factor of ||w||^2 / 2, which is added to a class's mean loss. If
+    there is an `augmentation`, the classifier is fitted by `fit` instead of to the optimum.
     """
 
     kind: Literal["voc07"] = "voc07"
@@ -36,7 +36,8 @@ class MultiLabelOptions(LinearFitOptions):
     def score(self, subject: Subject, setting: Setting) -> Outcome:
         """Score one subject; mAP is the mean over classes of the 11-point average precision.
 
-        Raises DataError if images have one class each, or a class has no positive image in a split.
+        Raises DataError if images have one class each, or if a class has no positive image in a
+        split.
         """
         images = setting.images
         if not images.several_classes:

@@ -1,7 +1,7 @@
-"""The probe that was trained beside the encoder, as the checkpoint holds it, on test images.
+"""The checkpoint's online probe, which was trained along with the encoder, on test images.
 
-It follows the encoder's last steps, so it says what training looked like, not what the features
-are worth: that is `linear`. Only the student has one, so no control stands beside it.
+It was trained while the encoder changed, so it shows how training went; `linear` measures what the
+features are worth. Only the student has an online probe, so there are no controls.
 """
 
 from typing import ClassVar, Literal
@@ -13,7 +13,7 @@ from pipeline.evaluation.subjects import Subject
 
 
 class OnlineOptions(ProtocolOptions):
-    """`evaluate.<name>` of kind online; there is nothing to choose."""
+    """`evaluate.<name>` of kind online, which has no options."""
 
     has_controls: ClassVar[bool] = False
 
@@ -22,7 +22,7 @@ class OnlineOptions(ProtocolOptions):
     def score(self, subject: Subject, setting: Setting) -> Outcome:
         """Score the checkpoint's own probe.
 
-        Raises WeightsError if the checkpoint holds none, or one of other classes or features.
+        Raises WeightsError if the checkpoint holds none, or one for other classes or features.
         """
         images, probe = setting.images, setting.checkpoint.probe
         test = subject.labelled(images, "test")

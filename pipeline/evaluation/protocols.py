@@ -1,6 +1,6 @@
-"""Every protocol, by the kind that an experiment file gives it. Adding one is one file and one row.
+"""All protocols, by their kind in an experiment file. To add one, add a file and a row here.
 
-A protocol's options say what it chooses from, and score one subject.
+A protocol's options hold the values that it chooses from, and score one subject.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ AnyProtocol = Annotated[
 def score_all(
     protocol: ProtocolOptions, subjects: Sequence[Subject], setting: Setting
 ) -> dict[str, Outcome]:
-    """Return the outcome of the first subject, the student, then those of the controls.
+    """Return outcomes by subject: the student's first, then the controls' if the protocol has them.
 
     Raises DataError if the images lack what the protocol needs.
     """

@@ -1,4 +1,4 @@
-"""What a protocol leaves on disk: the whole record, a few figures for DVC, and each image's."""
+"""What a protocol writes: the full record, a few figures for DVC, and one row per image."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ IMAGE = "image"
 def full_record(outcomes: Mapping[str, Outcome], provenance: Values) -> Values:
     """Return everything: the student's values at the top, controls by name, and provenance.
 
-    `chance` is what the main figure is by chance, where that is known. `images` counts those
-    that the student's score was made from, by split.
+    `chance` is the main figure by chance, if that is known. `images` counts the images that the
+    student's score is based on, by split.
     """
     (_, student), *controls = outcomes.items()
     return {
@@ -38,9 +38,9 @@ def full_record(outcomes: Mapping[str, Outcome], provenance: Values) -> Values:
 
 
 def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
-    """Return the main figure alone, of student and controls: what `dvc metrics show` prints.
+    """Return the main figure alone, of student and controls, for `dvc metrics show`.
 
-    It sorts columns by name, so that the 95 % interval of the student is one beside the student.
+    DVC sorts columns by name, so the student's 95 % interval is the column after the student.
     """
     (name, student), *controls = outcomes.items()
     main = student.main
@@ -53,10 +53,10 @@ def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
 def write_predictions(
     path: Path, predictions: Predictions | None, *, classes: Sequence[str], names: Sequence[str]
 ) -> None:
-    """Write one row a test image: its name, the true class, the predicted one, the confidence.
+    """Write one row per test image: its name, true class, predicted class and confidence.
 
-    Without predictions there are no rows, but there is a file, as DVC warns of empty folders.
-    `names` are those of all valid images of the split.
+    Without predictions, the file has no rows. It is written all the same, as DVC warns of empty
+    folders. `names` are those of all valid images of the split.
     """
 
     def called(label: int) -> str:
@@ -70,11 +70,11 @@ def write_predictions(
 
 
 def write_per_image(path: Path, outcomes: Mapping[str, Outcome], names: Sequence[str]) -> None:
-    """Write one row a scored image: its name, and what each subject's main figure gets from it.
+    """Write one row per scored image: its name, and its value for each subject.
 
-    That is 1 or 0 where an image is right or wrong, else a share. Subjects that are scored by
-    another figure than the first are left out; so are all where the figure is no mean of images.
-    `names` are those of all valid images of the split.
+    The main figure is the mean of the values: 1 or 0 for right or wrong, or shares. Subjects with
+    another main figure than the first subject's are omitted. If the figure is not a mean over
+    images, no rows are written. `names` are those of all valid images of the split.
     """
     main = next(iter(outcomes.values())).main
     found = {n: o.per_image for n, o in outcomes.items() if o.per_image and o.main == main}
@@ -88,7 +88,7 @@ def write_per_image(path: Path, outcomes: Mapping[str, Outcome], names: Sequence
 
 
 def read_per_image(path: Path) -> ScoredImages:
-    """Return what `write_per_image` wrote. Raises DataError if it is not that."""
+    """Return what `write_per_image` wrote. Raises DataError if the file is damaged."""
     with path.open(newline="", encoding="utf-8") as file:
         heads, *rows = list(csv.reader(file)) or [[]]
     try:

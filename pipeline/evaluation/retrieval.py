@@ -1,6 +1,6 @@
-"""What embeddings are worth for finding similar images, with labels or without.
+"""How well embeddings find similar images, with labels or without.
 
-Every image is a query, and all others are what it can find, by cosine.
+Every image is a query, and is compared with all others by cosine.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _QUERIES_AT_ONCE = 1024
 class RetrievalOptions(ProtocolOptions):
     """`evaluate.<name>` of kind retrieval.
 
-    `recall_ks` are used where images have labels, `agreement_ks` against a teacher.
+    `recall_ks` are used if images have labels, `agreement_ks` for comparisons with stored features.
     """
 
     kind: Literal["retrieval"] = "retrieval"
@@ -40,10 +40,11 @@ class RetrievalOptions(ProtocolOptions):
     agreement_ks: Ks = (1, 10, 50)
 
     def score(self, subject: Subject, setting: Setting) -> Outcome:
-        """Describe one subject's embeddings of test images, of validation where there is no test.
+        """Score one subject on test images, or on validation images if there is no test split.
 
-        The main figure is recall at the smallest k where every image has a label, else agreement at
-        10 (or the largest smaller k) with the first stored feature, else the effective rank.
+        The main figure is recall at the smallest k if every image has one label. Else it is
+        agreement at 10 (or the largest smaller k) with the first stored feature, else the effective
+        rank.
         """
         images = setting.images
         split: Split = "test" if "test" in images.splits else "validation"
@@ -96,10 +97,10 @@ class RetrievalOptions(ProtocolOptions):
 def recall_at(
     images: LabelledFeatures, *, ks: Sequence[int] = (1, 5, 10), device: torch.device
 ) -> dict[int, Tensor]:
-    """Return, for each k, whether (N,) one of an image's class is among its k nearest: 0 or 1.
+    """Return, for each k, 1 where an image of the same class is among the k nearest, else 0 (N,).
 
-    An image that is alone in its class counts as a miss. Raises DataError if there are not
-    more images than the largest k.
+    An image that is alone in its class counts as a miss. Raises DataError unless there are more
+    images than the largest k.
     """
     labels = images.labels.cpu()
     found = nearest(images.features, images.features, k=max(ks), device=device, exclude_self=True)
@@ -108,7 +109,7 @@ def recall_at(
 
 
 def chance_of_recall(labels: Tensor, *, k: int) -> float:
-    """Return how often one of an image's class (N,) is among k others drawn by lot, in [0, 1]."""
+    """Return the chance that k random others include an image of the same class, by labels (N,)."""
     sizes = torch.unique(labels, return_counts=True)[1].double()
     missed = torch.ones_like(sizes)
     for drawn in range(k):  # without replacement, from the images of other classes
@@ -121,9 +122,9 @@ def neighbour_agreement(
 ) -> dict[int, Tensor]:
     """Return, for each k, the share (N,) of an image's k neighbours that two spaces have in common.
 
-    `student` (N, D) and `teacher` (N, D') embed the same images in the same order. Unrelated
-    spaces agree on k / (N - 1) on average. Raises DataError if they differ in N, or N is not
-    above the largest k.
+    `student` (N, D) and `teacher` (N, D') embed the same images in the same order. Unrelated spaces
+    agree on k / (N - 1) on average. Raises DataError if they differ in N, or if N is not above the
+    largest k.
     """
     check_features(student)
     check_features(teacher)
@@ -142,7 +143,7 @@ def neighbour_agreement(
 def mean_dependence(x: Tensor, y: Tensor, seed: int) -> float:
     """Return the mean bias-corrected squared distance correlation over random batches.
 
-    They cover the images once. The plain statistic would be far from 0 for unrelated spaces.
+    No image is in two batches. The uncorrected statistic would be far from 0 for unrelated spaces.
     Raises TrainingError for fewer than four images.
     """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
@@ -156,7 +157,7 @@ def mean_dependence(x: Tensor, y: Tensor, seed: int) -> float:
 
 
 def _overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Return the size (N,) of the rows' common sets, as a share; each row (k,) is a set."""
+    """Return the share (N,) of elements that rows of `a` and `b` (N, k) have in common."""
     parts = [
         (rows_a[:, :, None] == rows_b[:, None, :]).sum(dim=(1, 2))  # (rows, k, k)
         for rows_a, rows_b in zip(
@@ -174,7 +175,7 @@ def _interval(name: str, shares: Tensor, seed: int) -> Values:
 
 
 def _possible(options: RetrievalOptions, images: int) -> RetrievalOptions:
-    """Leave out every k that so few images cannot have as neighbours.
+    """Return the options with only those k that are below the number of images.
 
     Raises DataError if none is left.
     """

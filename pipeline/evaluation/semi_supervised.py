@@ -1,12 +1,12 @@
-"""Fine-tuning on few labels: encoder and a linear head together, each at its own rate.
+"""Fine-tuning on few labels: encoder and linear head together, each at its own rate.
 
-The labelled images are drawn once, class by class and without replacement, or listed in a file;
-the record names them. Their batches come as those of training do, from memory or from tars. Batch
-norm learns from labelled training images alone, is frozen for scoring, and schedules count
-optimiser steps. The last step is what is scored: nothing is selected.
+The labelled images are drawn once, class by class and without replacement, or listed in a file; the
+record names them. Batches are loaded as in training, from memory or from tars. Batch norm learns
+from labelled training images alone, and is frozen for scoring. Schedules count optimiser steps. The
+last step is scored; no step is selected.
 
 A control without a network (pixels, a stored feature) gets a logistic regression on the same
-labelled images, its penalty chosen on validation.
+labelled images, with its penalty chosen on validation.
 """
 
 from copy import deepcopy
@@ -47,7 +47,7 @@ from pipeline.training.optimisers import OptimizerOptions, build_optimizer
 from pipeline.training.schedules import ScheduleOptions, learning_rate
 from pipeline.training.trial import PlainFit, Trial, plain_trial_options
 
-_STEP = 1  # stream of random draws; 0 is that of the labels
+_STEP = 1  # stream of random draws; drawing labels uses 0
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -56,7 +56,7 @@ class SemiSupervisedOptions(ProtocolOptions):
     """`evaluate.<name>` of kind semi_supervised: fine-tuning on few labels.
 
     The labels are either a `share` of each class's training images (at least one), drawn by the
-    experiment's seed, or the images that the text file `files` lists, one name a line.
+    experiment's seed, or those of the images that the text file `files` lists, one name per line.
     """
 
     kind: Literal["semi_supervised"] = "semi_supervised"
@@ -85,8 +85,8 @@ class SemiSupervisedOptions(ProtocolOptions):
     def score(self, subject: Subject, setting: Setting) -> Outcome:
         """Score one subject.
 
-        Raises DataError if labels are missing, a listed image is not among the training images, or
-        a class has no labelled image.
+        Raises DataError if labels are missing, if a listed image is not among the training images,
+        or if a class has no labelled image.
         """
         images = setting.images
         if images.several_classes:
@@ -159,9 +159,9 @@ def _fine_tuned(
 
 
 def _tuned(learning: "_Learning", subject: Subject) -> tuple[SemiSupervisedOptions, Values]:
-    """Return the options with what the setting wants found, and what was found.
+    """Return the options with the values that the setting wants found, and these values.
 
-    The rate of the encoder is found, and that of the head keeps its ratio to it.
+    The encoder's rate is found; the head's rate keeps its ratio to it.
     """
     options, data, setting = learning.options, learning.data, learning.setting
     if not setting.wanted:
@@ -196,7 +196,7 @@ class _Network(nn.Module):
 
 @dataclass(frozen=True)
 class _Learning:
-    """What fine-tuning begins with, and its loss and its optimiser."""
+    """What fine-tuning starts with, its loss and its optimiser."""
 
     options: SemiSupervisedOptions
     encoder: Encoder
@@ -206,7 +206,7 @@ class _Learning:
 
     @property
     def batch_size(self) -> int:
-        """The given batch size, or all images where there are fewer."""
+        """The given batch size, or the number of images if that is smaller."""
         return min(self.options.batch_size, self.data.valid_samples)
 
     @cached_property
@@ -225,7 +225,7 @@ class _Learning:
         return F.cross_entropy(network(normalise(views, self.data.image)), targets)
 
     def optimizer(self, network: nn.Module) -> Optimizer:
-        """Return one for backbone and head, each at its own rate."""
+        """Return an optimiser for backbone and head, each at its own rate."""
         options = self.options
         return build_optimizer(
             network.named_parameters(),
@@ -235,7 +235,7 @@ class _Learning:
         )
 
     def trial(self) -> PlainFit:
-        """Return all of it as the tuner takes it."""
+        """Return a new fit for the tuner."""
         network = self.network()
         return PlainFit(network, partial(self.loss, network), self.optimizer(network))
 

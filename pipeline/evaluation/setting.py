@@ -1,7 +1,7 @@
-"""The interface of a protocol, what it is given beside the subject, and what it gives back.
+"""The interface of a protocol: its options, its input besides the subject, and its outcome.
 
-To add one: write a file with an options class (its choices, and `score`), and add a row to
-`table.py`.
+To add one, write a file with an options class (its choices, and `score`), and add a row to
+`protocols.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -29,11 +29,11 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a protocol may use beside the subject.
+    """What a protocol may use besides the subject.
 
-    `references` are the stored features, `specifications` what they were made by; `work` is a
-    directory for files that may be lost. `wanted` are values that a fit is to find by trying,
-    for every subject anew; what it finds is in the outcome's values, as `tuned`.
+    `references` are the stored features, and `specifications` the options that made them. `work` is
+    a directory for files that may be lost. `wanted` are values that a fit finds by trying,
+    separately for each subject; they are in the outcome's values, as `tuned`.
     """
 
     images: Images
@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Predictions:
-    """One class a test image: rows of the split (N,), labels and guesses (N,), confidence (N,)."""
+    """One class per test image: rows of the split (N,), labels, guesses, confidence (N,)."""
 
     rows: Tensor
     actual: Tensor
@@ -59,7 +59,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class PerImage:
-    """What each scored image got: rows of the split (N,), values (N,) in [0, 1]."""
+    """The value of each scored image: rows of the split (N,), values (N,) in [0, 1]."""
 
     rows: Tensor
     values: Tensor
@@ -69,10 +69,10 @@ class PerImage:
 class Outcome:
     """One subject's score.
 
-    `main` names the one of `values` that the protocol is about; its 95 % interval is beside it,
-    as `<main>_low` and `<main>_high`. `images` counts those that were used, by split. `details`
-    is for the record alone. `chance` is what the main figure is without looking at an image.
-    `per_image` is what the main figure is the mean of, in percent, where it is a mean.
+    `main` is the key of the main figure in `values`. If known, its 95 % interval is there too, as
+    `<main>_low` and `<main>_high`. `images` counts the images that were used, by split. `details`
+    go into the record only. `chance` is the main figure without looking at an image. `per_image`
+    are the values whose mean is the main figure, in percent, if it is a mean.
     """
 
     main: str
@@ -85,7 +85,7 @@ class Outcome:
 
 
 class ProtocolOptions(Options, ABC):
-    """What one kind of protocol may choose from. A subclass sets `kind: Literal["..."]`."""
+    """The options of one kind of protocol. A subclass sets `kind: Literal["..."]`."""
 
     # Whether pixels, stored features and the untrained encoder can be scored the same way.
     has_controls: ClassVar[bool] = True
@@ -106,13 +106,13 @@ class ProtocolOptions(Options, ABC):
 
 
 def found_by_trying(trial: Trial, setting: Setting, *, batch_size: int, subject: Subject) -> Values:
-    """Return the values that the setting wants found, of one subject's fit, and say them.
+    """Return the values that the setting wants found for one subject's fit, and print them.
 
     Raises TrainingError if nothing is found.
     """
     if not setting.wanted:
         return {}
-    from pipeline.training.tuning import find  # and with it Lightning, which takes seconds
+    from pipeline.training.tuning import find  # imports Lightning, which takes seconds
 
     found = find(trial, setting.wanted, batch_size=batch_size)
     for name, value in found.items():
@@ -131,7 +131,7 @@ def probe_splits(
 
 
 def sizes(train: object, validation: object, test: object) -> dict[Split, int]:
-    """Return the length of each, by split."""
+    """Return the number of images of each split."""
     return {"train": len(train), "validation": len(validation), "test": len(test)}  # type: ignore[arg-type]
 
 
@@ -144,10 +144,10 @@ def classified(
     values: Values,
     details: Values | None = None,
 ) -> Outcome:
-    """Return the outcome of the labelled test images' shares of each class (N, K), rows of sum 1.
+    """Return the outcome for the labelled test images' shares (N, K) of each class; rows sum to 1.
 
-    `classes` (K,) are the labels of the columns. Accuracies are in percent; top-5 is there
-    where there are more than 5 classes. Chance is to name the most frequent class always.
+    `classes` (K,) are the labels of the columns. Accuracies are in percent, with top-5 if there are
+    more than 5 classes. Chance is the accuracy of always naming the most frequent class.
     """
     known = setting.images.known("test")
     labels = setting.images.labels("test")[known]

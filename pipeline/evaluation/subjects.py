@@ -1,4 +1,4 @@
-"""What is scored: the student, and the controls beside it, as features of the same images."""
+"""What is scored: the student and its controls, as features of the same images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Subject:
-    """Features of every valid image by split, computed when first asked for.
+    """Features of every valid image, by split, computed when first requested.
 
-    `of(split)` returns (N, D) float32; row i belongs to row i of every other subject's. `embed`
-    maps any images (B, C, size, size), uint8 or in [0, 1], to features (B, D) on its device,
-    where there is something to compute; `encoder` is the network, where there is one.
+    `of(split)` returns (N, D) float32; row i is of the same image in every subject. `embed` maps
+    any images (B, C, size, size), uint8 or in [0, 1], to features (B, D) on its device; it is None
+    for stored features. `encoder` is the network, if there is one.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Subject:
     def labelled(self, images: Images, split: Split) -> LabelledFeatures:
         """Return the features of the labelled images of a split.
 
-        Raises DataError if none has a label, or images have several.
+        Raises DataError if no image has a label, or if images have several.
         """
         if images.several_classes:
             raise DataError(
@@ -61,10 +61,10 @@ def encoder_subject(
     cache: Path,
     progress: Progress,
 ) -> Subject:
-    """Return the features h of an encoder, in evaluation mode, of the original view.
+    """Return an encoder's features h of the original view, in evaluation mode.
 
-    They are kept in the directory `cache`, by the digest of encoder and images; those of the
-    first images alone are taken from there, but not kept.
+    They are cached in the directory `cache`, by the digest of encoder and images. If `images` are
+    limited to the first ones, the cache is read but not written.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -122,9 +122,9 @@ def _stream(embed: Embed, images: Images, split: Split, what: str, progress: Pro
 
 
 def pixel_subject(images: Images, *, device: torch.device, progress: Progress) -> Subject:
-    """Return the normalised original view, flattened, at no more than `WIDEST_PIXELS` a side.
+    """Return the normalised original view, flattened, at most `WIDEST_PIXELS` on each side.
 
-    A larger view is averaged down: raw pixels of ImageNet would take 770 GB.
+    Larger views are reduced by averaging: raw pixels of ImageNet would take 770 GB.
     """
     side = min(images.image.size, WIDEST_PIXELS)
     embed = _frozen(lambda x: F.adaptive_avg_pool2d(x, side).flatten(1), images.image, device)
@@ -139,7 +139,7 @@ def pixel_subject(images: Images, *, device: torch.device, progress: Progress) -
 
 
 def stored_subject(feature: StoredFeature, images: Images) -> Subject:
-    """Return a stored feature, as it is stored, of the valid images."""
+    """Return a stored feature of the valid images, without further processing."""
 
     def of(split: Split) -> Tensor:
         index = images.index(split)

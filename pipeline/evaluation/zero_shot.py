@@ -1,9 +1,9 @@
-"""Zero-shot classification of a student of a CLIP teacher, by the teacher's text tower.
+"""Zero-shot classification by a CLIP teacher's text tower, for students of that teacher.
 
-A ridge map from the student's features to the teacher's unit embeddings is fitted in closed
-form on cached targets of the training images; its ridge is chosen by the cosine on validation
-images. Neither looks at a label. A test image then gets the class whose prompts are nearest.
-The teacher's own embedding is classified the same way, without a map.
+A ridge regression maps the student's features to the teacher's unit embeddings. It is fitted in
+closed form on cached targets of the training images; its ridge is chosen by the cosine on
+validation images. Neither step uses a label. A test image then gets the class with the nearest
+prompts. The teacher's own embedding is classified the same way, without a map.
 """
 
 import json
@@ -33,10 +33,9 @@ Templates = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 class ZeroShotOptions(ProtocolOptions):
     """`evaluate.<name>` of kind zero_shot.
 
-    `teacher` is a stored feature of kind open_clip. A template holds one `{}` for the class,
-    whose name is its folder's with spaces for underscores, unless the JSON object in the file
-    `names` says otherwise. Each of `ridges`, relative to the mean variance of a feature, is
-    tried.
+    `teacher` is a stored feature of kind open_clip. A template holds one `{}` for the name of the
+    class. That is the name of its folder, with spaces for underscores, or the one in `names`, a
+    file with a JSON object. Each of `ridges`, relative to the mean variance of a feature, is tried.
     """
 
     kind: Literal["zero_shot"] = "zero_shot"
@@ -58,8 +57,8 @@ class ZeroShotOptions(ProtocolOptions):
     def score(self, subject: Subject, setting: Setting) -> Outcome:
         """Classify the test images of one subject by text.
 
-        Raises ConfigError if `teacher` is no stored, unreduced feature of kind open_clip, DataError
-        without class names or labelled test images.
+        Raises ConfigError if `teacher` is not a stored, unreduced feature of kind open_clip. Raises
+        DataError if there are no class names or no labelled test images.
         """
         images = setting.images
         if images.several_classes or not images.classes:
@@ -86,9 +85,9 @@ class ZeroShotOptions(ProtocolOptions):
 
 
 class RidgeMap:
-    """Features (N, D) -> targets (N, T): the minimiser of the mean squared error + ridge ||W||^2.
+    """Map of features (N, D) to targets (N, T) of least mean squared error + ridge ||W||^2.
 
-    Sums run over blocks in float64; the intercept carries no penalty.
+    Sums run over blocks in float64; the intercept is not penalised.
     """
 
     def __init__(self, features: Tensor, targets: Tensor) -> None:
@@ -124,9 +123,10 @@ class RidgeMap:
 def teacher_of(
     options: ZeroShotOptions, features: Mapping[str, RepresentationOptions]
 ) -> OpenClipOptions:
-    """Return what `teacher` is, of the features by name.
+    """Return the options of the feature that `teacher` names.
 
-    Raises ConfigError if it is no feature, none that reads text, or one that is stored reduced.
+    Raises ConfigError if there is no such feature, if it does not read text, or if it is stored
+    reduced.
     """
     specification = features.get(options.teacher)
     if specification is None:
@@ -145,7 +145,7 @@ def teacher_of(
 
 
 def class_names(options: ZeroShotOptions, classes: tuple[str, ...]) -> list[str]:
-    """Return what each class is called in a prompt. Raises ConfigError if `names` lacks one."""
+    """Return each class's name for prompts. Raises ConfigError if `names` lacks one."""
     if options.names is None:
         return [_readable(name) for name in classes]
     try:
@@ -168,7 +168,7 @@ def class_names(options: ZeroShotOptions, classes: tuple[str, ...]) -> list[str]
 def class_embeddings(
     teacher: OpenClipOptions, names: list[str], options: ZeroShotOptions, progress: Progress
 ) -> Tensor:
-    """Return one unit vector (K, T) a class: the mean over templates of unit text embeddings."""
+    """Return one unit vector per class (K, T): the mean over templates of unit text embeddings."""
     prompts = [template.format(name) for name in names for template in options.templates]
     progress.start("read prompts", len(prompts), "prompts")
     unit = F.normalize(text_embeddings(teacher, prompts, progress), dim=1)
@@ -177,7 +177,7 @@ def class_embeddings(
 
 def _mapped(options: ZeroShotOptions, subject: Subject, setting: Setting) -> tuple[Tensor, Values]:
     teacher = setting.references[options.teacher]
-    setting.images.index("validation")  # names what is missing
+    setting.images.index("validation")  # raises DataError if there are none
     targets = {s: F.normalize(teacher.of(s), dim=1) for s in ("train", "validation")}
     what = f"map {subject.name} to {options.teacher}"
     setting.progress.start(what, len(options.ridges), "fits")

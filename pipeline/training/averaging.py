@@ -1,4 +1,4 @@
-"""An exponential moving average of the encoder's weights, validated and kept instead of them."""
+"""An exponential moving average of the encoder's weights, validated and kept in their place."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class Averaging(Callback):
     """After each optimiser step, average = decay * average + (1 - decay) * weights.
 
     Buffers, such as the statistics of norms, are copied. During validation the encoder holds the
-    average, so this callback comes after those that look at the encoder then.
+    average, so callbacks that read the encoder then must come before this one.
     """
 
     def __init__(self, encoder: nn.Module, decay: float) -> None:
@@ -21,17 +21,17 @@ class Averaging(Callback):
             encoder,
             multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
         )
-        self._average.n_averaged.fill_(1)  # the initial weights are the average so far
+        self._average.n_averaged.fill_(1)  # the average starts as the initial weights
         self._own: dict[str, Tensor] | None = None
         self._steps = 0
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the average, by the names of the encoder's state."""
+        """Return the average, with the keys of the encoder's state dict."""
         weights: dict[str, Tensor] = self._average.module.state_dict()
         return weights
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the encoder to its device."""
+        """Move the average to the encoder's device."""
         self._average.to(pl_module.device)
         self._steps = trainer.global_step
 
@@ -43,18 +43,18 @@ class Averaging(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the average, if this batch completed a step."""
+        """Update the average if this batch completed an optimiser step."""
         if trainer.global_step != self._steps:
             self._steps = trainer.global_step
             self._average.update_parameters(self._encoder)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average into the encoder."""
+        """Load the average into the encoder."""
         self._own = {name: v.detach().clone() for name, v in self._encoder.state_dict().items()}
         self._encoder.load_state_dict(self.weights())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the encoder's own weights back."""
+        """Restore the encoder's own weights."""
         if self._own is not None:
             self._encoder.load_state_dict(self._own)
             self._own = None
@@ -64,5 +64,5 @@ class Averaging(Callback):
         return {"average": self.weights()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._average.module.load_state_dict(state_dict["average"])

@@ -1,4 +1,4 @@
-"""What happens beside the steps: progress, curves, and the choice of the best checkpoint."""
+"""Callbacks of a run: progress and curves, the best checkpoint, and the loader's position."""
 
 import csv
 import math
@@ -24,12 +24,11 @@ SHOWN_EVERY_SECONDS = 1.0
 
 
 class Curves(Callback):
-    """Shows every step, and writes one row an epoch: objective, terms, probes, rate, speed.
+    """Shows every step, and writes one row per epoch: objective, terms, probes, rate, speed.
 
-    Training values are means over the samples of the whole epoch, also where it was
-    interrupted; images a second and `wait_share`, the part of the time in which the loader was
-    waited for, are those since the epoch began or was continued. Rows of epochs that a run
-    repeats are replaced.
+    Training values are means over the samples of the whole epoch, even if it was interrupted.
+    Images per second and `wait_share`, the share of time spent waiting for the loader, count from
+    the start of the epoch, or from its resumption. If a run repeats an epoch, its row is replaced.
     """
 
     def __init__(self, path: Path, loader: Loader, progress: Progress) -> None:
@@ -38,12 +37,12 @@ class Curves(Callback):
         self._progress = progress
         self._names: list[str] = []
         self._sums = torch.zeros(0, dtype=torch.float64)
-        self._samples = 0  # of this epoch, and of it in this process's life
+        self._samples = 0  # of this epoch; `_recent` counts those of this process
         self._recent = 0
         self._began = self._ended = self._shown = self._waited = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Announce all steps that are left."""
+        """Announce the number of steps left."""
         steps = int(trainer.num_training_batches)
         done = trainer.current_epoch * steps + self._loader.delivered % steps
         left = steps * (trainer.max_epochs or 0) - done
@@ -52,7 +51,7 @@ class Curves(Callback):
         self._start_clock()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Reset the sums and the clock."""
         self._sums, self._samples = torch.zeros_like(self._sums), 0
         self._start_clock()
 
@@ -69,7 +68,7 @@ class Curves(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Add the batch's values up."""
+        """Add the batch's values to the sums."""
         rows = len(batch["images"])
         values = torch.stack([value.double() for value in outputs["values"].values()])
         if not self._samples:
@@ -91,11 +90,11 @@ class Curves(Callback):
         self._progress.advance(1, status)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that steps pause."""
+        """Show that training pauses for validation."""
         self._progress.advance(0, "validating")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the row of this epoch, and say it in a line."""
+        """Write the row of this epoch, and print it as one line."""
         count = torch.tensor([self._samples], dtype=torch.float64, device=pl_module.device)
         *sums, samples = sum_over_processes(torch.cat([self._sums, count])).tolist()
         row = {
@@ -141,11 +140,11 @@ class Curves(Callback):
             writer.writerows([*rows, {k: f"{v:.6g}" for k, v in row.items()}])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has been added up in this epoch."""
+        """Return the sums of this epoch so far."""
         return {"names": self._names, "sums": self._sums.cpu(), "samples": self._samples}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._names, self._sums = state_dict["names"], state_dict["sums"]
         self._samples = state_dict["samples"]
 
@@ -171,7 +170,7 @@ def _line(row: dict[str, float], epochs: int) -> str:
 class Selection(Callback):
     """Keeps the checkpoint that is best on validation images.
 
-    `save` is called with the rule's name and the score whenever the score is the best so far.
+    `save` is called with epoch, metric and score whenever the score is the best so far.
     """
 
     def __init__(
@@ -183,7 +182,7 @@ class Selection(Callback):
         self._best = -math.inf
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, if this is the best."""
+        """Save if the score is the best so far; raise TrainingError if it is not finite."""
         score = self._sign * float(trainer.callback_metrics[self._metric])
         if not math.isfinite(score):
             raise TrainingError(
@@ -200,14 +199,14 @@ class Selection(Callback):
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._best = state_dict["best"]
 
 
 class Position(Callback):
-    """Keeps in a checkpoint how far the loader is, so that a run goes on with unseen samples.
+    """Saves the loader's position in checkpoints, so that a resumed run gets unseen samples.
 
-    Lightning itself restores a loader only where an epoch was broken off.
+    Lightning itself restores a loader only if the epoch was interrupted.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -218,5 +217,5 @@ class Position(Callback):
         return dict(self._loader.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Set the loader to where it was."""
+        """Restore the loader's position."""
         self._loader.load_state_dict(state_dict)

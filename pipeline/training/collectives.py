@@ -1,4 +1,4 @@
-"""Numbers that several processes share."""
+"""Collective operations: the sum, the maximum and the rows of all processes."""
 
 import torch
 from lightning import Trainer
@@ -6,7 +6,7 @@ from torch import Tensor, distributed
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes; each must call it."""
+    """Return the sum of a tensor over all processes. All of them must call this."""
     if distributed.is_available() and distributed.is_initialized():
         value = value.clone()
         distributed.all_reduce(value)
@@ -14,7 +14,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
 
 
 def largest_over_processes(value: int, device: torch.device) -> int:
-    """Return the largest of the processes' numbers; each must call it."""
+    """Return the largest `value` of all processes. All of them must call this."""
     if distributed.is_available() and distributed.is_initialized():
         shared = torch.tensor(value, device=device)
         distributed.all_reduce(shared, distributed.ReduceOp.MAX)
@@ -23,7 +23,7 @@ def largest_over_processes(value: int, device: torch.device) -> int:
 
 
 def rows_of_all_processes(rows: Tensor, trainer: Trainer) -> Tensor:
-    """Return the rows (N, ...) of all processes, which may bring different numbers of them."""
+    """Return the rows (N, ...) of all processes; N may differ between them."""
     if trainer.world_size == 1:
         return rows
     counts = [

@@ -1,4 +1,4 @@
-"""How long each epoch of a run takes: in its steps, and after them."""
+"""How long each epoch of a run takes, in its steps and after them."""
 
 import time
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 @dataclass(frozen=True)
 class EpochTime:
-    """Seconds that an epoch spent in its steps, and after them: validating, choosing, saving."""
+    """Seconds that an epoch spent on its steps, and then on validation, selection and saving."""
 
     steps: int
     step_seconds: float
@@ -27,7 +27,7 @@ class EpochClock(Callback):
         self._stepped = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the epoch before, and begin one."""
+        """End the epoch before, and start one."""
         self._end()
         self._began = time.perf_counter()
 

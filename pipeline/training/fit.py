@@ -1,4 +1,4 @@
-"""One training run, from data and options to checkpoints; it continues where it was stopped."""
+"""One training run, from data and options to checkpoints. An interrupted run resumes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ CURVES = "epochs.csv"
 class Run:
     """Everything that determines a training run.
 
-    `live` are the representations that the objective names and the store does not hold.
-    `about` goes into the checkpoints as it is. `weights` is a checkpoint to start from.
+    `live` are the representations that the objective names and the store does not hold. `about` is
+    written to the checkpoints unchanged. `weights` is a checkpoint to start from.
     """
 
     train: SplitData
@@ -62,13 +62,13 @@ class Run:
 
 
 def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
-    """Train, leaving `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files in `work`.
+    """Train, and write `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files to `work`.
 
-    Returns how long each epoch took that this call trained.
+    Returns the times of the epochs that this call trained.
 
-    What an interrupted call left in `work` is continued from where it was last saved. The first
-    process alone writes. Raises NotFiniteError if the objective is not finite, KeyboardInterrupt
-    if the run was asked to stop, after it has been saved.
+    If an earlier call was interrupted, training resumes from its last save in `work`. Only the
+    first process writes. Raises NotFiniteError if the objective is not finite. Raises
+    KeyboardInterrupt if the run was asked to stop; it is saved first.
     """
     with plain_lightning():
         trainer = build_trainer(run.options, work)
@@ -102,7 +102,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
         trainer.callbacks = [clock, Position(loader), *observers.callbacks, curves, saving]  # type: ignore[attr-defined]
         try:
             trainer.fit(module, loader, validation, ckpt_path=saved, weights_only=True)
-        except SystemExit:  # how Lightning answers an interruption
+        except SystemExit:  # Lightning's answer to an interruption
             raise KeyboardInterrupt from None
         except NotFiniteError as error:
             raise NotFiniteError(f"{error} {_advice(work, saving.last_saved)}") from error
@@ -112,7 +112,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
 
 
 def tune(run: Run, wanted: Wanted, *, progress: Progress) -> TrainOptions:
-    """Return the options of `run` with a batch size, then a learning rate, found by trying.
+    """Return the options of `run` with the wanted values found: first batch size, then rate.
 
     Raises ConfigError under several processes, TrainingError if nothing is found.
     """
@@ -164,7 +164,7 @@ def _module(run: Run, batches: int, *, gather: bool, progress: Progress) -> Stud
 
 
 class _Observers:
-    """The callbacks that look at the encoder, and what they make it leave behind."""
+    """The callbacks that read the encoder, and the checkpoints that they write."""
 
     def __init__(self, run: Run, module: StudentModule, work: Path) -> None:
         self._run, self._encoder, self._work = run, module.encoder, work
@@ -182,7 +182,7 @@ class _Observers:
             self.callbacks.append(self._averaging)
 
     def save(self, name: str, chosen: Mapping[str, Any]) -> None:
-        """Write the student, averaged where that was asked for, and its probe."""
+        """Write the student, with averaged weights if `ema` is set, and its probe."""
         state = self._averaging.weights() if self._averaging else self._encoder.state_dict()
         weights = {key: value.detach().cpu() for key, value in state.items()}
         about = {**self._run.about, "selection": dict(chosen)}

@@ -1,7 +1,7 @@
-"""The LightningModule: wiring of encoder, objective and views, and logging. No formula is here.
+"""The LightningModule: it wires encoder, objective and views, and logs. It holds no formula.
 
-Every random draw of a step depends on the seed and the step's number alone, so an interrupted
-run that continues follows the trajectory of one that was not interrupted.
+Every random draw of a step depends only on the seed, the process and the step's number. So a
+resumed run follows the same trajectory as an uninterrupted one.
 """
 
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ TRAINING, VALIDATION = 0, 1  # streams of random draws
 class StudentModule(lightning.LightningModule):
     """An encoder learning an objective.
 
-    `live` are the representations that are computed for every batch rather than read from the
-    store; they are those of the image without augmentation, also where both views are augmented.
-    Each step hands h of the first view (of the augmented one, where the objective needs that
-    alone) and the labels to callbacks, detached.
+    `live` are the representations that are computed for every batch instead of read from the store.
+    They see the image without augmentation, even if both views are augmented. Each step hands the
+    labels and a detached h to callbacks: h of the first view, or of the augmented view if the
+    objective needs no other.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class StudentModule(lightning.LightningModule):
         self._seed = seed
 
     def on_fit_start(self) -> None:
-        """Move what is not part of the student's state to its device."""
+        """Move the live representations, not part of the student's state, to its device."""
         for representation in self._live.values():
             representation.to(self.device)
 
     def on_validation_epoch_start(self) -> None:
-        """Give every process the norms' statistics of the first; each has gathered its own."""
+        """Give all processes the batch-norm statistics of the first; each has gathered its own."""
         if self.trainer.world_size > 1:
             for buffer in self.encoder.buffers():
                 distributed.broadcast(buffer, 0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return the objective of a batch; its values and features, detached, for callbacks."""
+        """Return the objective of a batch and, for callbacks, its detached values and features."""
         value, h = self._evaluate(batch, TRAINING, self.trainer.fit_loop.total_batch_idx)
         self._require_finite(value, batch_idx)
         return {
@@ -79,7 +79,7 @@ class StudentModule(lightning.LightningModule):
         }
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the objective of a batch outside a run, with the views of its first step."""
+        """Return the objective of a batch outside a run, with the views of a run's first step."""
         return self._evaluate(batch, TRAINING, 0)[0].total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -131,7 +131,7 @@ class StudentModule(lightning.LightningModule):
         return self._laid_out(normalise(batch["images"], self._image))
 
     def _augmented(self, batch: Batch) -> Tensor:
-        """Return a random view, drawn anew at every call."""
+        """Return a random view; every call draws another one."""
         augmented = self._augment(batch["images"].float() / 255)
         return self._laid_out(normalise(augmented, self._image))
 
@@ -150,7 +150,7 @@ class StudentModule(lightning.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """Build the optimiser, and its schedule counted in optimiser steps."""
+        """Build the optimiser, and a schedule that counts optimiser steps."""
         options = self._options
         named = [*self.encoder.named_parameters(), *self.objective.named_parameters()]
         optimizer = build_optimizer(named, options.optimizer, lr=options.lr)
@@ -173,6 +173,6 @@ class StudentModule(lightning.LightningModule):
 
 
 def _values(value: ObjectiveValue) -> dict[str, Tensor]:
-    """Return the objective and its terms by the names of the curves, detached."""
+    """Return the objective and its terms, detached, with the names of the curves as keys."""
     terms = {f"term/{name}": term.detach() for name, term in value.terms.items()}
     return {"objective": value.total.detach(), **terms}

@@ -19,15 +19,15 @@ Betas = Annotated[
 class OptimizerOptions(Options):
     """`train.optimizer`.
 
-    `weight_decay` is added to the gradient (an L2 penalty) by adam, sgd and lars, and taken
-    from the weight itself by adamw. Vectors, that is biases and the scales and shifts of
-    norms, are spared unless `decay_norms_and_biases` says otherwise.
+    adam, sgd and lars add `weight_decay` to the gradient (an L2 penalty); adamw subtracts it from
+    the weights themselves. Vectors, that is biases and the scales and shifts of norms, do not decay
+    unless `decay_norms_and_biases` is set.
     """
 
     name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay_norms_and_biases: bool = False
-    # Left out: 0.9 for sgd and lars, (0.9, 0.999) for adam and adamw.
+    # Defaults: momentum 0.9 for sgd and lars, betas (0.9, 0.999) for adam and adamw.
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     betas: Betas | None = None
 
@@ -53,10 +53,9 @@ def build_optimizer(
     """Return the optimiser of `options` for named parameters, such as `named_parameters()`.
 
     The first group holds the matrices and kernels, the second the vectors: biases and norms.
-    Parameters whose name begins with a key of `lr_factors` learn at that multiple of `lr`; they
-    are two groups of their own, whose `lr_factor` says so. A parameter that needs no gradient is
-    left out. Names end up in the optimiser's state. Raises ConfigError if nothing is left to
-    learn.
+    Parameters whose name begins with a key of `lr_factors` learn at that multiple of `lr`, in two
+    groups of their own with the key `lr_factor`. Parameters that need no gradient are omitted. The
+    optimiser's state includes the names. Raises ConfigError if nothing is left to learn.
     """
     learnable = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
     if not learnable:
@@ -100,8 +99,8 @@ def _sgd(groups: Groups, lr: float, options: OptimizerOptions) -> Optimizer:
 def _lars(groups: Groups, lr: float, options: OptimizerOptions) -> Optimizer:
     """LARS (arXiv 1708.03888) with the coefficient of Barlow Twins and VICReg, 0.001.
 
-    Vectors take plain momentum steps. timm would skip the adaptation of weights as well where
-    their decay is 0, so it is asked for.
+    Vectors take plain momentum steps. By default, timm does not adapt weights whose decay is 0
+    either, so `always_adapt` is set for them.
     """
     from timm.optim import Lars
 

@@ -1,6 +1,6 @@
-"""Online probes: what the features are worth while they are learned, without touching them.
+"""Online probes: they measure the features during training, without affecting them.
 
-Under several processes each sees its own part of the images, and all have one result.
+With several processes, each sees its own part of the images, and all get the same result.
 """
 
 from typing import Any
@@ -22,10 +22,9 @@ KNN_IMAGES = 10_000
 
 
 class OnlineProbe(Callback):
-    """Learns on detached features of training batches, scored on validation features.
+    """A linear classifier that learns on detached training features; validation features score it.
 
-    It has an optimiser of its own and adds nothing to the loss. Samples without a label are
-    left out.
+    It has its own optimiser and adds nothing to the loss. Samples without a label are skipped.
     """
 
     def __init__(self, width: int, classes: int, *, lr: float, seed: int) -> None:
@@ -37,7 +36,7 @@ class OnlineProbe(Callback):
         self._counts = torch.zeros(2)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the encoder to its device; only then can the optimiser's state follow."""
+        """Move to the encoder's device, then restore the optimiser's state there."""
         self.classifier.to(pl_module.device)
         if self._restored is not None:
             self._optimizer.load_state_dict(self._restored)
@@ -68,7 +67,7 @@ class OnlineProbe(Callback):
         self._optimizer.step()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Reset the counts."""
         self._counts = torch.zeros(2, device=pl_module.device)
 
     def on_validation_batch_end(
@@ -105,16 +104,16 @@ class OnlineProbe(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.classifier.load_state_dict(state_dict["classifier"])
         self._restored = state_dict["optimizer"]
 
 
 class OnlineNeighbours(Callback):
-    """The share of validation images whose class their nearest others vote for.
+    """The top-1 accuracy of k-NN among validation images.
 
-    Neighbours are other validation images, so nothing is encoded for it alone. Of a large split
-    the first `KNN_IMAGES` of all processes take part.
+    Each image is classified by the other validation images nearest to it, so the callback encodes
+    no image itself. From a large split, only the first `KNN_IMAGES` of all processes are used.
     """
 
     def __init__(self, k: int, classes: int) -> None:
@@ -124,7 +123,7 @@ class OnlineNeighbours(Callback):
         self._labels: list[Tensor] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to collect."""
+        """Discard the features of the last validation."""
         self._features, self._labels = [], []
 
     def on_validation_batch_end(
@@ -143,7 +142,7 @@ class OnlineNeighbours(Callback):
             self._labels.append(outputs["labels"][known])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the share, in percent, where there are enough images."""
+        """Log the accuracy, in percent, if there are enough images."""
         features = rows_of_all_processes(torch.cat(self._features), trainer)
         labels = rows_of_all_processes(torch.cat(self._labels), trainer).cpu()
         self._features, self._labels = [], []
@@ -153,5 +152,5 @@ class OnlineNeighbours(Callback):
         found = nearest(features, features, k=k, device=pl_module.device, exclude_self=True)
         shares = vote(found, labels, classes=self._classes, k=k, temperature=KNN_TEMPERATURE)
         right = (shares.argmax(dim=1) == labels).float().mean()
-        # A number, which Lightning puts on the device, as NCCL demands.
+        # As a number: Lightning then puts it on the device, as NCCL requires.
         pl_module.log(KNN_METRIC, 100 * right.item(), sync_dist=True, logger=False)

@@ -1,7 +1,8 @@
-"""Saving a run so that it can go on: at the end of an epoch, in between, and when it is stopped.
+"""Saving a run so that it can resume: after each epoch, in between, and when it is stopped.
 
-Two files are kept. The newest is written beside them and then renamed, the one before it is kept,
-so that a process can be killed at any moment, and a damaged file costs what came after the other.
+Two files are kept, the newest and the one before it. A new file is written under a temporary name
+and then renamed, so the process may be killed at any moment. If the newest file is damaged, only
+the work since the older one is lost.
 """
 
 import os
@@ -31,7 +32,7 @@ def newest_checkpoint(work: Path, progress: Progress) -> Path | None:
             continue
         try:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # a damaged file fails in many ways, and none is of use
+        except Exception as error:  # a damaged file fails in many ways
             progress.note(f"{path} is damaged ({type(error).__name__}); trying the one before it.")
         else:
             return path
@@ -41,8 +42,8 @@ def newest_checkpoint(work: Path, progress: Progress) -> Path | None:
 class Saving(Checkpoint):
     """Saves the run into `work` between optimiser steps.
 
-    The last callback of a trainer, so that what the others have counted is saved with it.
-    `last_saved` says which step that was.
+    It must be the trainer's last callback, so that it also saves what the others have counted.
+    `last_saved` is the step of the last save.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class Saving(Checkpoint):
         self.last_saved: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, and to listen.
+        """Start the clock, and listen to signals.
 
-        Only now, as Lightning's own answer to SIGTERM, which would leave several processes
-        waiting for each other, has been set before.
+        Lightning sets its own answer to SIGTERM before this hook. That answer would leave several
+        processes waiting for each other, so it is replaced here.
         """
         self._stop.listen()
         self._saved_at = self._clock()
@@ -77,7 +78,7 @@ class Saving(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if it is time to, but neither amid an accumulation nor before a validation."""
+        """Save if it is time, but neither within an accumulation nor right before a validation."""
         last = batch_idx + 1 == trainer.num_training_batches
         if last or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
@@ -88,7 +89,7 @@ class Saving(Checkpoint):
             raise KeyboardInterrupt
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and stop if that was asked."""
+        """Save; raise KeyboardInterrupt if the run was asked to stop."""
         self._save(trainer, pl_module)
         if largest_over_processes(self._stop.asked, pl_module.device):
             raise KeyboardInterrupt

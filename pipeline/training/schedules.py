@@ -48,10 +48,10 @@ def learning_rate(
 ) -> float:
     """Return the rate of optimiser step `step`, counted from 0.
 
-    With W steps of warm-up the rates are base_lr * 1/(W+1), ..., W/(W+1) and then base_lr at
-    step W: no step is lost at a rate of 0. A cosine reaches `final_lr` exactly at the last
-    step, total_steps - 1, and stays there. Raises ConfigError if warm-up, hold or milestones
-    reach beyond the end of the run.
+    With W steps of warm-up the rates are base_lr * 1/(W+1), ..., W/(W+1) and then base_lr at step
+    W: no step has a rate of 0. A cosine reaches `final_lr` exactly at the last step,
+    total_steps - 1, and stays there. Raises ConfigError if warm-up, hold or milestones extend
+    beyond the end of the run.
     """
     warmup = round(options.warmup_epochs * steps_per_epoch)
     hold_end = warmup + round(options.hold_epochs * steps_per_epoch)

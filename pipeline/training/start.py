@@ -1,4 +1,4 @@
-"""The encoder that a run begins with: untrained, or with weights that another run has learned."""
+"""The encoder that a run starts from: untrained, pretrained, or of another run."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ def initial_encoder(
     seed: int,
     progress: Progress,
 ) -> Encoder:
-    """Build a student: untrained by `seed`, pretrained by timm, or from the checkpoint `weights`.
+    """Build a student: initialised by `seed`, pretrained by timm, or from the checkpoint `weights`.
 
-    The backbone is loaded whole or not at all. A projector that the file does not hold, or holds
-    in another shape, starts anew, and a note says so. Raises WeightsError if the backbone does
-    not fit.
+    The backbone is loaded completely or not at all. If the file holds no projector, or one of
+    another shape, the projector is initialised, and a note says so. Raises WeightsError if the
+    backbone does not fit.
     """
     encoder = build_encoder(student, channels=image.channels, size=image.size, seed=seed)
     if student.weights == PRETRAINED:
@@ -39,7 +39,7 @@ def initial_encoder(
         for state in (found, own)
     )
     if shapes != wanted:
-        progress.note(f"{weights}: the backbone is taken over, the projector starts anew.")
+        progress.note(f"{weights}: the backbone is loaded, the projector is initialised.")
         found = {name: value for name, value in found.items() if not name.startswith(PROJECTOR)}
         found |= {name: value for name, value in own.items() if name.startswith(PROJECTOR)}
     load_weights(encoder, found)
@@ -49,7 +49,7 @@ def initial_encoder(
 def given_checkpoint(
     student: StudentOptions, image: ImageOptions, weights: Path | None, *, progress: Progress
 ) -> Checkpoint:
-    """Return the checkpoint of a student that is taken as it is, for `image`."""
+    """Return the checkpoint, for `image`, of a student that is used without training."""
     encoder = initial_encoder(student, image, weights, seed=0, progress=progress)
     origin = load_checkpoint(weights, remedy=REMEDY) if weights else None
     about = {

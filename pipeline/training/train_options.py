@@ -15,15 +15,15 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def _text(value: Any) -> Any:
-    """Return a number as YAML reads it, 16, as the name that was meant."""
+    """Return an integer as text: YAML reads the name 16 as a number."""
     return str(value) if type(value) is int else value
 
 
 class ProbeOptions(Options):
-    """`train.probe`: what is measured beside the encoder where there are labels.
+    """`train.probe`: the online probes, which run if there are labels.
 
-    A linear probe learns by Adam on training batches; `neighbours` vote for each validation
-    image among the others.
+    The linear probe learns with Adam, at rate `lr`, on training batches. In k-NN, the `neighbours`
+    nearest other validation images vote for the class of each one.
     """
 
     lr: Positive = 1e-3
@@ -31,11 +31,11 @@ class ProbeOptions(Options):
 
 
 class ParallelOptions(Options):
-    """`train.parallel`: processes, one a device; `nodes` machines of `devices` each.
+    """`train.parallel`: one process per device, on `nodes` machines of `devices` each.
 
-    `strategy` is Lightning's name: auto is DistributedDataParallel where there is more than one
-    process, the longer name is for a backbone of which parts do not take part in a step. With
-    `gather` every statistic of the objective is that of the batch of all processes.
+    `strategy` is Lightning's name. With several processes, auto is DistributedDataParallel; the
+    longest name is for backbones of which some parts are not used in every step. With `gather`, the
+    objective's statistics are those of the joint batch of all processes.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -47,7 +47,10 @@ class ParallelOptions(Options):
 
 
 class SavingOptions(Options):
-    """`train.saving`: when a run can be continued from: the end of an epoch, and in between."""
+    """`train.saving`: intervals of saving, in addition to the end of each epoch.
+
+    A run is saved `minutes` after the last save, and every `steps` optimiser steps if set.
+    """
 
     minutes: Positive = 10.0
     steps: Count | None = None
@@ -56,12 +59,11 @@ class SavingOptions(Options):
 class TrainOptions(Options):
     """`train`: one run of the optimiser.
 
-    `batch_size` is that of one process. With `augment_both` the first view is augmented too, by
-    draws of its own, as VICReg has it, instead of being the image as it is. `ema` is the decay,
-    per optimiser step, of an average of the encoder's weights, which is then validated and kept
-    instead of them. `select` is the rule for the best checkpoint, always on validation images:
-    `probe` (highest top-1 of the linear probe), `objective` (lowest), or `auto`: probe where
-    there are labels.
+    `batch_size` is per process. With `augment_both`, both views are augmented independently, as in
+    VICReg; otherwise the first view is the original image. `ema` is the decay, per optimiser step,
+    of an average of the encoder's weights, which is validated and kept in their place. `select` is
+    the rule for the best checkpoint, always on validation images: `probe` (highest top-1 of the
+    linear probe), `objective` (lowest), or `auto` (probe if there are labels, else objective).
     """
 
     epochs: Count

@@ -1,4 +1,4 @@
-"""Lightning's trainer, set up as the options say and told to keep quiet."""
+"""Lightning's trainer, configured by the options and without its own messages."""
 
 import logging
 import os
@@ -50,7 +50,7 @@ def build_trainer(options: TrainOptions, work: Path) -> Trainer:
         num_nodes=parallel.nodes,
         strategy=parallel.strategy,
         sync_batchnorm=parallel.sync_batch_norm,
-        use_distributed_sampler=False,  # the loaders share the samples out
+        use_distributed_sampler=False,  # the loaders divide the samples
         default_root_dir=work,
         logger=TensorBoardLogger(work, name="", version=TENSORBOARD),
         num_sanity_val_steps=0,
@@ -73,7 +73,7 @@ def _require_processes(parallel: ParallelOptions) -> None:
 
 @contextmanager
 def plain_lightning() -> Iterator[None]:
-    """Leave out what Lightning says that is not for the user of this program."""
+    """Silence messages of Lightning that are of no use to the user of this program."""
     names = ("lightning.pytorch", "lightning.fabric")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -82,7 +82,7 @@ def plain_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
         warnings.filterwarnings("ignore", "You passed in a `val_dataloader` but have no")
-        # What torch.compile looks at is none of the user's tensors.
+        # torch.compile causes this one when it inspects tensors.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
         try:
             yield

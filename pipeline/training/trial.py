@@ -1,4 +1,4 @@
-"""What is to be found by trying, and by which fit; `tuning.py` finds it, with Lightning."""
+"""The values to find by trying, and the fit to try them on; `tuning.py` finds them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TrialBatches(Protocol):
-    """What the tuner iterates over, as often as it asks."""
+    """Batches that the tuner may iterate over repeatedly."""
 
     def __iter__(self) -> Any: ...
     def __len__(self) -> int: ...
@@ -23,7 +23,7 @@ class TrialBatches(Protocol):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be found by trying."""
+    """Which values to find by trying."""
 
     lr: bool = False
     batch_size: bool = False
@@ -34,9 +34,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class PlainFit:
-    """A network and its loop: `loss` maps a batch to what a step of `optimizer` lowers.
+    """A network and its fit: `optimizer` minimises `loss`, which maps a batch to a scalar.
 
-    Groups of the optimiser may have a `lr_factor`.
+    Groups of the optimiser may have an `lr_factor`, the multiple of the rate that they learn at.
     """
 
     network: nn.Module
@@ -46,11 +46,11 @@ class PlainFit:
 
 @dataclass(frozen=True)
 class Trial:
-    """A fit that is begun as often as asked, and thrown away each time.
+    """A fit that the tuner starts as often as it needs, and discards each time.
 
-    `module()` is a new plain fit, or a new LightningModule whose `loss(batch)` is what a step
-    lowers; `loader(size)` gives batches of a size, of `samples` samples. `options` say on what
-    device, how precise, and so on.
+    `module()` returns a new plain fit, or a new LightningModule whose `loss(batch)` is minimised.
+    `loader(size)` returns batches of `size` from `samples` samples. `options` set device, precision
+    and so on.
     """
 
     module: "Callable[[], PlainFit | LightningModule]"

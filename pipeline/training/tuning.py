@@ -1,8 +1,8 @@
 """Finding a learning rate and a batch size by trying, with Lightning's tuner.
 
-The tuner doubles the batch until memory runs out, which a GPU answers with an error and a CPU
-with the end of the process. So memory is estimated first, from what the tensors of two small
-batches take, and larger batches than fit are not tried.
+The tuner doubles the batch until memory runs out. A GPU then raises an error, but on a CPU the
+process is killed. So memory is estimated first, from the tensors of two small batches, and batches
+that should not fit are not tried.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
 from pipeline.training.trial import PlainFit, Trial, TrialBatches, Wanted
 
-MEMORY_SHARE = 0.5  # of what is free, as the estimate leaves out what a backward pass allocates
+MEMORY_SHARE = 0.5  # of free memory; the estimate omits what a backward pass allocates
 MEASURED_BATCHES = (16, 32)
 LARGEST_BATCH = 8192
 TRIAL_STEPS = 3
@@ -36,7 +36,7 @@ RATE_STEPS = 100
 
 
 class _PlainModule(LightningModule):
-    """A plain fit, as the tuner takes it."""
+    """A plain fit as a LightningModule, for the tuner."""
 
     def __init__(self, fit: PlainFit) -> None:
         super().__init__()
@@ -49,20 +49,20 @@ class _PlainModule(LightningModule):
         return self.loss(batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Keep the ratio of rates: the tuner gives every group the same one before each step."""
+        """Keep the ratio of rates: before each step, the tuner gives all groups the same rate."""
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
 
     def configure_optimizers(self) -> Optimizer:
-        """Return the given one."""
+        """Return the fit's optimiser."""
         return self._optimizer
 
 
 def find(trial: Trial, wanted: Wanted, *, batch_size: int) -> dict[str, Any]:
-    """Return the `batch_size` and the `lr` that are wanted, each found by trying.
+    """Return the wanted values of `batch_size` and `lr`, each found by trying.
 
-    A rate is that of the found batch size, or of the given one. Raises TrainingError if nothing
-    is found.
+    The rate is for the found batch size, else for the given one. Raises TrainingError if nothing is
+    found.
     """
     found: dict[str, Any] = {}
     if wanted.batch_size:
@@ -96,9 +96,10 @@ def find_learning_rate(trial: Trial, batch_size: int) -> float:
 
 
 def find_batch_size(trial: Trial) -> int:
-    """Return the largest size that runs and should fit: a power of two times the smallest tried.
+    """Return the largest size that runs and should fit: the smallest tried, times a power of two.
 
-    The samples bound it too: fewer than the smallest are one batch.
+    It is at most the number of samples. If these are fewer than the smallest size, they form one
+    batch.
     """
     start = min(MEASURED_BATCHES[0], trial.samples)
     largest = start if trial.samples < MEASURED_BATCHES[1] else _largest_batch(trial)
@@ -123,7 +124,7 @@ def _module(trial: Trial) -> LightningModule:
 
 @contextmanager
 def _trainer(options: TrainOptions) -> Iterator[Trainer]:
-    """Yield a trainer for one trial, whose epochs never end before the trial does."""
+    """Yield a trainer for one trial, with more epochs than the trial can use."""
     endless = options.model_copy(update={"epochs": RATE_STEPS + 1})
     with tempfile.TemporaryDirectory(prefix="mvmr-tuning-") as work, plain_lightning():
         yield build_trainer(endless, Path(work))
@@ -153,9 +154,9 @@ def largest_batch(
 ) -> int:
     """Return the largest power of two whose step should fit into `MEMORY_SHARE` of free memory.
 
-    `taken_bytes` says what steps of two batch sizes took: it grows with the batch and, by the
-    distances between samples, with its square. The answer is at most `LARGEST_BATCH` and
-    `samples`. Raises TrainingError if not even the smaller one fits.
+    `taken_bytes` maps two batch sizes to the memory of a step. That grows with the batch and, due
+    to the distances between samples, with its square. The result is at most `LARGEST_BATCH` and
+    `samples`. Raises TrainingError if not even the smaller of the two fits.
     """
     (small, low), (large, high) = sorted(taken_bytes.items())
     square = max(0.0, (high / large - low / small) / (large - small))
@@ -177,9 +178,9 @@ def largest_batch(
 
 
 def taken_by(step: Callable[[], Tensor]) -> int:
-    """Return the most bytes that tensors made in `step` took at one time.
+    """Return the peak memory, in bytes, of the tensors that `step` creates.
 
-    What autograd keeps for the backward pass of the returned loss is among them.
+    It includes what autograd keeps for the backward pass of the returned loss.
     """
     peak = _Peak()
     with peak:
@@ -189,7 +190,7 @@ def taken_by(step: Callable[[], Tensor]) -> int:
 
 
 class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the memory of the tensors that operations return, each as long as it lives."""
+    """Measures the memory of the tensors that operations return, while they are alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -198,7 +199,7 @@ class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._living: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for storage in _storages((args, kwargs)):  # what was there before, such as weights
+        for storage in _storages((args, kwargs)):  # tensors from before, such as weights
             self._count(storage, 0)
         result = func(*args, **(kwargs or {}))
         for storage in _storages(result):
@@ -225,7 +226,7 @@ def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that a device has left, or the machine where that is the CPU."""
+    """Return the free bytes of a device, or of the machine if that is the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # it needs torch
+if TYPE_CHECKING:  # it imports torch
     from stages.experiment.schema import Experiment
 
 
@@ -18,7 +18,7 @@ class Chosen:
 
     @cached_property
     def experiment(self) -> "Experiment":
-        """The checked experiment. Raises ConfigError that lists every problem."""
+        """The checked experiment. Raises a ConfigError that lists every problem."""
         from stages.experiment.schema import load
 
         return load(self.file, self.assignments)

@@ -1,4 +1,4 @@
-"""What a report is made from, gathered from where the stages have left it."""
+"""The content of a report, gathered from the files that the stages left."""
 
 import csv
 import json
@@ -42,8 +42,8 @@ from stages.experiment.records import (
 from stages.experiment.schema import Experiment
 from stages.experiment.scored import scored
 
-IMAGES = 2000  # that the pictures are made from, at most
-NAMED = 5  # of the images that could not be decoded
+IMAGES = 2000  # that the pictures use, at most
+NAMED = 5  # of the images that could not be decoded, at most
 
 Manifests = Mapping[Split, Manifest]
 
@@ -56,9 +56,9 @@ def gather(
     stored: DatasetLayout,
     progress: Progress,
 ) -> Report:
-    """Return what the page of a finished run is made from.
+    """Return the content of a finished run's page.
 
-    Raises DataError if the run has not been trained, or its images or features have changed.
+    Raises DataError if the run has not been trained, or if its images or features have changed.
     """
     if not layout.curves.exists() or not (layout.checkpoints / BEST).exists():
         raise DataError(f"There is no finished run in {layout.root}: run `mvmr train`.")
@@ -96,7 +96,7 @@ def _sample(
     stored: DatasetLayout,
     progress: Progress,
 ) -> ImageSample:
-    """Return the first images of the last split there is, and all their spaces."""
+    """Return the first images of the last split, with all their spaces."""
     seen = scored(experiment, trained, stored, progress, first=IMAGES)
     split = list(manifests)[-1]
     labels = seen.images.labels(split)
@@ -114,7 +114,7 @@ def _sample(
 
 
 def _tags(labels: torch.Tensor) -> list[list[int]]:
-    """Return the classes of each image, from labels (N,) or (N, K) as a batch has them."""
+    """Return the classes of each image, from the labels (N,) or (N, K) of a batch."""
     if labels.ndim == 1:
         return [[label] if label != NO_LABEL else [] for label in labels.tolist()]
     return [(row == 1).nonzero().flatten().tolist() for row in labels]
@@ -167,7 +167,7 @@ def _basis_bytes(directory: Location) -> int:
 
 
 def _speed(work: Work) -> float | None:
-    """Return the images a second of the phase that computed the feature of every image."""
+    """Return the images per second of the phase that computed the feature of every image."""
     phases = [p for a in work.attempts for p in a.phases if p.step == "extract"]
     seconds = sum(phase.seconds for phase in phases)
     return sum(phase.done for phase in phases) / seconds if seconds > 0 else None
@@ -185,7 +185,7 @@ def _student(trained: Checkpoint, layout: RunLayout) -> Student:
 
 
 def _curves(path: Path) -> tuple[dict[str, float | None], ...]:
-    """Read the rows that training wrote, one an epoch; None where there is no finite value."""
+    """Read the rows that training wrote, one per epoch; values that are not finite become None."""
     with path.open(newline="", encoding="utf-8") as file:
         return tuple({k: _finite(v) for k, v in row.items()} for row in csv.DictReader(file))
 
@@ -196,7 +196,7 @@ def _finite(text: str) -> float | None:
 
 
 def _metrics(layout: RunLayout, experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Read the metrics of the protocols that the experiment names, without the long lists."""
+    """Read the metrics of the protocols that the experiment names, without their details."""
     found = {}
     for name in experiment.evaluate:
         path = layout.metrics / f"{name}.json"
@@ -208,9 +208,9 @@ def _metrics(layout: RunLayout, experiment: Experiment) -> dict[str, dict[str, A
 def per_image(
     layout: RunLayout, metrics: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, ScoredImages]:
-    """Read what each scored image got, of the protocols that left it.
+    """Read the values of each scored image, for the protocols that wrote them.
 
-    Raises DataError if that is of another evaluation than the metrics.
+    Raises DataError if they are from another evaluation than the metrics.
     """
     found = {}
     for name, record in metrics.items():
@@ -235,7 +235,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _predictions(layout: RunLayout, experiment: Experiment) -> tuple[str, list[Prediction]]:
-    """Read those of the first protocol that has some."""
+    """Return the name and predictions of the first protocol that has some, else "" and none."""
     for name in experiment.evaluate:
         path = layout.predictions / name / "predictions.csv"
         if path.exists():
@@ -258,7 +258,7 @@ def _work(
     stored: DatasetLayout,
     manifests: Manifests,
 ) -> Iterator[Work]:
-    """Yield how long each stage took, where that was recorded."""
+    """Yield the recorded times of each stage."""
     image, train = experiment.dataset.image, manifests["train"]
     records = {"shard": shard_record(stored, train.options, train.source)}
     for name, options in experiment.features.items():

@@ -37,7 +37,7 @@ def complaint(
 ) -> ConfigError:
     """Return the error that lists problems, each beginning with its dotted path.
 
-    Lines that are not among the file's `own` come from `assignments`, and name the override.
+    Lines that are not among the file's `own` come from `assignments`; their overrides are named.
     """
     foreign = [line for line in lines if line not in own]
     named = [f"{_options_for(x, assignments)}: {x}" if x in foreign else x for x in lines]

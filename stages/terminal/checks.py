@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.base.errors import ConfigError, DataError, nearest, unknown_name
 
-# What an entry of a section is called.
+# The word for an entry of each section.
 ENTRIES = {"features": "feature", "evaluate": "protocol"}
 RUNS, CONFIGS = Path("runs"), Path("configs")
 
@@ -18,9 +18,9 @@ def require_names(section: str, chosen: Iterable[str], names: Collection[str]) -
 
 
 def check_runs(names: Sequence[str]) -> None:
-    """Check that each of the named runs has a report, and that there are two to compare.
+    """Check that every named run has a report, and that not only one is named.
 
-    Raises DataError that lists the runs without a report and those with one, and ConfigError for
+    Raises a DataError that lists the runs without a report and those with one, or a ConfigError for
     a single name.
     """
     there = sorted(path.parent.name for path in RUNS.glob("*/report.json"))

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: one sentence that says how to go on, exit code 1, and no traceback.
+"""Ctrl-C and SIGTERM: one sentence on how to continue, exit code 1, and no traceback.
 
-Stopping loses nothing: every stage keeps what is finished, and the same command goes on from
-there. A signal ends the program at once while libraries are being imported, and raises
-KeyboardInterrupt otherwise. A second signal ends the program at once.
+Stopping loses nothing: every stage keeps finished work, and the same command resumes it. While
+libraries are being imported, a signal ends the program at once; otherwise it raises
+KeyboardInterrupt. A second signal always ends the program at once.
 """
 
 import atexit
@@ -19,8 +19,8 @@ from typing import Any
 from pipeline.base.signals import answer_by, answers_restored
 
 CODE = 1
-PATIENCE_SECONDS = 0.5  # after which the user is told what the program waits for
-CLOSING_SECONDS = 2.0  # for the interpreter's last work after an interruption
+PATIENCE_SECONDS = 0.5  # then the user is told that the program is stopping
+CLOSING_SECONDS = 2.0  # for the interpreter's shutdown after an interruption
 
 _asked = False
 _tell: Callable[[str], None] | None = None
@@ -28,37 +28,37 @@ _arguments: list[str] = []
 
 
 def listen(arguments: list[str]) -> None:
-    """Answer signals from now on; `arguments` are those of the command to resume."""
+    """Answer signals from now on; `arguments` are those of the command to repeat."""
 
     def unraisable(problem: Any) -> None:
-        # As in a finaliser, where Python cannot raise: the interruption would be lost.
+        # Python cannot raise in a finaliser, for example: the interruption would be lost.
         if isinstance(problem.exc_value, KeyboardInterrupt):
             _leave(signal.SIGINT, None)
         sys.__unraisablehook__(problem)
 
     _arguments[:] = arguments
-    # The interpreter's last work takes a second with torch in memory, and hands signals back to
-    # the system before it ends, which would end the process by the signal: not so if ignored.
+    # With torch in memory, the interpreter's shutdown takes a second. It resets signal handlers
+    # before it ends, so a signal would then kill the process; ignored signals stay ignored.
     atexit.register(answer_by, signal.SIG_IGN)
     sys.unraisablehook = unraisable
     answer_by(_unwind)
 
 
 def tell_by(tell: Callable[[str], None]) -> None:
-    """Use `tell` to say that a signal has arrived, where ending takes longer than a moment."""
+    """Use `tell` to say that a signal has arrived, if ending takes longer than a moment."""
     global _tell
     _tell = tell
 
 
 def sentence(arguments: list[str]) -> str:
-    """Return how to go on: by DVC where DVC runs the stage, else by the same command."""
+    """Return how to continue: with DVC if it runs the stage, else with the same command."""
     under_dvc = "DVC_STAGE" in os.environ
     command = "dvc repro" if under_dvc else shlex.join(["mvmr", *arguments])
     return f"Interrupted. What is finished is kept; go on with: {command}"
 
 
 def too_late() -> str:
-    """Return that the command had finished before it could be stopped."""
+    """Return the message that the command had finished before it could be stopped."""
     return "Interrupted, but by then everything was done: there is nothing to go on with."
 
 
@@ -70,15 +70,15 @@ def farewell() -> None:
 
 
 def was_asked() -> bool:
-    """Return whether a signal has come. Whatever fails after it fails because of it."""
+    """Return whether a signal has arrived. Any later failure is a consequence of it."""
     return _asked
 
 
 def end(code: int) -> None:
-    """Prepare the end of the process: a signal now only shortens the interpreter's last work.
+    """Prepare the end of the process: from now on, a signal only cuts its shutdown short.
 
-    After an interruption that work closes what it can, silently, and gets two seconds for it:
-    worker processes also end by themselves when this one has ended.
+    After an interruption, shutdown is silent and takes two seconds at most. Worker processes also
+    end by themselves once this process has ended.
     """
     answer_by(lambda *_: os._exit(code))
     if _asked:
@@ -89,9 +89,9 @@ def end(code: int) -> None:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Let a signal end the program at once, while nothing is under way that must be unwound.
+    """Let a signal end the program at once, for work that needs no clean-up, such as imports.
 
-    An exception raised within an import may be swallowed, or reported by a library as its own.
+    A library may swallow an exception raised within an import, or report it as its own.
     """
     if signal.getsignal(signal.SIGINT) is not _unwind:  # a test or another program calls us
         yield
@@ -122,7 +122,7 @@ def _say_that_it_ends() -> None:
 
 
 def _leave(_: int, __: FrameType | None) -> None:
-    """End the program here and now, the terminal as it was."""
+    """End the program at once, and restore the terminal."""
     answer_by(signal.SIG_IGN)
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None and stream.isatty():

@@ -1,4 +1,4 @@
-"""Few labels: which images are labelled, and what is learned from them."""
+"""Few labels: which images are labelled, and what fine-tuning learns from them."""
 
 from pathlib import Path
 

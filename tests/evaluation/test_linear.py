@@ -40,7 +40,7 @@ def blobs(
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(count) % classes
     noise = torch.randn(count, width, generator=source)
-    scales = torch.logspace(-2, 2, width)  # features of very different size
+    scales = torch.logspace(-2, 2, width)  # features of very different scales
     return LabelledFeatures((centres[labels] + spread * noise) * scales + 3, labels)
 
 
@@ -112,7 +112,7 @@ def test_the_probe_scores_cifar10_as_scikit_learn_does() -> None:
 
 
 def cifar10_gradients(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return oriented gradients (count, 1152) and labels of CIFAR-10, class by class in turn."""
+    """Return oriented gradients (count, 1152) and labels of CIFAR-10, with classes in turn."""
     image = ImageOptions(size=32, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
     hog = KINDS["hog"].model_validate({"kind": "hog"}).build(image)
     with tarfile.open(PHOTOGRAPHS) as archive:

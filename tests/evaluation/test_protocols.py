@@ -1,4 +1,4 @@
-"""Protocols end to end on small shards: what they use, what they leave alone, what they refuse."""
+"""Protocols end to end on small shards: what they use, leave unchanged and refuse."""
 
 from dataclasses import replace
 from pathlib import Path

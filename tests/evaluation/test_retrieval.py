@@ -107,5 +107,5 @@ def test_chance_is_what_an_unrelated_space_reaches() -> None:
         assert chance_of_recall(labels, k=k) == pytest.approx(expected, abs=0.01)
     assert chance_of_recall(torch.arange(9), k=2) == 0
     assert chance_of_recall(torch.zeros(9).long(), k=2) == 1
-    # One other image of the class among three, two of which are drawn.
+    # One of the three other images has the same class, and two of the three are drawn.
     assert chance_of_recall(torch.tensor([0, 0, 1, 1]), k=2) == pytest.approx(2 / 3)

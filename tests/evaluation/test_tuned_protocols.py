@@ -44,7 +44,7 @@ def test_rate_and_batch_size_found_by_trying_are_recorded_said_and_used(
     trying = replace(made, wanted=Wanted(lr=True, batch_size=True), progress=notes)
     outcome = protocol.score(student, trying)
     found = outcome.values["tuned"]
-    # The largest power of two: of 147 images, or of the half of those with a label.
+    # The largest power of two within 147 images, or within the labelled half of them.
     assert found["batch_size"] == (32 if protocol.kind == "semi_supervised" else 128)
     rate = found.get("lr", found.get("encoder_lr"))
     assert 1e-7 < rate < 1
@@ -81,8 +81,8 @@ def test_a_batch_is_bounded_by_what_the_memory_can_hold(
         protocol.score(student, made)
     assert student.encoder is not None
     weights = 16 * sum(p.numel() for p in student.encoder.backbone.parameters())
-    fixed = weights if protocol.kind == "semi_supervised" else 0  # and some for the head
-    free(2 * (1.2 * fixed + 1.2 * seen[1]))  # a batch of 32, of 16 and 32 that were measured
+    fixed = weights if protocol.kind == "semi_supervised" else 0  # and some more for the head
+    free(2 * (1.2 * fixed + 1.2 * seen[1]))  # for a batch of 32; 16 and 32 were measured
     assert protocol.score(student, made).values["tuned"]["batch_size"] == 32
 
 

@@ -36,7 +36,7 @@ evaluate:
 
 
 def write_devkit(root: Path, sets: dict[str, int]) -> None:
-    """Write pictures with half of the classes each; of every class some objects are difficult."""
+    """Write pictures with half of the classes each; some objects of every class are difficult."""
     rng = np.random.default_rng(0)
     folder = root / "VOCdevkit" / "VOC2007"
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
@@ -75,7 +75,7 @@ def test_released_weights_are_transferred_to_voc(
     assert record["main"] == "map"
     assert record["images"] == {"train": 42, "validation": 18, "test": 25}
     assert set(record["controls"]) == {"untrained", "pixels"}
-    # Classes do not show in noise: precision is near the share of positives, a half.
+    # Noise shows no classes, so precision is near the share of positives, a half.
     assert 30 < record["map_low"] < record["map"] < record["map_high"] < 75
     assert set(record["details"]["area_by_class"]) == set(CLASSES)
     assert record["checkpoint"]["selection"]["rule"] == "given"

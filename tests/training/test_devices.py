@@ -40,7 +40,7 @@ def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, flo
 
 @pytest.fixture(autouse=True)
 def one_process_again() -> Iterator[None]:
-    """End the process group that a run leaves, and forget what it says of itself to children."""
+    """End the process group that a run leaves, and restore the environment's variables."""
     before = dict(os.environ)
     yield
     if distributed.is_initialized():
@@ -104,7 +104,7 @@ def test_it_learns_the_same(
     torch._dynamo.utils.counters.clear()
     found = learned(data, tmp_path, options)
     assert found == pytest.approx(plain, rel=tolerance, abs=tolerance)
-    # What was asked for did happen.
+    # The requested options took effect.
     kernel = load_checkpoint(tmp_path / LAST).encoder["backbone.layer1.0.conv2.weight"]
     in_layout = kernel.is_contiguous(memory_format=torch.channels_last)
     assert in_layout == ("channels_last" in options)

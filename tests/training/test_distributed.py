@@ -29,7 +29,7 @@ TERMS: dict[str, Any] = {
 
 
 class Model(nn.Module):
-    """A tiny encoder and the objective on top, as a training step wires them."""
+    """A tiny encoder with an objective, wired as in a training step."""
 
     def __init__(self, *, gather: bool) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def whole_batch() -> dict[str, Tensor]:
 
 
 def results(batch: dict[str, Tensor], *, gather: bool, world: int = 1) -> dict[str, Tensor]:
-    """Values and gradients of one step; over ranks, those that an optimiser would see."""
+    """Values and gradients of one step; with several ranks, those that an optimiser would see."""
     model = Model(gather=gather)
     wrapped = DistributedDataParallel(model) if world > 1 else model
     value = wrapped(batch)
@@ -68,7 +68,7 @@ def results(batch: dict[str, Tensor], *, gather: bool, world: int = 1) -> dict[s
     x = batch["original"].clone().requires_grad_()
     y = batch["augmented"].clone().requires_grad_()
     dcor = distance_correlation(gather_rows(x), gather_rows(y))
-    torch.autograd.backward(dcor / world)  # what ranks average is the mean of their losses
+    torch.autograd.backward(dcor / world)  # the loss is the mean over ranks
     assert x.grad is not None
     assert y.grad is not None
     gradients = {f"gradient of {n}": p.grad for n, p in model.named_parameters()}

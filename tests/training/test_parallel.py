@@ -1,4 +1,4 @@
-"""Two processes (gloo) train as one does with the joined batch, and count nothing twice."""
+"""Two processes (gloo) train like one with the joined batch, and count nothing twice."""
 
 import csv
 import os
@@ -38,7 +38,7 @@ TERMS: dict[str, Any] = {
     "hog": {"kind": "dependence", "on": "h", "view": "both"},
     "regressed": {"kind": "regression", "representation": "hog"},
 }
-# Nothing of these views is random: the whole image, unflipped, its colours as they are.
+# These views are not random: the whole image, unflipped, with its own colours.
 OPTIONS: dict[str, Any] = {
     "epochs": 1,
     "batch_size": B,
@@ -50,7 +50,7 @@ OPTIONS: dict[str, Any] = {
 
 
 class Joined:
-    """Batches of noise; a process takes its part of each."""
+    """Batches of noise; each process takes its part of every batch."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.part = slice(rank * B // world_size, (rank + 1) * B // world_size)
@@ -144,7 +144,7 @@ def test_a_run_in_two_processes_counts_every_validation_image_once(tmp_path: Pat
     best, last = (load_checkpoint(work / name) for name in (BEST, LAST))
     highest = max(float(row["validation/probe_top1"]) for row in rows)
     assert best.about["selection"]["score"] == pytest.approx(highest, abs=1e-3)
-    # The weights that both processes ended with, judged by one process on all images.
+    # One process scores, on all images, the weights that both processes ended with.
     seen = torch.load(work / "0.pt", weights_only=True)
     other = torch.load(work / "1.pt", weights_only=True)
     assert not set(seen["validation"]) & set(other["validation"])

@@ -1,4 +1,4 @@
-"""Training: it learns, it can be stopped and goes on, and probes do not touch the encoder."""
+"""Training: it learns, it can be stopped and resumed, and probes do not affect the encoder."""
 
 import csv
 import math
@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def curves(path: Path) -> list[dict[str, str]]:
-    """Rows of the curves without those columns that depend on the clock."""
+    """Rows of the curves, without the columns that depend on the clock."""
     with (path / CURVES).open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -75,7 +75,7 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> No
     shown = next(status for status in training.statuses if status)
     for part in ("objective", *SELF_SUPERVISED, "rate", "images/s", "waiting"):
         assert part in shown
-    assert training.total == training.done == 6 * 5  # from which time left follows
+    assert training.total == training.done == 6 * 5  # which the time left is computed from
     written = EventAccumulator(str(tmp_path / TENSORBOARD)).Reload()
     for tag in ("train/objective", "validation/probe_top1", "validation/knn_top1"):
         scalars = [event.value for event in written.Scalars(tag)]
@@ -85,7 +85,7 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> No
 
 def test_a_checkpoint_holds_the_student_alone(data: Path, tmp_path: Path) -> None:
     run = make_run(data, epochs=1)
-    teacher = run.live["pixels"]  # as a network that is run in every step
+    teacher = run.live["pixels"]  # stands for a network that runs in every step
     teacher.register_parameter("teacher", nn.Parameter(torch.zeros(100_000)))
     fit(run, work=tmp_path, progress=Silent())
     resumable = torch.load(tmp_path / RESUME, weights_only=True)
@@ -110,7 +110,7 @@ def test_two_runs_are_equal_and_another_seed_is_not(data: Path, tmp_path: Path) 
 
 
 class Pulled(BaseException):
-    """The plug."""
+    """Raised when the plug is pulled."""
 
 
 class PullThePlug(Silent):
@@ -128,7 +128,7 @@ class PullThePlug(Silent):
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an undisturbed run of four epochs of five steps, on an average of the weights."""
+    """Return an uninterrupted run of four epochs of five steps, with averaged weights."""
     work = tmp_path_factory.mktemp("whole")
     fit(make_run(data, **RESUMED), work=work, progress=Silent())
     return work
@@ -150,7 +150,7 @@ def test_a_run_broken_off_anywhere_ends_as_if_it_had_not_been(
 ) -> None:
     options = {**RESUMED, "epochs": 2, **train}
     fit(make_run(data, **options), work=tmp_path / "whole", progress=Silent())
-    for steps in (2, 4, 3):  # life after life
+    for steps in (2, 4, 3):  # one interruption after another
         with pytest.raises(Pulled):
             fit(make_run(data, **options), work=tmp_path / "broken", progress=PullThePlug(steps))
     fit(make_run(data, **options), work=tmp_path / "broken", progress=Silent())
@@ -273,7 +273,7 @@ def test_neighbours_vote_as_scikit_learn_counts_them() -> None:
 
 
 class StandIn:
-    """What a callback sees of a module and its trainer, outside a run; keeps what is logged."""
+    """Stands in for a module and its trainer outside a run; keeps what is logged."""
 
     device = torch.device("cpu")
 

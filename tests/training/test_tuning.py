@@ -1,4 +1,4 @@
-"""A learning rate and a batch size found by trying, within the memory there is."""
+"""Finding a learning rate and a batch size by trying, within the free memory."""
 
 from pathlib import Path
 
