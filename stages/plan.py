@@ -17,11 +17,10 @@ from pipeline.loading.batch import SplitData
 from pipeline.planning.cost import (
     FeatureCost,
     TrainingCost,
-    TrialSample,
     extraction_cost,
-    sample_of,
     training_cost,
 )
+from pipeline.planning.trial_sample import TrialSample, sample_of
 from pipeline.training.fit import Run
 from stages.experiment.chosen import Chosen
 from stages.experiment.freshness import require_enough

@@ -16,8 +16,9 @@ from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore
 from pipeline.images.original_view import ImageOptions
-from pipeline.planning.cost import TrialSample, extraction_cost, sample_of
+from pipeline.planning.cost import extraction_cost
 from pipeline.planning.pace import Pace, PaceMeter, Piece
+from pipeline.planning.trial_sample import TrialSample, sample_of
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering import ScatteringOptions

@@ -18,7 +18,7 @@ from distributed.utils import LoopRunner
 from pipeline.base.devices import available_cores
 from pipeline.base.errors import StoreError
 from pipeline.base.processes import deaf_children
-from pipeline.base.progress import Progress
+from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted
 from pipeline.features.extraction.worker import Task
 
@@ -75,24 +75,35 @@ class Cluster:
         Any other failure stops the run at once.
         """
         held = {name: self.client.scatter(x, broadcast=True) for name, x in shared.items()}
-        futures = self.client.map(function, tasks, **held, pure=False, retries=0)
-        number = {future.key: i for i, future in enumerate(futures)}
         results: dict[int, Result] = {}
-        deadly = []
-        for done, future in enumerate(as_completed(futures), start=1):
-            task = tasks[number[future.key]]
-            try:
-                results[number[future.key]] = future.result()
-            except KilledWorker:
-                deadly.append(task.name)
-            except BaseException:
-                self.client.cancel(futures)
-                raise
-            future.release()
-            progress.advance(task.images, f"{done} of {counted(len(tasks), task.unit)}")
+
+        def attempt(numbers: Sequence[int], progress: Progress) -> list[int]:
+            """Run some of the tasks; return those on which workers died repeatedly."""
+            chosen = [tasks[number] for number in numbers]
+            futures = self.client.map(function, chosen, **held, pure=False, retries=0)
+            number_of = {future.key: n for future, n in zip(futures, numbers, strict=True)}
+            deadly = []
+            for done, future in enumerate(as_completed(futures), start=1):
+                number = number_of[future.key]
+                try:
+                    results[number] = future.result()
+                except KilledWorker:
+                    deadly.append(number)
+                except BaseException:
+                    self.client.cancel(futures)
+                    raise
+                future.release()
+                task = tasks[number]
+                progress.advance(task.images, f"{done} of {counted(len(tasks), task.unit)}")
+            return deadly
+
+        deadly = attempt(range(len(tasks)), progress)
+        if len(deadly) > 1:  # Dask also blames tasks that only waited for the same worker
+            deadly = [number for number in deadly if attempt([number], Silent())]
         if deadly:
+            names = sorted(tasks[number].name for number in deadly)
             raise StoreError(
-                f"Workers died again and again on {', '.join(sorted(deadly))} (out of memory?); "
+                f"Workers died again and again on {', '.join(names)} (out of memory?); "
                 "all others are done. Try again with fewer workers."
             )
         return [results[i] for i in range(len(tasks))]
