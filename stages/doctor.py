@@ -19,7 +19,7 @@ from rich.text import Text
 from pipeline.base.processes import deaf_children
 from pipeline.base.text import counted
 from stages.experiment.chosen import Chosen
-from stages.experiment.machine import (
+from stages.experiment.machine_checks import (
     Check,
     library_checks,
     machine_checks,
@@ -64,7 +64,7 @@ def doctor(screen: Screen, *, chosen: Chosen, data: str) -> Result:
 
 
 def _carried(finding: Finding) -> Finding:
-    """Return a finding whose commands act on the experiment that was checked."""
+    """Return a finding whose commands repeat this command's -c, -s and --data."""
     return replace(
         finding, found=proposal.sentence(finding.found), remedy=proposal.remedy(finding.remedy)
     )
@@ -107,7 +107,7 @@ class _Beside:
 def _look(connection: Connection, chosen: Chosen, data: str) -> None:
     """Send the findings about torch, the experiment and its stages."""
     try:
-        from stages.experiment.examination import examine
+        from stages.experiment.experiment_checks import examine
 
         found = examine(chosen, data)
     except Exception as error:  # incompatible libraries fail in many ways

@@ -9,7 +9,7 @@ from pipeline.models import embedding
 from pipeline.models.checkpoint import BEST
 from pipeline.models.embedding import find_images
 from pipeline.models.exporting import card_of
-from pipeline.models.ready import ReadyEncoder, load_encoder
+from pipeline.models.ready_encoder import ReadyEncoder, load_encoder
 from stages.experiment.chosen import Chosen
 from stages.experiment.paths import run_layout
 from stages.terminal.console import Screen

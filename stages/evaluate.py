@@ -14,16 +14,16 @@ from pipeline.base.progress import Progress
 from pipeline.base.text import spoken
 from pipeline.base.timing import timed
 from pipeline.evaluation.image_set import Images
+from pipeline.evaluation.protocol import Outcome, Setting, Values
 from pipeline.evaluation.protocols import AnyProtocol, require_something_to_find, score_all
 from pipeline.evaluation.record import full_record, summary, write_per_image, write_predictions
-from pipeline.evaluation.setting import Outcome, Setting, Values
 from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
 from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
 from stages.experiment.paths import RunLayout, dataset_layout, evaluation_work, run_layout
-from stages.experiment.records import evaluation_record
 from stages.experiment.schema import Experiment
-from stages.experiment.scored import Scored, scored
+from stages.experiment.scored_subjects import Scored, scored
+from stages.experiment.time_records import evaluation_record
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result, headline

@@ -7,9 +7,10 @@ from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore
 from pipeline.shards.manifest import read_manifests
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import check_source, require_enough, require_files
+from stages.experiment.freshness import check_source
 from stages.experiment.paths import dataset_layout
-from stages.experiment.records import feature_record
+from stages.experiment.requirements import require_enough, require_files
+from stages.experiment.time_records import feature_record
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen
 from stages.terminal.feature_table import FEATURE_COLUMNS, feature_values
@@ -52,6 +53,8 @@ def extract_features(
         for name, options in wanted.items()
         if force or name not in store
     ]
+    if not times:
+        screen.progress.note("All of these features are stored; --force computes them again.")
     with timed(times, screen.progress) as progress:
         check_source(experiment, layout, progress)
         features = extract(

@@ -23,12 +23,14 @@ from pipeline.planning.cost import (
 from pipeline.planning.trial_sample import TrialSample, sample_of
 from pipeline.training.fit import Run
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import require_enough
+from stages.experiment.requirements import require_enough
 from stages.experiment.schema import Experiment
 from stages.terminal import proposal
 from stages.terminal.announcement import announce, source_name
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result, megabytes
+
+FEW_IMAGES = 256  # below which fixed costs are counted per image
 
 
 def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
@@ -49,6 +51,7 @@ def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
     source = dataset.source.open()
     splits = cut(source, dataset.split)
     require_enough(experiment, len(splits["train"]))
+    measured_images = min(images, len(splits["train"]))
     with tempfile.TemporaryDirectory(prefix="mvmr-plan-") as root:
         sample = sample_of(
             source, splits, dataset.shards, count=images, root=Path(root), progress=progress
@@ -61,8 +64,8 @@ def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
         stored = {name: feature for name, (_, feature) in measured.items()}
         training = _training(experiment, sample, stored, progress)
     return Result(
-        _values(experiment, sample, costs, training, images),
-        [*_shown(experiment, sample, costs, training, images)],
+        _values(experiment, sample, costs, training, measured_images),
+        [*_shown(experiment, sample, costs, training, measured_images)],
         ["dvc", "repro"] if proposal.is_of_params() else ["mvmr", "shard"],
     )
 
@@ -99,8 +102,13 @@ def _shown(
     training: TrainingCost | None,
     measured: int,
 ) -> Iterator[RenderableType]:
-    counts = ", ".join(f"{count} {split}" for split, count in sample.images.items())
-    yield f"{experiment.name}: {counts} images; measured on {measured} at most."
+    counts = ", ".join(f"{count:,} {split}" for split, count in sample.images.items())
+    yield f"{experiment.name}: {counts} images; measured on {measured:,} of them."
+    if measured < FEW_IMAGES:
+        yield (
+            "So few images do not separate fixed costs from those that grow with the images: all "
+            f"times are upper bounds. Measure on {FEW_IMAGES} or more, if there are that many."
+        )
     yield table("On disk", ["", "numbers", "MB", "images/s", "time"], _stored_rows(sample, costs))
     if training is not None and experiment.train is not None:
         before = sample.cost.seconds + sum(cost.seconds for cost in costs.values())

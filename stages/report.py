@@ -12,8 +12,8 @@ from pipeline.base.errors import DataError
 from pipeline.models.checkpoint import BEST
 from pipeline.reporting import RunFacts, render_comparison, render_report, run_from_json
 from stages.experiment.chosen import Chosen
-from stages.experiment.findings import gather, per_image
 from stages.experiment.paths import comparison_page, dataset_layout, run_layout
+from stages.experiment.report_content import gather, per_image
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen
 from stages.terminal.result import Result, headline, megabytes

@@ -12,10 +12,11 @@ from pipeline.features.store import FeatureStore
 from pipeline.shards.manifest import Manifest, read_manifest
 from pipeline.shards.writing import write_split
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import finished_splits, provenance, require_enough
+from stages.experiment.freshness import finished_splits, provenance
 from stages.experiment.paths import DatasetLayout, dataset_layout
-from stages.experiment.records import shard_record
+from stages.experiment.requirements import require_enough
 from stages.experiment.schema import DatasetOptions
+from stages.experiment.time_records import shard_record
 from stages.terminal.announcement import announce, source_name
 from stages.terminal.console import Screen
 from stages.terminal.result import (

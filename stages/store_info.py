@@ -3,8 +3,8 @@
 from pipeline.base.errors import DamagedChunkError
 from pipeline.features.store import FeatureStore
 from stages.experiment.chosen import Chosen
-from stages.experiment.stored import store_place
-from stages.experiment.unfinished import in_the_making
+from stages.experiment.store_place import store_place
+from stages.experiment.unfinished_features import in_the_making
 from stages.terminal.console import Screen
 from stages.terminal.feature_table import FEATURE_COLUMNS, feature_values
 from stages.terminal.result import Result, rows_table

@@ -5,8 +5,8 @@ from typing import Any
 
 from pipeline.base.text import counted
 from stages.experiment.chosen import Chosen
-from stages.experiment.mending import find_all_damage, mend_all
-from stages.experiment.stored import store_place
+from stages.experiment.repairing import find_all_damage, mend_all
+from stages.experiment.store_place import store_place
 from stages.terminal.console import Screen
 from stages.terminal.result import Result
 

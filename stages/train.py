@@ -30,9 +30,15 @@ from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
 from stages.experiment.freshness import check_source, checked_features
 from stages.experiment.paths import RunLayout, dataset_layout, run_layout, unfinished_run
-from stages.experiment.records import training_record
+from stages.experiment.run_identity import (
+    TUNED,
+    given_weights,
+    is_finished,
+    run_key,
+    tuned_values,
+)
 from stages.experiment.schema import Experiment
-from stages.experiment.state import TUNED, given_weights, is_finished, run_key, tuned_values
+from stages.experiment.time_records import training_record
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result
@@ -82,7 +88,7 @@ def train(
     manifests = [train.manifest, validation.manifest]
     names = [name for name, asked in asdict(wanted).items() if asked]
     key = run_key(experiment, tuned=names, manifests=manifests, targets=features)
-    if not force and is_finished(layout, key):  # so decide all processes of a launch
+    if not force and is_finished(layout, key):  # every process of a launch decides alike
         watched.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
         return _result(layout, following, up_to_date=True)
     run = Run(

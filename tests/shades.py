@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.base.progress import Silent
 from pipeline.datasets.source import Encoded, Item, Label, MultiLabel, Source, Split
 from pipeline.evaluation.image_set import Images
-from pipeline.evaluation.setting import Setting
+from pipeline.evaluation.protocol import Setting
 from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData

@@ -44,7 +44,7 @@ def _locked(path: Path, busy: MvmrError) -> IO[str]:
 
     The holder of the lock removes the file. A file that was opened before the removal and locked
     after it is no longer the one at `path`, which another process may have locked. So the file is
-    opened again until both are the same.
+    opened again until the locked one is the one at `path`.
     """
     while True:
         file = path.open("w")
@@ -59,7 +59,7 @@ def _locked(path: Path, busy: MvmrError) -> IO[str]:
         file.close()
 
 
-# A holder renews its lease at the first interval; a lease unchanged for the second is abandoned.
+# A holder rewrites its lease this often; a lease that stays unchanged this long is abandoned.
 LEASE_RENEWAL_SECONDS = 5.0
 LEASE_ABANDONED_SECONDS = 30.0
 

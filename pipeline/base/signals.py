@@ -51,7 +51,7 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = True
         self._progress.note(
-            f"{signal.Signals(number).name}: saving after this step. Repeat it to stop at once."
+            f"{signal.Signals(number).name}: finishing and saving this step. Repeat it to stop now."
         )
 
 

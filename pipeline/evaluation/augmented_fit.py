@@ -25,7 +25,7 @@ from pipeline.evaluation.feature_batches import (
 from pipeline.evaluation.fit_options import AugmentedFitOptions
 from pipeline.evaluation.labelled_features import class_indices
 from pipeline.evaluation.logistic import LinearClassifier
-from pipeline.evaluation.setting import Setting, Values, found_by_trying
+from pipeline.evaluation.protocol import Setting, Values, found_by_trying
 from pipeline.evaluation.subjects import Subject
 from pipeline.images.random_views import AugmentationOptions, build_augmentation
 from pipeline.loading.loaders import loader_by_size
@@ -188,7 +188,7 @@ class _Fit:
         return LinearClassifier(weight, bias, self._task.classes)
 
     def tuned(self, subject: Subject) -> tuple[AugmentedFitOptions, Values]:
-        """Return the options with the values that the setting wants found, and these values."""
+        """Tune what `setting.wanted` names; return the options with it, and the values found."""
         trial = Trial(
             module=self._trial,
             loader=self.batches,

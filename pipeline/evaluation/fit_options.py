@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pipeline.base.options import Options
-from pipeline.evaluation.setting import ProtocolOptions
+from pipeline.evaluation.protocol import ProtocolOptions
 from pipeline.images.random_views import AugmentationOptions
 from pipeline.loading.loaders import LoadingOptions
 

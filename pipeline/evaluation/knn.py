@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.base.errors import DataError
 from pipeline.base.progress import Progress
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
-from pipeline.evaluation.setting import (
+from pipeline.evaluation.protocol import (
     Outcome,
     ProtocolOptions,
     Setting,

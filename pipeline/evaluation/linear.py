@@ -20,7 +20,7 @@ from pipeline.evaluation.fit_options import LinearFitOptions
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 from pipeline.evaluation.logistic import LinearClassifier, fit_logistic
-from pipeline.evaluation.setting import Outcome, Setting, classified, probe_splits, sizes
+from pipeline.evaluation.protocol import Outcome, Setting, classified, probe_splits, sizes
 from pipeline.evaluation.subjects import Embed, Subject
 from pipeline.metrics.accuracy import top_k_accuracy
 

@@ -1,4 +1,4 @@
-"""The checkpoint's online probe, which was trained along with the encoder, on test images.
+"""The probe that was trained beside the encoder, scored on test images.
 
 It was trained while the encoder changed, so it shows how training went; `linear` measures what the
 features are worth. Only the student has an online probe, so there are no controls.
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pipeline.base.errors import WeightsError
 from pipeline.evaluation.logistic import LinearClassifier
-from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, classified
+from pipeline.evaluation.protocol import Outcome, ProtocolOptions, Setting, classified
 from pipeline.evaluation.subjects import Subject
 
 

@@ -1,6 +1,6 @@
 """All protocols, by their kind in an experiment file. To add one, add a file and a row here.
 
-A protocol's options hold the values that it chooses from, and score one subject.
+A protocol's options list the values that it chooses from; their `score` scores one subject.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from pydantic import Field
 from pipeline.base.errors import ConfigError
 from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.linear import LinearOptions
-from pipeline.evaluation.multi_label import MultiLabelOptions
 from pipeline.evaluation.online import OnlineOptions
+from pipeline.evaluation.protocol import Outcome, ProtocolOptions, Setting
 from pipeline.evaluation.retrieval import RetrievalOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
-from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting
 from pipeline.evaluation.subjects import Subject
+from pipeline.evaluation.voc07_protocol import MultiLabelOptions
 from pipeline.evaluation.zero_shot import ZeroShotOptions
 
 AnyProtocol = Annotated[

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import DataError
-from pipeline.evaluation.setting import Outcome, Predictions, Values
+from pipeline.evaluation.protocol import Outcome, Predictions, Values
 from pipeline.metrics.paired import ScoredImages
 
 LIBRARIES = ("mvmr", "torch", "torchvision", "numpy")
@@ -55,7 +55,7 @@ def write_predictions(
 ) -> None:
     """Write one row per test image: its name, true class, predicted class and confidence.
 
-    Without predictions, the file has no rows. It is written all the same, as DVC warns of empty
+    Without predictions, the file has no rows. It is still written, because DVC warns of empty
     folders. `names` are those of all valid images of the split.
     """
 

@@ -14,7 +14,7 @@ from pipeline.base.errors import DataError
 from pipeline.datasets.source import Split
 from pipeline.dependence.distance_correlation import UNBIASED_MINIMUM_ROWS, distance_correlation
 from pipeline.evaluation.labelled_features import LabelledFeatures, check_features
-from pipeline.evaluation.setting import Outcome, PerImage, ProtocolOptions, Setting, Values
+from pipeline.evaluation.protocol import Outcome, PerImage, ProtocolOptions, Setting, Values
 from pipeline.evaluation.subjects import Subject
 from pipeline.loading.batch import NO_LABEL
 from pipeline.metrics.accuracy import bootstrap_interval

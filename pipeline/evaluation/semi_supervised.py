@@ -28,7 +28,7 @@ from pipeline.evaluation.few_labels import labelled_rows
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 from pipeline.evaluation.linear import LinearOptions, linear_probe
-from pipeline.evaluation.setting import (
+from pipeline.evaluation.protocol import (
     Outcome,
     ProtocolOptions,
     Setting,
@@ -118,7 +118,7 @@ Judged = tuple[Tensor, Tensor, Values]
 
 
 def _fitted(subject: Subject, chosen: Tensor, setting: Setting) -> Judged:
-    """Judge a subject without a network by a logistic regression on the chosen images."""
+    """Score a subject without a network by a logistic regression on the chosen images."""
     images = setting.images
     train = LabelledFeatures(subject.of("train")[chosen], images.labels("train")[chosen])
     validation, test = (subject.labelled(images, split) for split in ("validation", "test"))
@@ -144,7 +144,7 @@ def _fine_tuned(
     chosen: Tensor,
     setting: Setting,
 ) -> Judged:
-    """Judge an encoder by a copy of it, fine-tuned on the chosen images."""
+    """Score an encoder by a copy of it, fine-tuned on the chosen images."""
     images = setting.images
     others = [images.labels(s)[images.known(s)] for s in ("validation", "test")]
     classes = classes_of(images.labels("train")[chosen], torch.cat(others))
@@ -159,7 +159,7 @@ def _fine_tuned(
 
 
 def _tuned(learning: "_Learning", subject: Subject) -> tuple[SemiSupervisedOptions, Values]:
-    """Return the options with the values that the setting wants found, and these values.
+    """Tune what `setting.wanted` names; return the options with it, and the values found.
 
     The encoder's rate is found; the head's rate keeps its ratio to it.
     """

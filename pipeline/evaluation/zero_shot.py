@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.base.errors import ConfigError, DataError, unknown_name
 from pipeline.base.progress import Progress
 from pipeline.evaluation.labelled_features import check_features
-from pipeline.evaluation.setting import Outcome, ProtocolOptions, Setting, Values, classified
+from pipeline.evaluation.protocol import Outcome, ProtocolOptions, Setting, Values, classified
 from pipeline.evaluation.subjects import Subject
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.teachers.open_clip import OpenClipOptions, text_embeddings

@@ -16,7 +16,7 @@ from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted_kinds
 from pipeline.datasets.image_files import ENDINGS, files_below
-from pipeline.models.ready import ReadyEncoder
+from pipeline.models.ready_encoder import ReadyEncoder
 
 OUTPUT_ENDINGS = (".parquet", ".npz")
 BATCH = 64

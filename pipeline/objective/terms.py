@@ -131,6 +131,11 @@ class RegressionTerm(_RepresentationTerm):
     loss: Literal["cosine", "squared"] = "cosine"
 
 
+# Kinds of terms that compare embeddings with a representation.
+WITH_REPRESENTATION = tuple(
+    str(term.model_fields["kind"].default) for term in (DependenceTerm, RegressionTerm)
+)
+
 AnyTerm = (
     InvarianceTerm
     | VarianceTerm
@@ -156,7 +161,7 @@ def _completed(name: Any, term: Any) -> Any:
     if not isinstance(term, Mapping):
         return term
     term = {"kind": name, **term}
-    if term["kind"] in ("dependence", "regression"):
+    if term["kind"] in WITH_REPRESENTATION:
         term = {"representation": name, **term}
     return term
 

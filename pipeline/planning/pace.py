@@ -23,7 +23,7 @@ class PaceMeter:
     def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
         """Begin a phase."""
         self._phases.append(TimedUnits(step))
-        self._watched.start(f"try: {what}", total, unit, step=step)
+        self._watched.start(f"measuring: {what}", total, unit, step=step)
 
     def advance(self, count: int, status: str = "") -> None:
         """Record the time."""

@@ -6,10 +6,10 @@ from typing import Any
 
 from pipeline.metrics.paired import Paired, paired
 from pipeline.reporting.cached import cache
+from pipeline.reporting.comparison_texts import compared_in_words, listed
 from pipeline.reporting.curves import Chart, Drawn, charts_of, draw, term_charts_of, values_of
 from pipeline.reporting.figures import Key, Line, keys
 from pipeline.reporting.formats import count, duration, millions, number, percent, size
-from pipeline.reporting.leads import compared_in_words, listed
 from pipeline.reporting.page import Panel, render
 from pipeline.reporting.provenance import flat
 from pipeline.reporting.run_facts import RunFacts
@@ -48,8 +48,8 @@ class Compared:
     """One protocol: one score per run, None where the run was not evaluated.
 
     `best` is the index of the highest score. The sentences in `told` say whether it is better
-    than each of the others. `clear` is whether it is better than all others, None where there is
-    no other.
+    than each of the others. `clear` is True if it is better than all others, None if there are
+    no others.
     """
 
     name: str
@@ -344,7 +344,7 @@ def differences(runs: Sequence[RunFacts]) -> Differences | Absent:
 def _settings(run: RunFacts, runs: Sequence[RunFacts]) -> dict[str, Any]:
     """Return a run's settings by dotted key.
 
-    An entry that another run lacks is a single setting, whose value is the entry's kind.
+    If another run lacks an entry, only the entry's kind is listed.
     """
     result = flat(run.config)
     for section in ("features", "objective", "evaluate"):

@@ -13,14 +13,14 @@ from pipeline.reporting.cached import cache, trained_on
 from pipeline.reporting.confusion import Prediction, confusion, mistakes
 from pipeline.reporting.curves import curves
 from pipeline.reporting.dependence_map import dependence
-from pipeline.reporting.drawings import representations
 from pipeline.reporting.health import health
 from pipeline.reporting.maps import maps
+from pipeline.reporting.neighbours_panel import searches
 from pipeline.reporting.provenance import provenance
+from pipeline.reporting.representations_panel import representations
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, ImageSample
 from pipeline.reporting.scores import protocols
-from pipeline.reporting.searches import searches
 from pipeline.reporting.summary import summary
 from pipeline.representations.representation import RepresentationOptions
 

@@ -15,7 +15,7 @@ STUDENT, UNTRAINED, PIXELS = "student", "untrained", "pixels"
 class ImageSample:
     """N images (N, C, S, S), uint8, with names and labels (N,), which are indices of `classes`.
 
-    `labels` is None unless every image has exactly one class; `tags` are then the classes of
+    `labels` is None unless every image has exactly one class; otherwise `tags` are the classes of
     each image, empty where unknown. `spaces` are features (N, D) by name: student, untrained,
     pixels, and each stored feature; row i is image i.
     """

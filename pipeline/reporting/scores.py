@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pipeline.base.text import spoken
 from pipeline.metrics.paired import Paired, ScoredImages, paired
-from pipeline.reporting.asks import UNITLESS, asks, chance_of, figure_of
+from pipeline.reporting.comparison_texts import Standing, signed, standing_of
 from pipeline.reporting.formats import number
-from pipeline.reporting.leads import Standing, signed, standing_of
+from pipeline.reporting.protocol_texts import UNITLESS, asks, chance_of, figure_of
 from pipeline.reporting.published import Published, published_for
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import PIXELS, STUDENT, UNTRAINED

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.reporting.comparison_texts import Standing, amount, listed, signed
 from pipeline.reporting.formats import count, number, percent
 from pipeline.reporting.health import has_collapsed
-from pipeline.reporting.leads import Standing, amount, listed, signed
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
@@ -130,8 +130,8 @@ def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
 def _by(protocol: Protocol, score: Score, *, of_control: bool = False) -> str:
     """Return how far apart a control and the student are.
 
-    An unsettled difference has a sign: that of the student's lead or, with `of_control`, that
-    of the control's lead.
+    An unsettled difference is signed from the student's side or, with `of_control`, from the
+    control's side.
     """
     open_ = protocol.standing(score) == "open"
     if score.lead is None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.reporting.comparison_texts import Standing, listed
 from pipeline.reporting.formats import count, millions, percent
 from pipeline.reporting.health import has_collapsed
-from pipeline.reporting.leads import Standing, listed
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
@@ -122,7 +122,7 @@ def _beside(protocol: Protocol, score: Score) -> str:
     best = ", the best stored feature" if several and score.role == "feature" else ""
     standing = protocol.standing(score)
     if standing == "open":
-        return f"not clearly apart from {score.named} ({percent(score.value)}){best}"
+        return f"about level with {score.named} ({percent(score.value)}){best}"
     side = "above" if standing == "ahead" else "below"
     return f"{percent(abs(lead))} points {side} {score.named}{best}"
 
@@ -161,7 +161,7 @@ def _rivals(scored: Sequence[Protocol]) -> str:
         said = [f"{named} by {listed(by)}" for named, by in better.items()]
         return f"But a control without training does better: {'; '.join(said)}."
     if level:
-        return "No control without training is clearly better, but not all are clearly worse."
+        return "No control without training is clearly better, but some are about level with it."
     return "It is better than every control without training." if rivals else ""
 
 
@@ -185,7 +185,9 @@ def _fairness(run: RunFacts, split: str) -> str:
     rule: Any = run.training.get("rule", "")
     if split != "test":
         chose = " that also chose the best epoch" if str(rule).startswith(f"{split}/") else ""
-        return f"Take the figures as a hint: there are no test images, only {split} images{chose}."
+        return (
+            f"These figures are indicative: there are no test images, only {split} images{chose}."
+        )
     if run.epochs is None or run.config["student"].get("weights"):
         return (
             "Nothing was chosen on test images here; it is not known which images the given "

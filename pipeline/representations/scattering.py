@@ -179,7 +179,7 @@ def _wavelet_moduli(spectra: Tensor, wavelets: Tensor) -> Iterator[tuple[slice, 
 def _inverse_modulus(spectra: Tensor) -> Tensor:
     """Return the modulus of the inverse transform; the wavelets already include its scale."""
     squares = torch.view_as_real(torch.fft.ifft2(spectra, norm="forward")).square_()
-    # This takes a third of the time of `abs`, whose guard against overflow images do not need.
+    # A third of the time of `abs`, which guards against an overflow that cannot occur here.
     modulus: Tensor = (squares[..., 0] + squares[..., 1]).sqrt_()
     return modulus
 

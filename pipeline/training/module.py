@@ -31,8 +31,8 @@ class StudentModule(lightning.LightningModule):
 
     `live` are the representations that are computed for every batch instead of read from the store.
     They see the image without augmentation, even if both views are augmented. Each step hands the
-    labels and a detached h to callbacks: h of the first view, or of the augmented view if the
-    objective needs no other.
+    labels and a detached h to callbacks: that of the original view, or that of the augmented view
+    if only this one is encoded.
     """
 
     def __init__(

@@ -34,7 +34,9 @@ def build_trainer(options: TrainOptions, work: Path) -> Trainer:
     }
     for what, wanted in wants_gpu.items():
         if wanted and not gpus:
-            raise ConfigError(f"{what} needs a GPU, and there is none: change it.")
+            raise ConfigError(
+                f"{what} needs a GPU, and there is none: change it, or use a machine that has one."
+            )
     if gpus and parallel.devices > gpus:
         raise ConfigError(
             f"train.parallel.devices is {parallel.devices}; found {counted(gpus, 'GPUs')}."

@@ -49,7 +49,7 @@ class _PlainModule(LightningModule):
         return self.loss(batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Keep the ratio of rates: before each step, the tuner gives all groups the same rate."""
+        """Restore the ratio of rates: the tuner sets one rate for all groups."""
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_factor", 1.0)
 
@@ -154,9 +154,9 @@ def largest_batch(
 ) -> int:
     """Return the largest power of two whose step should fit into `MEMORY_SHARE` of free memory.
 
-    `taken_bytes` maps two batch sizes to the memory of a step. That grows with the batch and, due
-    to the distances between samples, with its square. The result is at most `LARGEST_BATCH` and
-    `samples`. Raises TrainingError if not even the smaller of the two fits.
+    `taken_bytes` maps two batch sizes to the memory of a step, which is modelled as a multiple of
+    the size plus a multiple of its square, for the distances between samples. The result is at
+    most `LARGEST_BATCH` and `samples`. Raises TrainingError if the smaller size does not fit.
     """
     (small, low), (large, high) = sorted(taken_bytes.items())
     square = max(0.0, (high / large - low / small) / (large - small))

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from pipeline.base.errors import DataError, WeightsMissingError
+from pipeline.base.errors import DataError
 from pipeline.base.locations import Location
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted
 from pipeline.datasets.source import SPLITS, Source, Split
 from pipeline.features.extraction.fingerprint import check_features
 from pipeline.features.store import FeatureStore, StoredFeature, differing
-from pipeline.loading.loaders import require_a_batch
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.listing import read_stamps
 from pipeline.shards.manifest import MANIFEST, Manifest, read_manifest
@@ -47,16 +46,6 @@ def finished_splits(dataset: DatasetOptions, source: Source, shards: Location) -
     return set(manifests)
 
 
-def require_enough(experiment: Experiment, images: int) -> None:
-    """Raise DataError if this number of training images is too small to train on.
-
-    Stages check this first, before they compute anything in vain.
-    """
-    if experiment.train is not None:
-        parallel = experiment.train.parallel
-        require_a_batch(images, experiment.train.batch_size, parallel.devices * parallel.nodes)
-
-
 def check_source(experiment: Experiment, layout: DatasetLayout, progress: Progress) -> None:
     """Raise DataError if the images are no longer those of the shards.
 
@@ -89,24 +78,6 @@ def checked_features(
         store=FeatureStore(layout.features),
         progress=progress,
     )
-
-
-def missing_files(features: Mapping[str, RepresentationOptions]) -> list[str]:
-    """Return one sentence for each file that a feature needs and that is missing."""
-    return [
-        f"features.{name}.{key}: there is no file {str(path)!r}."
-        for name, options in features.items()
-        for key, path in options.files().items()
-        if not path.is_file()
-    ]
-
-
-def require_files(features: Mapping[str, RepresentationOptions]) -> None:
-    """Raise WeightsMissingError that names every missing file."""
-    if missing := missing_files(features):
-        raise WeightsMissingError(
-            f"{' '.join(missing)} Put what is missing there, or name another file."
-        )
 
 
 def _differences(

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base.locations import Location, location
-from pipeline.models.checkpoint import BEST
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,8 @@ def comparison_page() -> Path:
 
 def starting_weights(weights: str) -> Path:
     """Return the checkpoint that `student.weights` names: a file, or a run's best one."""
+    from pipeline.models.checkpoint import BEST  # with torch
+
     best = run_layout(weights).checkpoints / BEST
     return best if best.exists() and not Path(weights).is_file() else Path(weights)
 

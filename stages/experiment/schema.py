@@ -24,7 +24,7 @@ from pipeline.representations.kinds import KINDS, AnyRepresentation
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.writing import ShardOptions
 from pipeline.training.train_options import TrainOptions
-from stages.experiment.problems import complaint, unknown_representations
+from stages.experiment.config_problems import complaint, unknown_representations
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 

@@ -4,13 +4,12 @@ The checks are those that the stages make before they begin, so that both always
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pipeline.base.digests import digest, sha256_of
+from pipeline.base.digests import sha256_of
 from pipeline.base.errors import DataError, MvmrError, StaleFeatureError
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted, spoken
@@ -18,25 +17,23 @@ from pipeline.base.timing import read_attempts
 from pipeline.datasets.source import SPLITS
 from pipeline.datasets.split import cut
 from pipeline.features.store import FeatureStore, StoredFeature
-from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
-from pipeline.models.student import PRETRAINED
-from pipeline.shards.manifest import MANIFEST, Manifest, read_manifest
+from pipeline.models.checkpoint import BEST, load_checkpoint
+from pipeline.shards.manifest import MANIFEST, read_manifest
 from stages.experiment.freshness import checked_features, finished_splits
 from stages.experiment.paths import (
     DatasetLayout,
     RunLayout,
     dataset_layout,
     run_layout,
-    starting_weights,
     unfinished_run,
     unfinished_runs,
 )
-from stages.experiment.records import training_record
+from stages.experiment.run_identity import is_finished, run_key, tuned_values
 from stages.experiment.schema import Experiment
-from stages.experiment.unfinished import in_the_making
+from stages.experiment.time_records import training_record
+from stages.experiment.unfinished_features import in_the_making
 
 Condition = Literal["done", "missing", "waiting", "unfinished", "stale", "broken"]
-TUNED = "tuned.json"  # in the directory of an unfinished run
 
 
 @dataclass(frozen=True)
@@ -197,51 +194,3 @@ def _report(run: RunLayout, *, ready: bool) -> StageState:
     if any(path.stat().st_mtime > written for path in run.metrics.glob("*.json")):
         return StageState("report", "stale", "metrics are newer", "mvmr report")
     return StageState("report", "done", str(run.report))
-
-
-def is_finished(layout: RunLayout, key: str) -> bool:
-    """Whether all outputs of training exist, and the checkpoint is of the run with this key."""
-    outputs = (layout.checkpoints / LAST, layout.logs, layout.curves, layout.training_metrics)
-    best = layout.checkpoints / BEST
-    if not best.exists() or not all(path.exists() for path in outputs):
-        return False
-    return load_checkpoint(best).about.get("digest") == key
-
-
-def run_key(
-    experiment: Experiment,
-    *,
-    tuned: Iterable[str],
-    manifests: Sequence[Manifest],
-    targets: Mapping[str, StoredFeature],
-) -> str:
-    """Return the SHA-256 of everything that determines a training run.
-
-    That is its sections, the options found by trial (`tuned`), the manifests of train and
-    validation, the stored targets, and the weights that it starts from.
-    """
-    weights = given_weights(experiment)
-    return digest(
-        {
-            "sections": experiment.training_sections(),
-            "tuned": sorted(tuned),
-            "shards": [manifest.digest for manifest in manifests],
-            "targets": {name: feature.digest for name, feature in targets.items()},
-            "weights": sha256_of(weights) if weights and weights.exists() else None,
-        }
-    )
-
-
-def tuned_values(work: Path) -> dict[str, Any]:
-    """Return the options that an unfinished run has found by trying, if any."""
-    record = work / TUNED
-    if not record.exists():
-        return {}
-    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    return found
-
-
-def given_weights(experiment: Experiment) -> Path | None:
-    """Return the checkpoint that training starts from, if any."""
-    name = experiment.student.weights
-    return None if name in (None, PRETRAINED) else starting_weights(name)

@@ -29,9 +29,13 @@ def check_runs(names: Sequence[str]) -> None:
         some = ", ".join(map(repr, missing))
         which = f"a run {some}" if len(missing) == 1 else f"the runs {some}"
         made = "".join(f"{text} " for name in missing if (text := _how_to_make(name, there)))
-        listed = f"Runs with a report: {', '.join(there)}." if there else "No run has a report yet."
+        listed = (
+            f"Runs with a report: {', '.join(there)}."
+            if there
+            else "No run has a report yet: run `mvmr report`."
+        )
         raise DataError(f"There is no report of {which}. {made}{listed}")
-    if len(names) == 1:
+    if len({*names}) == 1:
         raise ConfigError(
             "Name two or more runs to compare, or none for a report of the active one."
         )
@@ -40,7 +44,11 @@ def check_runs(names: Sequence[str]) -> None:
 def _how_to_make(name: str, there: Sequence[str]) -> str:
     config = CONFIGS / f"{name}.yaml"
     if (RUNS / name / "curves.csv").exists():
-        named = f"`mvmr report -c {config}`" if config.exists() else "`mvmr report` with its config"
+        named = (
+            f"`mvmr report -c {config}`"
+            if config.exists()
+            else "`mvmr report -c FILE`, where FILE is its experiment file"
+        )
         return f"Write the report of {name!r} with {named}."
     if config.exists():
         return f"`mvmr use {name}` and `dvc repro` make the run, or restore it from DVC's cache."

@@ -54,12 +54,12 @@ def sentence(arguments: list[str]) -> str:
     """Return how to continue: with DVC if it runs the stage, else with the same command."""
     under_dvc = "DVC_STAGE" in os.environ
     command = "dvc repro" if under_dvc else shlex.join(["mvmr", *arguments])
-    return f"Interrupted. What is finished is kept; go on with: {command}"
+    return f"Interrupted. Finished work is kept. Continue with: {command}"
 
 
 def too_late() -> str:
     """Return the message that the command had finished before it could be stopped."""
-    return "Interrupted, but by then everything was done: there is nothing to go on with."
+    return "Interrupted, but the command had already finished."
 
 
 def farewell() -> None:

@@ -22,12 +22,12 @@ from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.labelled_features import LabelledFeatures
 from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.logistic import fit_binary
-from pipeline.evaluation.multi_label import MultiLabelOptions
 from pipeline.evaluation.online import OnlineOptions
+from pipeline.evaluation.protocol import ProtocolOptions
 from pipeline.evaluation.retrieval import RetrievalOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
-from pipeline.evaluation.setting import ProtocolOptions
 from pipeline.evaluation.subjects import encoder_digest
+from pipeline.evaluation.voc07_protocol import MultiLabelOptions
 from pipeline.evaluation.zero_shot import ZeroShotOptions
 from pipeline.images.random_views import AugmentationOptions
 from pipeline.loading.resident import EvaluationLoader

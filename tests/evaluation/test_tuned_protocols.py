@@ -11,9 +11,9 @@ from watched import Watched
 from pipeline.base.errors import TrainingError
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.linear import LinearOptions
-from pipeline.evaluation.multi_label import MultiLabelOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
 from pipeline.evaluation.subjects import Subject
+from pipeline.evaluation.voc07_protocol import MultiLabelOptions
 from pipeline.training import tuning
 from pipeline.training.trial import Wanted
 from pipeline.training.tuning import taken_by

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap
 
 from pipeline.base.errors import DataError
+from pipeline.evaluation.protocol import Outcome, PerImage
 from pipeline.evaluation.record import read_per_image, write_per_image
-from pipeline.evaluation.setting import Outcome, PerImage
 from pipeline.metrics.paired import mcnemar, paired
-from stages.experiment.findings import per_image
 from stages.experiment.paths import RunLayout
+from stages.experiment.report_content import per_image
 
 
 def hits(right: int, wrong: int) -> np.ndarray:

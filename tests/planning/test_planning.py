@@ -173,7 +173,7 @@ def test_the_command_leaves_nothing_behind(
         arguments += ["-s", assignment]
     assert run(arguments) == 0
     said = capsys.readouterr().out
-    for part in ("1259 train, 179 validation, 359 test", "shards", "40 epochs", "memory"):
+    for part in ("1,259 train, 179 validation, 359 test", "shards", "40 epochs", "memory"):
         assert part in said
     assert ("Caching saves" in said) == (objective == "hog")
     assert list(tmp_path.iterdir()) == []

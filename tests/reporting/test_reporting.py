@@ -18,16 +18,16 @@ from pipeline.reporting.comparison import Differences, compared, differences
 from pipeline.reporting.confusion import Confusion, Prediction, confusion, mistakes, wilson
 from pipeline.reporting.curves import CurvesPanel, curves
 from pipeline.reporting.dependence_map import Dependence, dependence
-from pipeline.reporting.drawings import representations
 from pipeline.reporting.formats import duration, number, size, times, unbroken
 from pipeline.reporting.health import collapse_of, has_collapsed, variance_shares
 from pipeline.reporting.maps import Maps, maps
+from pipeline.reporting.neighbours_panel import Searches, searches
 from pipeline.reporting.pictures import sprite
 from pipeline.reporting.published import PUBLISHED
+from pipeline.reporting.representations_panel import representations
 from pipeline.reporting.run_facts import Cached, Collapse, RunFacts, Split, Student, run_from_json
 from pipeline.reporting.sample import Absent, ImageSample
 from pipeline.reporting.scores import protocols
-from pipeline.reporting.searches import Searches, searches
 from pipeline.reporting.summary import summary
 from pipeline.reporting.term_sentences import terms_of
 from stages.experiment.schema import load

@@ -15,11 +15,12 @@ from digits_run import QUICK, ROOT
 from pipeline.base.progress import Silent
 from pipeline.features.store import FeatureStore
 from pipeline.shards.manifest import read_manifest
-from stages.experiment import machine
-from stages.experiment.examination import _demanded_by
+from stages.experiment import machine_checks
+from stages.experiment.experiment_checks import _demanded_by
 from stages.experiment.paths import unfinished_run
+from stages.experiment.run_identity import run_key
 from stages.experiment.schema import load
-from stages.experiment.state import StageState, run_key, states
+from stages.experiment.state import StageState, states
 from stages.terminal.cli import run
 
 SETTINGS = QUICK[1::2]
@@ -117,18 +118,18 @@ def test_a_broken_torch_is_a_finding(tmp_path: Path, content: str, found: str) -
 
 def test_libraries_that_are_missing_or_too_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     demanded = ["rich>=999", "no-such-library>=1", "click>=8"]
-    monkeypatch.setattr(machine, "_project", lambda: {"dependencies": demanded})
-    old, missing = machine.library_checks()
+    monkeypatch.setattr(machine_checks, "_project", lambda: {"dependencies": demanded})
+    old, missing = machine_checks.library_checks()
     assert (old.check, old.state, old.remedy) == ("rich", "mend", "pip install 'rich>=999'")
     assert "wanted >=999" in old.found
     assert missing.found == "not installed; wanted >=1"
 
 
 def test_a_full_disk_is_to_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (sound,) = machine.place_checks([tmp_path / "not" / "yet" / "there"])
+    (sound,) = machine_checks.place_checks([tmp_path / "not" / "yet" / "there"])
     assert sound.state == "ok"
-    monkeypatch.setattr(machine, "LEAST_DISK_BYTES", 2**62)
-    (full,) = machine.place_checks([tmp_path])
+    monkeypatch.setattr(machine_checks, "LEAST_DISK_BYTES", 2**62)
+    (full,) = machine_checks.place_checks([tmp_path])
     assert (full.state, "Make room" in full.remedy) == ("mend", True)
 
 

@@ -23,7 +23,7 @@ from stages.terminal import interruption
 from stages.terminal.cli import run
 
 MVMR = [sys.executable, "-c", "from stages.terminal.cli import main; main()"]
-SENTENCE = "Interrupted. What is finished is kept; go on with: "
+SENTENCE = "Interrupted. Finished work is kept. Continue with: "
 STREAM = ["-s", "train.loading={mode: streaming, workers: 2, buffer: 64}"]
 
 
@@ -103,7 +103,7 @@ def test_an_interruption_that_comes_too_late_still_ends_with_one(
     assert run(["store", "clean", "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["ok"] is True  # one document, about the finished work
-    assert "by then everything was done" in captured.err
+    assert "the command had already finished" in captured.err
 
 
 def test_ending_that_takes_a_while_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_training_saves_although_a_terminal_signals_its_loaders_too(
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)  # a scheduler signals only the first process
-    assert "saving after this step" in ended(process, arguments)
+    assert "finishing and saving this step" in ended(process, arguments)
     again = start(root, arguments)
     wait_until(lambda: list(root.glob("runs/.unfinished/*/resume.previous.ckpt")), again)
     again.send_signal(signal.SIGTERM)

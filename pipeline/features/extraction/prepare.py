@@ -55,7 +55,7 @@ def prepare(
     writer.begin()
     if not writer.has_reduction():
         sampler = _Sampler(feature, image, shards / "train", manifests["train"], cluster, progress)
-        with not_kept(f"fitting the reduction of {feature.name}", progress):
+        with not_kept(f"preparing {feature.name}", progress):
             _fit(feature, sampler)
     lay_out(feature, manifests)
 

@@ -65,7 +65,7 @@ class Task:
     """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
 
     `images` is the number of valid rows. `tasks_per_host` is how many tasks each host runs at
-    once: the worker that replaces a dead one has another address, but the same host.
+    once, by host because a worker that replaces a dead one has another address.
     """
 
     directory: Location

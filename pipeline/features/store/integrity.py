@@ -107,7 +107,7 @@ def array_damage(
 
 
 def has_gaps(numbers: Array) -> bool:
-    """Whether some of these numbers of an array, not yet decoded, were never written."""
+    """Whether numbers of an array, before decoding, hold the value of a gap."""
     if numbers.dtype.kind == "f":
         return bool(np.isnan(numbers).any())
     gap = next(kind.gap for kind in ARRAY_TYPES.values() if kind.array == str(numbers.dtype))

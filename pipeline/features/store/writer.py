@@ -63,8 +63,8 @@ class FeatureWriter:
     def reopen(self) -> None:
         """Turn a published feature back into an unfinished one, with no shard marked as done.
 
-        Its attributes are replaced: the caller must know that its rows were made from this
-        writer's fingerprint.
+        Its attributes are replaced. The rows must have been made from this writer's fingerprint,
+        which is not checked.
         """
         remove_tree(self.work)
         if self.home != self.target:

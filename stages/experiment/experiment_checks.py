@@ -10,8 +10,8 @@ import torchvision
 from pipeline.base.errors import MvmrError
 from pipeline.base.progress import Silent
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import missing_files
-from stages.experiment.machine import Check
+from stages.experiment.machine_checks import Check
+from stages.experiment.requirements import missing_files
 from stages.experiment.schema import Experiment
 from stages.experiment.state import StageState, states
 

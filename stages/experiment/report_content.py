@@ -33,14 +33,14 @@ from pipeline.reporting.sample import ImageSample
 from pipeline.representations.teachers.frozen import TeacherOptions
 from pipeline.shards.manifest import Manifest, read_manifests
 from stages.experiment.paths import DatasetLayout, RunLayout
-from stages.experiment.records import (
+from stages.experiment.schema import Experiment
+from stages.experiment.scored_subjects import scored
+from stages.experiment.time_records import (
     evaluation_record,
     feature_record,
     shard_record,
     training_record,
 )
-from stages.experiment.schema import Experiment
-from stages.experiment.scored import scored
 
 IMAGES = 2000  # that the pictures use, at most
 NAMED = 5  # of the images that could not be decoded, at most

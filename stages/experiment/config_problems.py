@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import ConfigError, unknown_name
+from pipeline.objective.terms import WITH_REPRESENTATION
 
 # Representations that are cheap or random. If the objective names one that the store does not
 # hold, it is computed for every batch.
@@ -18,10 +19,7 @@ def unknown_representations(data: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(features, Mapping) or not isinstance(objective, Mapping):
         return
     for name, term in objective.items():
-        if not isinstance(term, Mapping) or term.get("kind", name) not in (
-            "dependence",
-            "regression",
-        ):
+        if not isinstance(term, Mapping) or term.get("kind", name) not in WITH_REPRESENTATION:
             continue
         representation = term.get("representation", name)
         if representation not in features and representation not in LIVE:
@@ -37,7 +35,7 @@ def complaint(
 ) -> ConfigError:
     """Return the error that lists problems, each beginning with its dotted path.
 
-    Lines that are not among the file's `own` come from `assignments`; their overrides are named.
+    `own` are the problems of the file alone. The others come from `assignments`, which are named.
     """
     foreign = [line for line in lines if line not in own]
     named = [f"{_options_for(x, assignments)}: {x}" if x in foreign else x for x in lines]

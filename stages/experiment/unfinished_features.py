@@ -43,14 +43,14 @@ class Making:
         far = f"{self.done} of {counted(self.shards, 'shards')} done"
         if self.command is None:
             begun = "with other options or images, or by another experiment"
-            whose = f"was begun {begun}, and this one does not go on from there"
+            whose = f"was begun {begun}, and this experiment cannot continue it"
             if not self.asked:
                 whose = "is not complete; the experiment that began it can continue it"
             return f"{what} {whose}: {far}. If you no longer need it, remove {self.path}."
         if self.stored:
             return (
-                f"{what} was to be computed again: {far}. The stored feature is complete, and "
-                f"stays until then. `{self.command}` continues; to stop here, remove {self.path}."
+                f"{what} was being recomputed: {far}. The stored feature is complete, and in use "
+                f"until then. `{self.command}` continues; to give it up, remove {self.path}."
             )
         return f"{what} is not complete: {far}. `{self.command}` continues from there."
 

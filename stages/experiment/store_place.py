@@ -23,8 +23,6 @@ def store_place(
         layout = DatasetLayout(location((path or "").rstrip("/")).parent)
     named = path or str(layout.features)
     if Path(named).name != layout.features.name or not layout.features.exists():
-        raise StoreError(
-            f"There is no feature store at {named}: name a folder {layout.features.name}, or run "
-            "`mvmr shard` first."
-        )
+        remedy = "run `mvmr shard` first" if path is None else f"name a {layout.features.name}"
+        raise StoreError(f"There is no feature store at {named}: {remedy}.")
     return layout, experiment

@@ -19,7 +19,7 @@ from pipeline.evaluation.fit_options import LinearFitOptions
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.labelled_features import check_features
 from pipeline.evaluation.logistic import LinearClassifier, fit_binary
-from pipeline.evaluation.setting import Outcome, Setting, Values
+from pipeline.evaluation.protocol import Outcome, Setting, Values
 from pipeline.evaluation.subjects import Subject
 from pipeline.metrics.average_precision import bootstrap_mean, chance_mean, mean_over_classes
 

@@ -32,8 +32,8 @@ class Setting:
     """What a protocol may use besides the subject.
 
     `references` are the stored features, and `specifications` the options that made them. `work` is
-    a directory for files that may be lost. `wanted` are values that a fit finds by trying,
-    separately for each subject; they are in the outcome's values, as `tuned`.
+    a scratch directory. `wanted` names the options that are tuned for each subject; the values
+    found are in the outcome's values, as `tuned`.
     """
 
     images: Images
@@ -71,8 +71,9 @@ class Outcome:
 
     `main` is the key of the main figure in `values`. If known, its 95 % interval is there too, as
     `<main>_low` and `<main>_high`. `images` counts the images that were used, by split. `details`
-    go into the record only. `chance` is the main figure without looking at an image. `per_image`
-    are the values whose mean is the main figure, in percent, if it is a mean.
+    go into the record only. `chance` is the main figure of a guess made without the image.
+    `per_image` are values in [0, 1] whose mean, in percent, is the main figure; None if it is no
+    mean.
     """
 
     main: str

@@ -1,0 +1,67 @@
+"""What determines a training run, and whether the run has finished."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.digests import digest, sha256_of
+from pipeline.features.store import StoredFeature
+from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
+from pipeline.models.student import PRETRAINED
+from pipeline.shards.manifest import Manifest
+from stages.experiment.paths import (
+    RunLayout,
+    starting_weights,
+)
+from stages.experiment.schema import Experiment
+
+TUNED = "tuned.json"  # in the directory of an unfinished run
+
+
+def is_finished(layout: RunLayout, key: str) -> bool:
+    """Whether all outputs of training exist, and the checkpoint is of the run with this key."""
+    outputs = (layout.checkpoints / LAST, layout.logs, layout.curves, layout.training_metrics)
+    best = layout.checkpoints / BEST
+    if not best.exists() or not all(path.exists() for path in outputs):
+        return False
+    return load_checkpoint(best).about.get("digest") == key
+
+
+def run_key(
+    experiment: Experiment,
+    *,
+    tuned: Iterable[str],
+    manifests: Sequence[Manifest],
+    targets: Mapping[str, StoredFeature],
+) -> str:
+    """Return the SHA-256 of everything that determines a training run.
+
+    That is its sections, the options found by trial (`tuned`), the manifests of train and
+    validation, the stored targets, and the weights that it starts from.
+    """
+    weights = given_weights(experiment)
+    return digest(
+        {
+            "sections": experiment.training_sections(),
+            "tuned": sorted(tuned),
+            "shards": [manifest.digest for manifest in manifests],
+            "targets": {name: feature.digest for name, feature in targets.items()},
+            "weights": sha256_of(weights) if weights and weights.exists() else None,
+        }
+    )
+
+
+def tuned_values(work: Path) -> dict[str, Any]:
+    """Return the options that an unfinished run has found by trying, if any."""
+    record = work / TUNED
+    if not record.exists():
+        return {}
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return found
+
+
+def given_weights(experiment: Experiment) -> Path | None:
+    """Return the checkpoint that training starts from, if any."""
+    name = experiment.student.weights
+    return None if name in (None, PRETRAINED) else starting_weights(name)
