@@ -103,6 +103,11 @@ class SplitData:
         invalid = set(shard.invalid)
         return [row for row in range(shard.samples) if row not in invalid]
 
+    def indices(self) -> list[int]:
+        """Return the index, within the split, of each sample to read, in order."""
+        shards = range(len(self.manifest.shards))
+        return [self.manifest.first_index(n) + row for n in shards for row in self.rows(n)]
+
     def records(self, number: int, first: int = 0, last: int | None = None) -> Iterator[Record]:
         """Yield records `first` to `last` (excluded) of those to read from shard `number`.
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class EvaluationLoader:
 
     Batches have nearly equal sizes, so that no short last one distorts the mean over batches. They
     have at most `batch_size` samples and at least `least`; if both cannot hold, there are fewer
-    and larger ones. Every rank gets equally many. The split is decoded at the first use and kept.
+    and larger ones. Every rank gets equally many, and decodes its own samples at the first use.
     Raises DataError if there are too few samples for `least` on every rank.
     """
 
@@ -80,7 +80,6 @@ class EvaluationLoader:
         world_size: int = 1,
         progress: Progress | None = None,
     ) -> None:
-        self._data = data
         self._progress = progress
         samples = data.valid_samples
         most = samples // (least * world_size)  # batches per rank
@@ -91,8 +90,14 @@ class EvaluationLoader:
                 f"a batch needs. Enlarge dataset.split.{data.manifest.split}, or use fewer devices."
             )
         count = world_size * min(most, -(-samples // (batch_size * world_size)))
-        borders = np.linspace(0, data.valid_samples, count + 1).round().astype(int).tolist()
-        self._slices = [slice(*pair) for pair in pairwise(borders)][rank::world_size]
+        borders = np.linspace(0, samples, count + 1).round().astype(int).tolist()
+        own = [range(*pair) for pair in pairwise(borders)][rank::world_size]
+        if world_size > 1:
+            index = data.indices()
+            data = data.subset(index[position] for batch in own for position in batch)
+        self._data = data
+        ends = list(accumulate(len(batch) for batch in own))
+        self._slices = [slice(*pair) for pair in pairwise([0, *ends])]
 
     def __len__(self) -> int:
         return len(self._slices)
@@ -107,7 +112,7 @@ class EvaluationLoader:
 
     @cached_property
     def resident(self) -> ResidentSplit:
-        """The whole split, decoded."""
+        """The samples of this rank, decoded."""
         return load_resident(self._data, progress=self._progress)
 
 

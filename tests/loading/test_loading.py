@@ -221,6 +221,8 @@ def test_ranks_share_evaluation_out(data: SplitData, world_size: int) -> None:
     sizes = {len(batch) for rank in batches for batch in rank}
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= 10
+    for rank, found in zip(ranks, batches, strict=True):  # no rank decodes the others' images
+        assert len(rank.resident) == sum(map(len, found))
     seen = [index for rank in batches for batch in rank for index in batch]
     assert sorted(seen) == [i for i in range(SAMPLES) if i not in BAD]
 
