@@ -148,7 +148,7 @@ def test_what_was_begun_is_gone_on_with_only_by_what_began_it(
     assert "1 of 2 shards done. The stored feature is complete" in told()
     assert "`mvmr extract-features --only hog --force` continues" in told()
     other = ["-s", "features.hog.cell=2"]
-    assert "this one does not go on from there" in told(*other)
+    assert "this experiment cannot continue it" in told(*other)
     assert f"remove data/digits/work/{begun.name}." in told(*other)
     assert "the experiment that began it can continue it" in told("data/digits/features.zarr")
     (store.path / "hog").rename(project / "aside")
