@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,12 @@ class Line:
             threading.Thread(target=self._relay, args=(client,), daemon=True).start()
 
     def _relay(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
+        # A killed process resets its connection.
+        with (
+            suppress(ConnectionError),
+            client,
+            socket.create_connection(("127.0.0.1", self._target)) as server,
+        ):
             other = {client: server, server: client}
             passed = 0
             while True:
