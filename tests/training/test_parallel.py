@@ -180,7 +180,9 @@ def run_in_this_process(data: Path, work: Path) -> None:
     parallel = {"accelerator": "cpu", "devices": 2}
     run = make_run(data, epochs=3, batch_size=25, parallel=parallel, saving={"steps": 2})
     fit(run, work=work, progress=Silent())
-    content = {"validation": sorted(seen[run.validation.valid_samples])}
+    del seen[run.train.valid_samples]
+    (validation,) = seen.values()  # what this process has decoded is its share alone
+    content = {"validation": sorted(validation)}
     torch.save(content, work / f"{0 if is_first_process() else 1}.pt")
 
 
