@@ -21,10 +21,10 @@ from pipeline.features.store.integrity import (
 )
 from pipeline.representations.storing import StoredType
 
-FORMAT = 2
 if TYPE_CHECKING:
     import zarr
 
+FORMAT = 2
 CHUNK_BYTES = 64 * 2**20
 # A folder below the work of a feature, with one empty file per finished shard.
 DONE = "done"
