@@ -100,16 +100,17 @@ def read_identities(directory: Location, manifest: Manifest) -> npt.NDArray[np.u
         if "identity" not in line:
             break
         if not line.get("undecodable"):
-            row[:] = _beginning(line["identity"])
+            row[:] = beginning_of(line["identity"])
     else:
         return found
     for row, record in zip(found, _records(directory, manifest), strict=True):
         if record.valid:
-            row[:] = _beginning(identity_of(record.data))
+            row[:] = beginning_of(identity_of(record.data))
     return found
 
 
-def _beginning(identity: str) -> npt.NDArray[np.uint8]:
+def beginning_of(identity: str) -> npt.NDArray[np.uint8]:
+    """Return the first bytes of an identity, which features record."""
     return np.frombuffer(bytes.fromhex(identity[: 2 * IDENTITY_BYTES]), np.uint8)
 
 
