@@ -14,7 +14,7 @@ from pipeline.base.errors import DataError, MvmrError, StaleFeatureError
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted, spoken
 from pipeline.base.timing import read_attempts
-from pipeline.features.store import FeatureStore, StoredFeature
+from pipeline.features.store import FeatureStore, StoredFeature, differing
 from pipeline.models.checkpoint import BEST, load_checkpoint
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.packing import is_current, listed_changes, packed_manifests
@@ -96,8 +96,11 @@ def _shards(experiment: Experiment, layout: DatasetLayout, progress: Progress) -
         return StageState("shard", "done", text)
     if str(changes) and manifests:
         return StageState("shard", "stale", f"images have changed: {changes}", "mvmr shard")
-    what = "they were made with other options" if manifests else ""
-    return StageState("shard", "stale" if manifests else "missing", what, "mvmr shard")
+    if not manifests:
+        return StageState("shard", "missing", "", "mvmr shard")
+    recorded = next(iter(manifests.values())).options
+    what = "; ".join(differing(provenance(dataset), recorded)) or "some splits are missing"
+    return StageState("shard", "stale", what, "mvmr shard")
 
 
 def _feature(

@@ -171,7 +171,7 @@ def test_a_change_makes_stale_what_depends_on_it(
     assert changed["evaluate@knn"].condition == "stale"
     assert changed["evaluate@linear"].condition == "done"
     changed = conditions("dataset.split.seed=9")
-    assert changed["shard"].condition == "broken"
+    assert changed["shard"].condition == "stale"
     assert "split.seed is now 9, was 0" in changed["shard"].found
     assert changed["extract@hog"].condition == "waiting"
 

@@ -124,7 +124,7 @@ def test_ending_that_takes_a_while_is_said_at_once(monkeypatch: pytest.MonkeyPat
 def test_a_signal_at_the_very_end_is_no_crash(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path, ["store", "clean"])
     assert process.stdout is not None
-    while "no abandoned runs" not in (line := process.stdout.readline()):
+    while "has been unused" not in (line := process.stdout.readline()):
         assert line, "it ended without its result"
     while process.poll() is None:
         process.send_signal(number)

@@ -49,12 +49,11 @@ TEACHER = "{kind: open_clip, model: ViT-B-32, pretrained: nowhere.pt}"
         (["evaluate", "--checkpoint", "nowhere.pt"], 1, "no checkpoint"),
         (["evaluate"], 1, "architecture is resnet8 in the file"),
         (["store", "verify", "nowhere"], 1, "no feature store"),
-        (["shard", "-s", "dataset.split.seed=9"], 1, "split.seed is now 9, was 0"),
-        (["extract-features", "-s", "features.hog.bins=12"], 1, "bins is now 12, was 24"),
+        (["train", "-s", "features.hog.bins=12"], 1, "bins is now 12, was 24"),
         (
             ["train", "-s", "features.hog.bins=12"],
             1,
-            "with `mvmr extract-features --only hog --force -s features.hog.bins=12`, or",
+            "Run `mvmr extract-features --only hog -s features.hog.bins=12`, or",
         ),
         (["train", "-s", "dataset.image.mean=[0.5]"], 1, "made from something else"),
         (["train", "-s", "train.batch_size=5000"], 1, "lower train.batch_size"),
@@ -299,7 +298,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("said", "told"),
     [
         ("run `mvmr train`.", "run `mvmr train -c 'my file.yaml' -s train.lr=1 --data s3://b/d`."),
-        ("`mvmr plan` says", "`mvmr plan -c 'my file.yaml' -s train.lr=1` says"),  # has no --data
+        ("`mvmr export` says", "`mvmr export -c 'my file.yaml' -s train.lr=1` says"),  # no --data
         (
             "`mvmr store verify --repair x -c y` and `mvmr use NAME`",
             "`mvmr store verify --repair x -c y -s train.lr=1 --data s3://b/d` and `mvmr use NAME`",

@@ -208,8 +208,9 @@ def _begun(
 
 
 def _remaining(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> bool:
-    done = feature.writer().done()
-    return any(
+    writer = feature.writer()
+    done = writer.done()
+    return not writer.has_reduction() or any(
         (split, number) not in done
         for split, manifest in manifests.items()
         for number in range(len(manifest.shards))
