@@ -122,9 +122,9 @@ def _tags(labels: torch.Tensor) -> list[list[int]]:
 
 def _split(manifest: Manifest) -> SplitFacts:
     return SplitFacts(
-        images=manifest.samples,
+        images=manifest.samples - manifest.gone,
         labelled=manifest.labelled,
-        invalid=len(manifest.invalid),
+        invalid=len(manifest.invalid) - manifest.gone,
         bytes=sum(shard.bytes for shard in manifest.shards),
         digest=manifest.digest,
         left_out=tuple(islice(manifest.left_out, NAMED)),
@@ -167,10 +167,10 @@ def _basis_bytes(directory: Location) -> int:
 
 
 def _speed(work: Work) -> float | None:
-    """Return the images per second of the phase that computed the feature of every image."""
+    """Return the images per second of the phase that computed the feature, if it computed any."""
     phases = [p for a in work.attempts for p in a.phases if p.step == "extract"]
-    seconds = sum(phase.seconds for phase in phases)
-    return sum(phase.done for phase in phases) / seconds if seconds > 0 else None
+    seconds, done = sum(p.seconds for p in phases), sum(p.done for p in phases)
+    return done / seconds if done and seconds > 0 else None
 
 
 def _student(trained: Checkpoint, layout: RunLayout) -> Student:

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.base.digests import digest
 from pipeline.base.errors import MvmrError
 from pipeline.base.locations import Location
 from pipeline.base.text import counted
 from pipeline.datasets.source import SPLITS, Split
 from pipeline.features.extraction.engine import feature_digest, unfinished
 from pipeline.features.store import FeatureStore
+from pipeline.features.store.feature import without_basis
 from pipeline.shards.manifest import MANIFEST, Manifest, read_manifest
 from stages.experiment.paths import DatasetLayout
 from stages.experiment.schema import Experiment
@@ -62,7 +64,8 @@ def in_the_making(experiment: Experiment | None, layout: DatasetLayout) -> Itera
     for name, fingerprint, done in unfinished(layout.work):
         ours = experiment is not None and fingerprint == _expected(experiment, name, manifests)
         stored = name in store
-        command = f"mvmr extract-features --only {name}{' --force' if stored else ''}"
+        again = " --force" if stored and _is_same(store, name, fingerprint) else ""
+        command = f"mvmr extract-features --only {name}{again}"
         yield Making(
             feature=name,
             fingerprint=fingerprint,
@@ -73,6 +76,15 @@ def in_the_making(experiment: Experiment | None, layout: DatasetLayout) -> Itera
             command=command if ours else None,
             asked=experiment is not None,
         )
+
+
+def _is_same(store: FeatureStore, name: str, fingerprint: str) -> bool:
+    """Whether what is stored has the fingerprint that names unfinished work."""
+    try:
+        found = without_basis(store[name].fingerprint)
+    except MvmrError:
+        return False
+    return digest(found).startswith(fingerprint)
 
 
 def _manifests(layout: DatasetLayout) -> dict[Split, Manifest]:
