@@ -23,8 +23,7 @@ from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
 from pipeline.shards.manifest import read_manifests
 from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
-from stages.experiment.dvc_links import run_by_dvc
-from stages.experiment.dvc_lock import changed_by_hand
+from stages.experiment.dvc_lock import changed_by_hand, record_fingerprints
 from stages.experiment.dvc_stages import protocol_outs
 from stages.experiment.finished import is_kept, keep, restore
 from stages.experiment.freshness import checked_features
@@ -149,10 +148,9 @@ def _tell_dvc(
     data: str,
 ) -> None:
     """Record what a run by hand has made, with the fingerprints that `dvc.yaml` puts before it."""
-    if not run_by_dvc():
-        write_json(layout.features, {name: f.digest for name, f in sorted(features.items())})
-        made = ["select", *(f"evaluate@{name}" for name in protocols)]
-        changed_by_hand(experiment, made, progress, data=data)
+    record_fingerprints(layout.features, features)
+    made = ["select", *(f"evaluate@{name}" for name in protocols)]
+    changed_by_hand(experiment, made, progress, data=data)
 
 
 def _write(

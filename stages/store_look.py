@@ -7,7 +7,7 @@ from pipeline.base.errors import DataError
 from pipeline.datasets.source import SPLITS
 from pipeline.shards.manifest import MANIFEST, read_manifest
 from stages.experiment.chosen import Chosen
-from stages.experiment.dvc_lock import changed_by_hand
+from stages.experiment.dvc_lock import adopt_older_lock, changed_by_hand
 from stages.experiment.paths import DatasetLayout, dataset_layout
 from stages.terminal.console import Screen
 from stages.terminal.result import Result
@@ -17,6 +17,7 @@ def store_look(screen: Screen, *, chosen: Chosen, data: str) -> Result:
     """List the experiment's images, or use the shards as they are if the images are not here."""
     experiment = chosen.experiment
     layout = dataset_layout(experiment.dataset.name, data)
+    adopt_older_lock(experiment)
     screen.progress.start("list images", 0, "")
     line = "The images are listed."
     try:

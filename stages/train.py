@@ -28,8 +28,7 @@ from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
-from stages.experiment.dvc_links import run_by_dvc
-from stages.experiment.dvc_lock import changed_by_hand
+from stages.experiment.dvc_lock import changed_by_hand, record_fingerprints
 from stages.experiment.dvc_stages import training_outs
 from stages.experiment.finished import is_kept, keep, restore
 from stages.experiment.freshness import checked_features
@@ -159,9 +158,8 @@ def _tell_dvc(
     data: str,
 ) -> None:
     """Record what a run by hand has made, with the fingerprints that `dvc.yaml` puts before it."""
-    if not run_by_dvc():
-        write_json(layout.targets, {name: f.digest for name, f in sorted(features.items())})
-        changed_by_hand(experiment, ["select", "train"], progress, data=data)
+    record_fingerprints(layout.targets, features)
+    changed_by_hand(experiment, ["select", "train"], progress, data=data)
 
 
 def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False) -> Result:

@@ -8,6 +8,7 @@ holds only the digests of the files: DVC then leaves them alone, and runs the st
 finds its work done.
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from pipeline.base.atomic import atomic_path
+from pipeline.base.atomic import atomic_path, write_json
 from pipeline.base.errors import ConfigError
 from pipeline.base.progress import Progress
 from stages.experiment.dvc_links import in_dvc_project, run_by_dvc
 from stages.experiment.dvc_stages import TrackedStage, tracked_stages
 
 if TYPE_CHECKING:  # it imports torch
+    from pipeline.features.store import StoredFeature
     from stages.experiment.schema import Experiment
 
 LOCK, ACTIVE, DATA = Path("dvc.lock"), Path("params.yaml"), "data"
 Entry = dict[str, Any]
 _RUN = r"runs/([^/]+)"
+_OLDER = re.compile(r"^  (shard|select|train|report):$", re.MULTILINE)
 _PLACES = {  # an output of each stage, with the parts of the stage's name
     "shard": r"data/([^/]+)/shards",
     "extract": r"data/([^/]+)/features\.zarr/([^/]+)",
@@ -63,6 +66,34 @@ def changed_by_hand(
             f"DVC could not be told of {', '.join(stage.name for stage in found)} ({reason}). "
             "Run `dvc repro` before any other command of DVC."
         )
+
+
+def record_fingerprints(path: Path, features: "Mapping[str, StoredFeature]") -> None:
+    """Write the fingerprints that the stage `select` writes, if DVC will ask for them."""
+    digests = {name: feature.digest for name, feature in sorted(features.items())}
+    if run_by_dvc() or not in_dvc_project():
+        return
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != digests:
+        write_json(path, digests)
+
+
+def adopt_older_lock(experiment: "Experiment") -> None:
+    """Rename the stages of a `dvc.lock` from before they were named after data set and run.
+
+    DVC does not know such a record. If it has removed the data for that reason, they come back from
+    its cache.
+    """
+    if not in_dvc_project() or not _OLDER.search(LOCK.read_text() if LOCK.exists() else ""):
+        return
+    from dvc.repo import Repo, lock_repo
+
+    with Repo() as repo, lock_repo(repo):
+        _rename_older()
+        entries = _entries()
+        stages = [stage for stage in tracked_stages(experiment).values() if stage.of_data]
+        gone = [s.name for s in stages if s.name in entries and not _whole(s)]
+        if gone:
+            repo.checkout(targets=gone, force=True, allow_missing=True)
 
 
 def unrecorded(experiment: "Experiment") -> list[str]:

@@ -201,6 +201,8 @@ KEYS = {
     "store info": {"store", "features", "damaged", "unfinished"},
     "store verify": {"store", "parts"},
     "store select": {"features", "targets"},
+    "store look": {"listing"},
+    "store keep": {"kept"},
     "store clean": {"removed", "runs"},
 }
 
