@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # it imports torch
     from stages.experiment.schema import Experiment
 
 LOCK, ACTIVE, DATA = Path("dvc.lock"), Path("params.yaml"), "data"
+LONG = 3000  # lines
 Entry = dict[str, Any]
 _RUN = r"runs/([^/]+)"
 _OLDER = re.compile(r"^  (shard|select|train|report):$", re.MULTILINE)
@@ -94,6 +95,26 @@ def adopt_older_lock(experiment: "Experiment") -> None:
         gone = [s.name for s in stages if s.name in entries and not _whole(s)]
         if gone:
             repo.checkout(targets=gone, force=True, allow_missing=True)
+
+
+def shorten_lock(experiment: "Experiment") -> None:
+    """Keep only the digests of the outputs of other experiments, if `dvc.lock` is long.
+
+    DVC reads and writes the whole file after each stage: a thousand lines take it half a second.
+    """
+    if not in_dvc_project() or not LOCK.exists() or len(LOCK.read_text().splitlines()) <= LONG:
+        return
+    from dvc.repo import Repo, lock_repo
+
+    active = {stage.name for stage in tracked_stages(experiment).values()}
+    with Repo() as repo, lock_repo(repo):
+        _write(
+            {
+                name: entry if name in active else {"cmd": entry["cmd"], "outs": entry["outs"]}
+                for name, entry in _entries().items()
+                if name in active or entry.get("outs")
+            }
+        )
 
 
 def unrecorded(experiment: "Experiment") -> list[str]:

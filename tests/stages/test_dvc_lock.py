@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from watched import Watched
 
 from pipeline.base.yaml_file import read_yaml
-from stages.experiment.dvc_lock import changed_by_hand, unrecorded
+from stages.experiment.dvc_lock import changed_by_hand, shorten_lock, unrecorded
 from stages.experiment.dvc_stages import tracked_stages
 from stages.experiment.schema import Experiment, load
 
@@ -148,6 +148,23 @@ def test_a_busy_dvc_is_said_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("stages.experiment.dvc_lock._record", busy)
     (note,) = tell("shard")
     assert "shard@digits (Unable to acquire lock)" in note
+
+
+def test_a_long_lock_keeps_whole_entries_of_the_active_experiment_only(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = (ROOT / "dvc.lock").read_text()
+    (project / "dvc.lock").write_text(lock)
+    shorten_lock(experiment())
+    assert (project / "dvc.lock").read_text() == lock
+    monkeypatch.setattr("stages.experiment.dvc_lock.LONG", 100)
+    before = entries()
+    shorten_lock(load(project / "params.yaml", ["name=other"]))
+    after = entries()
+    assert after.keys() == before.keys()
+    assert after["shard@digits"] == before["shard@digits"]  # of both
+    assert set(after["train@digits"]) == {"cmd", "outs"}
+    assert after["train@digits"]["outs"] == before["train@digits"]["outs"]
 
 
 @pytest.mark.usefixtures("project")

@@ -104,7 +104,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world.by_hand("third", "evaluate")
     world.call("mvmr", "use", "first")
     world.commit()
-    command = [str(BIN / "mvmr"), "train", "--config", "configs/long.yaml"]
+    command = ["nice", str(BIN / "mvmr"), "train", "--config", "configs/long.yaml"]
     log = world.root / ".dvc/tmp/long.log"
     with log.open("w") as file:
         training = subprocess.Popen(command, cwd=world.root, stdout=file, stderr=file)
