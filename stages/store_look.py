@@ -17,7 +17,7 @@ def store_look(screen: Screen, *, chosen: Chosen, data: str) -> Result:
     """List the experiment's images, or use the shards as they are if the images are not here."""
     experiment = chosen.experiment
     layout = dataset_layout(experiment.dataset.name, data)
-    adopt_older_lock(experiment)
+    adopt_older_lock(experiment, screen.progress)
     screen.progress.start("list images", 0, "")
     line = "The images are listed."
     try:

@@ -54,7 +54,7 @@ def _set_back(out: Path) -> None:
             _set_time(file, before.st_atime_ns, before.st_mtime_ns - BACK_NS)
             if file.stat().st_mtime_ns == before.st_mtime_ns:
                 _set_time(file, before.st_atime_ns, before.st_mtime_ns - COARSE_NS)
-    except FileNotFoundError:  # replaced by another process in this moment
+    except OSError:  # another process has just replaced it, or nobody here may change it
         return
 
 

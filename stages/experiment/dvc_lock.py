@@ -10,7 +10,8 @@ finds its work done.
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +58,33 @@ def changed_by_hand(
     if not found:
         return
     progress.start("tell DVC", 0, "")
-    try:
+    with _despite_dvc(", ".join(stage.name for stage in found), progress):
         _record(found, committed=_is_active(experiment))
+
+
+def settle(experiment: "Experiment", progress: Progress) -> None:
+    """Tell DVC what is there of an experiment that becomes the active one.
+
+    Also bring `dvc.lock` into the form that this version of `dvc.yaml` expects, and shorten it.
+    """
+    if in_dvc_project():
+        adopt_older_lock(experiment, progress)
+        with _despite_dvc(str(LOCK), progress):
+            _shorten(experiment)
+            changed_by_hand(experiment, _unrecorded(experiment), progress)
+
+
+@contextmanager
+def _despite_dvc(what: str, progress: Progress) -> Iterator[None]:
+    """Go on with a note if DVC is busy or broken, and without one if it is not installed."""
+    try:
+        yield
     except ImportError:  # without DVC, nothing can harm the files
         return
-    except Exception as error:  # of many kinds; the result itself is safe and complete
+    except Exception as error:  # of many kinds; the results themselves are safe and complete
         reason = " ".join(str(error).split())
         progress.note(
-            f"DVC could not be told of {', '.join(stage.name for stage in found)} ({reason}). "
+            f"DVC could not be told of {what} ({reason}). "
             "Run `dvc repro` before any other command of DVC."
         )
 
@@ -78,7 +98,7 @@ def record_fingerprints(path: Path, features: "Mapping[str, StoredFeature]") -> 
         write_json(path, digests)
 
 
-def adopt_older_lock(experiment: "Experiment") -> None:
+def adopt_older_lock(experiment: "Experiment", progress: Progress) -> None:
     """Rename the stages of a `dvc.lock` from before they were named after data set and run.
 
     DVC does not know such a record. If it has removed the data for that reason, they come back from
@@ -86,23 +106,24 @@ def adopt_older_lock(experiment: "Experiment") -> None:
     """
     if not in_dvc_project() or not _OLDER.search(LOCK.read_text() if LOCK.exists() else ""):
         return
-    from dvc.repo import Repo, lock_repo
+    with _despite_dvc(str(LOCK), progress):
+        from dvc.repo import Repo, lock_repo
 
-    with Repo() as repo, lock_repo(repo):
-        _rename_older()
-        entries = _entries()
-        stages = [stage for stage in tracked_stages(experiment).values() if stage.of_data]
-        gone = [s.name for s in stages if s.name in entries and not _whole(s)]
-        if gone:
-            repo.checkout(targets=gone, force=True, allow_missing=True)
+        with Repo() as repo, lock_repo(repo):
+            _rename_older()
+            entries = _entries()
+            stages = [stage for stage in tracked_stages(experiment).values() if stage.of_data]
+            gone = [s.name for s in stages if s.name in entries and not _whole(s)]
+            if gone:
+                repo.checkout(targets=gone, force=True, allow_missing=True)
 
 
-def shorten_lock(experiment: "Experiment") -> None:
+def _shorten(experiment: "Experiment") -> None:
     """Keep only the digests of the outputs of other experiments, if `dvc.lock` is long.
 
     DVC reads and writes the whole file after each stage: a thousand lines take it half a second.
     """
-    if not in_dvc_project() or not LOCK.exists() or len(LOCK.read_text().splitlines()) <= LONG:
+    if not LOCK.exists() or len(LOCK.read_text().splitlines()) <= LONG:
         return
     from dvc.repo import Repo, lock_repo
 
@@ -117,10 +138,8 @@ def shorten_lock(experiment: "Experiment") -> None:
         )
 
 
-def unrecorded(experiment: "Experiment") -> list[str]:
+def _unrecorded(experiment: "Experiment") -> list[str]:
     """Return the stages whose outputs exist, but not in `dvc.lock` or not in DVC's cache."""
-    if not in_dvc_project():
-        return []
     entries = _entries()
     return [
         name

@@ -1,5 +1,6 @@
 """`dvc.lock` says what stands in the outputs, whoever made it, and DVC then leaves it alone."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from ruamel.yaml import YAML
 from watched import Watched
 
 from pipeline.base.yaml_file import read_yaml
-from stages.experiment.dvc_lock import changed_by_hand, shorten_lock, unrecorded
+from stages.experiment.dvc_lock import changed_by_hand, settle
 from stages.experiment.dvc_stages import tracked_stages
 from stages.experiment.schema import Experiment, load
 
@@ -26,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / ".dvc/site"))
     for name in ("dvc.yaml", ".gitignore", "params.yaml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    dvc("init", "--no-scm", "-q")
+    made(".dvc/config", "[core]\n    no_scm = true\n    analytics = false\n")
     for out in ("data/digits/shards/train/0.tar", "data/digits/features.zarr/hog/zarr.json"):
         made(out, "by hand")
     made("data/digits/features.zarr/zarr.json", "{}")
@@ -56,6 +57,13 @@ def tell(*stages: str) -> list[str]:
     return progress.notes
 
 
+def settled(of: Experiment | None = None) -> None:
+    """Do what `mvmr use` does."""
+    progress = Watched()
+    settle(of or experiment(), progress)
+    assert progress.notes == []
+
+
 def entries() -> Any:
     return read_yaml(Path("dvc.lock"))["stages"]
 
@@ -82,9 +90,8 @@ def test_stages_are_those_of_dvc_yaml() -> None:
 @pytest.mark.usefixtures("project")
 def test_a_checkout_leaves_alone_what_was_recorded() -> None:
     before = contents()
-    assert unrecorded(experiment()) == ["shard", "extract@hog", "train"]
-    assert tell(*unrecorded(experiment())) == []
-    assert unrecorded(experiment()) == []
+    settled()
+    assert {"shard@digits", "extract@digits-hog", "train@digits"} == set(entries())
     dvc("checkout", "--force", "--allow-missing")
     dvc("gc", "--workspace", "--force")
     dvc("checkout", "--force", "--allow-missing")
@@ -109,7 +116,7 @@ def test_other_entries_stay_as_they_are() -> None:
 @pytest.mark.usefixtures("project")
 def test_a_training_by_hand_enters_the_cache() -> None:
     made("runs/digits/targets.json", "{}")
-    tell(*unrecorded(experiment()))
+    settled()
     assert {"cmd", "deps", "params", "outs"} == set(entries()["train@digits"])
     before = contents()
     Path("runs/digits/checkpoints/best.pt").unlink()
@@ -120,8 +127,7 @@ def test_a_training_by_hand_enters_the_cache() -> None:
 
 def test_another_experiment_is_recorded_and_not_committed(project: Path) -> None:
     made("runs/digits/targets.json", "{}")
-    changed = load(project / "params.yaml", ["train.lr=0.5"])
-    changed_by_hand(changed, unrecorded(changed), Watched())
+    settled(load(project / "params.yaml", ["train.lr=0.5"]))
     assert set(entries()["train@digits"]) == {"cmd", "outs"}
     before = contents()
     dvc("checkout", "--force", "--allow-missing")
@@ -153,13 +159,15 @@ def test_a_busy_dvc_is_said_and_harms_nothing(monkeypatch: pytest.MonkeyPatch) -
 def test_a_long_lock_keeps_whole_entries_of_the_active_experiment_only(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for place in ("data", "runs"):
+        shutil.rmtree(project / place)
     lock = (ROOT / "dvc.lock").read_text()
     (project / "dvc.lock").write_text(lock)
-    shorten_lock(experiment())
+    settled()
     assert (project / "dvc.lock").read_text() == lock
     monkeypatch.setattr("stages.experiment.dvc_lock.LONG", 100)
     before = entries()
-    shorten_lock(load(project / "params.yaml", ["name=other"]))
+    settled(load(project / "params.yaml", ["name=other"]))
     after = entries()
     assert after.keys() == before.keys()
     assert after["shard@digits"] == before["shard@digits"]  # of both
