@@ -1,7 +1,8 @@
 """`mvmr evaluate`: score the student by each protocol, beside controls obtained the same way."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,23 @@ from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.protocol import Outcome, Setting, Values
 from pipeline.evaluation.protocols import AnyProtocol, require_something_to_find, score_all
 from pipeline.evaluation.record import full_record, summary, write_per_image, write_predictions
+from pipeline.features.store import StoredFeature
 from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
+from pipeline.shards.manifest import read_manifests
 from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
-from stages.experiment.paths import RunLayout, dataset_layout, evaluation_work, run_layout
+from stages.experiment.dvc_lock import changed_by_hand, record_fingerprints
+from stages.experiment.dvc_stages import protocol_outs
+from stages.experiment.finished import is_kept, keep, restore
+from stages.experiment.freshness import checked_features
+from stages.experiment.paths import (
+    DatasetLayout,
+    RunLayout,
+    dataset_layout,
+    evaluation_work,
+    run_layout,
+)
+from stages.experiment.run_identity import evaluation_key
 from stages.experiment.schema import Experiment
 from stages.experiment.scored_subjects import Scored, scored
 from stages.experiment.time_records import evaluation_record
@@ -38,6 +52,7 @@ def evaluate(
     checkpoint: Path | None,
     auto_lr: bool,
     auto_batch_size: bool,
+    force: bool,
 ) -> Result:
     """Score the trained student, the untrained one, pixels and every stored feature alike."""
     experiment = chosen.experiment
@@ -57,26 +72,85 @@ def evaluate(
         student=True,
         device=True,
     )
-    progress = screen.progress
+    progress, of_run = screen.progress, checkpoint is None
     progress.start("load the checkpoint", 0, "")
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
-    seen = scored(experiment, trained, stored, progress)
-    setting = replace(_setting(experiment, trained, seen, progress), wanted=wanted)
-    records = {}
-    for name, options in protocols.items():
-        provenance = _provenance(experiment, options, trained, path)
-        times = [evaluation_record(layout, name, provenance)] if checkpoint is None else []
+    features = checked_features(experiment, experiment.features, stored, progress)
+    asked = [_Asked(n, p, _provenance(experiment, p, trained, path)) for n, p in protocols.items()]
+    keys = _keys(experiment, asked, features, wanted, stored) if of_run else {}
+    kept = [a for a in asked if a.name in keys and not force and is_kept(keys[a.name])]
+    records = {a.name: _put_back(layout, a.name, keys[a.name], progress) for a in kept}
+    missing = [a for a in asked if a.name not in records]
+    if missing:
+        seen = scored(experiment, trained, stored, features, progress)
+        setting = replace(_setting(experiment, trained, seen, progress), wanted=wanted)
+    for one in missing:
+        times = [evaluation_record(layout, one.name, one.provenance)] if of_run else []
         with timed(times, progress):
-            outcomes = score_all(options, seen.subjects, setting)
-        record = full_record(outcomes, provenance)
-        if checkpoint is None:
-            _write(layout, name, outcomes, record, seen.images)
-        records[name] = record
+            outcomes = score_all(one.protocol, seen.subjects, setting)
+        records[one.name] = record = full_record(outcomes, one.provenance)
+        if of_run:
+            _write(layout, one.name, outcomes, record, seen.images)
+            outs = protocol_outs(layout, one.name)
+            keep(keys[one.name], layout.root, outs, what=f"evaluate {one.name}")
         progress.finish()
-        progress.note(f"{name}: {headline(record)}")
+        progress.note(f"{one.name}: {headline(record)}")
+    if of_run:
+        _tell_dvc(experiment, protocols, features, layout, progress, data)
+    records = {name: records[name] for name in protocols}
     tables = [_result_table(f"{experiment.name}: {n}", record) for n, record in records.items()]
-    following = ["mvmr", "report"]
-    return Result({"protocols": records}, tables, following if checkpoint is None else ())
+    following = ["mvmr", "report"] if of_run else ()
+    return Result({"protocols": records}, tables, following)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One protocol to score by, with what its record says of its origin."""
+
+    name: str
+    protocol: AnyProtocol
+    provenance: dict[str, Any]
+
+
+def _keys(
+    experiment: Experiment,
+    asked: Sequence[_Asked],
+    features: Mapping[str, StoredFeature],
+    wanted: Wanted,
+    stored: DatasetLayout,
+) -> dict[str, str]:
+    """Return the key of each protocol's results."""
+    manifests = read_manifests(stored.shards).values()
+    tuned = [name for name, tried in asdict(wanted).items() if tried]
+    return {
+        one.name: evaluation_key(
+            experiment, one.provenance, tuned=tuned, manifests=manifests, features=features
+        )
+        for one in asked
+    }
+
+
+def _put_back(layout: RunLayout, name: str, key: str, progress: Progress) -> Values:
+    """Put kept results of a protocol back, and return their record."""
+    restore(key, layout.root)
+    text = (layout.metrics / f"{name}.json").read_text(encoding="utf-8")
+    record: Values = json.loads(text)
+    progress.note(f"{name}: {headline(record)} (scored before; --force scores again)")
+    return record
+
+
+def _tell_dvc(
+    experiment: Experiment,
+    protocols: Iterable[str],
+    features: Mapping[str, StoredFeature],
+    layout: RunLayout,
+    progress: Progress,
+    data: str,
+) -> None:
+    """Record what a run by hand has made, with the fingerprints that `dvc.yaml` puts before it."""
+    record_fingerprints(layout.features, features)
+    made = ["select", *(f"evaluate@{name}" for name in protocols)]
+    changed_by_hand(experiment, made, progress, data=data)
 
 
 def _write(

@@ -13,6 +13,7 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest, read_manifests
 from stages.experiment.chosen import Chosen
+from stages.experiment.dvc_lock import changed_by_hand
 from stages.experiment.paths import dataset_layout, other_stores
 from stages.experiment.requirements import require_enough, require_files
 from stages.experiment.time_records import feature_record
@@ -77,6 +78,8 @@ def extract_features(
         )
     for name, feature in features.items():
         write_json(layout.fidelity / f"{name}.json", feature.report["fidelity"])
+    stages = [f"extract@{name}" for name in wanted]
+    changed_by_hand(experiment, stages, screen.progress, data=data)
     rows = [feature_values(feature) for feature in features.values()]
     shown = [rows_table(str(layout.features), FEATURE_COLUMNS, rows)]
     return Result({"store": str(layout.features), "features": rows}, shown, following)

@@ -12,6 +12,7 @@ from pipeline.base.errors import DataError
 from pipeline.models.checkpoint import BEST
 from pipeline.reporting import RunFacts, render_comparison, render_report, run_from_json
 from stages.experiment.chosen import Chosen
+from stages.experiment.dvc_lock import changed_by_hand
 from stages.experiment.paths import comparison_page, dataset_layout, run_layout
 from stages.experiment.report_content import gather, per_image
 from stages.terminal.announcement import announce
@@ -48,7 +49,9 @@ def report(
     found = gather(experiment, file, chosen.assignments, layout, stored, screen.progress)
     page = render_report(found, screen.progress)
     write_json(layout.record, found.run.to_json())
-    return _written(page, path, ["mvmr", "export"], scores=found.run.metrics)
+    result = _written(page, path, ["mvmr", "export"], scores=found.run.metrics)
+    changed_by_hand(experiment, ["report"], screen.progress, data=data)
+    return result
 
 
 def _written(

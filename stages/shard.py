@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.base.atomic import write_json
 from pipeline.base.progress import not_kept
 from pipeline.base.text import counted
 from pipeline.base.timing import timed
@@ -21,7 +22,8 @@ from pipeline.shards.packing import (
     plan_packing,
 )
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import provenance
+from stages.experiment.dvc_lock import changed_by_hand
+from stages.experiment.freshness import listing_of, provenance
 from stages.experiment.paths import DatasetLayout, dataset_layout
 from stages.experiment.requirements import require_enough
 from stages.experiment.time_records import shard_record
@@ -95,6 +97,8 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
                 provenance=made_with,
                 progress=progress,
             )
+    write_json(layout.listing, {"listing": listing_of(dataset, source)})
+    changed_by_hand(experiment, ["source", "shard"], watched, data=data)
     watched.finish()
     rows = [_row(manifest) for manifest in manifests.values()]
     title = f"{layout.shards} is up to date." if fresh else str(layout.shards)

@@ -1,7 +1,7 @@
 """`mvmr store clean`: list or remove what nothing needs any more, with what it costs.
 
-That is: training runs that were stopped and abandoned, features that others of the same name have
-replaced, and extractions that were stopped.
+That is: training runs that were stopped and abandoned, results that are kept of runs with other
+options, features that others of the same name have replaced, and extractions that were stopped.
 """
 
 import time
@@ -17,6 +17,7 @@ from pipeline.base.locations import names_in, remove_tree
 from pipeline.base.locks import exclusive
 from pipeline.features.store import FeatureStore
 from pipeline.features.store.writer import LOCK
+from stages.experiment.finished import kept_results
 from stages.experiment.paths import DatasetLayout, unfinished_runs
 from stages.terminal.console import Screen
 from stages.terminal.result import Column, Result, megabytes, rows_table
@@ -34,7 +35,7 @@ COLUMNS = (
     Column("saved", "last used", _moment),
     Column("bytes", "MB", megabytes),
 )
-Kind = Literal["stopped run", "superseded feature", "stopped extraction"]
+Kind = Literal["stopped run", "kept result", "superseded feature", "stopped extraction"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def store_clean(screen: Screen, *, data: str, days: float, remove: bool) -> Resu
     shown: list[RenderableType] = [
         rows_table("removed" if remove else "no longer used", COLUMNS, rows),
         f"{megabytes(sum(it.bytes for it in found))} MB together. A superseded feature is used "
-        "again without being computed if an experiment asks for it, as long as it is there.",
+        "again without being computed if an experiment asks for it, and so is a kept result.",
     ]
     again = ["mvmr", "store", "clean", "--days", f"{days:g}", "--remove"]
     return Result(values, shown[: 1 if remove else 2], [] if remove else again)
@@ -81,6 +82,10 @@ def store_clean(screen: Screen, *, data: str, days: float, remove: bool) -> Resu
 def _leftovers(data: Path) -> Iterator[Leftover]:
     for path in sorted(unfinished_runs().glob("*/")):
         yield _leftover("stopped run", path, path.with_suffix(".lock"))
+    for kept in kept_results():
+        if kept.bytes:  # otherwise a run shows the same files
+            lock = kept.path.with_suffix(".lock")
+            yield Leftover("kept result", kept.path, lock, kept.when, kept.bytes)
     for root in sorted(data.glob("*/")):
         layout = DatasetLayout(root)
         lock = root / "work" / LOCK

@@ -3,14 +3,19 @@
 from pipeline.base.atomic import write_json
 from pipeline.base.text import counted
 from stages.experiment.chosen import Chosen
+from stages.experiment.dvc_lock import changed_by_hand
 from stages.experiment.freshness import checked_features
 from stages.experiment.paths import dataset_layout, run_layout
+from stages.experiment.run_identity import keep_training
 from stages.terminal.console import Screen
 from stages.terminal.result import Result
 
 
 def store_select(screen: Screen, *, chosen: Chosen, data: str) -> Result:
-    """Check the experiment's shards and features, and record the features' fingerprints."""
+    """Check the experiment's features, and record their fingerprints.
+
+    A finished training is kept before DVC, whose next stage is training, removes it.
+    """
     experiment = chosen.experiment
     layout, run = dataset_layout(experiment.dataset.name, data), run_layout(experiment.name)
     features = checked_features(experiment, experiment.features, layout, screen.progress)
@@ -18,6 +23,8 @@ def store_select(screen: Screen, *, chosen: Chosen, data: str) -> Result:
     targets = {name: digest for name, digest in digests.items() if name in experiment.targets()}
     write_json(run.targets, targets)
     write_json(run.features, digests)
+    keep_training(run)
+    changed_by_hand(experiment, ["select"], screen.progress, data=data)
     return Result(
         {"experiment": experiment.name, "features": digests, "targets": list(targets)},
         [f"{counted(len(features), 'features')}: complete, and matching the config."],

@@ -28,12 +28,16 @@ from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
+from stages.experiment.dvc_lock import changed_by_hand, record_fingerprints
+from stages.experiment.dvc_stages import training_outs
+from stages.experiment.finished import is_kept, keep, restore
 from stages.experiment.freshness import checked_features
 from stages.experiment.paths import RunLayout, dataset_layout, run_layout, unfinished_run
 from stages.experiment.run_identity import (
     TUNED,
     given_weights,
     is_finished,
+    keep_training,
     run_key,
     tuned_values,
 )
@@ -78,6 +82,7 @@ def train(
     )
     if experiment.train is None or experiment.objective is None:
         _take_over(experiment, watched)
+        changed_by_hand(experiment, ["train"], watched, data=data)
         return _result(layout, following)
     features = checked_features(experiment, experiment.targets(), stored, watched)
     train, validation = (
@@ -87,9 +92,12 @@ def train(
     manifests = [train.manifest, validation.manifest]
     names = [name for name, asked in asdict(wanted).items() if asked]
     key = run_key(experiment, tuned=names, manifests=manifests, targets=features)
-    if not force and is_finished(layout, key):  # every process of a launch decides alike
-        watched.note(f"{layout.checkpoints / BEST} is up to date; --force trains again.")
-        return _result(layout, following, up_to_date=True)
+    if not force and (is_kept(key) or is_finished(layout, key)):  # as every process of a launch
+        if is_first_process():
+            _put_back(key, layout, watched)
+            _tell_dvc(experiment, features, layout, watched, data)
+            return _result(layout, following, up_to_date=True)
+        return Result({})
     run = Run(
         train=train,
         validation=validation,
@@ -122,11 +130,36 @@ def train(
         if not is_first_process():
             return Result({})
         _publish(work, layout)
-    about = load_checkpoint(layout.checkpoints / BEST).about
-    tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
-    write_json(layout.training_metrics, {**about["selection"], **tuned})
+        keep(key, layout.root, training_outs(layout), what="train")
+        remove_tree(work)  # last, so that a process killed before this loses nothing
     layout.predictions.mkdir(exist_ok=True)  # the report reads it, whichever protocols run
+    _tell_dvc(experiment, features, layout, watched, data)
     return _result(layout, following)
+
+
+def _put_back(key: str, layout: RunLayout, progress: Progress) -> None:
+    """Leave a finished run as it is, or put the results that were kept of it back."""
+    best = layout.checkpoints / BEST
+    if is_finished(layout, key):
+        keep_training(layout)
+        progress.note(f"{best} is up to date; --force trains again.")
+        return
+    remove_tree(layout.exports)  # they belong to another checkpoint
+    restore(key, layout.root)
+    layout.predictions.mkdir(exist_ok=True)
+    progress.note(f"{best} is put back: this run was trained before; --force trains again.")
+
+
+def _tell_dvc(
+    experiment: Experiment,
+    features: Mapping[str, StoredFeature],
+    layout: RunLayout,
+    progress: Progress,
+    data: str,
+) -> None:
+    """Record what a run by hand has made, with the fingerprints that `dvc.yaml` puts before it."""
+    record_fingerprints(layout.targets, features)
+    changed_by_hand(experiment, ["select", "train"], progress, data=data)
 
 
 def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False) -> Result:
@@ -192,7 +225,7 @@ def _split(
     if split not in manifests:
         raise DataError(
             f"There are no {split} images; training needs some to choose the best checkpoint by. "
-            "Set dataset.split.validation to a share, such as 0.1, and run `mvmr shard --force`."
+            "Set dataset.split.validation to a share, such as 0.1, and run `mvmr shard`."
         )
     return SplitData(shards / split, manifests[split], features, experiment.dataset.image)
 
@@ -210,4 +243,6 @@ def _publish(work: Path, layout: RunLayout) -> None:
         shutil.copyfile(work / CURVES, temporary)
     for file in sorted((work / TENSORBOARD).iterdir()):
         shutil.copy2(file, layout.logs / file.name)
-    remove_tree(work)  # last, so that a process killed before this loses nothing
+    about = load_checkpoint(layout.checkpoints / BEST).about
+    tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
+    write_json(layout.training_metrics, {**about["selection"], **tuned})

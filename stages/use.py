@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import ConfigError, unknown_name
 from pipeline.base.yaml_file import read_yaml
+from stages.experiment.dvc_lock import settle
 from stages.experiment.paths import last_used
 from stages.terminal.console import Screen
 from stages.terminal.interruption import at_once
@@ -38,6 +39,7 @@ def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Resu
     for target in (last_used(), ACTIVE):
         with atomic_path(target) as temporary:
             temporary.write_bytes(content)
+    settle(experiment, screen.progress)
     values = {"experiment": experiment.name, "digest": experiment.digest(), "config": str(path)}
     line = f"{experiment.name} is the active experiment. `mvmr plan` estimates its cost."
     return Result(values, [line], ["dvc", "repro"])

@@ -273,7 +273,7 @@ def test_the_first_five_minutes(tmp_path: Path) -> None:
     shown = shell("\n".join(block.text for block in page("docs/start.md").blocks("console")))
     assert re.search(r"scores/linear.json +top1 .*9\d\.\d", shown)
     assert re.search(r"scattering +128 +\d+ +float16", shown)
-    assert shown.count("Running stage 'train'") == 2
-    assert shown.count("Running stage 'extract@hog'") == 1
+    assert shown.count("Running stage 'train@digits'") == 2
+    assert shown.count("Running stage 'extract@digits-hog'") == 1
     assert (tmp_path / "runs/digits/report.html").exists()
     assert (tmp_path / "runs/digits/exports/digits.safetensors.json").exists()

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.base.digests import digest
 from pipeline.base.progress import Progress
+from pipeline.datasets.source import Source
 from pipeline.features.extraction.fingerprint import check_features
 from pipeline.features.store import FeatureStore, StoredFeature
 from pipeline.representations.representation import RepresentationOptions
@@ -18,6 +20,16 @@ def provenance(dataset: DatasetOptions) -> dict[str, Any]:
         "split": dataset.split.provenance(),
         "shards": dataset.shards.model_dump(mode="json"),
     }
+
+
+def listing_of(dataset: DatasetOptions, source: Source) -> str:
+    """Return the digest by which DVC notices that the shards are to be brought up to date.
+
+    It is that of the source's listing, and of the file that names groups of images, if any.
+    """
+    listing = source.listing_digest()
+    groups = dataset.split.provenance().get("groups", {})
+    return digest([listing, groups]) if "sha256" in groups else listing
 
 
 def checked_features(

@@ -18,6 +18,11 @@ class DatasetLayout:
         return self.root / "shards"
 
     @property
+    def listing(self) -> Location:
+        """The digest of the source's listing, by which DVC notices that images changed."""
+        return self.root / "source.json"
+
+    @property
     def listings(self) -> Location:
         """What a source remembers of its files; not an output of any stage."""
         return self.root / "listings"
@@ -162,6 +167,11 @@ def unfinished_run(digest: str) -> Path:
 def unfinished_runs() -> Path:
     """Return the directory of all unfinished training runs."""
     return Path("runs") / ".unfinished"
+
+
+def finished_results() -> Path:
+    """Return the directory in which finished results are kept, by what determines them."""
+    return Path("runs") / ".finished"
 
 
 def last_used() -> Path:

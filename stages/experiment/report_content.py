@@ -32,6 +32,7 @@ from pipeline.reporting.run_facts import Split as SplitFacts
 from pipeline.reporting.sample import ImageSample
 from pipeline.representations.teachers.frozen import TeacherOptions
 from pipeline.shards.manifest import Manifest, read_manifests
+from stages.experiment.freshness import checked_features
 from stages.experiment.paths import DatasetLayout, RunLayout
 from stages.experiment.schema import Experiment
 from stages.experiment.scored_subjects import scored
@@ -97,7 +98,8 @@ def _sample(
     progress: Progress,
 ) -> ImageSample:
     """Return the first images of the last split, with all their spaces."""
-    seen = scored(experiment, trained, stored, progress, first=IMAGES)
+    features = checked_features(experiment, experiment.features, stored, progress)
+    seen = scored(experiment, trained, stored, features, progress, first=IMAGES)
     split = list(manifests)[-1]
     labels = seen.images.labels(split)
     single = not seen.images.several_classes and bool((labels != NO_LABEL).all())

@@ -1,7 +1,8 @@
-"""What determines a training run, and whether the run has finished."""
+"""What determines training and evaluation, and whether a run has finished."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,9 @@ from pipeline.features.store import StoredFeature
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
 from pipeline.models.student import PRETRAINED
 from pipeline.shards.manifest import Manifest
-from stages.experiment.paths import (
-    RunLayout,
-    starting_weights,
-)
+from stages.experiment.dvc_stages import training_outs
+from stages.experiment.finished import is_kept, keep
+from stages.experiment.paths import RunLayout, starting_weights
 from stages.experiment.schema import Experiment
 
 TUNED = "tuned.json"  # in the directory of an unfinished run
@@ -26,6 +26,14 @@ def is_finished(layout: RunLayout, key: str) -> bool:
     if not best.exists() or not all(path.exists() for path in outputs):
         return False
     return load_checkpoint(best).about.get("digest") == key
+
+
+def keep_training(layout: RunLayout) -> None:
+    """Keep the finished training that stands in the run's outputs, whoever put it there."""
+    best = layout.checkpoints / BEST
+    key = load_checkpoint(best).about.get("digest") if best.exists() else None
+    if key and not is_kept(key) and is_finished(layout, key):
+        keep(key, layout.root, training_outs(layout), what="train")
 
 
 def run_key(
@@ -48,6 +56,36 @@ def run_key(
             "shards": [manifest.digest for manifest in manifests],
             "targets": {name: feature.digest for name, feature in targets.items()},
             "weights": sha256_of(weights) if weights and weights.exists() else None,
+        }
+    )
+
+
+def evaluation_key(
+    experiment: Experiment,
+    provenance: Mapping[str, Any],
+    *,
+    tuned: Iterable[str],
+    manifests: Iterable[Manifest],
+    features: Mapping[str, StoredFeature],
+) -> str:
+    """Return the SHA-256 of everything that determines the scores of one protocol.
+
+    That is what its record says (`provenance`), the options found by trial (`tuned`), all images
+    and features, how the student sees images, and the files that the protocol's options name.
+    """
+    protocol, own = provenance["protocol"], {"name", "seed", "student"}
+    named = [Path(value) for value in protocol.values() if isinstance(value, str)]
+    return digest(
+        {
+            "protocol": protocol,
+            "files": {str(path): sha256_of(path) for path in named if path.is_file()},
+            "checkpoint": provenance["checkpoint"]["sha256"],
+            "experiment": experiment.model_dump(mode="json", include=own),
+            "image": experiment.dataset.image.model_dump(mode="json"),
+            "tuned": sorted(tuned),
+            "shards": sorted(manifest.digest for manifest in manifests),
+            "features": {name: feature.digest for name, feature in features.items()},
+            "version": version("mvmr"),
         }
     )
 

@@ -11,11 +11,11 @@ from pipeline.base.progress import Progress
 from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
+from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.encoder import build_encoder
 from pipeline.shards.manifest import Manifest, read_manifests
-from stages.experiment.freshness import checked_features
 from stages.experiment.paths import DatasetLayout, evaluation_work
 from stages.experiment.schema import Experiment
 
@@ -41,13 +41,15 @@ def scored(
     experiment: Experiment,
     trained: Checkpoint,
     layout: DatasetLayout,
+    features: Mapping[str, StoredFeature],
     progress: Progress,
     *,
     first: int | None = None,
 ) -> Scored:
     """Return images and subjects for the `first` valid images of each split, or for all.
 
-    Raises DataError or StoreError if shards or features are not those of the experiment.
+    `features` are all stored features of the experiment. Raises DataError if the shards are not
+    those of the checkpoint.
     """
     image = experiment.dataset.image
     device = device_from("auto")
@@ -58,7 +60,6 @@ def scored(
         for split, manifest in manifests.items()
     }
     images = Images(data, first=first)
-    features = checked_features(experiment, experiment.features, layout, progress)
     progress.start("build encoders", 0, "")
     untrained = build_encoder(
         trained.student, channels=image.channels, size=image.size, seed=experiment.seed

@@ -163,6 +163,7 @@ def train(**options: Any) -> int:
     help="Score this file instead of the run's best checkpoint, without saving the scores.",
 )
 @auto_options
+@click.option("--force", is_flag=True, help="Score again even if nothing has changed.")
 @data_option
 def evaluate(**options: Any) -> int:
     """Score the trained student, the untrained one, pixels and every stored feature alike.
@@ -320,6 +321,21 @@ def store_select(**options: Any) -> int:
     on what other experiments keep in the same store.
     """
     return call("store_select:store_select", **options)
+
+
+@store.command("look", cls=StageCommand, example="mvmr store look", hidden=True)
+@experiment_options
+@data_option
+def store_look(**options: Any) -> int:
+    """List the images of the active data set. DVC runs this first, and shards when they change."""
+    return call("store_look:store_look", **options)
+
+
+@store.command("keep", cls=StageCommand, example="mvmr store keep", hidden=True)
+@experiment_options
+def store_keep(**options: Any) -> int:
+    """Keep the results of the active run from DVC's checkouts. DVC runs this last."""
+    return call("store_keep:store_keep", **options)
 
 
 @store.command("clean", cls=StageCommand, example="mvmr store clean --days 30 --remove")

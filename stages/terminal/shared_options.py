@@ -9,6 +9,7 @@ import click
 
 from pipeline.base.processes import is_first_process
 from stages.experiment.chosen import Chosen
+from stages.experiment.dvc_links import void_links
 from stages.terminal import completion, interruption, proposal
 from stages.terminal.checks import require_names
 
@@ -131,6 +132,8 @@ def call(
                 options["chosen"] = chosen
             module = importlib.import_module(f"stages.{name}")
         screen.progress.finish()
+        if not silent:
+            void_links()
         result = getattr(module, function)(screen, **options)
     if silent:
         return 0 if result.ok else 1

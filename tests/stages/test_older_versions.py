@@ -5,6 +5,7 @@ into packages: 40 images of two shades, three features of three stored types, on
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,16 @@ from pages import ROOT
 from PIL import Image
 
 from pipeline import load_encoder
+from pipeline.base.digests import sha256_of
 from pipeline.features.store import FeatureStore
 from pipeline.shards.listing import read_names
 from pipeline.shards.manifest import read_manifests
 from stages.terminal.cli import run
 
+BIN = Path(sys.executable).parent
+needs_commands = pytest.mark.skipif(
+    not (BIN / "mvmr").exists(), reason="needs the installed commands: make setup"
+)
 ARCHIVE = ROOT / "tests/golden/before_rooms.tar.xz"
 
 
@@ -111,22 +117,63 @@ def test_store_and_checkpoint_are_read(older: Path, capsys: pytest.CaptureFixtur
     assert module(preprocessing("photos/dark/00.png")[None]).shape == (1, 64)
 
 
-def test_dvc_accepts_the_lock(older: Path) -> None:
-    for name in ("dvc.yaml", ".dvcignore"):
+@pytest.fixture
+def under_dvc(older: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the older project as a DVC project of this version."""
+    monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, older / name)
-    dvc = Path(sys.executable).parent / "dvc"
-    for command in (["git", "init", "-q"], [str(dvc), "init", "-q"]):
-        subprocess.run(command, cwd=older, check=True)
-    status = subprocess.run(
-        [str(dvc), "status", "--json"], cwd=older, check=True, capture_output=True, text=True
-    )
-    found = json.loads(status.stdout)
-    assert found.pop("select")[-1] == "always changed"
-    # The results match the lock; only the cache is missing.
-    reasons = {
-        reason
-        for changes in found.values()
-        for change in changes
-        for reason in change["changed outs"].values()
-    }
-    assert reasons == {"not in cache"}
+    call("git", "init", "-q")
+    call("git", "config", "user.name", "test")
+    call("git", "config", "user.email", "test@example.org")
+    call("dvc", "init", "-q")
+    return older
+
+
+def call(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@needs_commands
+@pytest.mark.usefixtures("under_dvc")
+def test_dvc_accepts_the_lock() -> None:
+    assert run(["store", "look", "--quiet"]) == 0
+    found = json.loads(call("dvc", "status", "--json"))
+    for name in ("source@shades", "select@before", "keep@before"):
+        assert "always changed" in found.pop(name)
+    # The listing of the images is new, and the cache is missing; all results match the lock.
+    listing, shards = found.pop("shard@shades")
+    assert listing == {"changed deps": {"data/shades/source.json": "modified"}}
+    assert len(found) == 6
+    changed = [shards, *(change for changes in found.values() for change in changes)]
+    assert {why for each in changed for why in each["changed outs"].values()} == {"not in cache"}
+
+
+@pytest.mark.slow
+@needs_commands
+def test_nothing_is_computed_again_by_dvc(under_dvc: Path) -> None:
+    """The version before left results in DVC's cache, and their older names in `dvc.lock`."""
+    lock = (under_dvc / "dvc.lock").read_text()
+    assert run(["store", "look", "--quiet"]) == 0
+    call("dvc", "commit", "--force")
+    (under_dvc / "dvc.lock").write_text(lock)
+    (under_dvc / "data/shades/source.json").unlink()
+    call("git", "add", "--all")
+    call("git", "commit", "-qm", "older")
+    before, timed = contents(under_dvc), times(under_dvc)
+    call("dvc", "exp", "run")
+    after = contents(under_dvc)
+    assert {name: after.get(name) for name in before} == before
+    assert times(under_dvc) == timed
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Return the digest of each file of shards, store and run, but for the report."""
+    names = [name for name in written(root) if "report" not in Path(name).name]
+    return {name: sha256_of(Path(name)) for name in names}
+
+
+def times(root: Path) -> dict[str, str]:
+    """Return the records of how long stages took."""
+    return {str(file): file.read_text() for file in root.glob("*/*/times/*.json")}

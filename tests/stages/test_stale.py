@@ -113,8 +113,12 @@ def test_an_unchanged_folder_is_only_listed(project: Path, monkeypatch: pytest.M
     assert run(["shard", "-q"]) == 0
 
 
-def test_without_the_folder_what_follows_the_shards_runs(project: Path) -> None:
+def test_without_the_folder_what_follows_the_shards_runs(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (project / "images").rename(project / "elsewhere")
+    assert run(["store", "look"]) == 0
+    assert "The shards are used as they are" in capsys.readouterr().out
     for stage in (["extract-features"], ["store", "select"], ["train"]):
         assert run([*stage, "-q"]) == 0
 
@@ -124,8 +128,9 @@ def test_a_checkpoint_is_not_scored_on_images_that_it_may_have_seen(
 ) -> None:
     """The data set is split again with another seed, so training images become test images."""
     assert run(["train", "-q"]) == 0
-    assert run(["evaluate", "-q"]) == 0
-    other = ["-q", "-s", "dataset.split.seed=5"]
+    scored = ["-q", "-s", "evaluate={retrieval: {}}"]
+    assert run(["evaluate", *scored]) == 0
+    other = [*scored, "-s", "dataset.split.seed=5"]
     assert run(["shard", *other]) == 0
     assert run(["extract-features", *other]) == 0
     assert run(["evaluate", *other]) == 1

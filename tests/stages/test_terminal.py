@@ -200,6 +200,8 @@ KEYS = {
     "store info": {"store", "features", "damaged", "unfinished"},
     "store verify": {"store", "parts", "recomputed"},
     "store select": {"features", "targets"},
+    "store look": {"listing"},
+    "store keep": {"kept"},
     "store clean": {"removed", "leftovers"},
 }
 
