@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, WrapValidator
 
 from pipeline.base.options import Options
 
@@ -32,7 +32,7 @@ def as_weight(value: Any) -> float | ChangingWeight:
     return _NUMBER.validate_python(value)
 
 
-Weight = Annotated[float | ChangingWeight, PlainValidator(as_weight)]
+Weight = Annotated[float | ChangingWeight, WrapValidator(lambda value, _: as_weight(value))]
 
 
 def weight_at(weight: float | ChangingWeight, progress: float) -> float:

@@ -1,6 +1,7 @@
 """Affinities to a bank, against loops in NumPy."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pipeline.objective.affinities import (
     rows_in_bank,
 )
 
-T = {"temperature": 0.3, "target_temperature": 0.2}
+T: dict[str, Any] = {"temperature": 0.3, "target_temperature": 0.2}
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -56,7 +57,7 @@ def test_gradients_are_those_of_finite_differences_and_stay_finite() -> None:
         lambda rows: affinity_divergence(rows, targets, bank, own=own, **T), x
     )
     zero = torch.zeros(3, 4).requires_grad_()
-    cold = {"temperature": 0.01, "target_temperature": 0.001}
+    cold: dict[str, Any] = {"temperature": 0.01, "target_temperature": 0.001}
     torch.autograd.backward(
         affinity_divergence(zero, targets.float(), bank.float(), own=own, **cold)
     )
@@ -66,7 +67,7 @@ def test_gradients_are_those_of_finite_differences_and_stay_finite() -> None:
 
 def test_a_target_predicted_up_to_its_length_loses_nothing() -> None:
     targets, bank = normal(5, 4), normal(8, 4, seed=1)
-    same = {"temperature": 0.2, "target_temperature": 0.2}
+    same: dict[str, Any] = {"temperature": 0.2, "target_temperature": 0.2}
     assert float(affinity_divergence(3 * targets, targets, bank, **same)) < 1e-12
     assert float(affinity_divergence(-targets, targets, bank, **same)) > 0.1
 

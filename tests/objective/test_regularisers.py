@@ -29,7 +29,8 @@ def published_barlow(x: Tensor, y: Tensor, off_diagonal: float) -> Tensor:
     matrix = norm(x).T @ norm(y) / len(x)
     on = (matrix.diagonal() - 1).square().sum()
     off = (matrix - torch.diag(matrix.diagonal())).square().sum()
-    return on + off_diagonal * off
+    total: Tensor = on + off_diagonal * off
+    return total
 
 
 @pytest.mark.parametrize("shape", [(30, 6), (6, 30), (16, 16)])
