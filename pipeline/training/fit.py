@@ -29,6 +29,7 @@ from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours, OnlineProbe
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
+from pipeline.training.stored_references import stored_references
 from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
 from pipeline.training.trial import Trial, Wanted
@@ -203,6 +204,7 @@ def _objective(run: Run, encoder: Encoder, *, gather: bool) -> Objective:
             h_width=encoder.h_width,
             z_width=encoder.z_width,
             representation_widths=widths,
+            references=stored_references(run.train, run.objective),
             gather=gather,
         )
 

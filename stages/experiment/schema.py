@@ -24,7 +24,7 @@ from pipeline.representations.kinds import KINDS, AnyRepresentation
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.writing import ShardOptions
 from pipeline.training.train_options import TrainOptions
-from stages.experiment.config_problems import complaint, unknown_representations
+from stages.experiment.config_problems import complaint, unknown_representations, unstored_targets
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -123,6 +123,7 @@ def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
         return None, [*problems(error, Experiment), *unknown_representations(data)]
     wrong = [*unknown_representations(data), *_unstorable(experiment), *_idle(experiment)]
     wrong += [*_too_small(experiment), *_cannot_read(experiment)]
+    wrong += unstored_targets(experiment.objective or {}, experiment.features)
     if not wrong:  # last, as it takes a second to import timm
         wrong += _unknown_backbone(experiment)
     return (None if wrong else experiment), wrong

@@ -12,10 +12,11 @@ from pydantic import TypeAdapter
 
 from pipeline.base.text import spoken
 from pipeline.images.original_view import ImageOptions
+from pipeline.metrics.intervals import wilson
 from pipeline.objective.terms import ObjectiveOptions, active
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.comparison import Differences, compared, differences
-from pipeline.reporting.confusion import Confusion, Prediction, confusion, mistakes, wilson
+from pipeline.reporting.confusion import Confusion, Prediction, confusion, mistakes
 from pipeline.reporting.curves import CurvesPanel, curves
 from pipeline.reporting.dependence_map import Dependence, dependence
 from pipeline.reporting.formats import duration, number, size, times, unbroken

@@ -194,7 +194,7 @@ KEYS = {
     "use digits": {"experiment", "digest", "config"},
     "shard": {"experiment", "digest", "shards", "up_to_date", "splits", "reads", "writes"},
     "extract-features": {"store", "features", "device"},
-    "train": {"checkpoint", "up_to_date", "selection", "last", "student", "objective"},
+    "train": {"checkpoint", "up_to_date", "selection", "last", "doubts", "student", "objective"},
     "report": {"report", "bytes"},
     "export": {"format", "file", "card", "bytes"},
     "embed configs/../photo.png": {"file", "images", "width", "size"},
