@@ -1,5 +1,7 @@
 """Regularisers of embeddings as published elsewhere: Barlow Twins and LeJEPA's SIGReg."""
 
+import math
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -58,7 +60,7 @@ def gaussian_distance(x: Tensor, directions: Tensor, *, over_processes: bool = F
     """
     require_rows(x)
     x = wide(x)
-    nodes, window, weights = _quadrature(x.device, x.dtype)
+    nodes, window, weights = _quadrature_on(x.device, x.dtype)
     angles = (x @ directions)[..., None] * nodes  # (B, directions, nodes)
     means = torch.stack([angles.cos().mean(0), angles.sin().mean(0)])
     rows = len(x)
@@ -72,17 +74,20 @@ def gaussian_distance(x: Tensor, directions: Tensor, *, over_processes: bool = F
 
 def constant_gaussian_distance(rows: int) -> float:
     """Return `gaussian_distance` of `rows` equal rows at the origin, the best constant."""
-    _, window, weights = _quadrature(torch.device("cpu"), torch.float64)
-    return rows * float((1 - window).square() @ weights)
+    return rows * sum(weight * (1 - window) ** 2 for _, window, weight in _quadrature())
+
+
+def _quadrature() -> Iterator[tuple[float, float, float]]:
+    """Yield each node t, exp(-t^2 / 2), and the node's weight in the sum."""
+    step = LAST_NODE / (NODES - 1)
+    for place in range(NODES):
+        window = math.exp(-((place * step) ** 2) / 2)
+        at_end = place in (0, NODES - 1)
+        yield place * step, window, (step if at_end else 2 * step) * window
 
 
 @cache
-@torch.inference_mode(False)  # validation may be the first to call it, training uses it too
-def _quadrature(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return nodes t, exp(-t^2 / 2), and the weights of the sum, (NODES,) each."""
-    nodes = torch.linspace(0, LAST_NODE, NODES, dtype=torch.float64)
-    window = (-nodes.square() / 2).exp()
-    weights = torch.full_like(nodes, 2 * LAST_NODE / (NODES - 1))
-    weights[[0, -1]] /= 2
-    found = (nodes, window, weights * window)
-    return found[0].to(device, dtype), found[1].to(device, dtype), found[2].to(device, dtype)
+@torch.inference_mode(False)  # validation may be the first to call it, and training uses it too
+def _quadrature_on(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return nodes, windows and weights as rows (3, NODES), once for each device."""
+    return torch.tensor(list(_quadrature()), dtype=torch.float64).T.to(device, dtype)
