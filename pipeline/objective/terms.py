@@ -269,6 +269,11 @@ def active(terms: Mapping[str, AnyTerm]) -> dict[str, AnyTerm]:
     return {name: term for name, term in terms.items() if not never_counts(term.weight)}
 
 
+def compares_views(term: AnyTerm) -> bool:
+    """Return whether a term compares the embeddings of two views of an image."""
+    return isinstance(term, InvarianceTerm | ViewDependenceTerm | BarlowTerm)
+
+
 def representations_of(terms: Mapping[str, AnyTerm]) -> tuple[str, ...]:
     """Return the names of the representations that active terms need, each once, in order."""
     return tuple(dict.fromkeys(term.representation for _, term in with_representation(terms)))

@@ -18,6 +18,7 @@ from pipeline.images.random_views import build_augmentation
 from pipeline.loading.batch import Batch
 from pipeline.models.encoder import Encoder
 from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
+from pipeline.objective.terms import View
 from pipeline.representations.representation import Representation
 from pipeline.training.curve_names import TERM, TRIVIAL, WEIGHT
 from pipeline.training.optimisers import build_optimizer
@@ -108,11 +109,7 @@ class StudentModule(lightning.LightningModule):
         torch.manual_seed(seed_from(self._seed, stream, number, self.global_rank))
         original = self._normalised(batch)
         with torch.no_grad():
-            views = {"original": original}
-            if "augmented" in self.objective.views:
-                views["augmented"] = self._augmented(batch)
-            if self._options.augment_both and "original" in self.objective.views:
-                views["original"] = self._augmented(batch)
+            views = self._views(batch, original, stream)
             live = {name: network(original) for name, network in self._live.items()}
         activations = self._activations(views)
         value = self.objective(
@@ -123,6 +120,17 @@ class StudentModule(lightning.LightningModule):
         )
         h = activations.h.get("original")
         return value, activations.h["augmented"] if h is None else h
+
+    def _views(self, batch: Batch, original: Tensor, stream: int) -> dict[View, Tensor]:
+        """Return the views to encode; in validation, all may be the original one."""
+        if stream == VALIDATION and self._options.validate_on == "original":
+            return dict.fromkeys(self.objective.views, original)
+        views: dict[View, Tensor] = {"original": original}
+        if "augmented" in self.objective.views:
+            views["augmented"] = self._augmented(batch)
+        if self._options.augment_both and "original" in self.objective.views:
+            views["original"] = self._augmented(batch)
+        return views
 
     def _moment(self, stream: int, number: int) -> Moment:
         """Return where training is; what a step draws is the same in all processes."""

@@ -146,6 +146,14 @@ def test_a_term_that_must_know_its_targets_beforehand_needs_a_stored_one(
     assert load(digits, [f"objective.pixels={{{options}, weight: 0}}"])
 
 
+def test_views_that_are_compared_are_not_both_the_original_one(digits: Path) -> None:
+    changed = ["train.validate_on=original"]
+    with pytest.raises(ConfigError, match=r"validate_on: invariance, view_dependence of the"):
+        load(digits, changed)
+    off = [f"objective.{name}.weight=0" for name in ("invariance", "view_dependence")]
+    assert load(digits, [*changed, *off])
+
+
 def test_a_changing_weight_survives_a_record(digits: Path) -> None:
     weight = "objective.hog.weight={from: 5, to: 1, schedule: linear}"
     changed = load(digits, [weight])
