@@ -1,14 +1,19 @@
 """`mvmr extract-features`: compute every representation of every image once."""
 
+from collections.abc import Mapping
+
 from pipeline.base.atomic import write_json
+from pipeline.base.errors import StoreError
 from pipeline.base.timing import timed
+from pipeline.datasets.source import Split
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore
-from pipeline.shards.manifest import read_manifests
+from pipeline.images.original_view import ImageOptions
+from pipeline.representations.representation import RepresentationOptions
+from pipeline.shards.manifest import Manifest, read_manifests
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import check_source
-from stages.experiment.paths import dataset_layout
+from stages.experiment.paths import dataset_layout, other_stores
 from stages.experiment.requirements import require_enough, require_files
 from stages.experiment.time_records import feature_record
 from stages.terminal.announcement import announce
@@ -47,16 +52,18 @@ def extract_features(
     image, store = experiment.dataset.image, FeatureStore(layout.features)
     manifests = read_manifests(layout.shards)
     require_enough(experiment, manifests["train"].valid)
-    require_files({n: options for n, options in wanted.items() if force or n not in store})
-    times = [
-        feature_record(layout, name, options, image, manifests)
+    lacking = {
+        name: options
         for name, options in wanted.items()
-        if force or name not in store
+        if force or not _seems_stored(store, name, options, image, manifests)
+    }
+    require_files(lacking)
+    times = [
+        feature_record(layout, name, options, image, manifests) for name, options in lacking.items()
     ]
     if not times:
         screen.progress.note("All of these features are stored; --force computes them again.")
     with timed(times, screen.progress) as progress:
-        check_source(experiment, layout, progress)
         features = extract(
             wanted,
             image=image,
@@ -65,6 +72,7 @@ def extract_features(
             work=layout.work,
             options=ClusterOptions(workers, scheduler),
             progress=progress,
+            others=[FeatureStore(place) for place in other_stores(layout)],
             force=force,
         )
     for name, feature in features.items():
@@ -72,3 +80,20 @@ def extract_features(
     rows = [feature_values(feature) for feature in features.values()]
     shown = [rows_table(str(layout.features), FEATURE_COLUMNS, rows)]
     return Result({"store": str(layout.features), "features": rows}, shown, following)
+
+
+def _seems_stored(
+    store: FeatureStore,
+    name: str,
+    options: RepresentationOptions,
+    image: ImageOptions,
+    manifests: Mapping[Split, Manifest],
+) -> bool:
+    """Whether a feature was made with these options, so far as is known without its weights."""
+    try:
+        found = store[name]
+    except StoreError:
+        return False
+    asked = {"options": options.model_dump(mode="json"), "image": image.model_dump(mode="json")}
+    made_from = {split: manifest.digest for split, manifest in manifests.items()}
+    return found.fingerprint["shards"] == made_from and asked.items() <= found.report.items()

@@ -1,21 +1,29 @@
 """`mvmr shard`: pack the images of the active data set into WebDataset tars."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.base.locations import remove_tree
-from pipeline.base.progress import Progress, not_kept
+from pipeline.base.progress import not_kept
+from pipeline.base.text import counted
 from pipeline.base.timing import timed
-from pipeline.datasets.source import SPLITS, Item, Source, Split
-from pipeline.datasets.split import cut
+from pipeline.datasets.source import Split
+from pipeline.datasets.split import SplitOptions, shares_of
 from pipeline.features.store import FeatureStore
-from pipeline.shards.manifest import Manifest, read_manifest
-from pipeline.shards.writing import write_split
+from pipeline.features.store.identities import add_identities
+from pipeline.shards.listing import read_identities
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.packing import (
+    Changes,
+    PackingPlan,
+    is_current,
+    pack,
+    packed_manifests,
+    plan_packing,
+)
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import finished_splits, provenance
+from stages.experiment.freshness import provenance
 from stages.experiment.paths import DatasetLayout, dataset_layout
 from stages.experiment.requirements import require_enough
-from stages.experiment.schema import DatasetOptions
 from stages.experiment.time_records import shard_record
 from stages.terminal.announcement import announce, source_name
 from stages.terminal.console import Screen
@@ -34,13 +42,14 @@ COLUMNS = (
     Column("images", "images", count),
     Column("labelled", "labelled", count),
     Column("invalid", "left out", count),
+    Column("gone", "gone", count),
     Column("tars", "tars", count),
     Column("bytes", "MB", megabytes),
 )
 
 
-def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool) -> Result:
-    """Pack the images of the experiment's data set, unless they are packed already."""
+def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bool) -> Result:
+    """Bring the shards of the experiment's data set up to date with its source."""
     experiment = chosen.experiment
     dataset, watched = experiment.dataset, screen.progress
     layout = dataset_layout(dataset.name, data)
@@ -50,60 +59,128 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool) -> Result:
     watched.start("list images", 0, "")
     source = dataset.source.open()
     FeatureStore(layout.features).create()
-    splits = cut(source, dataset.split)
-    require_enough(experiment, len(splits.get("train", ())))
-    watched.start("compare with what is packed", 0, "")
-    fresh = not force and finished_splits(dataset, source, layout.shards) == set(splits)
-    watched.finish()
+    made_with = provenance(dataset)
+    manifests = {} if force else packed_manifests(layout.shards)
+    fresh = not compact and is_current(manifests, source, dataset.split, made_with)
+    told, changes = list[str](), Changes()
     if fresh:
-        manifests = [read_manifest(layout.shards / split) for split in splits]
+        require_enough(experiment, manifests["train"].valid)
     else:
-        record = shard_record(layout, provenance(dataset), source.listing_digest())
+        plan = plan_packing(
+            source,
+            layout.shards,
+            split=dataset.split,
+            options=dataset.shards,
+            provenance=made_with,
+            compact=compact,
+            force=force,
+            progress=watched,
+        )
+        require_enough(experiment, len(plan.items["train"]))
+        changes = plan.changes
+        told = [*_told(plan, manifests), *_shares(plan, dataset.split)]
+        for line in told:
+            watched.note(line)
+        _keep_identities(layout, manifests)
+        record = shard_record(layout, made_with, source.listing_digest())
         with timed([record], watched) as progress, not_kept("packing", progress):
-            manifests = _pack(dataset, source, splits, layout, progress)
-    rows = [_row(manifest) for manifest in manifests]
+            manifests = pack(
+                plan,
+                source,
+                layout.shards,
+                work=layout.packing,
+                dataset=dataset.name,
+                options=dataset.shards,
+                provenance=made_with,
+                progress=progress,
+            )
+    watched.finish()
+    rows = [_row(manifest) for manifest in manifests.values()]
     title = f"{layout.shards} is up to date." if fresh else str(layout.shards)
     return Result(
         {
             "shards": str(layout.shards),
             "up_to_date": fresh,
+            "changes": {name: list(names) for name, names in vars(changes).items()},
             "splits": rows,
             "others": dict(source.others),
         },
-        [rows_table(title, COLUMNS, rows), *_left_out(manifests), *others_lines(source.others)],
+        [
+            rows_table(title, COLUMNS, rows),
+            *_left_out([*manifests.values()]),
+            *others_lines(source.others),
+            *_gone([*manifests.values()]),
+        ],
         ["mvmr", "extract-features"],
     )
 
 
-def _pack(
-    dataset: DatasetOptions,
-    source: Source,
-    splits: Mapping[Split, Sequence[Item]],
-    layout: DatasetLayout,
-    progress: Progress,
-) -> list[Manifest]:
-    for name in SPLITS:
-        remove_tree(layout.shards / name)
-    return [
-        write_split(
-            source,
-            items,
-            layout.shards / split,
-            dataset=dataset.name,
-            split=split,
-            options=dataset.shards,
-            provenance=provenance(dataset),
-            progress=progress,
+def _told(plan: PackingPlan, before: Mapping[Split, Manifest]) -> Iterator[str]:
+    """Say what has changed since the images were packed."""
+    if not before:
+        return
+    if str(plan.changes):
+        yield f"Since they were packed, images have changed: {plan.changes}."
+    if plan.anew:
+        yield ("All images are packed anew; features are taken over for those that were stored.")
+    moved = len(plan.changes.moved)
+    if moved:
+        yield (
+            f"{counted(moved, 'images')} of one split are now in another, so that results on the "
+            "new test images cannot be compared with earlier ones."
         )
-        for split, items in splits.items()
-    ]
+
+
+def _shares(plan: PackingPlan, options: SplitOptions) -> Iterator[str]:
+    """Say what shares the cut splits got, and how far classes differ."""
+    for share in shares_of(plan.items, options):
+        line = f"{share.split}: {share.images:,} images, {share.share:.1%} of those to be cut"
+        if options.method == "hash":
+            line += f" ({share.wanted:.1%} asked for, {share.deviation:.1%} standard deviation)"
+        if share.least is not None and share.most is not None and plan.classes is not None:
+            (low, lowest), (high, highest) = share.least, share.most
+            line += (
+                f"; by class from {lowest:.1%} ({plan.classes[low]}) to {highest:.1%} "
+                f"({plan.classes[high]})"
+            )
+        yield f"{line}."
+        if share.missing and plan.classes is not None:
+            names = ", ".join(plan.classes[label] for label in share.missing[:3])
+            yield (
+                f"No {share.split} image of {counted(len(share.missing), 'classes')} ({names}): "
+                f"raise dataset.split.{share.split}, or set dataset.split.method to exact."
+            )
+    if options.method == "exact" and options.shares:
+        yield (
+            "dataset.split.method is exact: the splits are drawn again from all images whenever "
+            "one comes or goes. With hash, each image keeps its split."
+        )
+
+
+def _keep_identities(layout: DatasetLayout, manifests: Mapping[Split, Manifest]) -> None:
+    """Record in features of earlier versions which image each row is of, while it is known."""
+    older = {split: m for split, m in manifests.items() if m.format == 2}
+    if older:
+        add_identities(
+            FeatureStore(layout.features),
+            {m.digest: (s, read_identities(layout.shards / s, m)) for s, m in older.items()},
+        )
 
 
 def _left_out(manifests: Sequence[Manifest]) -> list[str]:
     """Say how many images cannot be decoded, and name the first ones."""
     named = {name: why for manifest in manifests for name, why in manifest.left_out.items()}
-    every = sum(manifest.samples for manifest in manifests)
+    every = sum(manifest.samples - manifest.gone for manifest in manifests)
     return left_out_lines(named, every, count=every - sum(m.valid for m in manifests))
+
+
+def _gone(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Say that images which are gone still take space."""
+    if gone := sum(manifest.gone for manifest in manifests):
+        yield (
+            f"The tars still hold {counted(gone, 'images')} that are gone from the source. "
+            "`mvmr shard --compact` packs the others anew; no feature is computed again."
+        )
 
 
 def _row(manifest: Manifest) -> dict[str, Any]:
@@ -111,7 +188,8 @@ def _row(manifest: Manifest) -> dict[str, Any]:
         "split": manifest.split,
         "images": manifest.valid,
         "labelled": manifest.labelled,
-        "invalid": manifest.samples - manifest.valid,
+        "invalid": manifest.samples - manifest.valid - manifest.gone,
+        "gone": manifest.gone,
         "left_out": manifest.left_out,
         "tars": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),

@@ -3,7 +3,7 @@
 from pipeline.base.atomic import write_json
 from pipeline.base.text import counted
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import check_source, checked_features
+from stages.experiment.freshness import checked_features
 from stages.experiment.paths import dataset_layout, run_layout
 from stages.terminal.console import Screen
 from stages.terminal.result import Result
@@ -13,7 +13,6 @@ def store_select(screen: Screen, *, chosen: Chosen, data: str) -> Result:
     """Check the experiment's shards and features, and record the features' fingerprints."""
     experiment = chosen.experiment
     layout, run = dataset_layout(experiment.dataset.name, data), run_layout(experiment.name)
-    check_source(experiment, layout, screen.progress)
     features = checked_features(experiment, experiment.features, layout, screen.progress)
     digests = {name: feature.digest for name, feature in sorted(features.items())}
     targets = {name: digest for name, digest in digests.items() if name in experiment.targets()}

@@ -30,7 +30,7 @@ from pipeline.training.start import given_checkpoint
 from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
-from stages.experiment.freshness import check_source, checked_features
+from stages.experiment.freshness import checked_features
 from stages.experiment.paths import RunLayout, dataset_layout, run_layout, unfinished_run
 from stages.experiment.run_identity import (
     TUNED,
@@ -81,7 +81,6 @@ def train(
     if experiment.train is None or experiment.objective is None:
         _take_over(experiment, watched)
         return _result(layout, following)
-    check_source(experiment, stored, watched)
     features = checked_features(experiment, experiment.targets(), stored, watched)
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")

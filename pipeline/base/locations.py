@@ -55,6 +55,16 @@ def remove_tree(place: Location) -> None:
         place.fs.rm(place.path, recursive=True)
 
 
+def move_tree(place: Location, target: Location) -> None:
+    """Move a directory to a place on the same file system or service, replacing what is there."""
+    remove_tree(target)
+    if isinstance(place, Path) and isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place.replace(target)
+    elif isinstance(place, UPath) and isinstance(target, UPath):
+        place.fs.mv(place.path, target.path, recursive=True)
+
+
 def names_in(place: Location) -> frozenset[str]:
     """Return the names in a directory, or none if it does not exist."""
     if not place.exists():

@@ -117,10 +117,12 @@ class SplitData:
         if not wanted:
             return
         shard, chosen = self.manifest.shards[number], set(wanted)
-        invalid = set(shard.invalid)
+        undecodable = set(shard.invalid) - set(shard.gone)
         low, high = wanted[0], wanted[-1] + 1
         for record in read_shard(self.directory, self.manifest, number, first=low, last=high):
-            if record.valid == (record.row in invalid):
+            if record.row not in chosen and record.row not in undecodable:
+                continue
+            if record.valid == (record.row in undecodable):
                 raise DataError(
                     f"{self.directory / shard.name}: sample {record.row} is valid in only one of "
                     "tar and manifest: run `mvmr shard --force`."

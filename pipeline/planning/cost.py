@@ -28,6 +28,7 @@ from pipeline.loading.batch import SplitData
 from pipeline.planning.pace import Pace, PaceMeter
 from pipeline.planning.trial_sample import TrialSample
 from pipeline.representations.representation import RepresentationOptions
+from pipeline.shards.listing import IDENTITY_BYTES
 from pipeline.training.fit import Run, fit
 from pipeline.training.train_options import ParallelOptions
 
@@ -131,13 +132,13 @@ def _fit_seconds(images: int, width: int, components: int) -> float:
 
 
 def _stored_bytes(stored: StoredFeature, width: int, itemsize: int, sample: TrialSample) -> int:
-    """Return the bytes of all chunks, of which the last is padded, and of the basis."""
+    """Return the bytes of all chunks, of which the last is padded, identities and the basis."""
     rows = 0
     for images in sample.images.values():
         chunk = chunk_rows(min(sample.samples_per_shard, images), width, itemsize)
         rows += chunk * math.ceil(images / chunk)
     basis = _size_below(stored.path / "reduction") * width / stored.width
-    return rows * width * itemsize + int(basis)
+    return rows * width * itemsize + IDENTITY_BYTES * sample.total + int(basis)
 
 
 def _size_below(path: object) -> int:

@@ -1,30 +1,82 @@
-"""The listing `samples.jsonl`: per sample, a line with key, label, name and stamp in the source."""
+"""The listing `samples.jsonl`: one line per sample, with what the manifest does not say of it.
+
+    key, label, name, stamp    key in the tar, label, and name and stamp in the source
+    identity                   SHA-256 of the content of the image's file
+    undecodable                true if the image cannot be decoded
+
+Listings of format 2 have neither of the last two.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import DataError
 from pipeline.base.locations import Location
 from pipeline.base.text import counted
-from pipeline.datasets.source import Item, Label, label_from_json, label_to_json
+from pipeline.datasets.identity import identity_of, unreadable
+from pipeline.datasets.source import Label, label_from_json, label_to_json
 from pipeline.shards.manifest import Manifest, sample_key
+from pipeline.shards.reading import Record, read_shard
 
 LISTING = "samples.jsonl"
+# Features record the first bytes of an image's identity; that of an invalid row is all zeros.
+IDENTITY_BYTES = 16
 
 
-def write_listing(items: Sequence[Item], directory: Location, samples_per_shard: int) -> None:
-    """Write the samples.jsonl of a split."""
-    with atomic_path(directory / LISTING) as path, path.open("w", encoding="utf-8") as listing:
-        for index, item in enumerate(items):
+@dataclass(frozen=True, slots=True)
+class ListedSample:
+    """A row of a split: the image's name and stamp in the source, its label and its identity."""
+
+    name: str
+    label: Label | None
+    stamp: str
+    identity: str
+    undecodable: bool = False
+
+
+def write_listing(samples: Sequence[ListedSample], path: Location, samples_per_shard: int) -> None:
+    """Write the listing of a split."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as listing:
+        for index, sample in enumerate(samples):
             line = {
                 "key": sample_key(*divmod(index, samples_per_shard)),
-                "label": label_to_json(item.label),
-                "name": item.name,
-                "stamp": item.stamp,
+                "label": label_to_json(sample.label),
+                "name": sample.name,
+                "stamp": sample.stamp,
+                "identity": sample.identity,
             }
+            if sample.undecodable:
+                line["undecodable"] = True
             listing.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def read_samples(directory: Location, manifest: Manifest) -> list[ListedSample]:
+    """Return every sample of a split, in order.
+
+    If the listing has no identities, the tars are read.
+    """
+    lines = list(_listing(directory, manifest))
+    if lines and "identity" not in lines[0]:
+        for line, record in zip(lines, _records(directory, manifest), strict=True):
+            name, undecodable = line["name"], not record.valid
+            identity = unreadable(name) if undecodable else identity_of(record.data)
+            line |= {"identity": identity, "undecodable": undecodable}
+    return [
+        ListedSample(
+            line["name"],
+            label_from_json(line["label"]),
+            line["stamp"],
+            line["identity"],
+            line.get("undecodable", False),
+        )
+        for line in lines
+    ]
 
 
 def read_labels(directory: Location, manifest: Manifest) -> list[Label | None]:
@@ -32,27 +84,53 @@ def read_labels(directory: Location, manifest: Manifest) -> list[Label | None]:
     return [label_from_json(line["label"]) for line in _listing(directory, manifest)]
 
 
-def read_stamps(directory: Location, manifest: Manifest) -> dict[str, str]:
-    """Return the recorded stamp of each source image, by name."""
-    return {line["name"]: line["stamp"] for line in _listing(directory, manifest)}
-
-
 def read_names(directory: Location, manifest: Manifest) -> list[str]:
     """Return the name in the source of every sample of a split, in order."""
     return [line["name"] for line in _listing(directory, manifest)]
 
 
-def _listing(directory: Location, manifest: Manifest) -> list[dict[str, Any]]:
-    path = directory / LISTING
+def read_identities(directory: Location, manifest: Manifest) -> npt.NDArray[np.uint8]:
+    """Return the beginnings of the identities of a split's samples (samples, IDENTITY_BYTES).
+
+    They are zero for images that cannot be decoded, whose features are zero as well. If the
+    listing has no identities, the tars are read.
+    """
+    found = np.zeros((manifest.samples, IDENTITY_BYTES), np.uint8)
+    for row, line in zip(found, _listing(directory, manifest), strict=True):
+        if "identity" not in line:
+            break
+        if not line.get("undecodable"):
+            row[:] = _beginning(line["identity"])
+    else:
+        return found
+    for row, record in zip(found, _records(directory, manifest), strict=True):
+        if record.valid:
+            row[:] = _beginning(identity_of(record.data))
+    return found
+
+
+def _beginning(identity: str) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(bytes.fromhex(identity[: 2 * IDENTITY_BYTES]), np.uint8)
+
+
+def _records(directory: Location, manifest: Manifest) -> Iterator[Record]:
+    for number in range(len(manifest.shards)):
+        yield from read_shard(directory, manifest, number)
+
+
+def _listing(directory: Location, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    path, count = directory / LISTING, 0
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                count += 1
+                yield json.loads(line)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({error}): run `mvmr store verify --repair`."
         ) from error
-    if len(lines) != manifest.samples:
+    if count != manifest.samples:
         raise DataError(
-            f"{path} lists {counted(len(lines), 'samples')}, the manifest {manifest.samples}: "
+            f"{path} lists {counted(count, 'samples')}, the manifest {manifest.samples}: "
             "run `mvmr store verify --repair`."
         )
-    return lines

@@ -10,29 +10,40 @@ from pipeline.base.errors import DataError
 from pipeline.base.locations import Location
 from pipeline.datasets.source import SPLITS, Split
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar. `invalid` lists the rows whose image could not be decoded."""
+    """One tar. `invalid` lists the rows that must not be used.
+
+    Their image could not be decoded, or is `gone` from the source.
+    """
 
     name: str
     samples: int
     bytes: int
     sha256: str
     invalid: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """Return what the manifest records of the tar; an empty `gone` is omitted."""
+        return {name: value for name, value in asdict(self).items() if value or name != "gone"}
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The contents of one split. Row i of a stored feature is sample i here.
 
+    Rows stay where they are when images come and go: new ones are added at the end.
+
     `source` is the digest of the source's listing, `listing` the SHA-256 of samples.jsonl. With
     `multi_label`, an image may have several of the classes; otherwise, it has one class or no
-    label. `samples` includes invalid ones; `left_out` gives the reasons for the first of them,
-    by name.
+    label. `samples` includes invalid ones, `labelled` does not include those that are gone;
+    `left_out` gives the reasons for the first that cannot be decoded, by name.
     """
 
     dataset: str
@@ -53,7 +64,7 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 of what can be read from the split, regardless of when and from which source."""
         names = ("split", "samples", "samples_per_shard", "shards", "format")
-        return digest({name: value for name, value in asdict(self).items() if name in names})
+        return digest({name: value for name, value in self.content().items() if name in names})
 
     def seal(self) -> str:
         """Return the SHA-256 of `content`, which reveals damage to the file."""
@@ -61,12 +72,18 @@ class Manifest:
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds besides the seal; an empty `left_out` is omitted."""
-        return {n: value for n, value in asdict(self).items() if value or n != "left_out"}
+        values = {**asdict(self), "shards": [shard.content() for shard in self.shards]}
+        return {name: value for name, value in values.items() if value or name != "left_out"}
 
     @property
     def valid(self) -> int:
         """Number of samples that may be used."""
         return self.samples - sum(len(shard.invalid) for shard in self.shards)
+
+    @property
+    def gone(self) -> int:
+        """Number of samples whose image is gone from the source."""
+        return sum(len(shard.gone) for shard in self.shards)
 
     @property
     def invalid(self) -> frozenset[int]:
@@ -92,13 +109,13 @@ def read_manifest(directory: Location) -> Manifest:
     path = directory / MANIFEST
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
+        if data["format"] not in READABLE:
             raise DataError(
-                f"{path} has format {data['format']}, this version reads {FORMAT}: "
-                "run `mvmr shard --force`."
+                f"{path} has format {data['format']}, this version reads {READABLE}: "
+                "use the version of mvmr that wrote it, or run `mvmr shard --force`."
             )
         recorded = data.pop("seal")
-        shards = tuple(Shard(**{**s, "invalid": tuple(s["invalid"])}) for s in data["shards"])
+        shards = tuple(_shard(values) for values in data["shards"])
         classes = None if data["classes"] is None else tuple(data["classes"])
         manifest = Manifest(**{**data, "shards": shards, "classes": classes})
         if manifest.seal() != recorded:
@@ -108,6 +125,11 @@ def read_manifest(directory: Location) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}): run `mvmr shard --force`.") from error
     return manifest
+
+
+def _shard(values: Mapping[str, Any]) -> Shard:
+    rows = {name: tuple(values.get(name, ())) for name in ("invalid", "gone")}
+    return Shard(**{**values, **rows})
 
 
 def read_manifests(directory: Location) -> dict[Split, Manifest]:

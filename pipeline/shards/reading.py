@@ -19,12 +19,16 @@ IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 
 @dataclass(frozen=True)
 class Record:
-    """One sample from a tar: its row in the shard, the image file's bytes, the label."""
+    """One sample from a tar: its row in the shard, the image file's bytes, the label.
+
+    The extension of one that is not valid is `INVALID_EXTENSION`.
+    """
 
     row: int
     data: bytes
     label: Label | None
     valid: bool
+    extension: str
 
 
 def read_shard(
@@ -74,10 +78,10 @@ def _record(sample: Mapping[str, Any], row: int, path: Location) -> Record:
     elif "json" in sample:
         label = label_from_json(json.loads(sample["json"]))
     if INVALID_EXTENSION in sample:
-        return Record(row, b"", label, valid=False)
+        return Record(row, b"", label, False, INVALID_EXTENSION)
     for extension in IMAGE_EXTENSIONS:
         if extension in sample:
-            return Record(row, sample[extension], label, valid=True)
+            return Record(row, sample[extension], label, True, extension)
     raise DataError(f"{path}: sample {sample['__key__']} has no image. {_mend_tar(path)}")
 
 

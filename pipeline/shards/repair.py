@@ -1,16 +1,20 @@
 """Finding the damaged files of a split, and writing only those again."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pipeline.base.damage import Damage, changed_files
 from pipeline.base.errors import DataError
 from pipeline.base.locations import Location
 from pipeline.base.progress import Progress, Silent
+from pipeline.datasets.identity import identify, identity_of
 from pipeline.datasets.source import Item, Source
-from pipeline.shards.listing import LISTING, write_listing
+from pipeline.images.decoding import decode
+from pipeline.shards.listing import LISTING, ListedSample, read_samples, write_listing
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.writing import ShardOptions, write_shard
+from pipeline.shards.reading import read_shard
+from pipeline.shards.writing import ShardOptions, repack_shard
 
 
 def split_damage(
@@ -31,26 +35,66 @@ def split_damage(
 
 def repair_split(
     source: Source,
-    items: Sequence[Item],
     directory: Location,
     manifest: Manifest,
     damaged: Sequence[Damage],
     options: ShardOptions,
 ) -> None:
-    """Write damaged files of a split again, from the items that it was made from.
+    """Write damaged files of a split again, from the images that it was made from.
 
     The manifest stays unchanged. Raises DataError if the source has changed since.
     """
-    samples = manifest.samples_per_shard
-    for file in damaged:
-        if file.number is None:
-            write_listing(items, directory, samples)
-        else:
-            chosen = items[file.number * samples : (file.number + 1) * samples]
-            write_shard(source, chosen, directory, file.number, options)
+    items = {item.name: item for some in source.splits.values() for item in some}
+    size = manifest.samples_per_shard
+    if any(file.number is None for file in damaged):
+        samples = _samples_of_tars(source, items.values(), directory, manifest)
+        write_listing(samples, directory / LISTING, size)
+    tars = [file.number for file in damaged if file.number is not None]
+    samples = read_samples(directory, manifest) if tars else []
+    for number in tars:
+        first = number * size
+        repack_shard(source, items, samples[first : first + size], directory, number, options)
     left = split_damage(directory, manifest)
     if left:
         raise DataError(
-            f"{left[0].path} cannot be made again as it was: the images of the source have "
-            "changed. Write all shards again with `mvmr shard --force`, then their features."
+            f"{left[0].path} cannot be made again as it was: images of the source have changed or "
+            "are gone. Pack all images again with `mvmr shard --force`; only features of images "
+            "that are new are computed."
         )
+
+
+def _samples_of_tars(
+    source: Source, items: Iterable[Item], directory: Location, manifest: Manifest
+) -> list[ListedSample]:
+    """Return the samples of a split by its tars and the images of the source that equal theirs."""
+    identities = identify(source, items)
+    equal, left = defaultdict[str, list[Item]](list), {item.name: item for item in items}
+    for item in items:
+        equal[identities[item.name]].append(item)
+    records = [r for n in range(len(manifest.shards)) for r in read_shard(directory, manifest, n)]
+    found = list[Item | None]()
+    for record in records:
+        same = equal.get(identity_of(record.data)) if record.valid else None
+        found.append(left.pop(same.pop(0).name) if same else None)
+    others = (item for item in left.values() if not _decodable(source, item))
+    samples = []
+    for record, known in zip(records, found, strict=True):
+        named = known or (None if record.valid else next(others, None))
+        if named is None:
+            raise DataError(
+                f"{directory / LISTING} cannot be made again as it was: images of the source have "
+                "changed or are gone. Pack all images again with `mvmr shard --force`."
+            )
+        identity = identities[named.name]
+        samples.append(
+            ListedSample(named.name, record.label, named.stamp, identity, not record.valid)
+        )
+    return samples
+
+
+def _decodable(source: Source, item: Item) -> bool:
+    try:
+        decode(source.read(item).data)
+    except DataError:
+        return False
+    return True

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.base.locations import Location, location
+from pipeline.base.locations import Location, location, names_in
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,11 @@ class DatasetLayout:
     def shards(self) -> Location:
         """Tars and manifests, one directory per split."""
         return self.root / "shards"
+
+    @property
+    def packing(self) -> Location:
+        """Shards that are being packed anew; not an output of any stage."""
+        return self.root / "packing"
 
     @property
     def features(self) -> Location:
@@ -117,6 +122,13 @@ class RunLayout:
 def dataset_layout(name: str, data: str = "data") -> DatasetLayout:
     """Return the paths of a data set below `data`, a path or a URL."""
     return DatasetLayout(location(data) / name)
+
+
+def other_stores(layout: DatasetLayout) -> list[Location]:
+    """Return the feature stores of the other data sets beside this one."""
+    beside = sorted(names_in(layout.root.parent) - {layout.root.name})
+    places = [DatasetLayout(layout.root.parent / name).features for name in beside]
+    return [place for place in places if place.is_dir()]
 
 
 def run_layout(name: str) -> RunLayout:

@@ -6,7 +6,6 @@ from pipeline.base.damage import Damage
 from pipeline.base.locations import names_in
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import SPLITS, Split
-from pipeline.datasets.split import cut
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.recompute import repair
 from pipeline.features.store import FeatureStore
@@ -69,8 +68,6 @@ def _repair_tars(
 ) -> None:
     dataset = experiment.dataset
     source = dataset.source.open()
-    items = cut(source, dataset.split)
     for split, files in damaged.items():
         directory = layout.shards / split
-        manifest = read_manifest(directory)
-        repair_split(source, items.get(split, []), directory, manifest, files, dataset.shards)
+        repair_split(source, directory, read_manifest(directory), files, dataset.shards)

@@ -15,7 +15,7 @@ from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.encoder import build_encoder
 from pipeline.shards.manifest import Manifest, read_manifests
-from stages.experiment.freshness import check_source, checked_features
+from stages.experiment.freshness import checked_features
 from stages.experiment.paths import DatasetLayout, evaluation_work
 from stages.experiment.schema import Experiment
 
@@ -51,7 +51,6 @@ def scored(
     """
     image = experiment.dataset.image
     device = device_from("auto")
-    check_source(experiment, layout, progress)
     manifests = read_manifests(layout.shards)
     _require_same_images(trained, experiment.dataset.name, manifests)
     data = {

@@ -14,12 +14,11 @@ from pipeline.base.errors import DataError, MvmrError, StaleFeatureError
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted, spoken
 from pipeline.base.timing import read_attempts
-from pipeline.datasets.source import SPLITS
-from pipeline.datasets.split import cut
 from pipeline.features.store import FeatureStore, StoredFeature
 from pipeline.models.checkpoint import BEST, load_checkpoint
-from pipeline.shards.manifest import MANIFEST, read_manifest
-from stages.experiment.freshness import checked_features, finished_splits
+from pipeline.shards.manifest import read_manifest
+from pipeline.shards.packing import is_current, listed_changes, packed_manifests
+from stages.experiment.freshness import checked_features, provenance
 from stages.experiment.paths import (
     DatasetLayout,
     RunLayout,
@@ -76,24 +75,29 @@ def states(experiment: Experiment, data: str, progress: Progress) -> Iterator[St
 
 def _shards(experiment: Experiment, layout: DatasetLayout, progress: Progress) -> StageState:
     progress.start("compare the images with the shards", 0, "")
-    made = {s: layout.shards / s for s in SPLITS if (layout.shards / s / MANIFEST).exists()}
+    dataset = experiment.dataset
     try:
-        source = experiment.dataset.source.open()
+        manifests = packed_manifests(layout.shards)
+    except DataError as error:
+        return StageState("shard", "broken", str(error), "mvmr shard --force")
+    try:
+        source = dataset.source.open()
     except MvmrError as error:
-        if made:
+        if manifests:
             return StageState("shard", "done", f"used as they are: {error}")
         return StageState("shard", "broken", str(error), "put the images there")
+    text = ", ".join(f"{manifest.valid:,} {split}" for split, manifest in manifests.items())
     try:
-        wanted = set(cut(source, experiment.dataset.split))
-        finished = finished_splits(experiment.dataset, source, layout.shards)
+        current = is_current(manifests, source, dataset.split, provenance(dataset))
+        changes = listed_changes(source, layout.shards, manifests)
     except DataError as error:
-        remedy = "`dvc repro --force shard`, or `mvmr shard --force`"
-        return StageState("shard", "broken", str(error), remedy)
-    counts = {split: read_manifest(made[split]).valid for split in finished}
-    text = ", ".join(f"{number:,} {split}" for split, number in counts.items())
-    if finished >= wanted:
+        return StageState("shard", "broken", str(error), "mvmr shard --force")
+    if current:
         return StageState("shard", "done", text)
-    return StageState("shard", "unfinished" if made else "missing", text, "mvmr shard")
+    if str(changes) and manifests:
+        return StageState("shard", "stale", f"images have changed: {changes}", "mvmr shard")
+    what = "they were made with other options" if manifests else ""
+    return StageState("shard", "stale" if manifests else "missing", what, "mvmr shard")
 
 
 def _feature(
@@ -118,7 +122,7 @@ def _feature(
     try:
         features |= checked_features(experiment, wanted, layout, Silent())
     except StaleFeatureError as error:
-        return StageState(stage, "stale", str(error), f"`dvc repro`, or `{remedy} --force`")
+        return StageState(stage, "stale", str(error), remedy)
     except MvmrError as error:
         return StageState(stage, "broken", str(error), "mvmr store verify --repair")
     width = counted(features[name].width, "numbers")

@@ -96,10 +96,14 @@ def plan(**options: Any) -> int:
     example="mvmr shard",
 )
 @experiment_options
-@click.option("--force", is_flag=True, help="Replace existing shards, even if they are up to date.")
+@click.option("--compact", is_flag=True, help="Pack anew, without the images that are gone.")
+@click.option("--force", is_flag=True, help="Pack anew, and read every image again.")
 @data_option
 def shard(**options: Any) -> int:
-    """Pack the images into shuffled WebDataset tars, split by seed, with a manifest."""
+    """Pack the images into shuffled WebDataset tars, split by seed, with a manifest.
+
+    What is packed already stays: new images are added, and those that are gone marked.
+    """
     return call("shard:shard", **options)
 
 

@@ -227,10 +227,19 @@ def test_a_missing_chunk_is_seen_in_whole_numbers_too(
     width=st.integers(1, 1_000_000),
     itemsize=st.sampled_from([2, 4]),
 )
-def test_chunks_divide_a_shard_and_stay_small(samples: int, width: int, itemsize: int) -> None:
+def test_chunks_divide_a_shard_and_stay_small_where_that_can_be(
+    samples: int, width: int, itemsize: int
+) -> None:
     rows = chunk_rows(samples, width, itemsize)
     assert samples % rows == 0
-    assert rows == 1 or rows * width * itemsize <= CHUNK_BYTES
+    fitting = CHUNK_BYTES // (width * itemsize)
+    if rows > max(1, fitting):  # only where anything that fits is tiny
+        assert all(samples % few for few in range(max(2, fitting // 8 + 1), fitting + 1))
+
+
+def test_a_prime_number_of_wide_rows_is_one_chunk() -> None:
+    assert chunk_rows(997, 65_536, 4) == 997  # 250 MiB; 256 rows would fit, and 997 is prime
+    assert chunk_rows(1000, 65_536, 4) == 250
 
 
 def test_differences_are_found_at_any_depth() -> None:

@@ -222,9 +222,9 @@ def test_folders_that_cannot_be_meant(folder: Path, problem: str) -> None:
     assert culprit.get(problem, str(folder)) in str(caught.value)
 
 
-def test_splits_are_stratified_disjoint_and_fixed_by_the_seed() -> None:
+def test_exact_splits_are_stratified_disjoint_and_fixed_by_the_seed() -> None:
     source = DigitsOptions().open()
-    options = SplitOptions(seed=3, validation=0.1, test=0.2)
+    options = SplitOptions(method="exact", seed=3, validation=0.1, test=0.2)
     splits = cut(source, options)
     names = {split: {item.name for item in items} for split, items in splits.items()}
     assert sum(map(len, names.values())) == len(set().union(*names.values())) == 1797
@@ -235,7 +235,8 @@ def test_splits_are_stratified_disjoint_and_fixed_by_the_seed() -> None:
     assert counts.min() > 30
     assert counts.max() < 40
     assert cut(source, options) == splits
-    assert cut(source, SplitOptions(seed=4, validation=0.1, test=0.2)) != splits
+    other = SplitOptions(method="exact", seed=4, validation=0.1, test=0.2)
+    assert cut(source, other) != splits
 
 
 def test_a_share_that_leaves_nothing_is_refused(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Nothing stale is used silently: sources, teachers, and files missing on this machine."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from watched import Watched
 from pipeline.base.errors import StaleFeatureError
 from pipeline.base.progress import Silent
 from pipeline.datasets.digits import DigitsOptions
+from pipeline.datasets.image_folder import ImageFolder
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
 from pipeline.features.extraction.fingerprint import check_features
@@ -27,7 +29,6 @@ from stages.terminal.cli import run
 
 ROOT = Path(__file__).parents[2]
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
-STAGES = (["shard"], ["extract-features"], ["store", "select"], ["train"])
 
 
 @pytest.fixture
@@ -56,47 +57,66 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def added(folder: Path) -> str:
     Image.new("L", (8, 8), 9).save(folder / "new.png")
-    return "1 image added (new.png)"
+    return "1 new (new.png)"
 
 
 def removed(folder: Path) -> str:
     (folder / "0003.png").unlink()
-    return "1 image removed (0003.png)"
+    return "1 gone (0003.png)"
 
 
 def replaced(folder: Path) -> str:
     Image.new("L", (8, 8), 9).save(folder / "0003.png")
-    return "1 image changed (0003.png)"
+    return "1 replaced (0003.png)"
 
 
 @pytest.mark.parametrize("change", [added, removed, replaced])
-@pytest.mark.parametrize("stage", STAGES, ids=" ".join)
-def test_a_changed_folder_is_refused_by_every_stage(
-    project: Path, capsys: pytest.CaptureFixture[str], change: Any, stage: list[str]
+def test_a_changed_folder_is_told_and_followed(
+    project: Path, capsys: pytest.CaptureFixture[str], change: Any
 ) -> None:
     expected = change(project / "images")
-    assert run(stage) == 1
+    experiment = load(Path("params.yaml"))
+    (found, *_) = states(experiment, "data", Silent())
+    assert (found.stage, found.condition, found.remedy) == ("shard", "stale", "mvmr shard")
+    assert expected in found.found
+    assert run(["shard"]) == 0
+    assert f"images have changed: {expected}." in " ".join(capsys.readouterr().out.split())
+    assert run(["train"]) == 1
     message = capsys.readouterr().err
-    assert expected in message
-    assert "mvmr shard --force" in message
-
-
-def test_a_touched_file_costs_new_shards_but_no_feature(project: Path) -> None:
-    path = project / "images" / "0003.png"
-    os.utime(path, ns=(1, 1))
-    assert run(["shard", "-q"]) == 1
-    assert run(["shard", "-q", "--force"]) == 0
-    assert run(["extract-features", "-q"]) == 0
+    assert "`mvmr extract-features --only hog`, which computes only those that are new" in message
+    assert "--force" not in message
+    assert run(["extract-features"]) == 0
+    taken = {"1 new (new.png)": "40 of 41", "1 gone (0003.png)": "39 of 39"}
+    told = taken.get(expected, "39 of 40")
+    assert f"hog: {told} rows taken over" in " ".join(capsys.readouterr().out.split())
+    found, extracted, *_ = states(experiment, "data", Silent())
+    assert (found.condition, extracted.condition) == ("done", "done")
     assert run(["train", "-q"]) == 0
 
 
-def test_without_the_folder_the_shards_are_taken_as_they_are(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_touched_file_costs_a_listing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tar = next(Path("data/digits/shards/train").glob("*.tar"))
+    before = tar.stat().st_mtime_ns
+    os.utime(project / "images" / "0003.png", ns=(1, 1))
+    assert run(["shard", "--json"]) == 0
+    changes = json.loads(capsys.readouterr().out)["changes"]
+    assert not any(changes.values())
+    assert tar.stat().st_mtime_ns == before
+    assert run(["train", "-q"]) == 0
+
+
+def test_an_unchanged_folder_is_only_listed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(ImageFolder, "read", read)
+    assert run(["shard", "-q"]) == 0
+
+
+def test_without_the_folder_what_follows_the_shards_runs(project: Path) -> None:
     (project / "images").rename(project / "elsewhere")
-    assert run(["store", "select"]) == 0
-    assert "The shards are used as they are" in capsys.readouterr().out
-    assert run(["train", "-q"]) == 0
+    for stage in (["extract-features"], ["store", "select"], ["train"]):
+        assert run([*stage, "-q"]) == 0
 
 
 def test_a_checkpoint_is_not_scored_on_images_that_it_may_have_seen(
@@ -106,8 +126,8 @@ def test_a_checkpoint_is_not_scored_on_images_that_it_may_have_seen(
     assert run(["train", "-q"]) == 0
     assert run(["evaluate", "-q"]) == 0
     other = ["-q", "-s", "dataset.split.seed=5"]
-    assert run(["shard", "--force", *other]) == 0
-    assert run(["extract-features", "--force", *other]) == 0
+    assert run(["shard", *other]) == 0
+    assert run(["extract-features", *other]) == 0
     assert run(["evaluate", *other]) == 1
     message = capsys.readouterr().err
     assert "trained on other train and validation images of 'digits'" in message

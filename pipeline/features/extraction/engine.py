@@ -1,24 +1,42 @@
 """Running an extraction: finding what is missing, having it computed, and publishing it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from pipeline.base.digests import digest
 from pipeline.base.errors import ConfigError, StoreError
-from pipeline.base.locations import Location, names_in
+from pipeline.base.locations import Location, is_local, names_in
 from pipeline.base.locks import exclusive
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import Split
-from pipeline.features.extraction.cluster import ClusterOptions, cluster
+from pipeline.features.encoding import Encoding
+from pipeline.features.extraction.cluster import Cluster, ClusterOptions, cluster
 from pipeline.features.extraction.fingerprint import fingerprint_of
-from pipeline.features.extraction.prepare import prepare
+from pipeline.features.extraction.prepare import Sampling, check_basis, lay_out, prepare
+from pipeline.features.extraction.takeover import (
+    Taken,
+    adopt_reduction,
+    donors_of,
+    of_one_basis,
+    take_over,
+)
 from pipeline.features.extraction.worker import FeatureTask, Span, Task, extract_shard
-from pipeline.features.store import FeatureStore, Fingerprint, StoredFeature
+from pipeline.features.store import (
+    FeatureStore,
+    Fingerprint,
+    StoredFeature,
+    differing,
+    recipe_of,
+)
+from pipeline.features.store.feature import without_basis
+from pipeline.features.store.identities import Identities, write_identities
 from pipeline.features.store.writer import DONE
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
+from pipeline.shards.listing import read_identities
 from pipeline.shards.manifest import Manifest, read_manifests
 
 LOCK = "lock"
@@ -33,27 +51,48 @@ def extract(
     work: Location,
     options: ClusterOptions,
     progress: Progress,
+    others: Sequence[FeatureStore] = (),
     force: bool = False,
 ) -> dict[str, StoredFeature]:
-    """Compute and publish the features that the store lacks, and return all requested ones.
+    """Compute and publish what the store lacks of the features, and return all requested ones.
 
-    A complete feature with the same fingerprint is left alone. One with another fingerprint
-    raises StaleFeatureError, unless `force` is set. Unfinished work below `work` is continued.
+    A complete feature with the same fingerprint is left alone. Of others, the rows of images are
+    taken over that `store` or one of `others` holds, made alike, and only the rest is computed;
+    with `force`, all is computed. A feature that is replaced, and holds other rows, is kept as
+    superseded. Unfinished work below `work` is continued.
     """
     shards, work, path = shards.absolute(), work.absolute(), store.path.absolute()
+    store = FeatureStore(path)
     manifests = read_manifests(shards)
     tasks = []
     with exclusive(work / LOCK, busy(store)):
         progress.start("build representations", 0, "")
         for name, wanted in features.items():
             task = feature_task(name, wanted, image, manifests, path, work)
-            if name in store and not force:
-                store.check(name, task.fingerprint)
-            else:
+            if force or not _is_stored(store, task, progress):
                 tasks.append(task)
         if tasks:
-            complete(tasks, manifests, image, shards, options, progress)
+            stores = () if force else (store, *others)
+            complete(tasks, manifests, image, shards, options, progress, stores=stores)
     return {name: store[name] for name in features}
+
+
+def _is_stored(store: FeatureStore, task: FeatureTask, progress: Progress) -> bool:
+    """Whether the store holds a feature as it is wanted, perhaps among the superseded ones."""
+    if task.name in store:
+        found = store[task.name]
+        if without_basis(found.fingerprint) == task.fingerprint:
+            return True
+        if found.recipe != recipe_of(task.fingerprint):
+            differences = "; ".join(differing(recipe_of(task.fingerprint), found.recipe))
+            progress.note(
+                f"{task.name} is stored, but was made otherwise: {differences}. What is stored "
+                "is kept as superseded; `mvmr store clean` lists it."
+            )
+    restored = is_local(store.path) and store.restore(task.name, task.fingerprint)
+    if restored:
+        progress.note(f"{task.name} was superseded, and is in use again; nothing is computed.")
+    return bool(restored)
 
 
 def unfinished(work: Location) -> list[tuple[str, str, int]]:
@@ -118,43 +157,156 @@ def complete(
     shards: Location,
     options: ClusterOptions,
     progress: Progress,
+    *,
+    stores: Sequence[FeatureStore] = (),
 ) -> None:
-    """Do the remaining work on unfinished features, and publish them."""
+    """Do the remaining work on unfinished features, and publish them.
+
+    Rows that one of `stores` holds are taken over.
+    """
+    identities = {s: read_identities(shards / s, manifest) for s, manifest in manifests.items()}
+    taken = dict[str, dict[Split, Taken]]()
+    for feature in features:
+        taken[feature.name] = _begun(feature, stores, manifests, identities, progress)
+    if any(_remaining(feature, manifests) for feature in features):
+        _compute(features, taken, manifests, image, shards, options, progress)
+    progress.start("publish", 0, "")
+    for feature in features:
+        writer = feature.writer()
+        for split, manifest in manifests.items():
+            known = _of_stored_rows(feature, manifest, identities[split])
+            write_identities(writer.home, split, known)
+        writer.publish({**_recipe(feature, image), **writer.reduction()[1]["report"]})
+
+
+def _begun(
+    feature: FeatureTask,
+    stores: Sequence[FeatureStore],
+    manifests: Mapping[Split, Manifest],
+    identities: Mapping[Split, Identities],
+    progress: Progress,
+) -> dict[Split, Taken]:
+    """Continue or begin a feature, and take over the rows that are stored already."""
+    writer = feature.writer()
+    donors = donors_of(feature, stores)
+    if donors and not is_local(writer.target) and writer.target.exists():
+        writer.set_aside()  # written in place, which would destroy what is to be taken over
+        donors = donors_of(feature, stores)
+    writer.begin()
+    donors = of_one_basis(feature, donors)
+    if donors and not writer.has_reduction():
+        adopt_reduction(feature, donors[0])
+    if not donors:
+        return {}
+    lay_out(feature, manifests)
+    taken = take_over(feature, donors, manifests, identities, progress)
+    count = sum(part.count for part in taken.values())
+    every = sum(manifest.samples - manifest.gone for manifest in manifests.values())
+    left = sum(manifest.valid - int(taken[s].kept.sum()) for s, manifest in manifests.items())
+    if count:
+        progress.note(
+            f"{feature.name}: {every - left:,} of {every:,} rows taken over, {left:,} to compute."
+        )
+    return taken
+
+
+def _remaining(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> bool:
+    done = feature.writer().done()
+    return any(
+        (split, number) not in done
+        for split, manifest in manifests.items()
+        for number in range(len(manifest.shards))
+    )
+
+
+def _compute(
+    features: Sequence[FeatureTask],
+    taken: Mapping[str, Mapping[Split, Taken]],
+    manifests: Mapping[Split, Manifest],
+    image: ImageOptions,
+    shards: Location,
+    options: ClusterOptions,
+    progress: Progress,
+) -> None:
+    """Compute all rows that are neither stored nor taken over."""
     total = sum(len(manifest.shards) for manifest in manifests.values())
     progress.start("start workers", 0, "")
     with cluster(options, shards=total, progress=progress) as running:
         for feature in features:
-            prepare(
-                feature,
-                image=image,
-                shards=shards,
-                manifests=manifests,
-                cluster=running,
-                progress=progress,
-            )
-        done = {feature.name: feature.writer().done() for feature in features}
-        pending = [
-            Task(
-                shards / split,
-                (Span(number, 0, shard.samples),),
-                image,
-                tuple(missing),
-                running.tasks_per_host,
-                shard.samples - len(shard.invalid),
-            )
-            for split, manifest in manifests.items()
-            for number, shard in enumerate(manifest.shards)
-            if (missing := [f for f in features if (split, number) not in done[f.name]])
-        ]
+            sampling = Sampling(feature, image, shards, manifests["train"], running, progress)
+            if not feature.writer().has_reduction():
+                prepare(sampling)
+            elif feature.is_fitted and taken[feature.name]:
+                check_basis(sampling, taken[feature.name]["train"].kept)
+            lay_out(feature, manifests)
+        pending = [*_pending(features, taken, manifests, image, shards, running)]
         names = ", ".join(feature.name for feature in features)
         count = sum(task.images for task in pending)
         progress.start(f"extract {names}", count, "images", step="extract")
         running.run(extract_shard, pending, progress)
         progress.start("stop workers", 0, "")
-    progress.start("publish", 0, "")
-    for feature in features:
-        writer = feature.writer()
-        writer.publish({**_recipe(feature, image), **writer.reduction()[1]["report"]})
+
+
+def _pending(
+    features: Sequence[FeatureTask],
+    taken: Mapping[str, Mapping[Split, Taken]],
+    manifests: Mapping[Split, Manifest],
+    image: ImageOptions,
+    shards: Location,
+    running: Cluster,
+) -> Iterator[Task]:
+    """Yield a task for each shard that some feature lacks, with the rows to compute."""
+    done = {feature.name: feature.writer().done() for feature in features}
+    for split, manifest in manifests.items():
+        for number, shard in enumerate(manifest.shards):
+            lacking = [f for f in features if (split, number) not in done[f.name]]
+            if not lacking:
+                continue
+            first = manifest.first_index(number)
+            valid = {first + row for row in range(shard.samples)} - {
+                first + row for row in shard.invalid
+            }
+            kept = {
+                f.name: frozenset(first + int(row) for row in np.flatnonzero(part))
+                for f in lacking
+                if split in taken[f.name]
+                and (part := taken[f.name][split].kept[first : first + shard.samples]).any()
+            }
+            everywhere = frozenset.intersection(*(kept.get(f.name, frozenset()) for f in lacking))
+            yield Task(
+                shards / split,
+                (Span(number, 0, shard.samples),),
+                image,
+                tuple(lacking),
+                running.tasks_per_host,
+                len(valid - everywhere),
+                only=frozenset(valid - everywhere) if kept else None,
+                kept=kept,
+            )
+
+
+def _of_stored_rows(feature: FeatureTask, manifest: Manifest, identities: Identities) -> Identities:
+    """Return the identities of the rows that a feature really holds.
+
+    Of images that are gone, these are the rows that were taken over: any others are zeros.
+    """
+    gone = np.array(
+        [
+            manifest.first_index(number) + row
+            for number, shard in enumerate(manifest.shards)
+            for row in shard.gone
+        ],
+        np.int64,
+    )
+    if not len(gone):
+        return identities
+    writer = feature.writer()
+    encoding = Encoding.load(feature.options.dtype, writer.reduction()[0])
+    rows = writer.read_raw(manifest.split, gone)
+    zero = encoding.encode(np.zeros((1, rows.shape[1]), np.float32))
+    known = identities.copy()
+    known[gone[(rows == zero).all(axis=1)]] = 0
+    return known
 
 
 def _recipe(feature: FeatureTask, image: ImageOptions) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pipeline.base.locations import Location
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import Split
 from pipeline.features.store import (
-    FORMAT,
     FeatureStore,
     Fingerprint,
     StoredFeature,
@@ -20,6 +19,8 @@ from pipeline.shards.manifest import Manifest, read_manifests
 # A reduction is fitted on at most this many images, with this seed.
 FIT_IMAGES = 5120
 FIT_SEED = 0
+# Changes if rows of the same representation are stored in another way; part of fingerprints.
+ROWS_FORMAT = 2
 
 
 def fingerprint_of(
@@ -33,7 +34,7 @@ def fingerprint_of(
     """
     reduce = options.reduce.model_dump(exclude_none=True)
     return {
-        "format": FORMAT,
+        "format": ROWS_FORMAT,
         "representation": dict(identity),
         "reduce": {**reduce, "fit_images": FIT_IMAGES, "fit_seed": FIT_SEED} if reduce else None,
         "dtype": options.dtype,

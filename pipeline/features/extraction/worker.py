@@ -46,6 +46,11 @@ class FeatureTask:
     work: Location
     fingerprint: Mapping[str, Any] = field(hash=False)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether what is stored of an image depends on other images."""
+        return self.options.reduce.by_components or self.options.dtype == "int8"
+
     def writer(self) -> FeatureWriter:
         """Return the writer of the feature."""
         return FeatureWriter(FeatureStore(self.store), self.name, self.work, self.fingerprint)
@@ -64,8 +69,10 @@ class Span:
 class Task:
     """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
 
-    `images` is the number of valid rows. `tasks_per_host` is how many tasks each host runs at
-    once, by host because a worker that replaces a dead one has another address.
+    `only` are the rows of the split to compute, None for all valid ones; `kept` are the rows, by
+    feature, that are written already. `images` is the number of rows to compute. `tasks_per_host`
+    is how many tasks each host runs at once, by host because a worker that replaces a dead one has
+    another address.
     """
 
     directory: Location
@@ -75,6 +82,8 @@ class Task:
     tasks_per_host: Mapping[str, int]
     images: int
     unit: Literal["shards", "batches"] = "shards"
+    only: frozenset[int] | None = None
+    kept: Mapping[str, frozenset[int]] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -105,16 +114,20 @@ def extract_shard(task: Task) -> None:
     """Write all wanted features of one shard."""
     manifest = read_manifest(task.directory)
     (span,) = task.spans
-    sinks = [_Sink(feature, manifest, span.shard) for feature in task.features]
-    for valid, vectors in _represented(task):
+    none = frozenset[int]()
+    sinks = [
+        _Sink(feature, manifest, span.shard, task.kept.get(feature.name, none))
+        for feature in task.features
+    ]
+    for computed, vectors in _represented(task):
         for sink in sinks:
-            sink.add(valid, vectors[sink.name])
+            sink.add(computed, vectors[sink.name])
     for sink in sinks:
         sink.close()
 
 
 def _represented(task: Task) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """Yield for each batch which rows are valid (B,), and by feature their vectors (valid, D)."""
+    """Yield for each batch which rows are computed (B,), and by feature their vectors (rows, D)."""
     device = _device()
     networks = {
         feature.name: _built(feature.options, task.image, device, digest(feature.fingerprint))
@@ -124,8 +137,8 @@ def _represented(task: Task) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     records = _records(task)
     with _threads(task.tasks_per_host):
         while batch := list(islice(records, BATCH_IMAGES)):
-            images = [decode(record.data) for record in batch if record.valid]
-            valid = torch.tensor([record.valid for record in batch])
+            images = [decode(record.data) for record, wanted in batch if wanted]
+            computed = torch.tensor([wanted for _, wanted in batch])
             prepared: dict[Preparation, Tensor] = {}
             vectors = {}
             for name, network in networks.items():
@@ -137,15 +150,20 @@ def _represented(task: Task) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
                     prepared[how] = torch.stack([how(image) for image in images]).to(device)
                 with torch.inference_mode():
                     vectors[name] = network(prepared[how]).float().cpu()
-            yield valid, vectors
+            yield computed, vectors
 
 
-def _records(task: Task) -> Iterator[Record]:
+def _records(task: Task) -> Iterator[tuple[Record, bool]]:
+    """Yield the records of all spans, and whether they are to be computed."""
     manifest = read_manifest(task.directory)
     for span in task.spans:
-        yield from read_shard(
+        base = manifest.first_index(span.shard)
+        invalid = set(manifest.shards[span.shard].invalid)
+        for record in read_shard(
             task.directory, manifest, span.shard, first=span.first, last=span.last
-        )
+        ):
+            asked = task.only is None or base + record.row in task.only
+            yield record, asked and record.row not in invalid
 
 
 def _device() -> str:
@@ -169,8 +187,11 @@ def _built(
 class _Sink:
     """Reduces the vectors of one feature in one shard, and writes them in whole chunks."""
 
-    def __init__(self, feature: FeatureTask, manifest: Manifest, shard: int) -> None:
+    def __init__(
+        self, feature: FeatureTask, manifest: Manifest, shard: int, kept: frozenset[int]
+    ) -> None:
         self.name = feature.name
+        self._kept = kept
         self._writer = feature.writer()
         self._reduction, self._encoding = _stored_by(feature, self._writer.reduction_digest())
         self._split, self._shard = manifest.split, shard
@@ -178,11 +199,11 @@ class _Sink:
         self._next = manifest.first_index(shard)
         self._held: list[Array] = []
 
-    def add(self, valid: Tensor, vectors: Tensor) -> None:
-        """Add the vectors of a batch's valid rows; invalid rows are stored as zeros."""
+    def add(self, computed: Tensor, vectors: Tensor) -> None:
+        """Add the vectors of a batch's rows; those not computed are zeros unless they are kept."""
         reduced = self._reduction.apply(vectors)
-        rows = reduced.new_zeros((len(valid), reduced.shape[1]))
-        rows[valid] = reduced
+        rows = reduced.new_zeros((len(computed), reduced.shape[1]))
+        rows[computed] = reduced
         self._held.append(rows.numpy())
         while sum(map(len, self._held)) >= self._chunk:
             self._flush(self._chunk)
@@ -196,8 +217,11 @@ class _Sink:
         if not self._held:
             return
         held = np.concatenate(self._held)
-        self._writer.write_rows(self._split, self._next, held[:rows], self._encoding)
-        self._next += len(held[:rows])
+        some = held[:rows]
+        numbers = range(self._next, self._next + len(some))
+        keep = np.array([number in self._kept for number in numbers])
+        self._writer.write_rows(self._split, self._next, some, self._encoding, keep=keep)
+        self._next += len(some)
         self._held = [held[rows:]] if len(held) > rows else []
 
 

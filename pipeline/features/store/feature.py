@@ -1,19 +1,28 @@
 """Reading a store: opening its features, and checking what they were made from."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.base.damage import Damage
 from pipeline.base.digests import digest
-from pipeline.base.errors import DamagedChunkError, StaleFeatureError, StoreError, unknown_name
-from pipeline.base.locations import Location, names_in
+from pipeline.base.errors import (
+    DamagedChunkError,
+    MvmrError,
+    StaleFeatureError,
+    StoreError,
+    unknown_name,
+)
+from pipeline.base.locations import Location, move_tree, names_in
 from pipeline.base.progress import Progress
 from pipeline.features.encoding import ARRAY_TYPES, Array, Encoding
-from pipeline.features.store.hierarchy import open_group
+from pipeline.features.store.hierarchy import open_array, open_group
 from pipeline.features.store.integrity import (
+    IDENTITIES,
     METADATA,
     REDUCTION,
     UNREADABLE,
@@ -30,6 +39,11 @@ if TYPE_CHECKING:
     import zarr
 
 Fingerprint = Mapping[str, Any]
+# In a fingerprint: what a reduction was fitted on.
+BASIS = "basis"
+SUPERSEDED = "superseded"
+# Arrays beside a reduction.
+COMPONENT_MEAN, COMPONENT_DEVIATION = "component_mean", "component_deviation"
 
 
 class StoredFeature:
@@ -116,6 +130,52 @@ class StoredFeature:
             f"{damage.reason.rstrip('.')}. Recompute it with `mvmr store verify --repair`."
         )
 
+    def statistics(self) -> tuple[Array, Array]:
+        """Return mean and standard deviation (width,) of each stored number, float32.
+
+        They were measured once, with the reduction, and stay when images come in. Raises
+        StoreError if the feature was stored by a version that did not measure them.
+        """
+        arrays, _ = self.reduction()
+        if COMPONENT_MEAN not in arrays:
+            raise StoreError(
+                f"The stored feature {self.name!r} has no statistics of its numbers: compute it "
+                f"again with `mvmr extract-features --only {self.name} --force`."
+            )
+        return arrays[COMPONENT_MEAN], arrays[COMPONENT_DEVIATION]
+
+    @property
+    def recipe(self) -> Fingerprint:
+        """What a row depends on besides its image: the fingerprint without shards and basis."""
+        return recipe_of(self.fingerprint)
+
+    def raw(self, split: str, first: int, last: int) -> Array:
+        """Return rows of a split as the array holds them, (rows, width), not decoded.
+
+        Raises DamagedChunkError or ValueError if they cannot be read; gaps are not looked for.
+        """
+        return np.asarray(self._arrays[split][first:last])
+
+    def chunk_rows(self, split: str) -> int:
+        """Return the number of rows per chunk of a split."""
+        return int(self._arrays[split].chunks[0])
+
+    def identities(self, split: str) -> "npt.NDArray[np.uint8] | None":
+        """Return which image each row of a split is of (samples, 16), if that was recorded.
+
+        Raises DamagedChunkError if it is damaged.
+        """
+        part = f"{IDENTITIES}/{split}"
+        if not (self.path / part / METADATA).exists():
+            return None
+        try:
+            found: npt.NDArray[np.uint8] = np.asarray(open_array(self.path / part)[...])
+        except UNREADABLE as error:
+            raise self._damaged(Damage(self.path / part, reason_of(error), part)) from error
+        if has_gaps(found):
+            raise self._damaged(Damage(self.path / part, "is missing", part))
+        return found
+
     def reduction(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return the arrays and attributes that `FeatureWriter.write_reduction` stored.
 
@@ -172,6 +232,30 @@ class FeatureStore:
         check_fingerprint(name, expected, feature.fingerprint)
         return feature
 
+    @property
+    def superseded(self) -> Location:
+        """Where complete features lie that others of the same name have replaced."""
+        return self.path.parent / SUPERSEDED
+
+    def every(self) -> Iterator[StoredFeature]:
+        """Yield all features that can be opened, including those that were superseded."""
+        for place in (self.path, self.superseded):
+            for name in sorted(names_in(place)):
+                with suppress(MvmrError, *UNREADABLE):
+                    yield StoredFeature(place / name)
+
+    def restore(self, name: str, expected: Fingerprint) -> StoredFeature | None:
+        """Put a superseded feature with this fingerprint in its place again, if there is one."""
+        for older in self.every():
+            named = older.path.parent == self.superseded and older.name.startswith(f"{name}-")
+            if named and without_basis(older.fingerprint) == expected:
+                if name in self:
+                    place = self.superseded / f"{name}-{self[name].digest[:16]}"
+                    move_tree(self.path / name, place)
+                move_tree(older.path, self.path / name)
+                return self[name]
+        return None
+
     def verify(self, *, progress: Progress | None = None) -> dict[str, list[Damage]]:
         """Read every feature and return all damage, by name of the feature.
 
@@ -185,16 +269,34 @@ class FeatureStore:
         return found
 
 
+def recipe_of(fingerprint: Fingerprint) -> dict[str, Any]:
+    """Return what a row depends on besides its image: the fingerprint without shards and basis."""
+    return {name: value for name, value in fingerprint.items() if name not in ("shards", BASIS)}
+
+
+def without_basis(fingerprint: Fingerprint) -> dict[str, Any]:
+    """Return what can be expected of a fingerprint before the feature has been fitted."""
+    return {name: value for name, value in fingerprint.items() if name != BASIS}
+
+
 def check_fingerprint(name: str, expected: Fingerprint, found: Fingerprint) -> None:
-    """Raise StaleFeatureError, naming each difference, unless both fingerprints are equal."""
-    differences = list(differing(expected, found))
-    if differences:
+    """Raise StaleFeatureError, naming each difference, unless both fingerprints are equal.
+
+    The basis of a reduction is not expected: it is what the feature was first fitted on.
+    """
+    found = without_basis(found)
+    if expected == found:
+        return
+    if recipe_of(expected) == recipe_of(found):
         raise StaleFeatureError(
-            f"The stored feature {name!r} was made from something else: "
-            f"{'; '.join(differences)}. Recompute it with "
-            f"`mvmr extract-features --only {name} --force` (under DVC: `dvc repro --force "
-            f"--single-item extract@{name}`), or restore what it was made from."
+            f"The stored feature {name!r} is not of the images that are in the shards now: run "
+            f"`mvmr extract-features --only {name}`, which computes only those that are new."
         )
+    raise StaleFeatureError(
+        f"The stored feature {name!r} was made from something else: "
+        f"{'; '.join(differing(expected, found))}. Run `mvmr extract-features --only {name}`, "
+        "or restore what it was made from."
+    )
 
 
 def differing(expected: Any, found: Any, path: str = "") -> Iterator[str]:

@@ -16,6 +16,7 @@ from pipeline.features.store.hierarchy import array_at
 
 METADATA = "zarr.json"
 REDUCTION = "reduction"
+IDENTITIES = "identities"
 # What Zarr and its codecs raise for damaged or missing files.
 UNREADABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError)
 
@@ -108,10 +109,21 @@ def array_damage(
 
 def has_gaps(numbers: Array) -> bool:
     """Whether numbers of an array, before decoding, hold the value of a gap."""
+    return bool(gaps_in(numbers).any())
+
+
+def gaps_in(numbers: Array) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    """Return which rows of numbers of an array, before decoding, hold the value of a gap."""
+    rows = numbers.reshape(len(numbers), -1)
     if numbers.dtype.kind == "f":
-        return bool(np.isnan(numbers).any())
-    gap = next(kind.gap for kind in ARRAY_TYPES.values() if kind.array == str(numbers.dtype))
-    return bool((numbers == gap).any())
+        found = np.isnan(rows).any(axis=1)
+    elif numbers.dtype == np.uint8:  # identities
+        found = (rows == np.iinfo(np.uint8).max).all(axis=1)
+    else:
+        kinds = ARRAY_TYPES.values()
+        gap = next(kind.gap for kind in kinds if kind.array == str(numbers.dtype))
+        found = (rows == gap).any(axis=1)
+    return np.asarray(found, dtype=bool)
 
 
 def reason_of(error: Exception) -> str:

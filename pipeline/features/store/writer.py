@@ -5,13 +5,21 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.base.digests import digest
-from pipeline.base.errors import StoreError
-from pipeline.base.locations import Location, is_local, names_in, remove_tree
+from pipeline.base.errors import MvmrError, StoreError
+from pipeline.base.locations import Location, is_local, move_tree, names_in, remove_tree
 from pipeline.features.encoding import ARRAY_TYPES, Array, Encoding
-from pipeline.features.store.feature import FeatureStore, Fingerprint, StoredFeature, read_reduction
+from pipeline.features.store.feature import (
+    BASIS,
+    FeatureStore,
+    Fingerprint,
+    StoredFeature,
+    read_reduction,
+)
 from pipeline.features.store.hierarchy import checksums, open_array, open_group
+from pipeline.features.store.identities import covers
 from pipeline.features.store.integrity import (
     REDUCTION,
     UNREADABLE,
@@ -24,7 +32,7 @@ from pipeline.representations.storing import StoredType
 if TYPE_CHECKING:
     import zarr
 
-FORMAT = 2
+FORMAT = 3
 CHUNK_BYTES = 64 * 2**20
 # A folder below the work of a feature, with one empty file per finished shard.
 DONE = "done"
@@ -153,10 +161,19 @@ class FeatureWriter:
         """Return the number of rows per chunk of `split`."""
         return int(self._array(split).chunks[0])
 
-    def write_rows(self, split: str, first: int, rows: Array, encoding: Encoding) -> None:
+    def write_rows(
+        self,
+        split: str,
+        first: int,
+        rows: Array,
+        encoding: Encoding,
+        *,
+        keep: "npt.NDArray[np.bool_] | None" = None,
+    ) -> None:
         """Encode floats and write them as whole chunks, beginning at row `first`.
 
-        Raises StoreError if a number is not finite in the stored type.
+        The rows that `keep` marks stay as they are. Raises StoreError if a number is not finite in
+        the stored type.
         """
         try:
             numbers = encoding.encode(rows)
@@ -169,7 +186,23 @@ class FeatureWriter:
                 f"{split} of feature {self._name!r} has {samples:,} rows of {width} numbers; found "
                 f"rows {first:,} to {first + len(numbers):,} of shape {numbers.shape}."
             )
+        if keep is not None and keep.any():
+            numbers = np.where(keep[:, None], array[first : first + len(rows)], numbers)
         array[first : first + len(rows)] = numbers
+
+    def write_raw(self, split: str, first: int, numbers: Array) -> None:
+        """Write rows as the array holds them, as whole chunks, beginning at row `first`."""
+        self._array(split)[first : first + len(numbers)] = numbers
+
+    def read_raw(self, split: str, rows: "npt.NDArray[np.int64]") -> Array:
+        """Return the rows with these numbers as the array holds them, gaps included."""
+        found: Array = self._array(split).oindex[rows, :]  # type: ignore[assignment]
+        return found
+
+    def gap(self, split: str, rows: int) -> Array:
+        """Return rows that hold only gaps."""
+        array = self._array(split)
+        return np.full((rows, array.shape[1]), array.fill_value, array.dtype)
 
     def done(self) -> frozenset[tuple[str, int]]:
         """Return the split and number of each finished shard."""
@@ -183,10 +216,14 @@ class FeatureWriter:
             (self._markers / f"{split}-{number:06d}").write_bytes(b"")
 
     def publish(self, report: Mapping[str, Any]) -> StoredFeature:
-        """Mark the feature as complete and move it into the store, replacing an older one."""
+        """Mark the feature as complete and move it into the store.
+
+        An older one that holds other rows is set aside.
+        """
+        basis = self._group("r")[REDUCTION].attrs.asdict().get(BASIS)
         attributes: dict[str, Any] = {
             "format": FORMAT,
-            "fingerprint": self._fingerprint,
+            "fingerprint": self._fingerprint | ({BASIS: basis} if basis else {}),
             "report": dict(report),
             "metadata": metadata_digests(self.home),
             "complete": True,
@@ -194,10 +231,27 @@ class FeatureWriter:
         self._group("r+").attrs.put({**attributes, "digest": seal(attributes)})
         self._store.create()
         if self.home != self.target:
-            remove_tree(self.target)
+            self.set_aside()
             self.home.replace(self.target)  # type: ignore[arg-type]
         remove_tree(self.work)
-        return self._store[self._name]
+        published = self._store[self._name]
+        self._forget_covered(published)
+        return published
+
+    def set_aside(self) -> None:
+        """Move what is stored under this name to where `FeatureStore.every` still finds it."""
+        try:
+            older = StoredFeature(self.target)
+        except (MvmrError, *UNREADABLE):
+            remove_tree(self.target)  # damaged, or not there
+            return
+        move_tree(self.target, self._store.superseded / f"{self._name}-{older.digest[:16]}")
+
+    def _forget_covered(self, newer: StoredFeature) -> None:
+        """Remove superseded features all of whose rows a newer one holds."""
+        for older in self._store.every():
+            if older.path.parent == self._store.superseded and covers(newer, older):
+                remove_tree(older.path)
 
     def _group(self, mode: str) -> "zarr.Group":
         return open_group(self.home, mode)
@@ -207,10 +261,13 @@ class FeatureWriter:
 
 
 def chunk_rows(samples_per_shard: int, width: int, itemsize: int) -> int:
-    """Return the largest number of rows that divides a shard and fits in `CHUNK_BYTES`."""
+    """Return the rows of a chunk, a divisor of those of a tar: the largest that is small enough.
+
+    That is within `CHUNK_BYTES`, unless all such divisors have less than an eighth of these bytes,
+    as for a prime number of wide rows; then it is the next larger one.
+    """
     fitting = max(1, CHUNK_BYTES // (width * itemsize))
-    return next(
-        rows
-        for rows in range(min(samples_per_shard, fitting), 0, -1)
-        if samples_per_shard % rows == 0
-    )
+    divisors = [rows for rows in range(1, samples_per_shard + 1) if samples_per_shard % rows == 0]
+    small = max(rows for rows in divisors if rows <= fitting)
+    larger = [rows for rows in divisors if rows > fitting]
+    return min(larger) if larger and 8 * small < fitting else small
