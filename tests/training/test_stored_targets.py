@@ -1,15 +1,15 @@
 """Training with terms that know stored targets beforehand, and what curves say of every term."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from training_runs import make_data, make_run
 
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import StoreError
 from pipeline.base.progress import Silent
 from pipeline.features.store import FeatureStore, StoredFeature
 from pipeline.loading.resident import EvaluationLoader
@@ -17,7 +17,7 @@ from pipeline.objective.objective import Moment
 from pipeline.objective.row_losses import best_constant_loss
 from pipeline.training import stored_references as reading
 from pipeline.training.curve_names import explained_shares
-from pipeline.training.fit import CURVES, Run, fit
+from pipeline.training.fit import CURVES, fit
 from pipeline.training.module import StudentModule
 from pipeline.training.stored_references import stored_references
 
@@ -26,30 +26,11 @@ HALVES: dict[str, Any] = {
 }  # fmt: skip
 
 
-class WithStatistics(StoredFeature):
-    """A feature whose store keeps mean and deviation of its components."""
-
-    def statistics(self) -> Any:
-        """Return mean and deviation of each component over all training images."""
-        rows = self.read("train").astype("float32")
-        return rows.mean(0), rows.std(0)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("digits")
     make_data(root)
     return root
-
-
-def run_with(data: Path, terms: dict[str, Any], **train: Any) -> Run:
-    run = make_run(data, terms, **train)
-    feature = WithStatistics(data / "features.zarr" / "hog")
-    splits = {
-        name: replace(getattr(run, name), features={"hog": feature})
-        for name in ("train", "validation")
-    }
-    return replace(run, **splits)
 
 
 def curves(path: Path) -> list[dict[str, float]]:
@@ -61,18 +42,21 @@ def test_references_are_the_first_valid_rows_of_the_store(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "SAMPLE", 30)
-    run = run_with(data, {"hog": HALVES})
+    run = make_run(data, {"hog": HALVES})
     chosen = [i for i in range(250) if i % 7 != 2]  # more than one tar
     subset = run.train.subset(chosen)
     whole = torch.from_numpy(FeatureStore(data / "features.zarr")["hog"].read("train")).float()
     found = stored_references(subset, run.objective)["hog"]
     assert found.index.tolist() == chosen[:30]
     assert torch.equal(found.rows, whole[chosen[:30]])
+    mean, deviation = run.train.features["hog"].statistics()
     assert found.mean is not None
-    torch.testing.assert_close(found.mean, whole.mean(0))
-    bank = run_with(data, {"hog": {"kind": "affinity", "bank": 120}})
+    assert found.deviation is not None
+    assert np.array_equal(found.mean.numpy(), mean)
+    assert np.array_equal(found.deviation.numpy(), deviation)
+    bank = make_run(data, {"hog": {"kind": "affinity", "bank": 120}})
     assert stored_references(subset, bank.objective)["hog"].index.tolist() == chosen[:120]
-    dependence = run_with(data, {"hog": {"kind": "dependence"}})
+    dependence = make_run(data, {"hog": {"kind": "dependence"}})
     assert len(stored_references(subset, dependence.objective)["hog"].rows) == 0
 
 
@@ -85,7 +69,7 @@ def test_a_run_with_every_new_term_learns_and_explains(data: Path, tmp_path: Pat
         "barlow": {"weight": 0.1},
         "sigreg": {"weight": 0.02, "directions": 64},
     }
-    fit(run_with(data, terms, epochs=4, precision="bf16"), work=tmp_path, progress=Silent())
+    fit(make_run(data, terms, epochs=4, precision="bf16"), work=tmp_path, progress=Silent())
     rows = curves(tmp_path)
     assert rows[-1]["validation/objective"] < rows[0]["validation/objective"]
     for name in terms:
@@ -130,12 +114,15 @@ def test_curves_know_the_largest_class_of_the_images_that_probes_are_scored_on(
     assert row["validation/largest_class"] == pytest.approx(100 * largest, rel=1e-4)
 
 
-def test_a_store_without_statistics_refuses_whitening(data: Path, tmp_path: Path) -> None:
+def test_a_store_without_statistics_refuses_whitening_and_nothing_else(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StoredFeature, "reduction", lambda _: ({}, {}))  # as stored before
     run = make_run(data, {"hog": {"kind": "dependence", "whiten": 0.5}})
-    if getattr(run.train.features["hog"], "statistics", None) is not None:
-        pytest.skip("this store keeps statistics")
-    with pytest.raises(ConfigError, match="mvmr extract-features --only hog --force"):
-        fit(run, work=tmp_path, progress=Silent())
+    with pytest.raises(StoreError, match="mvmr extract-features --only hog --force"):
+        fit(run, work=tmp_path / "white", progress=Silent())
+    plain = make_run(data, {"hog": {"kind": "affinity", "relative": True}}, epochs=1)
+    fit(plain, work=tmp_path / "plain", progress=Silent())
 
 
 def test_steps_say_where_they_are_and_validation_knows_no_training_image(
