@@ -37,6 +37,7 @@ from stages.terminal.result import (
     rows_table,
 )
 
+NAMED = 5
 COLUMNS = (
     Column("split", "split"),
     Column("images", "images", count),
@@ -57,7 +58,7 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
         screen, "shard", experiment, reads=[source_name(dataset.source)], writes=[layout.shards]
     )
     watched.start("list images", 0, "")
-    source = dataset.source.open()
+    source = dataset.source.open_again(layout.listings)
     FeatureStore(layout.features).create()
     made_with = provenance(dataset)
     manifests = {} if force else packed_manifests(layout.shards)
@@ -109,6 +110,7 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
             rows_table(title, COLUMNS, rows),
             *_left_out([*manifests.values()]),
             *others_lines(source.others),
+            *_empty(source.empty),
             *_gone([*manifests.values()]),
         ],
         ["mvmr", "extract-features"],
@@ -172,6 +174,13 @@ def _left_out(manifests: Sequence[Manifest]) -> list[str]:
     named = {name: why for manifest in manifests for name, why in manifest.left_out.items()}
     every = sum(manifest.samples - manifest.gone for manifest in manifests)
     return left_out_lines(named, every, count=every - sum(m.valid for m in manifests))
+
+
+def _empty(folders: Sequence[str]) -> Iterator[str]:
+    """Name the folders that are no classes because they hold no image."""
+    if folders:
+        some = ", ".join(folders[:NAMED]) + (", ..." if len(folders) > NAMED else "")
+        yield f"{counted(len(folders), 'folders')} without an image: no class ({some})."
 
 
 def _gone(manifests: Sequence[Manifest]) -> Iterator[str]:

@@ -1,13 +1,23 @@
-"""`mvmr store clean`: list or remove unfinished training runs that were abandoned."""
+"""`mvmr store clean`: list or remove what nothing needs any more, with what it costs.
+
+That is: training runs that were stopped and abandoned, features that others of the same name have
+replaced, and extractions that were stopped.
+"""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from pipeline.base.errors import TrainingError
-from pipeline.base.locations import remove_tree
+from rich.console import RenderableType
+
+from pipeline.base.errors import StoreError
+from pipeline.base.locations import names_in, remove_tree
 from pipeline.base.locks import exclusive
-from stages.experiment.paths import unfinished_runs
+from pipeline.features.store import FeatureStore
+from pipeline.features.store.writer import LOCK
+from stages.experiment.paths import DatasetLayout, unfinished_runs
 from stages.terminal.console import Screen
 from stages.terminal.result import Column, Result, megabytes, rows_table
 
@@ -19,54 +29,81 @@ def _moment(seconds: float) -> str:
 
 
 COLUMNS = (
-    Column("run", "run"),
-    Column("saved", "last saved", _moment),
+    Column("kind", "what"),
+    Column("name", "name"),
+    Column("saved", "last used", _moment),
     Column("bytes", "MB", megabytes),
 )
+Kind = Literal["stopped run", "superseded feature", "stopped extraction"]
 
 
 @dataclass(frozen=True)
-class Unfinished:
-    """A run that was stopped: its directory, when it was last saved, and its size in bytes."""
+class Leftover:
+    """A directory that can be removed, when it was last used, and its size in bytes.
 
+    `lock` is held by whoever still works on it.
+    """
+
+    kind: Kind
     path: Path
+    lock: Path
     saved: float
     bytes: int
 
 
-def store_clean(screen: Screen, *, days: float, remove: bool) -> Result:
-    """List or remove unfinished training runs that were abandoned."""
-    screen.progress.start("look for unfinished runs", 0, "")
-    abandoned = [run for run in _unfinished() if time.time() - run.saved >= days * SECONDS_A_DAY]
-    rows = [
-        {"run": run.path.name, "saved": run.saved, "bytes": run.bytes}
-        for run in abandoned
-        if not remove or _remove(run)
-    ]
-    values = {"removed": remove, "runs": rows}
-    if not abandoned:
-        return Result(values, ["There are no abandoned runs."])
-    shown = rows_table("removed" if remove else "abandoned", COLUMNS, rows)
-    again = ["mvmr", "store", "clean", "--days", f"{days:g}", "--remove"]
-    return Result(values, [shown], [] if remove else again)
-
-
-def _unfinished() -> list[Unfinished]:
-    found = []
-    for path in sorted(unfinished_runs().glob("*/")):
-        stats = [file.stat() for file in path.rglob("*") if file.is_file()] or [path.stat()]
-        found.append(
-            Unfinished(path, max(s.st_mtime for s in stats), sum(s.st_size for s in stats))
+def store_clean(screen: Screen, *, data: str, days: float, remove: bool) -> Result:
+    """List or remove abandoned runs and extractions, and superseded features."""
+    if "://" in data:
+        raise StoreError(
+            f"{data} is not on this machine: remove the folders `superseded` and `work` of a data "
+            "set with the tools of the service, while nobody extracts."
         )
-    return found
+    screen.progress.start("look for what is no longer used", 0, "")
+    oldest = time.time() - days * SECONDS_A_DAY
+    found = [leftover for leftover in _leftovers(Path(data)) if leftover.saved <= oldest]
+    rows = [
+        {"kind": it.kind, "name": str(it.path), "saved": it.saved, "bytes": it.bytes}
+        for it in found
+        if not remove or _remove(it)
+    ]
+    values = {"removed": remove, "leftovers": rows}
+    if not found:
+        return Result(values, [f"Nothing has been unused for {days:g} days."])
+    shown: list[RenderableType] = [
+        rows_table("removed" if remove else "no longer used", COLUMNS, rows),
+        f"{megabytes(sum(it.bytes for it in found))} MB together. A superseded feature is used "
+        "again without being computed if an experiment asks for it, as long as it is there.",
+    ]
+    again = ["mvmr", "store", "clean", "--days", f"{days:g}", "--remove"]
+    return Result(values, shown[: 1 if remove else 2], [] if remove else again)
 
 
-def _remove(run: Unfinished) -> bool:
-    """Remove a run and return True, unless another process is training it."""
-    lock = run.path.with_suffix(".lock")
+def _leftovers(data: Path) -> Iterator[Leftover]:
+    for path in sorted(unfinished_runs().glob("*/")):
+        yield _leftover("stopped run", path, path.with_suffix(".lock"))
+    for root in sorted(data.glob("*/")):
+        layout = DatasetLayout(root)
+        lock = root / "work" / LOCK
+        superseded = FeatureStore(layout.features).superseded
+        for name in sorted(names_in(superseded)):
+            yield _leftover("superseded feature", root / superseded.name / name, lock)
+        for name in sorted(names_in(layout.work) - {LOCK}):
+            yield _leftover("stopped extraction", root / "work" / name, lock)
+
+
+def _leftover(kind: Kind, path: Path, lock: Path) -> Leftover:
+    own = path.stat()
+    stats = [file.stat() for file in path.rglob("*") if file.is_file()]
+    # Moving a directory changes its ctime, not the times of its files.
+    last = max([own.st_mtime, own.st_ctime, *(s.st_mtime for s in stats)])
+    return Leftover(kind, path, lock, last, sum(s.st_size for s in stats))
+
+
+def _remove(leftover: Leftover) -> bool:
+    """Remove a directory and return True, unless another process works on it."""
     try:
-        with exclusive(lock, TrainingError("busy")):
-            remove_tree(run.path)
-    except TrainingError:
+        with exclusive(leftover.lock, StoreError("busy")):
+            remove_tree(leftover.path)
+    except StoreError:
         return False
     return True

@@ -139,8 +139,23 @@ class Collection:
         `passes` is how often it has seen one.
         """
         self._log.write_text("")
-        extract(
-            {name: CountingOptions.model_validate({"log": str(self._log), **options})},
+        counting = CountingOptions.model_validate({"log": str(self._log), **options})
+        self.extract_as(name, counting, others=others, force=force)
+        seen = self._log.read_text().split()
+        self.passes = len(seen)
+        return len(set(seen))
+
+    def extract_as(
+        self,
+        name: str,
+        options: RepresentationOptions,
+        *,
+        others: Sequence[FeatureStore] = (),
+        force: bool = False,
+    ) -> StoredFeature:
+        """Extract a feature of any kind."""
+        return extract(
+            {name: options},
             image=IMAGE,
             shards=self.shards,
             store=self.store,
@@ -149,10 +164,7 @@ class Collection:
             progress=self.told,
             others=others,
             force=force,
-        )
-        seen = self._log.read_text().split()
-        self.passes = len(seen)
-        return len(set(seen))
+        )[name]
 
     def manifests(self) -> dict[Split, Manifest]:
         """Return the manifests."""

@@ -26,6 +26,7 @@ SPLIT_FOLDERS: dict[str, Split] = {
 
 
 Labels = Literal["auto", "folders", "none"]
+NAMED = 5
 
 
 class ImageFolderOptions(SourceOptions):
@@ -51,8 +52,9 @@ class ImageFolderOptions(SourceOptions):
 class ImageFolder(Source):
     """The images below a folder, found once, at construction.
 
-    `parts` are the folders of the splits, recognised by name if not given; `chosen` are the class
-    folders to use. An item's name is its path below `root`; `read` accepts any such path.
+    A class folder without an image is no class. `parts` are the folders of the splits, recognised
+    by name if not given; `chosen` are the class folders to use. An item's name is its path below
+    `root`; `read` accepts any such path.
     """
 
     def __init__(
@@ -73,6 +75,12 @@ class ImageFolder(Source):
         listed = {split: _by_folder(folder, chosen) for split, folder in parts.items()}
         found = {split: images for split, (images, _) in listed.items()}
         self.others = sum((others for _, others in listed.values()), Counter[str]())
+        self.empty = tuple(
+            str((parts[split] / name).relative_to(root))
+            for split, some in found.items()
+            for name, files in sorted(some.items())
+            if not files and labels != "none"
+        )
         labelled = {split: _is_labelled(parts[split], found[split], labels) for split in parts}
         self.classes = None
         if any(labelled.values()):
@@ -148,7 +156,7 @@ def _by_folder(
 def _is_labelled(root: Path, by_folder: Mapping[str, Sequence[Path]], labels: Labels) -> bool:
     if labels == "none":
         return False
-    folders = sorted(by_folder.keys() - {""})
+    folders = sorted(name for name, images in by_folder.items() if name and images)
     loose = len(by_folder.get("", ()))
     if loose and folders:
         named = f"{folders[0]!r}{', ...' if len(folders) > 1 else ''}"
@@ -159,23 +167,23 @@ def _is_labelled(root: Path, by_folder: Mapping[str, Sequence[Path]], labels: La
         )
     if labels == "folders" and not folders:
         raise DataError(f"{root} has no class folders; set dataset.source.labels to none.")
-    empty = [folder for folder in folders if not by_folder[folder]]
-    if empty:
-        raise DataError(
-            f"The class folder {str(root / empty[0])!r} holds no image. Remove it or fill it"
-            + (f" ({len(empty)} such folders)." if len(empty) > 1 else ".")
-        )
     return bool(folders)
 
 
 def _common_classes(
     found: Mapping[Split, Mapping[str, Sequence[Path]]], folders: Mapping[Split, Path]
 ) -> tuple[str, ...]:
-    classes = sorted(found["train"]) if "train" in found else sorted(set().union(*found.values()))
-    for split, by_folder in found.items():
-        extra = sorted(by_folder.keys() - set(classes))
+    named = {split: {n for n, images in some.items() if images} for split, some in found.items()}
+    classes = sorted(named["train"] if "train" in named else set().union(*named.values()))
+    for split, names in named.items():
+        extra = sorted(names - set(classes))
         if extra:
+            some = ", ".join(map(repr, extra[:NAMED])) + (", ..." if len(extra) > NAMED else "")
             raise DataError(
-                f"{folders[split]} has a class {extra[0]!r} that the training images lack."
+                f"{folders[split]} has {counted(len(extra), 'classes')} ({some}) of which there "
+                "are no training images. Give the folder the name that it has in "
+                f"{folders.get('train', 'the training images')} ({', '.join(classes[:NAMED])}"
+                f"{', ...' if len(classes) > NAMED else ''}), add such training images, or move "
+                "it elsewhere."
             )
     return tuple(classes)

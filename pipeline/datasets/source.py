@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from pipeline.base.digests import digest
+from pipeline.base.locations import Location
 from pipeline.base.options import Options
 
 JsonLabel = int | dict[str, list[int]] | None
@@ -57,12 +58,14 @@ class Encoded:
 class Source(ABC):
     """Images in the splits that the source itself defines, in a fixed order.
 
-    `others` counts the other files found, which are not treated as images, by ending.
+    `others` counts the other files found, which are not treated as images, by ending; `empty` are
+    the folders that would be classes if they held an image.
     """
 
     classes: Sequence[str] | None
     splits: Mapping[Split, Sequence[Item]]
     others: Mapping[str, int] = MappingProxyType({})
+    empty: Sequence[str] = ()
 
     @abstractmethod
     def read(self, item: Item) -> Encoded:
@@ -104,3 +107,8 @@ class SourceOptions(Options, ABC):
     @abstractmethod
     def open(self) -> Source:
         """List the source. Raises DataError if it is missing, empty or inconsistent."""
+
+    def open_again(self, listings: Location) -> Source:
+        """List the source; one that takes long to list remembers below `listings` what it found."""
+        del listings
+        return self.open()

@@ -2,19 +2,24 @@
 
 A sample is the members whose paths agree up to the first dot of the file name: an image and, if
 labelled, a member `cls` or `txt` with a class's number or name, or `json`, a mapping that holds
-either under `json_key`. Tar headers are listed once; images are then read by byte range.
+either under `json_key`. Tar headers are listed once; images are then read by byte range. What a
+tar holds can be remembered, so that of a source which only gets new tars only those are read.
 """
 
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import field_validator
 
+from pipeline.base.atomic import write_json
+from pipeline.base.digests import digest
 from pipeline.base.errors import DataError, unknown_name
+from pipeline.base.locations import Location
 from pipeline.datasets.files import read_lines
 from pipeline.datasets.image_files import PASSED_THROUGH
 from pipeline.datasets.source import SPLITS, Encoded, Item, Source, SourceOptions, Split
@@ -26,8 +31,9 @@ Written = int | str  # a label as it stands in a tar: a class's number or name
 class WebDatasetOptions(SourceOptions):
     """`dataset.source: {kind: webdataset, train: "URL/train-{000..099}.tar", labels: cls}`.
 
-    `validation` and `test` are further URLs. `classes` is a file of all class names, one per line,
-    in the order of their numbers. Without it, numbers are their own names, and names are sorted.
+    `validation` and `test` are further URLs; `*`, `?` and `[...]` stand for whatever matches.
+    `classes` is a file of all class names, one per line, in the order of their numbers. Without
+    it, numbers are their own names, and names are sorted.
     """
 
     kind: Literal["webdataset"] = "webdataset"
@@ -47,6 +53,13 @@ class WebDatasetOptions(SourceOptions):
 
     def open(self) -> "WebDatasetTars":
         """List the tars."""
+        return self._opened(None)
+
+    def open_again(self, listings: Location) -> "WebDatasetTars":
+        """List the tars; of those that have not changed, read what was remembered."""
+        return self._opened(listings)
+
+    def _opened(self, listings: Location | None) -> "WebDatasetTars":
         given: dict[Split, str | None] = {
             "train": self.train,
             "validation": self.validation,
@@ -57,6 +70,7 @@ class WebDatasetOptions(SourceOptions):
             labels=self.labels,
             json_key=self.json_key,
             classes=read_lines(Path(self.classes), "list of classes") if self.classes else None,
+            listings=listings,
         )
 
 
@@ -80,6 +94,7 @@ class WebDatasetTars(Source):
         labels: LabelMember = "cls",
         json_key: str = "label",
         classes: Sequence[str] | None = None,
+        listings: Location | None = None,
     ) -> None:
         self._images: dict[str, _Image] = {}
         written: dict[str, Written] = {}
@@ -87,11 +102,13 @@ class WebDatasetTars(Source):
         for split, found in names.items():
             for tar in _expanded(urls[split]):
                 stamp = _stamp_of(tar)
-                for key, members in _samples(tar):
+                for key, first, last, extension, label in _listed(
+                    tar, stamp, labels, json_key, listings
+                ):
                     name = f"{tar}/{key}"
-                    self._images[name] = _image(members, tar, key)
-                    if labels in members:
-                        written[name] = _label(members[labels], labels, json_key, name)
+                    self._images[name] = _Image(tar, first, last, extension)
+                    if label is not None:
+                        written[name] = label
                     found.append((name, stamp))
         self.classes = _classes(written, classes)
         index = {name: i for i, name in enumerate(self.classes or ())}
@@ -123,10 +140,51 @@ class _Member:
     content: bytes
 
 
+# Of one sample: key, first and last byte of its image, extension, label as it stands in the tar.
+_Entry = tuple[str, int, int, str, Written | None]
+
+
+def _listed(
+    tar: str, stamp: str, labels: LabelMember, json_key: str, listings: Location | None
+) -> list[_Entry]:
+    """Return what a tar holds, as remembered if neither the tar nor the question has changed."""
+    question = {"tar": tar, "stamp": stamp, "labels": labels, "json_key": json_key}
+    remembered = None if listings is None else listings / f"{digest(tar)[:24]}.json"
+    if remembered is not None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(remembered.read_text(encoding="utf-8"))
+            if known["question"] == question:
+                return [
+                    (k, int(a), int(b), str(e), label) for k, a, b, e, label in known["samples"]
+                ]
+    found = list[_Entry]()
+    for key, members in _samples(tar):
+        image, label = _image(members, tar, key), None
+        if labels in members:
+            label = _label(members[labels], labels, json_key, f"{tar}/{key}")
+        found.append((key, image.first, image.last, image.extension, label))
+    if remembered is not None:
+        write_json(remembered, {"question": question, "samples": found})
+    return found
+
+
 def _expanded(url: str) -> list[str]:
     from webdataset.shardlists import expand_urls
 
-    return list(expand_urls(url))
+    return [tar for one in expand_urls(url) for tar in _matching(one)]
+
+
+def _matching(url: str) -> list[str]:
+    """Return the tars that a URL with *, ? or [...] stands for, sorted; any other is itself."""
+    from fsspec.core import has_magic, url_to_fs
+
+    if not has_magic(url):
+        return [url]
+    files, path = url_to_fs(url)
+    found = [str(place) for place in sorted(files.glob(path))]
+    if not found:
+        raise DataError(f"No tar matches {url!r}: set dataset.source to URLs of tars that exist.")
+    return [files.unstrip_protocol(place) for place in found] if "://" in url else found
 
 
 def _stamp_of(tar: str) -> str:

@@ -18,6 +18,11 @@ class DatasetLayout:
         return self.root / "shards"
 
     @property
+    def listings(self) -> Location:
+        """What a source remembers of its files; not an output of any stage."""
+        return self.root / "listings"
+
+    @property
     def packing(self) -> Location:
         """Shards that are being packed anew; not an output of any stage."""
         return self.root / "packing"

@@ -67,7 +67,7 @@ def _repair_tars(
     damaged: Mapping[Split, Sequence[Damage]], experiment: Experiment, layout: DatasetLayout
 ) -> None:
     dataset = experiment.dataset
-    source = dataset.source.open()
+    source = dataset.source.open_again(layout.listings)
     for split, files in damaged.items():
         directory = layout.shards / split
         repair_split(source, directory, read_manifest(directory), files, dataset.shards)

@@ -81,7 +81,7 @@ def _shards(experiment: Experiment, layout: DatasetLayout, progress: Progress) -
     except DataError as error:
         return StageState("shard", "broken", str(error), "mvmr shard --force")
     try:
-        source = dataset.source.open()
+        source = dataset.source.open_again(layout.listings)
     except MvmrError as error:
         if manifests:
             return StageState("shard", "done", f"used as they are: {error}")

@@ -294,6 +294,13 @@ def store_info(**options: Any) -> int:
 @experiment_options
 @data_option
 @click.option("--repair", "mend", is_flag=True, help="Rebuild the damaged files, and only those.")
+@click.option(
+    "--recompute",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Also compute N rows of every feature again, and compare them with what is stored.",
+)
 @click.argument("path", required=False)
 def store_verify(**options: Any) -> int:
     """Read every tar and chunk, and list damaged and missing files."""
@@ -320,14 +327,15 @@ def store_select(**options: Any) -> int:
     type=click.FloatRange(min=0),
     default=7.0,
     show_default=True,
-    help="Select only runs last saved at least this many days ago.",
+    help="Select only what was last used at least this many days ago.",
 )
-@click.option("--remove", is_flag=True, help="Remove the runs instead of only listing them.")
+@click.option("--remove", is_flag=True, help="Remove it instead of only listing it.")
+@data_option
 @output_options
 def store_clean(**options: Any) -> int:
-    """List or remove unfinished training runs that were abandoned.
+    """List or remove runs and extractions that were stopped, and superseded features.
 
-    A run that is still training is never removed.
+    What is still being worked on is never removed.
     """
     return call("store_clean:store_clean", **options)
 

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from replicas import labels_of, opened
 
 from pipeline.base.errors import DataError
+from pipeline.datasets import webdataset as tar_source
+from pipeline.datasets.webdataset import WebDatasetOptions
 
 
 def write_tars(root: Path, samples: Sequence[Mapping[str, Any]], per_tar: int = 2) -> str:
@@ -106,7 +108,59 @@ def test_tars_that_cannot_be_meant(
         opened(kind="webdataset", train=url, **options)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_of_a_source_that_gets_new_tars_only_those_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [{"__key__": f"{i:04d}", "jpg": jpeg(i), "cls": i % 3} for i in range(8)]
+    write_tars(tmp_path / "tars", samples[:6])
+    options = WebDatasetOptions(train=f"{tmp_path}/tars/part-*.tar")
+    read: list[str] = []
+    whole = tar_source._samples
+
+    def noted(tar: str) -> Any:
+        read.append(tar)
+        return whole(tar)
+
+    monkeypatch.setattr(tar_source, "_samples", noted)
+    first = options.open_again(tmp_path / "listings")
+    assert len(read) == 3
+    again = options.open_again(tmp_path / "listings")
+    assert len(read) == 3
+    assert again.listing_digest() == first.listing_digest()
+    write_tars(tmp_path / "new", samples[6:])
+    (tmp_path / "new" / "part-000.tar").rename(tmp_path / "tars" / "part-003.tar")
+    grown = options.open_again(tmp_path / "listings")
+    assert [Path(tar).name for tar in read[3:]] == ["part-003.tar"]
+    assert labels_of(grown, "train") == [i % 3 for i in range(8)]
+    for i, item in enumerate(grown.splits["train"]):
+        assert grown.read(item).data == jpeg(i)
+    assert options.open().listing_digest() == grown.listing_digest()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("damage", ["text", "tar", "question"])
+def test_what_was_remembered_is_not_believed_when_something_differs(
+    tmp_path: Path, damage: str
+) -> None:
+    samples = [{"__key__": f"{i:04d}", "jpg": jpeg(i), "cls": i % 3} for i in range(4)]
+    url, labels = write_tars(tmp_path / "tars", samples), "cls"
+    WebDatasetOptions(train=url).open_again(tmp_path / "listings")
+    if damage == "text":
+        for file in (tmp_path / "listings").iterdir():
+            file.write_text("{")
+    elif damage == "tar":
+        write_tars(tmp_path / "tars", [{**sample, "cls": 2} for sample in samples])
+    else:
+        labels = "none"
+    options = WebDatasetOptions.model_validate({"train": url, "labels": labels})
+    again = options.open_again(tmp_path / "listings")
+    assert again.listing_digest() == options.open().listing_digest()
+
+
 def test_tars_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No tar matches"):
+        opened(kind="webdataset", train=f"{tmp_path}/nothing-*.tar")
     with pytest.raises(DataError, match=r"nowhere\.tar' cannot be opened"):
         opened(kind="webdataset", train=str(tmp_path / "nowhere.tar"))
     (tmp_path / "cut.tar").write_bytes(b"PK" + bytes(700))

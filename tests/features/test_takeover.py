@@ -12,11 +12,16 @@ from PIL import Image
 from pipeline.base.errors import DamagedChunkError, StaleFeatureError
 from pipeline.base.locations import names_in
 from pipeline.datasets.split import SplitOptions
+from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.fingerprint import check_features
-from pipeline.features.store import FeatureWriter, feature_damage
+from pipeline.features.extraction.spot_check import SpotCheck, spot_check
+from pipeline.features.store import FeatureWriter, StoredFeature, feature_damage
+from pipeline.features.store.hierarchy import open_array
 from pipeline.features.store.identities import places_of
 from pipeline.features.store.integrity import IDENTITIES
 from pipeline.loading.batch import SplitData
+from pipeline.representations.hog import HogOptions
+from pipeline.representations.storing import StoredType
 from pipeline.shards.writing import ShardOptions
 
 
@@ -356,3 +361,42 @@ def test_a_damaged_feature_is_still_refused(photos: Collection) -> None:
     (photos.store["counted"].path / "zarr.json").write_text("{}")
     with pytest.raises(DamagedChunkError, match="verify --repair"):
         photos.extract()
+
+
+HOG = HogOptions(cell=4)
+
+
+@pytest.mark.parametrize("stored_type", ["float16", "bfloat16", "float32", "int8"])
+def test_rows_computed_again_agree_within_one_unit(
+    photos: Collection, stored_type: StoredType
+) -> None:
+    hog = HogOptions(cell=4, dtype=stored_type)
+    photos.extract_as("hog", hog)
+    added(photos)
+    photos.pack()
+    check = checked(photos, photos.extract_as("hog", hog), 40)
+    assert check.rows == 40
+    assert check.wrong == ()
+    assert check.largest <= 1
+
+
+def test_a_wrong_row_is_found_and_named(photos: Collection) -> None:
+    feature = photos.extract_as("hog", HOG)
+    array = open_array(feature.path / "train", "r+")
+    array[7] = np.asarray(array[7]) * np.float16(1.004)  # its checksum is right
+    check = checked(photos, feature, 1000)
+    assert check.rows == 100
+    assert check.wrong == (("train", 7),)
+    assert 2 < check.largest < 10
+
+
+def checked(photos: Collection, feature: StoredFeature, count: int) -> SpotCheck:
+    return spot_check(
+        feature,
+        count,
+        seed=0,
+        shards=photos.shards,
+        work=photos.work,
+        options=ClusterOptions(workers=1),
+        progress=photos.told,
+    )

@@ -191,17 +191,13 @@ def test_links_are_followed_and_a_circle_ends(folder: Path) -> None:
     assert len(source.splits["train"]) == 36
 
 
-@pytest.mark.parametrize(
-    "problem", ["missing", "no image", "empty class", "mixed", "extra class", "odd folder"]
-)
+@pytest.mark.parametrize("problem", ["missing", "no image", "mixed", "extra class", "odd folder"])
 def test_folders_that_cannot_be_meant(folder: Path, problem: str) -> None:
     if problem == "missing":
         folder = folder / "nowhere"
     elif problem == "no image":
         folder = folder / "zebra" / "none"
         folder.mkdir()
-    elif problem == "empty class":
-        (folder / "void").mkdir()
     elif problem == "mixed":
         picture(folder / "loose.png", 1)
     elif problem == "odd folder":
@@ -211,15 +207,24 @@ def test_folders_that_cannot_be_meant(folder: Path, problem: str) -> None:
     else:
         folder = folder.rename(folder.parent / "train").parent
         picture(folder / "test" / "unicorn" / "x.png", 1)
+        picture(folder / "test" / "centaur" / "x.png", 1)
     with pytest.raises(DataError) as caught:
         ImageFolder(folder)
     culprit = {
-        "empty class": "void",
-        "extra class": "unicorn",
+        "extra class": "2 classes ('centaur', 'unicorn') of which there are no training images",
         "mixed": "1 image beside 2 folders",
         "odd folder": "unlabeled",
     }
     assert culprit.get(problem, str(folder)) in str(caught.value)
+
+
+def test_a_class_folder_without_an_image_is_no_class(folder: Path) -> None:
+    (folder / "void").mkdir()
+    (folder / "dust" / "deep").mkdir(parents=True)
+    (folder / "dust" / "notes.txt").write_text("no image")
+    source = ImageFolder(folder)
+    assert source.classes == ("apfel grün", "zebra")
+    assert source.empty == ("dust", "void")
 
 
 def test_exact_splits_are_stratified_disjoint_and_fixed_by_the_seed() -> None:

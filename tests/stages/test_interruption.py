@@ -76,11 +76,11 @@ def test_libraries_that_are_being_imported_do_not_show(
 def test_a_stage_that_is_interrupted_says_what_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def interrupted() -> None:
+    def interrupted(_: Path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(store_clean, "_unfinished", interrupted)
+    monkeypatch.setattr(store_clean, "_leftovers", interrupted)
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert run(["store", "clean", "--days", "3"]) == 1
     assert capsys.readouterr().err.lstrip() == f"{SENTENCE}mvmr store clean --days 3\n"
@@ -94,12 +94,12 @@ def test_an_interruption_that_comes_too_late_still_ends_with_one(
 ) -> None:
     """A library may swallow the signal; commands chained to this one must still not start."""
 
-    def interrupted() -> list[store_clean.Unfinished]:
+    def interrupted(_: Path) -> list[store_clean.Leftover]:
         monkeypatch.setattr(interruption, "_asked", True)
         return []
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(store_clean, "_unfinished", interrupted)
+    monkeypatch.setattr(store_clean, "_leftovers", interrupted)
     assert run(["store", "clean", "--json"]) == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out)["ok"] is True  # one document, about the finished work

@@ -192,16 +192,16 @@ def test_json_is_one_document_with_the_numbers_of_the_table(inside: Path, capsys
 KEYS = {
     "use --list": {"configs"},
     "use digits": {"experiment", "digest", "config"},
-    "shard": {"experiment", "digest", "shards", "up_to_date", "splits", "reads", "writes"},
+    "shard": {"experiment", "shards", "up_to_date", "changes", "splits", "reads", "writes"},
     "extract-features": {"store", "features", "device"},
     "train": {"checkpoint", "up_to_date", "selection", "last", "doubts", "student", "objective"},
     "report": {"report", "bytes"},
     "export": {"format", "file", "card", "bytes"},
     "embed configs/../photo.png": {"file", "images", "width", "size"},
     "store info": {"store", "features", "damaged", "unfinished"},
-    "store verify": {"store", "parts"},
+    "store verify": {"store", "parts", "recomputed"},
     "store select": {"features", "targets"},
-    "store clean": {"removed", "runs"},
+    "store clean": {"removed", "leftovers"},
 }
 
 

@@ -33,13 +33,11 @@ from pipeline.features.store import (
 )
 from pipeline.features.store.feature import without_basis
 from pipeline.features.store.identities import Identities, write_identities
-from pipeline.features.store.writer import DONE
+from pipeline.features.store.writer import DONE, LOCK
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.listing import read_identities
 from pipeline.shards.manifest import Manifest, read_manifests
-
-LOCK = "lock"
 
 
 def extract(

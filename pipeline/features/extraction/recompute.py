@@ -19,12 +19,13 @@ from pipeline.base.locks import exclusive
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import Split
 from pipeline.features.extraction.cluster import ClusterOptions
-from pipeline.features.extraction.engine import LOCK, busy, complete, feature_task
+from pipeline.features.extraction.engine import busy, complete, feature_task
 from pipeline.features.extraction.prepare import lay_out
 from pipeline.features.extraction.worker import FeatureTask
 from pipeline.features.store import FeatureStore, Fingerprint, check_fingerprint
 from pipeline.features.store.hierarchy import open_array
 from pipeline.features.store.integrity import REDUCTION, UNREADABLE, array_damage, root_attributes
+from pipeline.features.store.writer import LOCK
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.kinds import AnyRepresentation
 from pipeline.representations.representation import RepresentationOptions
@@ -52,7 +53,7 @@ def repair(
     manifests = read_manifests(shards)
     with exclusive(work / LOCK, busy(store)):
         for name, found in damages.items():
-            recorded = _recorded(store.path / name)
+            recorded = recorded_of(store.path / name)
             if recorded is not None:
                 wanted, seen = recorded.options, recorded.image
             elif name in features:
@@ -70,7 +71,7 @@ def repair(
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class Recorded:
     """What a feature records about how it was made."""
 
     options: RepresentationOptions
@@ -78,7 +79,7 @@ class _Recorded:
     fingerprint: Fingerprint
 
 
-def _recorded(feature: Location) -> _Recorded | None:
+def recorded_of(feature: Location) -> Recorded | None:
     """Return what a feature records about how it was made, None if that is damaged."""
     try:
         attributes = root_attributes(feature)
@@ -90,7 +91,7 @@ def _recorded(feature: Location) -> _Recorded | None:
         json.dumps(report["options"])
     )
     image = ImageOptions.model_validate_json(json.dumps(report["image"]))
-    return _Recorded(options, image, attributes["fingerprint"])
+    return Recorded(options, image, attributes["fingerprint"])
 
 
 def _take_back(

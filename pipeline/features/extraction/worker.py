@@ -110,6 +110,14 @@ def witness_rows(task: Task, reduction: Reduction) -> Witness:
     return Witness.of(original, reduction.apply(original), FIT_SEED, first.shard, first.first)
 
 
+def recomputed_rows(task: Task, reduction: Reduction) -> Array:
+    """Return reduced vectors (rows, K), float32, of the rows to compute."""
+    (feature,) = task.features
+    return torch.cat(
+        [reduction.apply(v[feature.name]).cpu() for _, v in _represented(task)]
+    ).numpy()
+
+
 def extract_shard(task: Task) -> None:
     """Write all wanted features of one shard."""
     manifest = read_manifest(task.directory)

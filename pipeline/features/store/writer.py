@@ -36,6 +36,8 @@ FORMAT = 3
 CHUNK_BYTES = 64 * 2**20
 # A folder below the work of a feature, with one empty file per finished shard.
 DONE = "done"
+# Held, in the folder of all unfinished features, by whoever writes to the store.
+LOCK = "lock"
 
 
 class FeatureWriter:
