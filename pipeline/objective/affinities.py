@@ -5,6 +5,8 @@ compare softmax similarities to a queue of embeddings. Stored targets do not cha
 queue is a fixed sample of them.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +17,7 @@ NOWHERE = -1
 
 
 def affinity_divergence(
-    predicted: Tensor,
+    predicted: Sequence[Tensor],
     targets: Tensor,
     bank: Tensor,
     *,
@@ -23,16 +25,20 @@ def affinity_divergence(
     target_temperature: float,
     own: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean over rows of KL(q_i || p_i), at least 0.
+    """Return the mean over rows, and over the predictions of several views, of KL(q_i || p_i).
 
     q_i and p_i are the softmax over the rows of `bank` (M, D) of their cosines with row i of
-    `targets` and of `predicted` (B, D), over the temperatures. `own` (B,) int64 is the row of the
-    bank that a target is itself, or `NOWHERE`; that row is left out of both.
+    `targets` (B, D) and of a prediction (B, D), over the temperatures. `own` (B,) int64 is the row
+    of the bank that a target is itself, or `NOWHERE`; that row is left out of both. The divergence
+    is at least 0.
     """
-    require_equal_shapes(predicted, targets)
     q = log_affinities(targets, bank, temperature=target_temperature, own=own)
-    p = log_affinities(predicted, bank, temperature=temperature, own=own)
-    return _divergence(q, p)
+    divergences = []
+    for rows in predicted:
+        require_equal_shapes(rows, targets)
+        p = log_affinities(rows, bank, temperature=temperature, own=own)
+        divergences.append(_divergence(q, p))
+    return torch.stack(divergences).mean()
 
 
 def best_constant_divergence(

@@ -260,17 +260,14 @@ class Objective(nn.Module):
     def _affinity(self, name: str, term: AffinityTerm, batch: "_Batch") -> Tensor:
         bank = self._banks[name]
         targets = bank.centred(batch.representation(term.representation).rows)
-        own = bank.own(batch.index)
-        divergence = _mean(
-            affinity_divergence(
-                self.heads[f"to_{name}"](x),
-                targets,
-                bank.rows(like=targets),
-                temperature=term.temperature,
-                target_temperature=term.target_temperature,
-                own=own,
-            )
-            for x in batch.rows(term)
+        head = self.heads[f"to_{name}"]
+        divergence = affinity_divergence(
+            [head(x) for x in batch.rows(term)],
+            targets,
+            bank.rows(like=targets),
+            temperature=term.temperature,
+            target_temperature=term.target_temperature,
+            own=bank.own(batch.index),
         )
         return divergence / self._scales.get(name, 1.0)
 

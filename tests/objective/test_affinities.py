@@ -44,22 +44,35 @@ def naive_divergence(predicted: Tensor, targets: Tensor, bank: Tensor, own: list
 def test_divergence_equals_the_naive_one(own: list[int] | None) -> None:
     predicted, targets, bank = normal(5, 4), normal(5, 4, seed=1), normal(10, 4, seed=2)
     found = affinity_divergence(
-        predicted, targets, bank, own=None if own is None else torch.tensor(own), **T
+        [predicted], targets, bank, own=None if own is None else torch.tensor(own), **T
     )
     expected = naive_divergence(predicted, targets, bank, own or [NOWHERE] * 5)
     assert float(found) == pytest.approx(expected, rel=1e-10)
+
+
+def test_several_views_are_averaged() -> None:
+    views, targets, bank = (
+        [normal(5, 4, seed=s) for s in (3, 4)],
+        normal(5, 4),
+        normal(8, 4, seed=1),
+    )
+    alone = [affinity_divergence([view], targets, bank, **T) for view in views]
+    both = affinity_divergence(views, targets, bank, **T)
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2)
+    with pytest.raises(ValueError, match="the same shape"):
+        affinity_divergence([views[0], views[1][:3]], targets, bank, **T)
 
 
 def test_gradients_are_those_of_finite_differences_and_stay_finite() -> None:
     x, targets, bank = normal(3, 4).requires_grad_(), normal(3, 4, seed=1), normal(6, 4, seed=2)
     own = torch.tensor([0, NOWHERE, 5])
     assert torch.autograd.gradcheck(
-        lambda rows: affinity_divergence(rows, targets, bank, own=own, **T), x
+        lambda rows: affinity_divergence([rows], targets, bank, own=own, **T), x
     )
     zero = torch.zeros(3, 4).requires_grad_()
     cold: dict[str, Any] = {"temperature": 0.01, "target_temperature": 0.001}
     torch.autograd.backward(
-        affinity_divergence(zero, targets.float(), bank.float(), own=own, **cold)
+        affinity_divergence([zero], targets.float(), bank.float(), own=own, **cold)
     )
     assert zero.grad is not None
     assert torch.isfinite(zero.grad).all()
@@ -68,16 +81,16 @@ def test_gradients_are_those_of_finite_differences_and_stay_finite() -> None:
 def test_a_target_predicted_up_to_its_length_loses_nothing() -> None:
     targets, bank = normal(5, 4), normal(8, 4, seed=1)
     same: dict[str, Any] = {"temperature": 0.2, "target_temperature": 0.2}
-    assert float(affinity_divergence(3 * targets, targets, bank, **same)) < 1e-12
-    assert float(affinity_divergence(-targets, targets, bank, **same)) > 0.1
+    assert float(affinity_divergence([3 * targets], targets, bank, **same)) < 1e-12
+    assert float(affinity_divergence([-targets], targets, bank, **same)) > 0.1
 
 
 def test_a_number_that_is_not_finite_is_not_hidden() -> None:
     targets, bank = normal(5, 4), normal(8, 4, seed=1)
     broken = targets.clone()
     broken[2, 1] = float("nan")
-    assert torch.isnan(affinity_divergence(broken, targets, bank, **T))
-    assert torch.isnan(affinity_divergence(targets, broken, bank, **T))
+    assert torch.isnan(affinity_divergence([broken], targets, bank, **T))
+    assert torch.isnan(affinity_divergence([targets], broken, bank, **T))
 
 
 def test_rows_are_found_in_the_bank_by_their_index() -> None:
@@ -99,7 +112,7 @@ def test_the_best_constant_is_the_mean_distribution_and_no_other_is_better() -> 
     assert all(divergence(random.dirichlet(np.ones(12))) > found for _ in range(50))
     for seed in range(20):
         row = normal(1, 4, seed=seed).expand_as(targets)
-        assert float(affinity_divergence(row, targets, bank, **T)) > found
+        assert float(affinity_divergence([row], targets, bank, **T)) > found
 
 
 def test_the_best_constant_without_the_own_row_divides_its_probability() -> None:

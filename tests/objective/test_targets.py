@@ -180,7 +180,7 @@ def test_affinity_compares_a_head_and_the_target_with_the_first_targets(
     rows = whitened(ref.rows, mean, deviation, whiten or 0)
     own = torch.tensor([*range(10), -1, -1])
     expected = affinity_divergence(
-        built.heads["to_clip"](activations().h["augmented"]),
+        [built.heads["to_clip"](activations().h["augmented"])],
         rows[:B],
         rows[:10],
         temperature=0.2,
