@@ -88,7 +88,9 @@ def _write(
 ) -> None:
     write_json(layout.metrics / f"{name}.json", record)
     write_json(layout.scores / f"{name}.json", summary(outcomes))
-    write_per_image(layout.per_image(name), outcomes, images.names(record["split"]))
+    split = record["split"]
+    names, identities = images.names(split), images.identities(split)
+    write_per_image(layout.per_image(name), outcomes, names, identities)
     directory = layout.predictions / name
     remove_tree(directory)
     directory.mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from rich.console import RenderableType
 
 from pipeline.base.progress import Progress
 from pipeline.base.timing import saved_seconds
-from pipeline.datasets.source import SPLITS
+from pipeline.datasets.source import SPLITS, Source
 from pipeline.datasets.split import cut
-from pipeline.features.store import StoredFeature
+from pipeline.features.store import FeatureStore, StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.planning.cost import (
     FeatureCost,
@@ -20,9 +20,13 @@ from pipeline.planning.cost import (
     extraction_cost,
     training_cost,
 )
+from pipeline.planning.stored_rows import stored_rows
 from pipeline.planning.trial_sample import TrialSample, sample_of
+from pipeline.shards.packing import PackingPlan, packed_manifests, plan_packing
 from pipeline.training.fit import Run
 from stages.experiment.chosen import Chosen
+from stages.experiment.freshness import provenance
+from stages.experiment.paths import DatasetLayout, dataset_layout, other_stores
 from stages.experiment.requirements import require_enough
 from stages.experiment.schema import Experiment
 from stages.terminal import proposal
@@ -33,8 +37,11 @@ from stages.terminal.result import Result, megabytes
 FEW_IMAGES = 256  # below which fixed costs are counted per image
 
 
-def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
-    """Measure a few images on this machine, and estimate the cost of the whole experiment."""
+def plan(screen: Screen, *, chosen: Chosen, data: str, images: int) -> Result:
+    """Measure a few images on this machine, and estimate the cost of the whole experiment.
+
+    Of what is packed and stored already, only the rest is counted.
+    """
     experiment, progress = chosen.experiment, screen.progress
     dataset = experiment.dataset
     announce(
@@ -47,11 +54,16 @@ def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
         objective=True,
         device=True,
     )
+    layout = dataset_layout(dataset.name, data)
     progress.start("list images", 0, "")
-    source = dataset.source.open()
-    # The names stand in for the contents, which are not read: shares are the same.
-    names = {item.name: item.name for items in source.splits.values() for item in items}
-    splits = cut(source, dataset.split, names)
+    source = dataset.source.open_again(layout.listings)
+    packing = _packing(experiment, source, layout, progress)
+    if packing is not None:
+        splits = packing.items
+    else:
+        # The names stand in for the contents, which are not read: shares are the same.
+        names = {item.name: item.name for items in source.splits.values() for item in items}
+        splits = cut(source, dataset.split, names)
     require_enough(experiment, len(splits["train"]))
     measured_images = min(images, len(splits["train"]))
     with tempfile.TemporaryDirectory(prefix="mvmr-plan-") as root:
@@ -62,14 +74,83 @@ def plan(screen: Screen, *, chosen: Chosen, images: int) -> Result:
             name: extraction_cost(sample, name, options, dataset.image, progress=progress)
             for name, options in experiment.features.items()
         }
-        costs = {name: cost for name, (cost, _) in measured.items()}
+        there = _there(experiment, packing, layout, progress)
+        total = sum(map(len, splits.values()))
+        costs = {
+            name: replace(cost, seconds=cost.seconds * (1 - there[name] / total))
+            for name, (cost, _) in measured.items()
+        }
         stored = {name: feature for name, (_, feature) in measured.items()}
         training = _training(experiment, sample, stored, progress)
+    values = _values(experiment, sample, costs, training, measured_images)
+    for name, rows in there.items():
+        values["features"][name]["stored_rows"] = rows
     return Result(
-        _values(experiment, sample, costs, training, measured_images),
-        [*_shown(experiment, sample, costs, training, measured_images)],
+        {**values, "changes": str(packing.changes) if packing else ""},
+        [
+            *_shown(experiment, sample, costs, training, measured_images),
+            *_changed(packing, there, total, costs),
+        ],
         ["dvc", "repro"] if proposal.is_of_params() else ["mvmr", "shard"],
     )
+
+
+def _packing(
+    experiment: Experiment, source: Source, layout: DatasetLayout, progress: Progress
+) -> PackingPlan | None:
+    """Return what bringing the shards up to date would do, or None if there are none."""
+    if not packed_manifests(layout.shards):
+        return None
+    return plan_packing(
+        source,
+        layout.shards,
+        split=experiment.dataset.split,
+        options=experiment.dataset.shards,
+        provenance=provenance(experiment.dataset),
+        progress=progress,
+    )
+
+
+def _there(
+    experiment: Experiment,
+    packing: PackingPlan | None,
+    layout: DatasetLayout,
+    progress: Progress,
+) -> dict[str, int]:
+    """Return the number of rows of each feature that need not be computed."""
+    if packing is None:
+        return dict.fromkeys(experiment.features, 0)
+    progress.start("look for stored rows", 0, "")
+    stores = [FeatureStore(place) for place in (layout.features, *other_stores(layout))]
+    wanted = packing.identities.values()
+    return {
+        name: stored_rows(options, experiment.dataset.image, wanted, stores)
+        for name, options in experiment.features.items()
+    }
+
+
+def _changed(
+    packing: PackingPlan | None, there: dict[str, int], total: int, costs: dict[str, FeatureCost]
+) -> Iterator[str]:
+    """Say what has changed, what is stored already, and what is written in its place."""
+    if packing is None:
+        return
+    if str(packing.changes):
+        yield f"Since they were packed, images have changed: {packing.changes}."
+    if packing.anew:
+        yield "All images will be packed anew, next to the shards that are there until then."
+    for name, rows in there.items():
+        if rows:
+            yield (
+                f"{name}: {rows:,} of {total:,} rows are stored, {total - rows:,} are to be "
+                "computed."
+            )
+    if any(0 < rows < total for rows in there.values()):
+        size = megabytes(sum(costs[name].bytes for name, rows in there.items() if 0 < rows < total))
+        yield (
+            f"Features that grow are written anew ({size} MB) and replace the older ones when they "
+            "are complete."
+        )
 
 
 def _values(

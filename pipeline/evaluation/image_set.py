@@ -16,7 +16,7 @@ from pipeline.datasets.source import Split
 from pipeline.images.decoding import decode
 from pipeline.images.original_view import ImageOptions, original_view
 from pipeline.loading.batch import NO_LABEL, SplitData, label_tensor
-from pipeline.shards.listing import read_labels, read_names
+from pipeline.shards.listing import read_identities, read_labels, read_names
 from pipeline.shards.reading import Record
 
 BATCH = 256
@@ -75,6 +75,12 @@ class Images:
         names = read_names(data.directory, data.manifest)
         return [names[row] for row in self.index(split).tolist()]
 
+    def identities(self, split: Split) -> list[str]:
+        """Return the beginning of each valid image's identity, in hexadecimal."""
+        data = self._data(split)
+        every = read_identities(data.directory, data.manifest)
+        return [every[row].tobytes().hex() for row in self.index(split).tolist()]
+
     def known(self, split: Split) -> Tensor:
         """Return the mask (N,) of the images that have a label.
 
@@ -119,7 +125,7 @@ class Images:
         if split not in self.splits:
             raise DataError(
                 f"This protocol needs {split} images, and there are none: set "
-                f"dataset.split.{split} to a share such as 0.1, and run `mvmr shard --force`."
+                f"dataset.split.{split} to a share such as 0.1, and run `mvmr shard`."
             )
         return self.splits[split]
 

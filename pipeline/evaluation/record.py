@@ -14,6 +14,7 @@ from pipeline.evaluation.protocol import Outcome, Predictions, Values
 from pipeline.metrics.paired import ScoredImages
 
 LIBRARIES = ("mvmr", "torch", "torchvision", "numpy")
+IDENTITY = "identity"
 IMAGE = "image"
 
 
@@ -69,12 +70,18 @@ def write_predictions(
             writer.writerow([names[row], called(actual), called(predicted), f"{confidence:.4f}"])
 
 
-def write_per_image(path: Path, outcomes: Mapping[str, Outcome], names: Sequence[str]) -> None:
-    """Write one row per scored image: its name, and its value for each subject.
+def write_per_image(
+    path: Path,
+    outcomes: Mapping[str, Outcome],
+    names: Sequence[str],
+    identities: Sequence[str],
+) -> None:
+    """Write one row per scored image: its name, its identity, and its value for each subject.
 
     The main figure is the mean of the values: 1 or 0 for right or wrong, or shares. Subjects with
     another main figure than the first subject's are omitted. If the figure is not a mean over
-    images, no rows are written. `names` are those of all valid images of the split.
+    images, no rows are written. `names` and `identities` are those of all valid images of the
+    split.
     """
     main = next(iter(outcomes.values())).main
     found = {n: o.per_image for n, o in outcomes.items() if o.per_image and o.main == main}
@@ -82,9 +89,10 @@ def write_per_image(path: Path, outcomes: Mapping[str, Outcome], names: Sequence
     rows = next(iter(found.values())).rows.tolist() if found else []
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([IMAGE, *found])
+        writer.writerow([IMAGE, IDENTITY, *found])
         for row, *values in zip(rows, *columns, strict=True):
-            writer.writerow([names[row], *(f"{value:.6g}" for value in values)])
+            numbers = (f"{value:.6g}" for value in values)
+            writer.writerow([names[row], identities[row], *numbers])
 
 
 def read_per_image(path: Path) -> ScoredImages:
@@ -94,10 +102,17 @@ def read_per_image(path: Path) -> ScoredImages:
     try:
         if heads[:1] != [IMAGE]:
             raise ValueError(f"its first column is not {IMAGE!r}")
-        values = np.array([row[1:] for row in rows], dtype=float).reshape(len(rows), len(heads) - 1)
+        # Earlier versions did not write identities.
+        first = 2 if heads[1:2] == [IDENTITY] else 1
+        numbers = [row[first:] for row in rows]
+        values = np.array(numbers, dtype=float).reshape(len(rows), len(heads) - first)
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error}): run `mvmr evaluate`.") from error
-    return ScoredImages([row[0] for row in rows], dict(zip(heads[1:], values.T, strict=True)))
+    return ScoredImages(
+        [row[0] for row in rows],
+        dict(zip(heads[first:], values.T, strict=True)),
+        [row[1] for row in rows] if first == 2 else [],
+    )
 
 
 def _rows(predictions: Predictions) -> Any:

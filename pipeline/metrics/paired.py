@@ -20,10 +20,21 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, eq=False)
 class ScoredImages:
-    """The score of each of N images, in [0, 1]: `values` (N,) by subject, ordered as `names`."""
+    """The score of each of N images, in [0, 1]: `values` (N,) by subject, ordered as `names`.
+
+    `identities` are those of the images, in the same order, if they were recorded.
+    """
 
     names: Sequence[str]
     values: Mapping[str, Array]
+    identities: Sequence[str] = ()
+
+    def common(self, other: "ScoredImages") -> tuple[list[int], list[int]]:
+        """Return the places of the images that both have, in this one and in the other."""
+        theirs = {identity: place for place, identity in enumerate(other.identities)}
+        ours = {identity: place for place, identity in enumerate(self.identities)}
+        both = [identity for identity in ours if identity in theirs]
+        return [ours[identity] for identity in both], [theirs[identity] for identity in both]
 
 
 @dataclass(frozen=True)

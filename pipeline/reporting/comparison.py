@@ -19,6 +19,9 @@ from pipeline.reporting.scores import Protocol, Score, protocols
 # Settings that differ in every run by design.
 OWN = ("name",)
 NOTHING = "–"  # noqa: RUF001
+OTHERS = "they were not scored on the same images"
+# Two runs are compared on the images that both have, if there are at least so many.
+FEWEST_COMMON = 20
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ def _warnings(runs: Sequence[RunFacts]) -> list[str]:
     tested = {run.splits[tuple(run.splits)[-1]].digest for run in runs}
     if len(last) > 1 or len(tested) > 1:
         result.append(
-            "The runs were not scored on the same images: their scores cannot be compared directly."
+            "The runs were not scored on the same images: their scores cannot be compared "
+            "directly. They are compared image by image on those that both have, if enough."
         )
     if len({run.splits["train"].digest for run in runs}) > 1:
         result.append("The runs were not trained on the same images.")
@@ -272,19 +276,21 @@ class _Unpaired:
 
 
 def _pair(first: RunFacts, second: RunFacts, protocol: Protocol) -> Paired | _Unpaired:
-    """Compare two runs image by image, if they were scored on the same images."""
-    name = protocol.name
+    """Compare two runs image by image, on the images on which both were scored."""
+    name, seed = protocol.name, first.config["seed"]
     splits = [run.splits[run.metrics[name]["split"]].digest for run in (first, second)]
-    if len(set(splits)) > 1:
-        return _Unpaired("they were not scored on the same images", intervals=False)
-    scored = [run.per_image.get(name) for run in (first, second)]
-    values = [images.values.get(STUDENT) for images in scored if images is not None]
-    a, b = (*values, None, None)[:2]
-    if a is None or b is None:
+    ours, theirs = first.per_image.get(name), second.per_image.get(name)
+    if ours is None or theirs is None or not all(STUDENT in s.values for s in (ours, theirs)):
+        if len(set(splits)) > 1:
+            return _Unpaired(OTHERS, intervals=False)
         return _Unpaired("results for each image are not there for both", intervals=True)
-    if len({tuple(images.names) for images in scored if images is not None}) > 1:
-        return _Unpaired("they were not scored on the same images", intervals=False)
-    return paired(a, b, seed=first.config["seed"])
+    a, b = ours.values[STUDENT], theirs.values[STUDENT]
+    if len(set(splits)) == 1 and tuple(ours.names) == tuple(theirs.names):
+        return paired(a, b, seed=seed)
+    here, there = ours.common(theirs)
+    if len(here) < FEWEST_COMMON:
+        return _Unpaired(OTHERS, intervals=False)
+    return paired(a[here], b[there], seed=seed)
 
 
 def overlaid(runs: Sequence[RunFacts]) -> Overlaid | Absent:

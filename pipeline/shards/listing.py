@@ -27,6 +27,8 @@ from pipeline.shards.reading import Record, read_shard
 LISTING = "samples.jsonl"
 # Features record the first bytes of an image's identity; that of an invalid row is all zeros.
 IDENTITY_BYTES = 16
+IDENTITY_KEY = '"identity": "'
+UNDECODABLE = b'"undecodable": true}\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +98,25 @@ def read_identities(directory: Location, manifest: Manifest) -> npt.NDArray[np.u
     listing has no identities, the tars are read.
     """
     found = np.zeros((manifest.samples, IDENTITY_BYTES), np.uint8)
-    for row, line in zip(found, _listing(directory, manifest), strict=True):
-        if "identity" not in line:
+    begins, length = IDENTITY_KEY.encode(), len(IDENTITY_KEY)
+    # Of a million lines, only this part is looked at; in a name, quotation marks are escaped.
+    for row, line in zip(found, _lines(directory, manifest), strict=True):
+        start = line.rfind(begins)
+        if start < 0:
             break
-        if not line.get("undecodable"):
-            row[:] = _beginning(line["identity"])
+        if not line.endswith(UNDECODABLE):
+            start += length
+            row[:] = beginning_of(line[start : start + 2 * IDENTITY_BYTES].decode())
     else:
         return found
     for row, record in zip(found, _records(directory, manifest), strict=True):
         if record.valid:
-            row[:] = _beginning(identity_of(record.data))
+            row[:] = beginning_of(identity_of(record.data))
     return found
 
 
-def _beginning(identity: str) -> npt.NDArray[np.uint8]:
+def beginning_of(identity: str) -> npt.NDArray[np.uint8]:
+    """Return the first bytes of an identity, which features record."""
     return np.frombuffer(bytes.fromhex(identity[: 2 * IDENTITY_BYTES]), np.uint8)
 
 
@@ -119,18 +126,30 @@ def _records(directory: Location, manifest: Manifest) -> Iterator[Record]:
 
 
 def _listing(directory: Location, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    path, count = directory / LISTING, 0
     try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
+        for line in _lines(directory, manifest):
+            yield json.loads(line)
+    except ValueError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _lines(directory: Location, manifest: Manifest) -> Iterator[bytes]:
+    count = 0
+    try:
+        with (directory / LISTING).open("rb") as lines:
             for line in lines:
                 count += 1
-                yield json.loads(line)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}): run `mvmr store verify --repair`."
-        ) from error
+                yield line
+    except OSError as error:
+        raise _unreadable(directory, error) from error
     if count != manifest.samples:
         raise DataError(
-            f"{path} lists {counted(count, 'samples')}, the manifest {manifest.samples}: "
-            "run `mvmr store verify --repair`."
+            f"{directory / LISTING} lists {counted(count, 'samples')}, the manifest "
+            f"{manifest.samples}: run `mvmr store verify --repair`."
         )
+
+
+def _unreadable(directory: Location, error: Exception) -> DataError:
+    return DataError(
+        f"{directory / LISTING} cannot be read ({error}): run `mvmr store verify --repair`."
+    )

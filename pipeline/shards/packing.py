@@ -70,9 +70,13 @@ def _few(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class PackingPlan:
-    """The rows that every split will have, what has changed, and whether all are packed anew."""
+    """The rows that every split will have, what has changed, and whether all are packed anew.
+
+    `identities` are those of all images in the source, by name.
+    """
 
     splits: Mapping[Split, Sequence[Row]]
+    identities: Mapping[str, str] = field(repr=False)
     classes: tuple[str, ...] | None
     changes: Changes
     anew: bool
@@ -202,7 +206,7 @@ def plan_packing(
         sample.identity for p in trusted.values() for sample in p.samples if not sample.undecodable
     )
     changes = _changes(packed, splits, identities, classes)
-    return PackingPlan(rows, classes, changes, anew, decodable)
+    return PackingPlan(rows, identities, classes, changes, anew, decodable)
 
 
 def _require_one_known(

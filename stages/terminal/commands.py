@@ -83,6 +83,7 @@ def doctor(**options: Any) -> int:
     show_default=True,
     help="Number of images to measure; use fewer for a large network on a slow machine.",
 )
+@data_option
 def plan(**options: Any) -> int:
     """Measure a few images on this machine, and estimate what the whole experiment will take."""
     return call("plan:plan", **options)

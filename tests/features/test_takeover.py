@@ -160,6 +160,20 @@ def test_images_that_return_are_not_computed_again(photos: Collection, tmp_path:
     agree(photos)
 
 
+def test_rows_of_images_that_are_gone_survive_their_tar_getting_new_ones(
+    photos: Collection, tmp_path: Path
+) -> None:
+    shutil.move(photos.folder / "a", tmp_path / "aside")
+    added(photos)
+    photos.pack()
+    assert photos.extract() == 20
+    assert not names_in(photos.store.superseded)  # the new feature has all rows of the old one
+    shutil.move(tmp_path / "aside", photos.folder.parent / "photos" / "a2")
+    photos.pack()
+    assert photos.extract() == 0
+    agree(photos)
+
+
 def test_images_gone_before_a_feature_was_made_are_computed_when_they_return(
     photos: Collection, tmp_path: Path
 ) -> None:

@@ -121,12 +121,18 @@ def test_what_each_image_got_survives_its_table(tmp_path: Path) -> None:
         "pixels": outcome("agreement", [0, 2], [0.0, 1 / 3]),
         "clip": outcome("another", [0, 2], [1.0, 1.0]),
     }
-    write_per_image(path, outcomes, ["a, b.png", "left out", 'c".png'])
+    write_per_image(path, outcomes, ["a, b.png", "left out", 'c".png'], ["1", "2", "3"])
     found = read_per_image(path)
     assert found.names == ["a, b.png", 'c".png']
     assert list(found.values) == ["student", "pixels"]
     assert found.values["student"] == pytest.approx([0.3, 1])
     assert found.values["pixels"] == pytest.approx([0, 1 / 3], abs=1e-6)
+    assert found.identities == ["1", "3"]
+    lines = [line.split(",") for line in ("image,student", "a,1", "b,0")]  # of earlier versions
+    path.write_text("\n".join(",".join(line) for line in lines))
+    older = read_per_image(path)
+    assert (older.names, older.identities) == (["a", "b"], [])
+    assert found.common(older) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +146,7 @@ def test_a_damaged_table_is_reported(tmp_path: Path, text: str) -> None:
 
 
 def test_a_figure_that_is_no_mean_of_images_leaves_an_empty_table(tmp_path: Path) -> None:
-    write_per_image(tmp_path / "voc07.csv", {"student": Outcome("map", {}, {})}, ["a.png"])
+    write_per_image(tmp_path / "voc07.csv", {"student": Outcome("map", {}, {})}, ["a.png"], ["1"])
     found = read_per_image(tmp_path / "voc07.csv")
     assert (list(found.names), dict(found.values)) == ([], {})
 
@@ -149,7 +155,7 @@ def test_scores_and_a_table_of_different_evaluations_are_refused(tmp_path: Path)
     layout = RunLayout(tmp_path)
     layout.metrics.mkdir()
     outcomes = {"student": outcome("top1", [0, 1, 2], [1.0, 0.0, 1.0])}
-    write_per_image(layout.per_image("linear"), outcomes, ["a", "b", "c"])
+    write_per_image(layout.per_image("linear"), outcomes, ["a", "b", "c"], ["1", "2", "3"])
     own = {"linear": {"main": "top1", "top1": 66.6667}, "knn": {"main": "top1", "top1": 1.0}}
     assert list(per_image(layout, own)) == ["linear"]
     other = {"linear": {"main": "top1", "top1": 100.0}}

@@ -299,6 +299,29 @@ def test_runs_are_compared_image_by_image_where_the_images_are_the_same() -> Non
     assert table.told == ("digits and twin do the same on each of 60 images.",)
 
 
+def test_runs_before_and_after_a_change_are_compared_on_the_images_that_both_have() -> None:
+    first = run_of({"linear": BEATEN})
+    _, images = BEATEN
+    known = [f"{i:02d}" for i in range(N)]
+    before = ScoredImages(images.names, images.values, known)
+    # Ten images are gone, the others are renamed and in another order, and five are new.
+    order = [*range(N - 1, 9, -1)]
+    after = ScoredImages(
+        [f"renamed {i}" for i in range(len(order) + 5)],
+        {name: np.append(values[order], np.ones(5)) for name, values in images.values.items()},
+        [known[i] for i in order] + [f"new {i}" for i in range(5)],
+    )
+    splits = {**first.splits, "test": Split(N - 5, N - 5, 0, 1_000, "other")}
+    grown = replace(first, name="grown", splits=splits, per_image={"linear": after})
+    (table,) = comparison_of(replace(first, per_image={"linear": before}), grown).protocols
+    assert len(table.told) == 1
+    assert table.told[0].endswith("do the same on each of 50 images.")
+    strange = known[:19] + [f"other {i}" for i in range(len(after.names) - 19)]
+    few = replace(grown, per_image={"linear": replace(after, identities=strange)})
+    (table,) = comparison_of(replace(first, per_image={"linear": before}), few).protocols
+    assert "is not settled: they were not scored on the same images" in table.told[0]
+
+
 def test_a_figure_that_runs_do_not_share_is_not_dropped_in_silence() -> None:
     recall = scored("retrieval", "recall_at_1", student=right(range(50)))
     agreement = scored("retrieval", "agreement_at_10_with_hog", student=right(range(40)))

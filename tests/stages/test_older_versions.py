@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 from pages import ROOT
+from PIL import Image
 
 from pipeline import load_encoder
+from pipeline.features.store import FeatureStore
+from pipeline.shards.listing import read_names
+from pipeline.shards.manifest import read_manifests
 from stages.terminal.cli import run
 
 ARCHIVE = ROOT / "tests/golden/before_rooms.tar.xz"
@@ -49,6 +53,54 @@ def test_no_stage_makes_anew_what_is_there(older: Path, stage: str) -> None:
     before = written(older)
     assert run([stage, "--quiet"]) == 0
     assert written(older) == before
+
+
+def test_what_is_computed_stays_when_the_images_change(
+    older: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of a format that does not say which image they are of, while the shards still do."""
+    before, rows = splits(older), features(older)
+    Image.new("RGB", (8, 8), (9, 80, 200)).save(older / "photos/dark/new.png")
+    (older / "photos/dark/00.png").rename(older / "photos/dark/renamed.png")
+    assert run(["shard", "--json", "--quiet"]) == 0
+    changes = json.loads(capsys.readouterr().out)["changes"]
+    assert (changes["new"], changes["renamed"]) == (["dark/new.png"], ["dark/renamed.png"])
+    assert not any(changes[what] for what in ("gone", "replaced", "moved", "relabelled"))
+    assert run(["extract-features"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("40 of 41 rows taken over, 1 to compute.") == 3
+    before["dark/renamed.png"] = before.pop("dark/00.png")
+    after = splits(older)
+    assert after.pop("dark/new.png") in before.values()
+    assert after == before
+    for name, values in features(older).items():
+        values.pop("dark/new.png")
+        rows[name]["dark/renamed.png"] = rows[name].pop("dark/00.png")
+        assert values == rows[name]
+    assert run(["train", "--quiet"]) == 0
+
+
+def splits(root: Path) -> dict[str, str]:
+    shards = root / "data/shades/shards"
+    return {
+        name: split
+        for split, manifest in read_manifests(shards).items()
+        for name in read_names(shards / split, manifest)
+    }
+
+
+def features(root: Path) -> dict[str, dict[str, bytes]]:
+    shards, store = root / "data/shades/shards", FeatureStore(root / "data/shades/features.zarr")
+    return {
+        feature: {
+            name: row.tobytes()
+            for split, manifest in read_manifests(shards).items()
+            for name, row in zip(
+                read_names(shards / split, manifest), store[feature].read(split), strict=True
+            )
+        }
+        for feature in store.names()
+    }
 
 
 def test_store_and_checkpoint_are_read(older: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,10 +198,9 @@ def _begun(
         return {}
     lay_out(feature, manifests)
     taken = take_over(feature, donors, manifests, identities, progress)
-    count = sum(part.count for part in taken.values())
-    every = sum(manifest.samples - manifest.gone for manifest in manifests.values())
-    left = sum(manifest.valid - int(taken[s].kept.sum()) for s, manifest in manifests.items())
-    if count:
+    every = sum(manifest.valid for manifest in manifests.values())
+    left = sum(part.left for part in taken.values())
+    if left < every:
         progress.note(
             f"{feature.name}: {every - left:,} of {every:,} rows taken over, {left:,} to compute."
         )

@@ -60,13 +60,13 @@ def adopt_reduction(feature: FeatureTask, donor: StoredFeature) -> None:
 
 @dataclass(frozen=True)
 class Taken:
-    """Which rows (samples,) of a split of a feature need not be computed, and how many were taken.
+    """Which rows (samples,) of a split of a feature were taken over, and how many are to compute.
 
-    Invalid rows are not among them.
+    Rows of images that are gone may be among those that were taken over.
     """
 
     kept: Mask
-    count: int
+    left: int
 
 
 def take_over(
@@ -83,7 +83,7 @@ def take_over(
     total = sum(int(found.found.sum()) for found in places.values())
     if not total:
         return {
-            split: Taken(np.zeros(manifest.samples, bool), 0)
+            split: Taken(np.zeros(manifest.samples, bool), manifest.valid)
             for split, manifest in manifests.items()
         }
     progress.start(f"take over {feature.name}", total, "rows")
@@ -115,7 +115,7 @@ class _Copier:
     def copy(self) -> Taken:
         """Copy all rows that are found, and return which are kept."""
         split, size = self._manifest.split, self._manifest.samples_per_shard
-        kept, count = self._places.found.copy(), int(self._places.found.sum())
+        kept = self._places.found.copy()
         done = {number for name, number in self._writer.done() if name == split}
         for numbers in self._blocks(done):
             first = numbers[0] * size
@@ -124,7 +124,7 @@ class _Copier:
             missing = ~(kept | self._invalid)
             whole = [n for n in numbers if not missing[n * size : (n + 1) * size].any()]
             self._writer.mark(split, whole)
-        return Taken(kept & ~self._invalid, count)
+        return Taken(kept, int((~(kept | self._invalid)).sum()))
 
     def _blocks(self, done: set[int]) -> Iterator[list[int]]:
         """Yield runs of shards with rows to copy, or without a valid one, that are not done."""
