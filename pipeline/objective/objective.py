@@ -239,13 +239,11 @@ class Objective(nn.Module):
             case BarlowTerm():
                 return barlow(*batch.rows(term), off_diagonal=term.off_diagonal)
             case SigregTerm():
-                views = batch.own_rows(term)
+                views, gather = batch.own_rows(term), self._gather and self.training
                 directions = random_directions(
                     term.directions, views[0].shape[1], seeded, like=views[0]
                 )
-                return _mean(
-                    gaussian_distance(x, directions, over_processes=batch.gather) for x in views
-                )
+                return _mean(gaussian_distance(x, directions, over_processes=gather) for x in views)
             case DependenceTerm():
                 target = batch.representation(term.representation, term.whiten)
                 embeddings = batch.embeddings(term, standardise=term.standardise)
@@ -326,7 +324,7 @@ class _Batch:
         }
         self._geometries = geometries
         self._index = index
-        self.gather = gather
+        self._gather = gather
         self._samples: dict[tuple[str, str, bool | float | None], Sample] = {}
 
     @property
@@ -357,7 +355,7 @@ class _Batch:
     @cached_property
     def index(self) -> Tensor | None:
         """Indices of the images (B,) within the training split, None if they are others."""
-        if self._index is None or not self.gather:
+        if self._index is None or not self._gather:
             return self._index
         return gather_rows(self._index)
 
@@ -373,7 +371,7 @@ class _Batch:
 
     def _rows(self, key: tuple[str, str]) -> Tensor:
         x = self._source(key)
-        return gather_rows(x) if self.gather else x
+        return gather_rows(x) if self._gather else x
 
     def _source(self, key: tuple[str, str]) -> Tensor:
         if key not in self._sources:
