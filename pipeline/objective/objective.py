@@ -202,8 +202,14 @@ class Objective(nn.Module):
         batch, or if the batch has too few rows for a term.
         """
         gather = self._gather and self.training
-        batch = _Batch(activations, representations, self._geometries, index=index, gather=gather)
-        seeded = torch.Generator(batch.device).manual_seed(moment.seed)
+        batch = _Batch(
+            activations,
+            representations,
+            self._geometries,
+            index=index,
+            seed=moment.seed,
+            gather=gather,
+        )
         progress = moment.progress if self.training else 1.0
         weights = {name: weight_at(term.weight, progress) for name, term in self.terms.items()}
         with full_precision(batch.device):
@@ -213,10 +219,10 @@ class Objective(nn.Module):
                 if isinstance(term, RegressionTerm)
             }
             values = {
-                name: rows[name].mean() if name in rows else self._value(name, term, batch, seeded)
+                name: rows[name].mean() if name in rows else self._value(name, term, batch)
                 for name, term in self.terms.items()
             }
-            counted = values | (self._dropped(rows, seeded) if self.training else {})
+            counted = values | (self._dropped(rows, batch) if self.training else {})
             trivial = {} if self.training else self._trivial(batch)
         total = _sum(weight * counted[name] for name, weight in weights.items())
         changing = {n: w for n, w in weights.items() if self._changes(n)} if self.training else {}
@@ -225,7 +231,7 @@ class Objective(nn.Module):
     def _changes(self, name: str) -> bool:
         return isinstance(self.terms[name].weight, ChangingWeight)
 
-    def _value(self, name: str, term: AnyTerm, batch: "_Batch", seeded: torch.Generator) -> Tensor:
+    def _value(self, name: str, term: AnyTerm, batch: "_Batch") -> Tensor:
         match term:
             case InvarianceTerm():
                 return mean_squared_error(*batch.rows(term))
@@ -241,7 +247,7 @@ class Objective(nn.Module):
             case SigregTerm():
                 views, gather = batch.own_rows(term), self._gather and self.training
                 directions = random_directions(
-                    term.directions, views[0].shape[1], seeded, like=views[0]
+                    term.directions, views[0].shape[1], batch.generator, like=views[0]
                 )
                 return _mean(gaussian_distance(x, directions, over_processes=gather) for x in views)
             case DependenceTerm():
@@ -276,7 +282,7 @@ class Objective(nn.Module):
         views = torch.stack([loss(head(x), target) for x in batch.rows(term)])
         return views.mean(0) / self._scales.get(name, 1.0)
 
-    def _dropped(self, rows: Mapping[str, Tensor], seeded: torch.Generator) -> dict[str, Tensor]:
+    def _dropped(self, rows: Mapping[str, Tensor], batch: "_Batch") -> dict[str, Tensor]:
         """Return the terms with `drop`, without the rows that are left out."""
         chances = {
             name: term.drop
@@ -286,7 +292,7 @@ class Objective(nn.Module):
         if not chances:
             return {}
         losses = torch.stack([rows[name].detach() for name in chances])
-        draws = torch.rand(losses.shape, generator=seeded, device=losses.device)
+        draws = torch.rand(losses.shape, generator=batch.generator, device=losses.device)
         kept = kept_rows(losses, draws, list(chances.values()))
         return {
             name: torch.where(keep, rows[name], 0.0).mean()
@@ -315,6 +321,7 @@ class _Batch:
         geometries: Mapping[tuple[str, float], Geometry],
         *,
         index: Tensor | None,
+        seed: int,
         gather: bool,
     ) -> None:
         self._sources: dict[tuple[str, str], Tensor] = {
@@ -324,6 +331,7 @@ class _Batch:
         }
         self._geometries = geometries
         self._index = index
+        self._seed = seed
         self._gather = gather
         self._samples: dict[tuple[str, str, bool | float | None], Sample] = {}
 
@@ -351,6 +359,11 @@ class _Batch:
             geometry = None if whiten is None else self._geometries[name, whiten]
             self._samples[key] = Sample(rows if geometry is None else geometry(rows))
         return self._samples[key]
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """What terms draw from, the same in all processes."""
+        return torch.Generator(self.device).manual_seed(self._seed)
 
     @cached_property
     def index(self) -> Tensor | None:
