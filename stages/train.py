@@ -22,6 +22,8 @@ from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.shards.manifest import read_manifests
+from pipeline.training.curve_names import explained_shares
+from pipeline.training.doubts import doubts
 from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
@@ -163,18 +165,30 @@ def _tell_dvc(
 
 
 def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False) -> Result:
-    """Return the chosen checkpoint, the rule that chose it, and the last row of the curves."""
+    """Return the chosen checkpoint, its rule and doubts about it, and the curves' last row."""
     chosen = json.loads(layout.training_metrics.read_text(encoding="utf-8"))
     with layout.curves.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    last = {name: float(value) for name, value in rows[-1].items() if value} if rows else {}
+    numbers = [{name: float(value) for name, value in row.items() if value} for row in rows]
+    last = numbers[-1] if numbers else {}
     best = layout.checkpoints / BEST
-    values = {"checkpoint": str(best), "up_to_date": up_to_date, "selection": chosen, "last": last}
+    values = {
+        "checkpoint": str(best),
+        "up_to_date": up_to_date,
+        "selection": chosen,
+        "last": last,
+        "doubts": list(doubts(numbers, chosen)),
+    }
     shown = [["checkpoint", str(best)], ["chosen by", f"{chosen['rule']}, epoch {chosen['epoch']}"]]
     if chosen["score"] is not None:
         shown.append([chosen["rule"], f"{chosen['score']:.4g}"])
     shown += [[name, f"{value:.4g}"] for name, value in chosen.get("tuned", {}).items()]
     shown += [[f"{label}, last epoch", f"{last[n]:.4g}"] for n, label in LAST_ROW if n in last]
+    shown += [
+        [f"{name}, share explained on validation", f"{100 * share:.1f} %"]
+        for name, share in explained_shares(last)
+    ]
+    shown += [["doubtful", doubt] for doubt in values["doubts"]]
     return Result(values, [table("Trained", ["", ""], shown)], following)
 
 

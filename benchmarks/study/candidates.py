@@ -179,7 +179,83 @@ def _distilled() -> dict[str, Candidate]:
     return found
 
 
-CANDIDATES: Mapping[str, Candidate] = {**_self_supervised(), **_distilled()}
+def _published_elsewhere() -> dict[str, Candidate]:
+    """Return objectives without a representation that others use."""
+    sigreg: Terms = {"invariance": {"weight": 0.98}, "sigreg": {"weight": 0.02}}
+    return {
+        "barlow": Candidate(NO_REPRESENTATION, {"barlow": {}}),
+        "barlow, both views augmented": Candidate(
+            NO_REPRESENTATION, {"barlow": {}}, {"augment_both": True}
+        ),
+        "invariance + sigreg": Candidate(NO_REPRESENTATION, sigreg),
+        "invariance + sigreg, both views augmented": Candidate(
+            NO_REPRESENTATION, sigreg, {"augment_both": True}
+        ),
+    }
+
+
+def _in_geometries() -> dict[str, Candidate]:
+    """Return hand-crafted targets in other geometries, and with weights that fall."""
+    found: dict[str, Candidate] = {}
+    for name in ("scattering", "hog"):
+        for whiten in (0.0, 0.5, 1.0):
+            white = {"kind": "regression", "weight": 50.0, "whiten": whiten}
+            found[f"vicreg + {name} regressed, 50, whitened {whiten:g}"] = Candidate(
+                MVMR, {**VICREG, name: white}
+            )
+        for whiten in (0.5, 1.0):
+            terms = depends((name,), on="h", weight=5.0, whiten=whiten)
+            found[f"vicreg + {name} on h, 5, whitened {whiten:g}"] = Candidate(
+                MVMR, {**VICREG, **terms}
+            )
+        near = {"kind": "affinity", "weight": 10.0}
+        found[f"vicreg + {name} by affinity, 10"] = Candidate(MVMR, {**VICREG, name: near})
+    for last in (5.0, 0.5):
+        falling = {"kind": "regression", "weight": {"from": 50.0, "to": last}}
+        found[f"vicreg + hog regressed, 50 to {last:g}"] = Candidate(
+            MVMR, {**VICREG, "hog": falling}
+        )
+    both: Terms = {
+        "hog": {"kind": "regression", "weight": 15.0, "relative": True},
+        "scattering": {"kind": "regression", "weight": 15.0, "relative": True, "whiten": 1.0},
+    }
+    found["vicreg + hog and whitened scattering regressed, 15 relative"] = Candidate(
+        MVMR, {**VICREG, **both}
+    )
+    return found
+
+
+def _distilled_otherwise() -> dict[str, Candidate]:
+    """Return other losses, heads and geometries of regression, and affinity, of both views."""
+    found = {
+        f"clip regressed, cosine, both, whitened {whiten:g}": {
+            "clip": {**REGRESSED, "whiten": whiten}
+        }
+        for whiten in (0.0, 0.5, 1.0)
+    }
+    halves = {**REGRESSED, "loss": "cosine_smooth_l1", "whiten": 1.0}
+    found["clip regressed, halves, both, whitened 1"] = {"clip": halves}
+    found["clip regressed, cosine, both, two layers"] = {"clip": {**REGRESSED, "layers": 2}}
+    found["clip regressed, halves, both, whitened 1, two layers"] = {
+        "clip": {**halves, "layers": 2}
+    }
+    for warmth in (0.04, 0.07, 0.2):
+        near = {"kind": "affinity", "temperature": warmth, "target_temperature": warmth}
+        found[f"clip by affinity, both, {warmth:g}"] = {"clip": near}
+    found["clip regressed + affinity, both"] = {
+        "clip": {**REGRESSED},
+        "near": {"kind": "affinity", "representation": "clip", "weight": 0.3},
+    }
+    return {name: Candidate(BY_REGRESSION, terms) for name, terms in found.items()}
+
+
+CANDIDATES: Mapping[str, Candidate] = {
+    **_self_supervised(),
+    **_distilled(),
+    **_published_elsewhere(),
+    **_in_geometries(),
+    **_distilled_otherwise(),
+}
 
 # Confirmed whatever the search finds: the published objectives, with both signs.
 ALWAYS = ("five on z, maximised, dcor", "five on z, minimised, dcor", "clip on z, published")

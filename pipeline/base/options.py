@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.base.errors import unknown_name
@@ -21,6 +21,15 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
+def added(default: Any) -> Any:
+    """Return the default of an option that earlier versions did not have.
+
+    It is written into records only if it has another value, so that experiments of earlier
+    versions keep their digests.
+    """
+    return Field(default=default, exclude_if=lambda value: bool(value == default))
+
+
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return one line per validation error: dotted path, what is wrong, nearest valid key."""
     return [_problem(item, model) for item in error.errors(include_url=False)]
@@ -30,8 +39,9 @@ def _problem(item: ErrorDetails, model: type[BaseModel]) -> str:
     path, owner = _locate(item["loc"], model)
     kind = item["type"]
     if kind == "extra_forbidden":
-        fields = owner.model_fields if owner else {}
-        return f"{path}: {unknown_name('key', str(item['loc'][-1]), fields)}"
+        fields = owner.model_fields.items() if owner else ()
+        names = [field.alias or name for name, field in fields]
+        return f"{path}: {unknown_name('key', str(item['loc'][-1]), names)}"
     if kind == "missing":
         return f"{path}: this key is required."
     if kind == "union_tag_not_found":

@@ -78,6 +78,15 @@ class Sample:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def shuffled(self) -> "Sample":
+        """Return the same rows in another order: each moved on by one, and the last one first.
+
+        Rows of a batch come in random order, so each then meets the row of a random other image.
+        """
+        sample = Sample(self.rows.roll(1, 0))
+        sample.distances = self.distances.roll((1, 1), (0, 1))
+        return sample
+
     @cached_property
     def distances(self) -> Tensor:
         """Distances (B, B) between the rows."""

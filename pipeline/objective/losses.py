@@ -16,14 +16,14 @@ VARIANCE_EPSILON = 1e-4
 
 def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
     """Return the mean of (x - y)^2 over rows and dimensions of two (B, D)."""
-    _require_equal_shapes(x, y)
-    return F.mse_loss(_wide(x), _wide(y))
+    require_equal_shapes(x, y)
+    return F.mse_loss(wide(x), wide(y))
 
 
 def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return the mean over rows of 1 - cos(x_i, y_i), in [0, 2]; it is 1 for a zero row."""
-    _require_equal_shapes(x, y)
-    return 1 - F.cosine_similarity(_wide(x), _wide(y), dim=1).mean()
+    require_equal_shapes(x, y)
+    return 1 - F.cosine_similarity(wide(x), wide(y), dim=1).mean()
 
 
 def variance_hinge(x: Tensor, *, margin: float = 1.0) -> Tensor:
@@ -31,8 +31,8 @@ def variance_hinge(x: Tensor, *, margin: float = 1.0) -> Tensor:
 
     std is the root of the unbiased variance plus `VARIANCE_EPSILON`.
     """
-    _require_rows(x)
-    x = _wide(x)
+    require_rows(x)
+    x = wide(x)
     return F.relu(margin - (x.var(0) + VARIANCE_EPSILON).sqrt()).mean()
 
 
@@ -42,8 +42,8 @@ def covariance_penalty(x: Tensor) -> Tensor:
     If D > B, the squares of the D x D covariance matrix are summed through the B x B Gram
     matrix, which has the same Frobenius norm.
     """
-    _require_rows(x)
-    x = _wide(x)
+    require_rows(x)
+    x = wide(x)
     B, D = x.shape
     centred = x - x.mean(0)
     product = centred.T @ centred if D <= B else centred @ centred.T
@@ -57,12 +57,13 @@ def standardised(x: Tensor) -> Tensor:
 
     A constant dimension stays constant.
     """
-    _require_rows(x)
-    x = _wide(x)
+    require_rows(x)
+    x = wide(x)
     return (x - x.mean(0)) / (x.var(0) + VARIANCE_EPSILON).sqrt()
 
 
-def _require_equal_shapes(x: Tensor, y: Tensor) -> None:
+def require_equal_shapes(x: Tensor, y: Tensor) -> None:
+    """Raise ValueError if two batches differ in shape, TrainingError if they are empty."""
     # Broadcasting would turn a mistake into a number.
     if x.shape != y.shape:
         raise ValueError(f"Expected the same shape; found {tuple(x.shape)} and {tuple(y.shape)}.")
@@ -70,13 +71,14 @@ def _require_equal_shapes(x: Tensor, y: Tensor) -> None:
         raise TrainingError("A loss needs a batch of at least 1 row; found none.")
 
 
-def _require_rows(x: Tensor) -> None:
+def require_rows(x: Tensor) -> None:
+    """Raise TrainingError if a batch has fewer than the two rows that a statistic needs."""
     if len(x) < 2:
         raise TrainingError(
             f"Variance and covariance need batches of at least 2 rows; found {len(x)}."
         )
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """Return float64 rows unchanged and others in float32: squares overflow in 16 bits."""
     return x if x.dtype == torch.float64 else x.float()

@@ -1,7 +1,8 @@
 """The objective of a batch: the weighted sum of its terms. `terms.py` holds their options."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -10,27 +11,42 @@ from pipeline.base.errors import ConfigError, TrainingError, unknown_name
 from pipeline.base.precision import full_precision
 from pipeline.dependence.distance_correlation import Sample, distance_correlation
 from pipeline.dependence.gathering import gather_rows
+from pipeline.objective.affinities import affinity_divergence
+from pipeline.objective.heads import build_head
 from pipeline.objective.losses import (
-    cosine_distance,
     covariance_penalty,
     mean_squared_error,
     standardised,
     variance_hinge,
+    wide,
 )
+from pipeline.objective.references import (
+    Bank,
+    Geometry,
+    Reference,
+    best_constant_regression,
+)
+from pipeline.objective.regularisers import barlow, gaussian_distance, random_directions
+from pipeline.objective.row_losses import ROW_LOSSES, kept_rows
 from pipeline.objective.terms import (
+    AffinityTerm,
     AnyTerm,
+    BarlowTerm,
     CovarianceTerm,
     DependenceTerm,
     InvarianceTerm,
     RegressionTerm,
+    SigregTerm,
     VarianceTerm,
     View,
     ViewDependenceTerm,
     active,
+    reads_ahead,
     representations_of,
+    with_representation,
 )
-
-ROW_LOSSES = {"cosine": cosine_distance, "squared": mean_squared_error}
+from pipeline.objective.trivial import trivial_value
+from pipeline.objective.weights import ChangingWeight, weight_at
 
 
 @dataclass(frozen=True)
@@ -45,15 +61,33 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Where in training a step is: `progress` from 0 to 1, and a seed for what the step draws.
+
+    The seed must be the same in all processes.
+    """
+
+    progress: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ObjectiveValue:
-    """The weighted sum, and each unweighted term by name, in the order of the experiment file."""
+    """The weighted sum, and each unweighted term by name, in the order of the experiment file.
+
+    `weights` are the current ones of terms whose weight changes. `trivial`, outside training, is
+    what each term would be without any learning, see `trivial.py`; terms that have no such value
+    are missing.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
+    weights: dict[str, float] = field(default_factory=dict)
+    trivial: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
-    """Weighted terms over a batch, with the linear heads of the regression terms.
+    """Weighted terms over a batch, with the learned heads of those that predict a target.
 
     The caller encodes `views`, runs the projector if `needs_projector`, and provides
     `representations`. With `gather`, terms in training mode are those of the batch of all ranks,
@@ -67,9 +101,14 @@ class Objective(nn.Module):
         h_width: int,
         z_width: int,
         representation_widths: Mapping[str, int],
+        references: Mapping[str, Reference] | None = None,
         gather: bool = False,
     ) -> None:
-        """Raise ConfigError if no term has a weight, or a representation has no width."""
+        """Raise ConfigError if no term has a weight, or something that a term needs is missing.
+
+        `references` are those of stored targets. Only terms with `whiten` or `relative`, and
+        affinity, need one; for others it tells what the best constant scores.
+        """
         super().__init__()
         self.terms = active(terms)
         if not self.terms:
@@ -85,29 +124,112 @@ class Objective(nn.Module):
         # The prefix keeps names such as "keys" clear of ModuleDict's own attributes.
         self.heads = nn.ModuleDict(
             {
-                f"to_{name}": nn.Linear(
-                    embedding_widths[term.on], representation_widths[term.representation]
+                f"to_{name}": build_head(
+                    embedding_widths[term.on],
+                    representation_widths[term.representation],
+                    layers=term.layers,
                 )
-                for name, term in self.terms.items()
-                if isinstance(term, RegressionTerm)
+                for name, term in with_representation(self.terms)
+                if not isinstance(term, DependenceTerm)
             }
         )
+        self._geometries: dict[tuple[str, float], Geometry] = {}
+        self._banks: dict[str, Bank] = {}
+        self._constants: dict[str, float] = {}
+        self._scales: dict[str, float] = {}
+        for name, term in with_representation(self.terms):
+            self._look_ahead(name, term, references or {})
+
+    def _look_ahead(
+        self,
+        name: str,
+        term: DependenceTerm | RegressionTerm | AffinityTerm,
+        references: Mapping[str, Reference],
+    ) -> None:
+        """Prepare a term's geometry, its bank, and what the best constant scores."""
+        reference = references.get(term.representation)
+        if reference is None:
+            if reads_ahead(term):
+                raise ConfigError(
+                    f"The term {name!r} with {reads_ahead(term)} needs stored targets of training "
+                    f"images, but {term.representation!r} is not stored: add it to `features`."
+                )
+            return
+        geometry = self._geometry(term, reference)
+        if isinstance(term, DependenceTerm):
+            return
+        if isinstance(term, AffinityTerm):
+            self._banks[name] = Bank(term, reference, geometry)
+            constant = float(self._banks[name].best_constant())
+        else:
+            constant = float(best_constant_regression(term, reference, geometry))
+        if term.relative and constant > 0:
+            self._scales[name], constant = constant, 1.0
+        self._constants[name] = constant
+
+    def _geometry(
+        self, term: DependenceTerm | RegressionTerm | AffinityTerm, reference: Reference
+    ) -> Geometry | None:
+        if term.whiten is None:
+            return None
+        if reference.mean is None or reference.deviation is None:
+            name = term.representation
+            raise ConfigError(
+                f"`whiten` needs the mean and deviation of each component of {name!r}, which this "
+                "feature was stored without: compute it again with "
+                f"`mvmr extract-features --only {name} --force`, or leave out `whiten`."
+            )
+        geometry = Geometry(reference.mean, reference.deviation, term.whiten)
+        self._geometries[term.representation, term.whiten] = geometry
+        return geometry
 
     def forward(
-        self, activations: Activations, representations: Mapping[str, Tensor]
+        self,
+        activations: Activations,
+        representations: Mapping[str, Tensor],
+        *,
+        index: Tensor | None = None,
+        moment: Moment = Moment(),
     ) -> ObjectiveValue:
         """Return the objective of a batch; representations are (B, width) of any float type.
+
+        `index` (B,) are the images' indices within the training split, by which affinity terms
+        find their own rows; None means that none of them is a training image. Outside training,
+        weights that change have their last value.
 
         Everything is computed in at least float32, even inside autocast. Values that are not
         finite are returned as they are. Raises TrainingError if something is missing from the
         batch, or if the batch has too few rows for a term.
         """
         gather = self._gather and self.training
-        batch = _Batch(activations, representations, gather=gather)
+        batch = _Batch(
+            activations,
+            representations,
+            self._geometries,
+            index=index,
+            seed=moment.seed,
+            gather=gather,
+        )
+        progress = moment.progress if self.training else 1.0
+        weights = {name: weight_at(term.weight, progress) for name, term in self.terms.items()}
         with full_precision(batch.device):
-            values = {name: self._value(name, term, batch) for name, term in self.terms.items()}
-        total = _sum(term.weight * values[name] for name, term in self.terms.items())
-        return ObjectiveValue(total, values)
+            rows = {
+                name: self._row_losses(name, term, batch)
+                for name, term in self.terms.items()
+                if isinstance(term, RegressionTerm)
+            }
+            values = {
+                name: rows[name].mean() if name in rows else self._value(name, term, batch)
+                for name, term in self.terms.items()
+            }
+            counted = values | (self._dropped(rows, batch) if self.training else {})
+            trivial = {} if self.training else self._trivial(batch)
+        total = _sum(weight * counted[name] for name, weight in weights.items())
+        changing = {n: w for n, w in weights.items() if self._changes(n)} if self.training else {}
+        return ObjectiveValue(total, values, changing, trivial)
+
+    def _changes(self, name: str) -> bool:
+        return isinstance(self.terms[name].weight, ChangingWeight)
 
     def _value(self, name: str, term: AnyTerm, batch: "_Batch") -> Tensor:
         match term:
@@ -120,16 +242,73 @@ class Objective(nn.Module):
             case ViewDependenceTerm():
                 x, y = batch.embeddings(term)
                 return 1 - distance_correlation(x, y, statistic=term.statistic)
+            case BarlowTerm():
+                return barlow(*batch.rows(term), off_diagonal=term.off_diagonal)
+            case SigregTerm():
+                views, gather = batch.own_rows(term), self._gather and self.training
+                directions = random_directions(
+                    term.directions, views[0].shape[1], batch.generator, like=views[0]
+                )
+                return _mean(gaussian_distance(x, directions, over_processes=gather) for x in views)
             case DependenceTerm():
-                target = batch.representation(term.representation)
+                target = batch.representation(term.representation, term.whiten)
                 embeddings = batch.embeddings(term, standardise=term.standardise)
                 return 1 - _mean(
                     distance_correlation(x, target, statistic=term.statistic) for x in embeddings
                 )
+            case AffinityTerm():
+                return self._affinity(name, term, batch)
             case RegressionTerm():
-                head, loss = self.heads[f"to_{name}"], ROW_LOSSES[term.loss]
-                target = batch.representation(term.representation)
-                return _mean(loss(head(x), target.rows) for x in batch.rows(term))
+                return self._row_losses(name, term, batch).mean()
+
+    def _affinity(self, name: str, term: AffinityTerm, batch: "_Batch") -> Tensor:
+        bank = self._banks[name]
+        targets = bank.centred(batch.representation(term.representation).rows)
+        head = self.heads[f"to_{name}"]
+        divergence = affinity_divergence(
+            [head(x) for x in batch.rows(term)],
+            targets,
+            bank.rows(like=targets),
+            temperature=term.temperature,
+            target_temperature=term.target_temperature,
+            own=bank.own(batch.index),
+        )
+        return divergence / self._scales.get(name, 1.0)
+
+    def _row_losses(self, name: str, term: RegressionTerm, batch: "_Batch") -> Tensor:
+        """Return the loss of each row (B,), the mean over the views."""
+        head, loss = self.heads[f"to_{name}"], ROW_LOSSES[term.loss]
+        target = batch.representation(term.representation, term.whiten).rows
+        views = torch.stack([loss(head(x), target) for x in batch.rows(term)])
+        return views.mean(0) / self._scales.get(name, 1.0)
+
+    def _dropped(self, rows: Mapping[str, Tensor], batch: "_Batch") -> dict[str, Tensor]:
+        """Return the terms with `drop`, without the rows that are left out."""
+        chances = {
+            name: term.drop
+            for name, term in self.terms.items()
+            if isinstance(term, RegressionTerm) and term.drop > 0
+        }
+        if not chances:
+            return {}
+        losses = torch.stack([rows[name].detach() for name in chances])
+        draws = torch.rand(losses.shape, generator=batch.generator, device=losses.device)
+        kept = kept_rows(losses, draws, list(chances.values()))
+        return {
+            name: torch.where(keep, rows[name], 0.0).mean()
+            for name, keep in zip(chances, kept, strict=True)
+        }
+
+    @torch.no_grad()
+    def _trivial(self, batch: "_Batch") -> dict[str, Tensor]:
+        found = {}
+        for name, term in self.terms.items():
+            value = trivial_value(term, batch)
+            if value is None and name in self._constants:
+                value = torch.full((), self._constants[name], device=batch.device)
+            if value is not None:
+                found[name] = value
+        return found
 
 
 class _Batch:
@@ -139,7 +318,10 @@ class _Batch:
         self,
         activations: Activations,
         representations: Mapping[str, Tensor],
+        geometries: Mapping[tuple[str, float], Geometry],
         *,
+        index: Tensor | None,
+        seed: int,
         gather: bool,
     ) -> None:
         self._sources: dict[tuple[str, str], Tensor] = {
@@ -147,8 +329,11 @@ class _Batch:
             **{("z", view): x for view, x in activations.z.items()},
             **{("representation", name): x for name, x in representations.items()},
         }
+        self._geometries = geometries
+        self._index = index
+        self._seed = seed
         self._gather = gather
-        self._samples: dict[tuple[str, str, bool], Sample] = {}
+        self._samples: dict[tuple[str, str, bool | float | None], Sample] = {}
 
     @property
     def device(self) -> torch.device:
@@ -162,8 +347,30 @@ class _Batch:
         """Return the same embeddings as samples, which keep their distances."""
         return [self._sample(term.on, view, standardise) for view in term.views]
 
-    def representation(self, name: str) -> Sample:
-        return self._sample("representation", name, False)
+    def own_rows(self, term: AnyTerm) -> list[Tensor]:
+        """Return the embeddings of this process alone, one per view."""
+        return [self._source((term.on, view)) for view in term.views]
+
+    def representation(self, name: str, whiten: float | None = None) -> Sample:
+        """Return a representation as it is, or in the geometry of an exponent."""
+        key = ("representation", name, whiten)
+        if key not in self._samples:
+            rows = self._rows(("representation", name))
+            geometry = None if whiten is None else self._geometries[name, whiten]
+            self._samples[key] = Sample(rows if geometry is None else geometry(rows))
+        return self._samples[key]
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """What terms draw from, the same in all processes."""
+        return torch.Generator(self.device).manual_seed(self._seed)
+
+    @cached_property
+    def index(self) -> Tensor | None:
+        """Indices of the images (B,) within the training split, None if they are others."""
+        if self._index is None or not self._gather:
+            return self._index
+        return gather_rows(self._index)
 
     def _sample(self, group: str, name: str, standardise: bool) -> Sample:
         key = (group, name, standardise)
@@ -176,14 +383,16 @@ class _Batch:
         return self._samples[key]
 
     def _rows(self, key: tuple[str, str]) -> Tensor:
+        x = self._source(key)
+        return gather_rows(x) if self._gather else x
+
+    def _source(self, key: tuple[str, str]) -> Tensor:
         if key not in self._sources:
             raise TrainingError(
                 f"The objective needs {' '.join(key)}, but the batch brings "
                 f"{', '.join(map(' '.join, self._sources))}."
             )
-        x = self._sources[key]
-        x = x if x.dtype == torch.float64 else x.float()
-        return gather_rows(x) if self._gather else x
+        return wide(self._sources[key])
 
 
 def _sum(values: Iterable[Tensor]) -> Tensor:

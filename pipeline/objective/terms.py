@@ -6,10 +6,16 @@
       view_dependence: {weight: 1, statistic: dcor}
       scattering: {kind: dependence, weight: 1, on: h}
       clip: {kind: regression, weight: 1, loss: cosine}
+      hog: {kind: regression, weight: {from: 50, to: 5, schedule: cosine}, whiten: 1}
 
 A term's name is the default for its `kind`, and for its `representation` if it needs one.
 `on: z` is the projector's output and `on: h` the backbone's. A term of weight 0 is left out: it
-costs nothing and needs no input.
+costs nothing and needs no input. Validation uses the last value of a weight that changes, so that
+objectives of different epochs can be compared.
+
+`whiten` sets the geometry of a stored target: left out, its numbers are used as they are stored; 0
+centres each component, 1 standardises it, and values between divide it by its deviation to that
+power. It needs the mean and deviation that the store keeps of each component.
 
 Variance and covariance of the two views are added. VICReg adds covariances too but takes the
 mean of the variances, so its 25, 25, 1 are invariance 25, variance 12.5, covariance 1 here.
@@ -17,23 +23,26 @@ Dependence terms are 1 - statistic, so a positive weight maximises dependence. T
 MV-MR code minimises +dCor of hand-crafted representations; a weight of -1 gives that gradient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from pipeline.base.options import Options
+from pipeline.base.options import Options, added
 from pipeline.dependence.distance_correlation import MINIMUM_ROWS, Statistic
+from pipeline.objective.weights import Weight, never_counts
 
 View = Literal["original", "augmented"]
 Layer = Literal["h", "z"]
+Exponent = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 VIEWS: tuple[View, View] = ("original", "augmented")
 
 
 class Term(Options):
     """The options of every term: a weight, and the embedding on which it acts."""
 
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: Weight = 1.0
     on: Layer = "z"
 
     @property
@@ -88,11 +97,43 @@ class ViewDependenceTerm(Term):
         return MINIMUM_ROWS[self.statistic]
 
 
+class BarlowTerm(Term):
+    """Cross-correlations of the two views' dimensions, drawn to the identity (Barlow Twins).
+
+    Those between different dimensions count `off_diagonal` times.
+    """
+
+    kind: Literal["barlow"] = "barlow"
+    off_diagonal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0051
+
+    @property
+    def least_rows(self) -> int:
+        """A correlation needs two."""
+        return 2
+
+
+class SigregTerm(Term):
+    """Distance of the embeddings' distribution from the standard normal one (LeJEPA).
+
+    It is measured along `directions` random directions, drawn anew in every step, and averaged over
+    the two views.
+    """
+
+    kind: Literal["sigreg"] = "sigreg"
+    directions: Annotated[int, Field(ge=1)] = 1024
+
+    @property
+    def least_rows(self) -> int:
+        """A distribution needs two."""
+        return 2
+
+
 class _RepresentationTerm(Term):
     """A term that compares embeddings with a representation of the original view."""
 
     representation: str
     view: Literal["original", "augmented", "both"]
+    whiten: Exponent | None = added(None)
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -119,21 +160,50 @@ class DependenceTerm(_RepresentationTerm):
 
 
 class RegressionTerm(_RepresentationTerm):
-    """Distance between a representation and a learned linear map of the embedding.
+    """Distance between a representation and a learned map of the embedding.
 
-    `cosine` is 1 - cosine, `squared` the mean squared error. The map belongs to training, not
-    to the encoder.
+    `cosine` is 1 - cosine, `squared` the mean squared error, `cosine_smooth_l1` half of 1 - cosine
+    plus half of the smooth L1 distance, meant for `whiten: 1` (UNIC). The map has one layer or two
+    and belongs to training, not to the encoder.
+
+    With `relative`, the loss is divided by that of the best constant: one number per target, after
+    which several count alike whatever their scale. `drop`, in training, leaves out an image with
+    this probability where another term with `drop` has the larger loss for it (UNIC).
     """
 
     kind: Literal["regression"] = "regression"
     on: Layer = "h"
     view: Literal["original", "augmented", "both"] = "both"
-    loss: Literal["cosine", "squared"] = "cosine"
+    loss: Literal["cosine", "squared", "cosine_smooth_l1"] = "cosine"
+    layers: Literal[1, 2] = added(1)
+    relative: bool = added(False)
+    drop: Annotated[float, Field(ge=0, le=1)] = added(0.0)
+
+
+class AffinityTerm(_RepresentationTerm):
+    """Divergence between softmax similarities of target and embedding to a bank of stored targets.
+
+    The bank holds the targets of `bank` training images, fixed and in memory. A learned map of
+    the embedding takes the place of the image's own target. All are centred by the bank's mean, or
+    as `whiten` says, and compared by cosine. Both temperatures divide cosines. With
+    `leave_out_own`, an image in the bank is not compared with itself.
+    """
+
+    kind: Literal["affinity"] = "affinity"
+    on: Layer = "h"
+    view: Literal["original", "augmented", "both"] = "both"
+    bank: Annotated[int, Field(ge=2)] = 4096
+    temperature: Temperature = 0.07
+    target_temperature: Temperature = 0.07
+    leave_out_own: bool = True
+    layers: Literal[1, 2] = 1
+    relative: bool = False
 
 
 # Kinds of terms that compare embeddings with a representation.
 WITH_REPRESENTATION = tuple(
-    str(term.model_fields["kind"].default) for term in (DependenceTerm, RegressionTerm)
+    str(term.model_fields["kind"].default)
+    for term in (DependenceTerm, RegressionTerm, AffinityTerm)
 )
 
 AnyTerm = (
@@ -141,8 +211,11 @@ AnyTerm = (
     | VarianceTerm
     | CovarianceTerm
     | ViewDependenceTerm
+    | BarlowTerm
+    | SigregTerm
     | DependenceTerm
     | RegressionTerm
+    | AffinityTerm
 )
 TermOptions = Annotated[AnyTerm, Field(discriminator="kind")]
 
@@ -169,6 +242,16 @@ def _completed(name: Any, term: Any) -> Any:
 def _not_empty(terms: dict[str, AnyTerm]) -> dict[str, AnyTerm]:
     if not active(terms):
         raise ValueError("at least one term needs a weight that is not 0")
+    dropping = [
+        name
+        for name, term in active(terms).items()
+        if isinstance(term, RegressionTerm) and term.drop > 0
+    ]
+    if len(dropping) == 1:
+        raise ValueError(
+            f"drop leaves out the better matched of several targets, but only {dropping[0]} has "
+            "it: set it in several regression terms, or in none."
+        )
     return terms
 
 
@@ -183,14 +266,35 @@ ObjectiveOptions = Annotated[
 
 def active(terms: Mapping[str, AnyTerm]) -> dict[str, AnyTerm]:
     """Return the terms whose weight is not 0, in order."""
-    return {name: term for name, term in terms.items() if term.weight != 0}
+    return {name: term for name, term in terms.items() if not never_counts(term.weight)}
+
+
+def compares_views(term: AnyTerm) -> bool:
+    """Return whether a term compares the embeddings of two views of an image."""
+    return isinstance(term, InvarianceTerm | ViewDependenceTerm | BarlowTerm)
 
 
 def representations_of(terms: Mapping[str, AnyTerm]) -> tuple[str, ...]:
     """Return the names of the representations that active terms need, each once, in order."""
-    needed = active(terms).values()
-    names = [term.representation for term in needed if isinstance(term, _RepresentationTerm)]
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(term.representation for _, term in with_representation(terms)))
+
+
+def with_representation(
+    terms: Mapping[str, AnyTerm],
+) -> Iterator[tuple[str, DependenceTerm | RegressionTerm | AffinityTerm]]:
+    """Yield active terms that compare embeddings with a representation, and their names."""
+    for name, term in active(terms).items():
+        if isinstance(term, DependenceTerm | RegressionTerm | AffinityTerm):
+            yield name, term
+
+
+def reads_ahead(term: AnyTerm) -> str | None:
+    """Return the option for which a term must know stored targets before training, if any."""
+    if isinstance(term, AffinityTerm):
+        return "affinity"
+    if isinstance(term, _RepresentationTerm) and term.whiten is not None:
+        return "whiten"
+    return "relative" if isinstance(term, RegressionTerm) and term.relative else None
 
 
 def least_rows(terms: Mapping[str, AnyTerm]) -> int:

@@ -1,16 +1,15 @@
 """Where a classifier errs: confused classes, accuracy of each class, most confident mistakes."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.metrics.intervals import wilson
 from pipeline.reporting.pictures import picture
 from pipeline.reporting.sample import Absent, ImageSample
 
 WHOLE_MATRIX = 20  # classes at most
 PAIRS, MISTAKES = 12, 12
-Z = 1.959964  # the normal quantile of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -110,15 +109,6 @@ def confusion(
 def _class_score(name: str, right: int, images: int) -> ClassScore:
     low, high = wilson(right, images)
     return ClassScore(name, images, 100 * right / images, 100 * low, 100 * high)
-
-
-def wilson(right: int, images: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share, which stays within [0, 1] for few images."""
-    share = right / images
-    scale = 1 + Z**2 / images
-    middle = (share + Z**2 / (2 * images)) / scale
-    reach = Z / scale * math.sqrt(share * (1 - share) / images + Z**2 / (4 * images**2))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def mistakes(

@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from pipeline.objective.weights import ChangingWeight
 from pipeline.reporting.figures import Key, Line, keys, line_chart
-from pipeline.reporting.formats import number
+from pipeline.reporting.formats import number, percent
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import Absent
 from pipeline.reporting.term_sentences import TermSentence, terms_of
+from pipeline.training.curve_names import EXPLAINED, KNN, PROBE, TERM, TRIVIAL, WEIGHT
 
-PROBE, KNN = "validation/probe_top1", "validation/knn_top1"
 SPLITS = {"train": "training", "validation": "validation"}
-TERM = "train/term/"
+TRAINED = f"train/{TERM}"
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,16 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One term of the objective and its curve; `share` is what it adds at the best epoch."""
+    """One term of the objective and its curve, and two facts of the best epoch.
+
+    `share` is what the term adds to the objective; `explained` compares it with its trivial answer,
+    empty where there is none.
+    """
 
     term: TermSentence
     drawn: Drawn
     share: str
+    explained: str
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,9 @@ def charts_of(columns: Sequence[str]) -> list[Chart]:
 
 def term_charts_of(columns: Sequence[str]) -> list[Chart]:
     """Return a small chart of each term before weighting, each with its own scale."""
-    names = [column.removeprefix(TERM) for column in columns if column.startswith(TERM)]
+    names = [column.removeprefix(TRAINED) for column in columns if column.startswith(TRAINED)]
     charts = (
-        Chart(name, name, {f"{s}/term/{name}": spoken for s, spoken in SPLITS.items()}, small=True)
+        Chart(name, name, {f"{s}/{TERM}{name}": spoken for s, spoken in SPLITS.items()}, small=True)
         for name in names
     )
     return _possible(tuple(charts), columns)
@@ -119,7 +125,12 @@ def curves(run: RunFacts) -> CurvesPanel | Absent:
 def _contributions(run: RunFacts, columns: Sequence[str], best: int | None) -> list[Contribution]:
     charts = {chart.name: chart for chart in term_charts_of(columns)}
     return [
-        Contribution(term, _drawn(charts[term.name], run, best), _share(term, run, best))
+        Contribution(
+            term,
+            _drawn(charts[term.name], run, best),
+            _share(term, run, best),
+            _explained(term, run, best),
+        )
         for term in terms_of(run, _teachers(run))
         if term.name in charts
     ]
@@ -133,11 +144,32 @@ def _teachers(run: RunFacts) -> dict[str, str]:
 
 def _share(term: TermSentence, run: RunFacts, best: int | None) -> str:
     """Return what a term, times its weight, adds to the training objective at the best epoch."""
-    row = next((row for row in run.curves if row["epoch"] == best), run.curves[-1])
-    value, whole = row[f"{TERM}{term.name}"], row.get("train/objective")
-    if value is None or whole is None:
+    row = _row(run, best)
+    value, whole = row[f"{TRAINED}{term.name}"], row.get("train/objective")
+    weight = row.get(f"train/{WEIGHT}{term.name}")
+    if weight is None and not isinstance(term.weight, ChangingWeight):
+        weight = term.weight
+    if value is None or whole is None or weight is None:
         return ""
-    return f"{term.weight * value:.3g} of {whole:.3g}"
+    return f"{weight * value:.3g} of {whole:.3g}"
+
+
+def _explained(term: TermSentence, run: RunFacts, best: int | None) -> str:
+    """Return a sentence on a term of validation beside its trivial answer, at the best epoch."""
+    row = _row(run, best)
+    value, trivial, share = (
+        row.get(f"validation/{kind}{term.name}") for kind in (TERM, TRIVIAL, EXPLAINED)
+    )
+    if value is None or trivial is None or share is None:
+        return ""
+    return (
+        f"On validation images {number(value)}, where {number(trivial)} is {term.trivial}: "
+        f"{percent(100 * share)} % explained."
+    )
+
+
+def _row(run: RunFacts, best: int | None) -> Mapping[str, float | None]:
+    return next((row for row in run.curves if row["epoch"] == best), run.curves[-1])
 
 
 def _cell(value: float | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.base.timing import Attempt, phase_from_json
 from pipeline.metrics.paired import ScoredImages
+from pipeline.objective.weights import as_weight, never_counts
 
 FORMAT = 1
 
@@ -119,7 +120,11 @@ class RunFacts:
     def objective(self) -> Mapping[str, Mapping[str, Any]]:
         """Terms of training whose weight is not 0; empty where weights were given."""
         terms = self.config["objective"] if self.config["train"] else None
-        return {name: term for name, term in (terms or {}).items() if term["weight"] != 0}
+        return {
+            name: term
+            for name, term in (terms or {}).items()
+            if not never_counts(as_weight(term["weight"]))
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return the record that `run_from_json` reads."""

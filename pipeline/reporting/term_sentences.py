@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.objective.weights import ChangingWeight, as_weight, weight_text
+from pipeline.reporting.formats import number
 from pipeline.reporting.run_facts import RunFacts
 
 STATISTICS = {
@@ -19,22 +21,49 @@ KINDS = {
     "local_std": "local deviation",
     "dct": "cosine transform",
 }
+# What a term is without any learning, by its kind.
+TRIVIAL_ANSWERS = {
+    "invariance": "that between different images",
+    "view_dependence": "that between different images",
+    "dependence": "that between different images",
+    "regression": "that of the best constant",
+    "affinity": "that of the best constant",
+    "variance": "that of an embedding that is the same for all images",
+    "barlow": "that of an embedding that is the same for all images",
+    "sigreg": "that of an embedding that is the same for all images",
+}
 AUGMENTED = "the pixels of another random view, drawn for every batch"
 
 
 @dataclass(frozen=True)
 class TermSentence:
-    """One term: its weight, and a sentence on what it measures and why."""
+    """One term: its weight, and a sentence on what it measures and why.
+
+    `trivial` says, after "is", what its value without any learning is; empty if there is none.
+    """
 
     name: str
-    weight: float
+    weight: float | ChangingWeight
     says: str
+    trivial: str = ""
+
+    @property
+    def shown_weight(self) -> str:
+        """The weight, or its first and last value."""
+        if isinstance(self.weight, ChangingWeight):
+            return weight_text(self.weight)
+        return number(self.weight)
 
 
 def terms_of(run: RunFacts, teachers: Mapping[str, str]) -> tuple[TermSentence, ...]:
     """Return the terms that a run was trained with; `teachers` maps features to networks."""
     return tuple(
-        TermSentence(name, term["weight"], _sentence(term, run.config["features"], teachers))
+        TermSentence(
+            name,
+            as_weight(term["weight"]),
+            _sentence(term, run.config["features"], teachers),
+            TRIVIAL_ANSWERS.get(term["kind"], ""),
+        )
         for name, term in run.objective.items()
     )
 
@@ -43,7 +72,10 @@ def _sentence(
     term: Mapping[str, Any], features: Mapping[str, Any], teachers: Mapping[str, str]
 ) -> str:
     says = _measured(term, features, teachers)
-    if term["weight"] > 0:
+    weight = as_weight(term["weight"])
+    if isinstance(weight, ChangingWeight):
+        return f"{says}. The weight goes from {weight.start:g} to {weight.to:g}."
+    if weight > 0:
         return f"{says}."
     against = "less of that dependence" if "dependence" in term["kind"] else "the opposite"
     return f"{says}. The weight is negative: training asks for {against}."
@@ -77,18 +109,59 @@ def _measured(
             scaled = divided if term["standardise"] else ""
             return (
                 f"1 minus {STATISTICS[term['statistic']]} between {_embedding(term)}{scaled} and "
-                f"{_target(term['representation'], features, teachers)}: images that are near in "
-                "one should be near in the other"
+                f"{_target(term['representation'], features, teachers)}{_geometry(term)}: images "
+                "that are near in one should be near in the other"
             )
         case "regression":
-            losses = {"cosine": "1 minus the cosine", "squared": "Mean squared difference"}
+            losses = {
+                "cosine": "1 minus the cosine",
+                "squared": "Mean squared difference",
+                "cosine_smooth_l1": "Half of 1 minus the cosine and half of the smooth L1 distance",
+            }
+            relative = (
+                ", as a share of what the best constant leaves," if term.get("relative") else ""
+            )
             return (
-                f"{losses[term['loss']]} between a learned linear map of {_embedding(term)} and "
-                f"{_target(term['representation'], features, teachers)}: "
+                f"{losses[term['loss']]}{relative} between {_map(term)} of {_embedding(term)} and "
+                f"{_target(term['representation'], features, teachers)}{_geometry(term)}: "
                 "the first should predict the second"
+            )
+        case "affinity":
+            return (
+                f"Divergence of softmax similarities to {term['bank']:,} stored targets, of "
+                f"{_map(term)} of {_embedding(term)} from "
+                f"{_target(term['representation'], features, teachers)}{_geometry(term)}: an image "
+                "should be near those that its target is near"
+            )
+        case "barlow":
+            return (
+                f"Cross-correlations between the dimensions of {on} of the two views, compared "
+                "with the identity: each dimension should be the same in both views and carry "
+                "information of its own"
+            )
+        case "sigreg":
+            return (
+                f"Distance of the distribution of {on} from the standard normal one, along "
+                f"{term['directions']:,} random directions: it keeps images from collapsing"
             )
         case kind:
             return f"A term of kind {kind}"
+
+
+def _map(term: Mapping[str, Any]) -> str:
+    return "a learned map of two layers" if term.get("layers") == 2 else "a learned linear map"
+
+
+def _geometry(term: Mapping[str, Any]) -> str:
+    match term.get("whiten"):
+        case None:
+            return ""
+        case 0:
+            return ", centred"
+        case 1:
+            return ", each component standardised"
+        case power:
+            return f", each component divided by its deviation to the power of {power:g}"
 
 
 def _embedding(term: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
+from pipeline.training.doubts import doubts
 
 FEW_IMAGES = 1000
 MUCH_WAITING = 0.2
@@ -64,6 +65,7 @@ def _selection(run: RunFacts) -> Iterator[Note]:
             f"The checkpoint is that of epoch {run.training['epoch']}, chosen by {RULES[rule]}"
             f"{', which were cut from the training images' if rule != 'last' else ''}.{spared}",
         )
+    yield from (Note("caution", doubt) for doubt in doubts(run.curves, run.training))
 
 
 def _images_scored(run: RunFacts, scored: Sequence[Protocol]) -> Iterator[Note]:

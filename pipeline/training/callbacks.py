@@ -17,8 +17,7 @@ from pipeline.base.errors import TrainingError
 from pipeline.base.progress import Progress
 from pipeline.loading.batch import Loader
 from pipeline.training.collectives import sum_over_processes
-from pipeline.training.probe import KNN_METRIC
-from pipeline.training.probe import METRIC as PROBE_METRIC
+from pipeline.training.curve_names import EXPLAINED, KNN, PROBE, explained_shares
 
 SHOWN_EVERY_SECONDS = 1.0
 
@@ -29,6 +28,7 @@ class Curves(Callback):
     Training values are means over the samples of the whole epoch, even if it was interrupted.
     Images per second and `wait_share`, the share of time spent waiting for the loader, count from
     the start of the epoch, or from its resumption. If a run repeats an epoch, its row is replaced.
+    Each term of validation stands beside its trivial answer and the share of it that is explained.
     """
 
     def __init__(self, path: Path, loader: Loader, progress: Progress) -> None:
@@ -106,6 +106,7 @@ class Curves(Callback):
             "images_per_second": self._speed(trainer),
             "wait_share": self._wait_share(),
         }
+        row |= {f"validation/{EXPLAINED}{n}": share for n, share in explained_shares(row)}
         if trainer.is_global_zero:
             self._write(row)
             trainer.loggers[0].log_metrics(row, trainer.global_step)
@@ -158,10 +159,13 @@ def _line(row: dict[str, float], epochs: int) -> str:
     parts = [f"epoch {row['epoch']:.0f}/{epochs}", f"objective {row['train/objective']:.4f}"]
     if "validation/objective" in row:
         parts.append(f"validation {row['validation/objective']:.4f}")
-    if PROBE_METRIC in row:
-        parts.append(f"probe {row[PROBE_METRIC]:.1f} %")
-    if KNN_METRIC in row:
-        parts.append(f"k-NN {row[KNN_METRIC]:.1f} %")
+    explained = [f"{name} {100 * share:.0f} %" for name, share in explained_shares(row)]
+    if explained:
+        parts.append(f"explained: {', '.join(explained)}")
+    if PROBE in row:
+        parts.append(f"probe {row[PROBE]:.1f} %")
+    if KNN in row:
+        parts.append(f"k-NN {row[KNN]:.1f} %")
     parts.append(f"{row['images_per_second']:.0f} images/s")
     parts.append(f"waiting {100 * row['wait_share']:.0f} %")
     return ", ".join(parts)
@@ -176,7 +180,7 @@ class Selection(Callback):
     def __init__(
         self, rule: Literal["probe", "objective"], save: Callable[[dict[str, Any]], None]
     ) -> None:
-        self._metric = PROBE_METRIC if rule == "probe" else "validation/objective"
+        self._metric = PROBE if rule == "probe" else "validation/objective"
         self._sign = 1 if rule == "probe" else -1
         self._save = save
         self._best = -math.inf

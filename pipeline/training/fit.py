@@ -15,7 +15,7 @@ from pipeline.base.signals import stoppable
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
 from pipeline.loading.loaders import loader_by_size, training_loader
-from pipeline.loading.resident import EvaluationLoader
+from pipeline.loading.resident import EvaluationLoader, load_resident
 from pipeline.models.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from pipeline.models.encoder import Encoder
 from pipeline.models.student import StudentOptions
@@ -27,8 +27,10 @@ from pipeline.training.callbacks import Curves, Position, Selection
 from pipeline.training.epoch_times import EpochClock, EpochTime
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours, OnlineProbe
+from pipeline.training.recalibration import Recalibration
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
+from pipeline.training.stored_references import stored_references
 from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
 from pipeline.training.trial import Trial, Wanted
@@ -180,10 +182,14 @@ class _Observers:
         self._averaging = Averaging(self._encoder, options.ema) if options.ema else None
         if self._averaging:
             self.callbacks.append(self._averaging)
+        self._recalibration = _recalibration(run, self._encoder) if options.recalibrate else None
+        if self._recalibration:
+            self.callbacks.append(self._recalibration)
 
     def save(self, name: str, chosen: Mapping[str, Any]) -> None:
-        """Write the student, with averaged weights if `ema` is set, and its probe."""
+        """Write the student, averaged if `ema` is set, recalibrated if asked for, and its probe."""
         state = self._averaging.weights() if self._averaging else self._encoder.state_dict()
+        state = {**state, **(self._recalibration.statistics() if self._recalibration else {})}
         weights = {key: value.detach().cpu() for key, value in state.items()}
         about = {**self._run.about, "selection": dict(chosen)}
         probe = self._probe.weights() if self._probe else None
@@ -203,8 +209,20 @@ def _objective(run: Run, encoder: Encoder, *, gather: bool) -> Objective:
             h_width=encoder.h_width,
             z_width=encoder.z_width,
             representation_widths=widths,
+            references=stored_references(run.train, run.objective),
             gather=gather,
         )
+
+
+def _recalibration(run: Run, encoder: Encoder) -> Recalibration:
+    sample = run.train.subset(run.train.indices()[: run.options.recalibrate])
+    return Recalibration(
+        encoder,
+        load_resident(sample).images,
+        run.image,
+        batch_size=run.options.batch_size,
+        channels_last=run.options.channels_last,
+    )
 
 
 def _selection_rule(run: Run) -> Any:

@@ -17,8 +17,10 @@ from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.images.random_views import build_augmentation
 from pipeline.loading.batch import Batch
 from pipeline.models.encoder import Encoder
-from pipeline.objective.objective import Activations, Objective, ObjectiveValue
+from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
+from pipeline.objective.terms import View
 from pipeline.representations.representation import Representation
+from pipeline.training.curve_names import TERM, TRIVIAL, WEIGHT
 from pipeline.training.optimisers import build_optimizer
 from pipeline.training.schedules import learning_rate
 from pipeline.training.train_options import TrainOptions
@@ -107,16 +109,34 @@ class StudentModule(lightning.LightningModule):
         torch.manual_seed(seed_from(self._seed, stream, number, self.global_rank))
         original = self._normalised(batch)
         with torch.no_grad():
-            views = {"original": original}
-            if "augmented" in self.objective.views:
-                views["augmented"] = self._augmented(batch)
-            if self._options.augment_both and "original" in self.objective.views:
-                views["original"] = self._augmented(batch)
+            views = self._views(batch, original, stream)
             live = {name: network(original) for name, network in self._live.items()}
         activations = self._activations(views)
-        value = self.objective(activations, {**batch["targets"], **live})
+        value = self.objective(
+            activations,
+            {**batch["targets"], **live},
+            index=batch["index"] if stream == TRAINING else None,
+            moment=self._moment(stream, number),
+        )
         h = activations.h.get("original")
         return value, activations.h["augmented"] if h is None else h
+
+    def _views(self, batch: Batch, original: Tensor, stream: int) -> dict[View, Tensor]:
+        """Return the views to encode; in validation, all may be the original one."""
+        if stream == VALIDATION and self._options.validate_on == "original":
+            return dict.fromkeys(self.objective.views, original)
+        views: dict[View, Tensor] = {"original": original}
+        if "augmented" in self.objective.views:
+            views["augmented"] = self._augmented(batch)
+        if self._options.augment_both and "original" in self.objective.views:
+            views["original"] = self._augmented(batch)
+        return views
+
+    def _moment(self, stream: int, number: int) -> Moment:
+        """Return where training is; what a step draws is the same in all processes."""
+        last = self._options.epochs * self._steps_per_epoch - 1
+        progress = self.global_step / max(1, last)
+        return Moment(progress, seed_from(self._seed, stream, number))
 
     def _activations(self, views: Mapping[Any, Tensor]) -> Activations:
         wanted = [view for view in views if view in self.objective.views]
@@ -173,6 +193,16 @@ class StudentModule(lightning.LightningModule):
 
 
 def _values(value: ObjectiveValue) -> dict[str, Tensor]:
-    """Return the objective and its terms, detached, with the names of the curves as keys."""
-    terms = {f"term/{name}": term.detach() for name, term in value.terms.items()}
-    return {"objective": value.total.detach(), **terms}
+    """Return the objective and its terms, detached, with the names of the curves as keys.
+
+    Weights that change and, in validation, trivial answers stand beside the terms.
+    """
+    total = value.total.detach()
+    terms = {f"{TERM}{name}": term.detach() for name, term in value.terms.items()}
+    weights = {
+        # Unlike `torch.tensor`, this does not make a device wait for a copy.
+        f"{WEIGHT}{name}": torch.full((), weight, device=total.device)
+        for name, weight in value.weights.items()
+    }
+    trivial = {f"{TRIVIAL}{name}": answer for name, answer in value.trivial.items()}
+    return {"objective": total, **terms, **weights, **trivial}

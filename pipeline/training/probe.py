@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from pipeline.loading.batch import NO_LABEL
 from pipeline.metrics.neighbours import nearest, vote
 from pipeline.training.collectives import rows_of_all_processes, sum_over_processes
+from pipeline.training.curve_names import KNN, LABELLED, LARGEST_CLASS, PROBE
 
-METRIC = "validation/probe_top1"
-KNN_METRIC = "validation/knn_top1"
 KNN_TEMPERATURE = 0.07
 KNN_IMAGES = 10_000
 
@@ -33,7 +32,8 @@ class OnlineProbe(Callback):
             self.classifier = nn.Linear(width, classes)
         self._optimizer = torch.optim.Adam(self.classifier.parameters(), lr=lr)
         self._restored: dict[str, Any] | None = None
-        self._counts = torch.zeros(2)
+        self._counts = torch.zeros(2)  # right answers, images
+        self._by_class = torch.zeros(classes)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move to the encoder's device, then restore the optimiser's state there."""
@@ -69,6 +69,7 @@ class OnlineProbe(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reset the counts."""
         self._counts = torch.zeros(2, device=pl_module.device)
+        self._by_class = torch.zeros(self.classifier.out_features, device=pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -85,12 +86,16 @@ class OnlineProbe(Callback):
             guesses = self.classifier(outputs["h"][known].float()).argmax(dim=1)
         right = (guesses == outputs["labels"][known]).sum()
         self._counts += torch.stack([right, known.sum()])
+        self._by_class.index_add_(0, outputs["labels"].clamp(min=0), known.to(self._by_class))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share of right answers, in percent."""
         right, seen = sum_over_processes(self._counts)
         if seen:
-            pl_module.log(METRIC, 100 * right / seen, sync_dist=True, logger=False)
+            pl_module.log(PROBE, 100 * right / seen, sync_dist=True, logger=False)
+            largest = sum_over_processes(self._by_class).max()
+            pl_module.log(LABELLED, seen, sync_dist=True, logger=False)
+            pl_module.log(LARGEST_CLASS, 100 * largest / seen, sync_dist=True, logger=False)
 
     def weights(self) -> dict[str, Tensor]:
         """Return weight and bias, on the CPU."""
@@ -153,4 +158,4 @@ class OnlineNeighbours(Callback):
         shares = vote(found, labels, classes=self._classes, k=k, temperature=KNN_TEMPERATURE)
         right = (shares.argmax(dim=1) == labels).float().mean()
         # As a number: Lightning then puts it on the device, as NCCL requires.
-        pl_module.log(KNN_METRIC, 100 * right.item(), sync_dist=True, logger=False)
+        pl_module.log(KNN, 100 * right.item(), sync_dist=True, logger=False)

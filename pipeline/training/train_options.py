@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.base.options import Options
+from pipeline.base.options import Options, added
 from pipeline.images.random_views import AugmentationOptions
 from pipeline.loading.loaders import LoadingOptions
 from pipeline.training.optimisers import OptimizerOptions
@@ -64,6 +64,11 @@ class TrainOptions(Options):
     of an average of the encoder's weights, which is validated and kept in their place. `select` is
     the rule for the best checkpoint, always on validation images: `probe` (highest top-1 of the
     linear probe), `objective` (lowest), or `auto` (probe if there are labels, else objective).
+
+    With `validate_on: original`, the validation objective sees the image as it is in place of every
+    random view, which only makes sense if no term compares two views. With `recalibrate`, the
+    statistics of batch norms are re-estimated on this number of original training images before
+    each validation, and kept in the checkpoints.
     """
 
     epochs: Count
@@ -84,6 +89,8 @@ class TrainOptions(Options):
     saving: SavingOptions = SavingOptions()
     probe: ProbeOptions = ProbeOptions()
     select: Literal["auto", "probe", "objective"] = "auto"
+    validate_on: Literal["views", "original"] = added("views")
+    recalibrate: Annotated[int, Field(ge=2)] | None = added(None)
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "TrainOptions":

@@ -1,12 +1,17 @@
 """Problems across sections of an experiment file, and the error that lists all problems."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import ConfigError, unknown_name
-from pipeline.objective.terms import WITH_REPRESENTATION
+from pipeline.objective.terms import (
+    WITH_REPRESENTATION,
+    AnyTerm,
+    reads_ahead,
+    with_representation,
+)
 
 # Representations that are cheap or random. If the objective names one that the store does not
 # hold, it is computed for every batch.
@@ -27,6 +32,16 @@ def unknown_representations(data: Mapping[str, Any]) -> Iterator[str]:
                 f"objective.{name}: "
                 f"{unknown_name('representation', str(representation), [*features, *LIVE])} "
                 "A representation is named under `features`, or is one of those computed live."
+            )
+
+
+def unstored_targets(terms: Mapping[str, AnyTerm], features: Container[str]) -> Iterator[str]:
+    """Yield one line for each term that must know stored targets before training and cannot."""
+    for name, term in with_representation(terms):
+        if reads_ahead(term) and term.representation not in features:
+            yield (
+                f"objective.{name}: {reads_ahead(term)} needs stored targets of training images; "
+                f"name {term.representation!r} under `features`."
             )
 
 

@@ -19,12 +19,18 @@ from pipeline.evaluation.protocols import AnyProtocol
 from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.student import TIMM_PREFIX, StudentOptions, unknown_backbone
-from pipeline.objective.terms import ObjectiveOptions, least_rows, representations_of
+from pipeline.objective.terms import (
+    ObjectiveOptions,
+    active,
+    compares_views,
+    least_rows,
+    representations_of,
+)
 from pipeline.representations.kinds import KINDS, AnyRepresentation
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.writing import ShardOptions
 from pipeline.training.train_options import TrainOptions
-from stages.experiment.config_problems import complaint, unknown_representations
+from stages.experiment.config_problems import complaint, unknown_representations, unstored_targets
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -123,6 +129,8 @@ def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
         return None, [*problems(error, Experiment), *unknown_representations(data)]
     wrong = [*unknown_representations(data), *_unstorable(experiment), *_idle(experiment)]
     wrong += [*_too_small(experiment), *_cannot_read(experiment)]
+    wrong += _senseless_validation(experiment)
+    wrong += unstored_targets(experiment.objective or {}, experiment.features)
     if not wrong:  # last, as it takes a second to import timm
         wrong += _unknown_backbone(experiment)
     return (None if wrong else experiment), wrong
@@ -141,6 +149,18 @@ def _idle(experiment: Experiment) -> Iterator[str]:
         yield "student.weights: train is none, so this must name a checkpoint file or a run."
     if experiment.train is not None and experiment.objective is None:
         yield "objective: training needs one; it may be none only with train: none."
+
+
+def _senseless_validation(experiment: Experiment) -> Iterator[str]:
+    if experiment.train is None or experiment.train.validate_on == "views":
+        return
+    terms = active(experiment.objective or {})
+    comparing = [name for name, term in terms.items() if compares_views(term)]
+    if comparing:
+        yield (
+            f"train.validate_on: {', '.join(comparing)} of the objective compares two views, which "
+            "would both be the original one; use views."
+        )
 
 
 def _too_small(experiment: Experiment) -> Iterator[str]:

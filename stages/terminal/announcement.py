@@ -12,6 +12,7 @@ from pipeline.datasets.source import SPLITS
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.encoder import build_encoder
 from pipeline.models.student import StudentOptions
+from pipeline.objective.weights import weight_text
 from pipeline.shards.manifest import MANIFEST, read_manifest
 from stages.experiment.paths import DatasetLayout
 from stages.experiment.schema import Experiment
@@ -53,8 +54,12 @@ def announce(
             f"{_projector(experiment.student, found)}"
         )
     if objective and experiment.objective is not None and experiment.train is not None:
-        values["objective"] = {name: term.weight for name, term in experiment.objective.items()}
-        rows["objective"] = ", ".join(f"{n} {w:g}" for n, w in values["objective"].items())
+        weights = {name: term.weight for name, term in experiment.objective.items()}
+        values["objective"] = {
+            name: term.model_dump(mode="json")["weight"]
+            for name, term in experiment.objective.items()
+        }
+        rows["objective"] = ", ".join(f"{n} {weight_text(w)}" for n, w in weights.items())
     values |= {"reads": list(map(str, reads)), "writes": list(map(str, writes))}
     rows |= {"reads": ", ".join(values["reads"]), "writes": ", ".join(values["writes"])}
     if device:

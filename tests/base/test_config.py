@@ -128,6 +128,40 @@ def test_a_batch_is_as_large_as_the_objective_needs(digits: Path) -> None:
     assert load(digits, [*small, unbiased, "objective.hog.weight=0"]).train
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("kind: affinity", "affinity"),
+        ("kind: regression, relative: true", "relative"),
+        ("kind: dependence, whiten: 1", "whiten"),
+    ],
+)
+def test_a_term_that_must_know_its_targets_beforehand_needs_a_stored_one(
+    digits: Path, options: str, why: str
+) -> None:
+    term = f"objective.pixels={{{options}}}"
+    with pytest.raises(ConfigError, match=rf"objective\.pixels: {why} needs stored targets"):
+        load(digits, [term])
+    assert load(digits, [term, "features.pixels={}"])
+    assert load(digits, [f"objective.pixels={{{options}, weight: 0}}"])
+
+
+def test_views_that_are_compared_are_not_both_the_original_one(digits: Path) -> None:
+    changed = ["train.validate_on=original"]
+    with pytest.raises(ConfigError, match=r"validate_on: invariance, view_dependence of the"):
+        load(digits, changed)
+    off = [f"objective.{name}.weight=0" for name in ("invariance", "view_dependence")]
+    assert load(digits, [*changed, *off])
+
+
+def test_a_changing_weight_survives_a_record(digits: Path) -> None:
+    weight = "objective.hog.weight={from: 5, to: 1, schedule: linear}"
+    changed = load(digits, [weight])
+    recorded = changed.training_sections()["objective"]["hog"]
+    assert recorded["weight"] == {"from": 5.0, "to": 1.0, "schedule": "linear"}
+    assert changed.digest() != load(digits).digest()
+
+
 def test_a_precision_may_be_written_as_a_number(digits: Path) -> None:
     for written in ("16", "32"):
         train = load(digits, [f"train.precision={written}"]).train

@@ -335,6 +335,9 @@ EVERYTHING: dict[str, Any] = {
     "hog": {"kind": "dependence", "statistic": "dcor_squared_unbiased"},
     "clip": {"kind": "regression", "loss": "cosine"},
     "pixels": {"kind": "regression", "loss": "squared", "on": "z"},
+    "halves": {"kind": "regression", "representation": "clip", "loss": "cosine_smooth_l1",
+               "layers": 2},
+    "barlow": {}, "sigreg": {"directions": 16},
 }  # fmt: skip
 
 

@@ -12,16 +12,18 @@ from pydantic import TypeAdapter
 
 from pipeline.base.text import spoken
 from pipeline.images.original_view import ImageOptions
+from pipeline.metrics.intervals import wilson
 from pipeline.objective.terms import ObjectiveOptions, active
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.comparison import Differences, compared, differences
-from pipeline.reporting.confusion import Confusion, Prediction, confusion, mistakes, wilson
+from pipeline.reporting.confusion import Confusion, Prediction, confusion, mistakes
 from pipeline.reporting.curves import CurvesPanel, curves
 from pipeline.reporting.dependence_map import Dependence, dependence
 from pipeline.reporting.formats import duration, number, size, times, unbroken
 from pipeline.reporting.health import collapse_of, has_collapsed, variance_shares
 from pipeline.reporting.maps import Maps, maps
 from pipeline.reporting.neighbours_panel import Searches, searches
+from pipeline.reporting.page import Panel, render
 from pipeline.reporting.pictures import sprite
 from pipeline.reporting.published import PUBLISHED
 from pipeline.reporting.representations_panel import representations
@@ -253,6 +255,65 @@ def test_each_term_has_a_chart_of_its_own_and_its_part_of_the_objective() -> Non
     assert hog.share == "1.5 of 2"  # of the best epoch, the second
     assert [key.label for key in hog.drawn.keys] == ["training", "validation"]
     assert len({key.dash for key in hog.drawn.keys}) == 2
+
+
+def test_new_terms_geometries_and_weights_are_told() -> None:
+    given = {
+        "hog": {
+            "kind": "regression", "loss": "cosine_smooth_l1", "layers": 2, "whiten": 1,
+            "relative": True, "weight": {"from": 5, "to": 1},
+        },
+        "near": {"kind": "affinity", "representation": "hog", "bank": 2048},
+        "white": {"kind": "dependence", "representation": "hog", "whiten": 0.5},
+        "barlow": {},
+        "sigreg": {},
+    }  # fmt: skip
+    run = a_run()
+    told = {
+        name: term.model_dump(mode="json")
+        for name, term in TypeAdapter(ObjectiveOptions).validate_python(given).items()
+    }
+    terms = {
+        t.name: t for t in terms_of(replace(run, config={**run.config, "objective": told}), {})
+    }
+    assert not any("A term of kind" in term.says for term in terms.values())
+    assert all(term.trivial for term in terms.values())
+    for part in ("smooth L1", "two layers", "each component standardised", "from 5 to 1"):
+        assert part in terms["hog"].says
+    assert terms["hog"].shown_weight == "5 to 1"
+    assert "2,048 stored targets" in terms["near"].says
+    assert "to the power of 0.5" in terms["white"].says
+    assert terms["barlow"].shown_weight == "1"
+
+
+def test_a_term_stands_beside_its_trivial_answer_at_the_best_epoch() -> None:
+    row = {
+        "train/term/hog": 0.5, "validation/term/hog": 0.3, "validation/trivial/hog": 0.4,
+        "validation/explained/hog": 0.25, "train/weight/hog": 2.0,
+    }  # fmt: skip
+    run = a_run(curves=tuple({**old, **row} for old in a_run().curves))
+    run.config["objective"]["hog"]["weight"] = {"from": 3, "to": 1, "schedule": "cosine"}
+    found = curves(run)
+    assert isinstance(found, CurvesPanel)
+    (hog,) = found.terms
+    assert hog.share == "1 of 2"  # by the weight of that epoch
+    assert hog.explained == (
+        "On validation images 0.3, where 0.4 is that between different images: 25.0 % explained."
+    )
+    assert "25.0 % explained" in render("", "", "", [Panel("curves", "Training", found)])
+    older = curves(a_run(curves=tuple({**old, "train/term/hog": 0.5} for old in a_run().curves)))
+    assert isinstance(older, CurvesPanel)
+    assert older.terms[0].explained == ""
+
+
+def test_a_choice_within_its_own_interval_is_a_caution() -> None:
+    about = {"validation/labelled": 80.0, "validation/largest_class": 55.0}
+    run = a_run(
+        curves=tuple({**row, **about, "validation/probe_top1": 60.0} for row in a_run().curves)
+    )
+    said = [note.text for note in summary(run).notes if note.kind == "caution"]
+    assert any(text.startswith("Epoch 1 scores within") for text in said)
+    assert any("naming the largest class" in text for text in said)
 
 
 def test_what_was_saved() -> None:

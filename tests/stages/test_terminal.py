@@ -193,7 +193,7 @@ KEYS = {
     "use digits": {"experiment", "digest", "config"},
     "shard": {"experiment", "shards", "up_to_date", "changes", "splits", "reads", "writes"},
     "extract-features": {"store", "features", "device"},
-    "train": {"checkpoint", "up_to_date", "selection", "last", "student", "objective"},
+    "train": {"checkpoint", "up_to_date", "selection", "last", "doubts", "student", "objective"},
     "report": {"report", "bytes"},
     "export": {"format", "file", "card", "bytes"},
     "embed configs/../photo.png": {"file", "images", "width", "size"},

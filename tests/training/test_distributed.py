@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.dependence.distance_correlation import distance_correlation
 from pipeline.dependence.gathering import gather_rows
-from pipeline.objective.objective import Activations, Objective, ObjectiveValue
+from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
+from pipeline.objective.references import Reference
 from pipeline.objective.terms import ObjectiveOptions
 
 RANKS, B, IN, H, Z = 2, 12, 6, 5, 4
@@ -25,7 +26,16 @@ TERMS: dict[str, Any] = {
     "hog": {"kind": "dependence", "on": "h", "view": "both"},
     "scaled": {"kind": "dependence", "representation": "hog", "standardise": True},
     "clip": {"kind": "regression", "loss": "cosine"},
-}
+    "halves": {
+        "kind": "regression", "representation": "clip", "loss": "cosine_smooth_l1", "layers": 2,
+        "whiten": 1, "relative": True, "drop": 1.0,
+    },
+    "matched": {"kind": "regression", "representation": "hog", "relative": True, "drop": 1.0},
+    "near": {"kind": "affinity", "representation": "clip", "bank": 8},
+    "white": {"kind": "dependence", "representation": "hog", "whiten": 0.5},
+    "barlow": {"weight": {"from": 2, "to": 1}},
+    "sigreg": {"directions": 11, "weight": 0.1},
+}  # fmt: skip
 
 
 class Model(nn.Module):
@@ -38,7 +48,12 @@ class Model(nn.Module):
         self.projector = nn.Linear(H, Z, dtype=torch.float64)
         terms = TypeAdapter(ObjectiveOptions).validate_python(TERMS)
         self.objective = Objective(
-            terms, h_width=H, z_width=Z, representation_widths=WIDTHS, gather=gather
+            terms,
+            h_width=H,
+            z_width=Z,
+            representation_widths=WIDTHS,
+            references=references(),
+            gather=gather,
         ).double()
 
     def forward(self, batch: dict[str, Tensor]) -> ObjectiveValue:
@@ -46,17 +61,35 @@ class Model(nn.Module):
         h = {view: self.backbone(batch[view]).tanh() for view in ("original", "augmented")}
         z = {view: self.projector(features) for view, features in h.items()}
         fixed = {name: batch[name] for name in WIDTHS}
-        value: ObjectiveValue = self.objective(Activations(h, z), fixed)  # type: ignore[arg-type]
+        value: ObjectiveValue = self.objective(
+            Activations(h, z),  # type: ignore[arg-type]
+            fixed,
+            index=batch["index"],
+            moment=Moment(progress=0.3, seed=4),
+        )
         return value
+
+
+def references() -> dict[str, Reference]:
+    """Targets whose first rows are those of the batch: its images are in the bank."""
+    batch, more = whole_batch(), torch.Generator().manual_seed(8)
+    found = {}
+    for name, width in WIDTHS.items():
+        others = 2 * torch.randn(B, width, generator=more, dtype=torch.float64) + 1
+        rows = torch.cat([batch[name], others])
+        index = torch.cat([batch["index"], B + torch.arange(B)])
+        found[name] = Reference(rows, index, rows.mean(0), rows.std(0))
+    return found
 
 
 def whole_batch() -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(7)
     widths = {"original": IN, "augmented": IN, **WIDTHS}
-    return {
+    drawn = {
         name: torch.randn(B, width, generator=random, dtype=torch.float64)
         for name, width in widths.items()
     }
+    return {**drawn, "index": torch.arange(B)}
 
 
 def results(batch: dict[str, Tensor], *, gather: bool, world: int = 1) -> dict[str, Tensor]:
