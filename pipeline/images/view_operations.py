@@ -93,9 +93,9 @@ def padded_crop(images: Tensor, corners: Tensor, flips: Tensor, padding: int) ->
     S = images.shape[-1]
     padded = F.pad(images, [padding] * 4)
     windows = padded.unfold(2, S, 1).unfold(3, S, 1)  # (B, C, top, left, S, S), a view
-    top, left = corners.to(images.device).unbind(1)
+    top, left = sent(corners, images.device).unbind(1)
     cut = windows[torch.arange(len(images), device=images.device), :, top, left]
-    return torch.where(flips.to(images.device)[:, None, None, None], cut.flip(3), cut)
+    return torch.where(sent(flips, images.device)[:, None, None, None], cut.flip(3), cut)
 
 
 def random_jitter(

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import TrainingError
@@ -81,9 +80,10 @@ class Curves(Callback):
         status = ""
         if self._ended - self._shown >= SHOWN_EVERY_SECONDS:
             self._shown = self._ended
-            status = self._status(trainer, outputs["values"])
+            numbers = dict(zip(outputs["values"], values.tolist(), strict=True))
+            status = self._status(trainer, numbers)
             trainer.loggers[0].log_metrics(
-                {f"step/{n}": float(v) for n, v in outputs["values"].items()}
+                {f"step/{n}": v for n, v in numbers.items()}
                 | {"step/learning_rate": _rate(trainer)},
                 trainer.global_step,
             )
@@ -118,8 +118,8 @@ class Curves(Callback):
         waited = self._loader.waited_seconds - self._waited
         return waited / max(self._ended - self._began, 1e-9)
 
-    def _status(self, trainer: Trainer, values: dict[str, Tensor]) -> str:
-        numbers = [f"{name.removeprefix('term/')} {float(v):.4f}" for name, v in values.items()]
+    def _status(self, trainer: Trainer, values: dict[str, float]) -> str:
+        numbers = [f"{name.removeprefix('term/')} {v:.4f}" for name, v in values.items()]
         return ", ".join(
             [
                 *numbers,

@@ -10,7 +10,9 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, distributed
+from torch.utils._pytree import tree_map
 
+from pipeline.base.devices import sent
 from pipeline.base.errors import NotFiniteError, TrainingError
 from pipeline.base.seeds import seed_from
 from pipeline.images.original_view import ImageOptions, normalise
@@ -60,6 +62,12 @@ class StudentModule(lightning.LightningModule):
         """Move the live representations, not part of the student's state, to its device."""
         for representation in self._live.values():
             representation.to(self.device)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Send a batch from pinned memory, so that the host does not wait for a GPU."""
+        return tree_map(lambda x: sent(x, device) if isinstance(x, Tensor) else x, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Give all processes the batch-norm statistics of the first; each has gathered its own."""
