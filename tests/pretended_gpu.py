@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,12 +96,12 @@ class GPU:
 
 def _line() -> str:
     """Return the innermost line of the project that is being run, tests included."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(str(ROOT)) and LIBRARIES not in name and name != __file__:
             return f"{Path(name).relative_to(ROOT)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "backward"
 
 
@@ -116,7 +116,7 @@ class PretendedTensor(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> "PretendedTensor":
         """Wrap a tensor of the CPU."""
-        made: Any = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Any = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
             strides=held.stride(),
@@ -126,7 +126,8 @@ class PretendedTensor(Tensor):
             device=CUDA,
         )
         made.held = held
-        return made  # type: ignore[no-any-return]
+        tensor: PretendedTensor = made
+        return tensor
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -179,7 +180,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         return None
     if there:
         _require_one_device(func, tensors)
-        _count(func, args, tensors)
+        _count(func, args)
     if func in COPIES:
         _count_copy(func, args, kwargs, asked)
     on_cpu = {**kwargs, "device": torch.device("cpu")} if asked is not None else kwargs
@@ -236,13 +237,14 @@ def _require_one_device(func: Any, tensors: list[Tensor]) -> None:
         )
 
 
-def _count(func: Any, args: Any, tensors: list[Tensor]) -> None:
+def _count(func: Any, args: Any) -> None:
     if func in WAITS:
         _gpu.note(WAITS[func])
-    elif func in INDEXING:
-        masks = [x for x in tensors[1:] if x.dtype in (torch.bool, torch.uint8)]
-        if any(isinstance(x, PretendedTensor) for x in (masks if len(tensors) > 1 else ())):
-            _gpu.note("a mask as an index")
+    elif func in INDEXING and any(
+        isinstance(x, PretendedTensor) and x.dtype in (torch.bool, torch.uint8)
+        for x in tree_leaves(args[1])
+    ):
+        _gpu.note("a mask as an index")
 
 
 def _count_copy(func: Any, args: Any, kwargs: Any, asked: torch.device | None) -> None:
