@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from training_runs import IMAGE, make_data, make_run
 from watched import Watched
 
+from pipeline.base.gpu_places import own_gpu
 from pipeline.base.progress import Silent
+from pipeline.evaluation.feature_batches import EmbeddedViews, ViewBatches
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.linear import LinearOptions
@@ -40,6 +42,8 @@ from pipeline.features.projection import Projection
 from pipeline.features.reduction import Reduction
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.random_views import POLICIES, AugmentationOptions, build_augmentation
+from pipeline.loading.loaders import LoadingOptions, loader_by_size
+from pipeline.metrics.neighbours import nearest
 from pipeline.models.checkpoint import LAST, load_checkpoint
 from pipeline.models.embedding import embed
 from pipeline.models.encoder import build_encoder
@@ -440,6 +444,36 @@ def test_what_a_protocol_finds_by_trying_is_found_on_the_gpu(
     assert PROTOCOLS[name].score(student, made).values["tuned"]["batch_size"] >= 16
 
 
+def test_views_of_a_fit_are_drawn_on_the_gpu(gpu: GPU, labelled: Images) -> None:
+    data = labelled.splits["train"]
+    seen = []
+
+    def embedded(views: Tensor) -> Tensor:
+        seen.append(views.device.type)
+        return views.flatten(1)
+
+    augment = build_augmentation(AugmentationOptions(), data.image)
+    loader = loader_by_size(data, LoadingOptions(), seed=0)
+    views = EmbeddedViews(loader, augment, embedded, CUDA)
+    gpu.clear()
+    for features, labels in ViewBatches(views, 32, seed=0):
+        assert (features.device.type, labels.device.type) == ("cuda", "cpu")
+    assert set(seen) == {"cuda"}
+    assert not gpu.waits, gpu.report()
+
+
+def test_the_bank_of_neighbours_is_sent_once(gpu: GPU) -> None:
+    bank, queries = (
+        torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (50, 40)
+    )
+    expected = nearest(queries, bank, k=3, device=CPU)
+    gpu.clear()
+    found = nearest(queries, bank, k=3, device=CUDA, queries_at_once=8, bank_at_once=20)
+    assert torch.equal(found.indices, expected.indices)
+    sent = gpu.waits.total() - sum(n for (kind, _), n in gpu.waits.items() if "to the CPU" in kind)
+    assert sent <= 1 + 5, gpu.report()  # the bank, and five blocks of queries
+
+
 def test_zero_shot_reads_prompts_on_the_gpu(labelled: Images, tmp_path: Path) -> None:
     options = clip_options(tmp_path)
     protocol = ZeroShotOptions(teacher="clip")
@@ -479,9 +513,10 @@ def test_extraction_computes_on_the_workers_gpu(
     feature = feature_task(kind, options, IMAGE, manifests, tmp_path / "store", tmp_path / "work")
     span = worker.Span(0, 0, 70)
     task = worker.Task(data / "shards" / "train", (span,), IMAGE, (feature,), {}, 70)
-    # This thread is no worker of a cluster; a worker's GPU is that of its number.
+    # This thread is no worker of a cluster.
     here = SimpleNamespace(name=0, address="tcp://127.0.0.1:1", state=SimpleNamespace(nthreads=1))
     monkeypatch.setattr(worker, "get_worker", lambda: here)
+    monkeypatch.setattr(worker, "own_gpu", own_gpu.__wrapped__)  # which is asked once a process
     expected = worker.sample_vectors(task)
     with pretended_gpu() as gpu:
         found = worker.sample_vectors(task)
