@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from every_term import every_term
 from PIL import Image
 from pretended_gpu import GPU, pretended_gpu, require_pretence
 from pydantic import TypeAdapter
@@ -50,7 +51,7 @@ from pipeline.models.encoder import build_encoder
 from pipeline.models.ready_encoder import Preprocessing, ReadyEncoder
 from pipeline.models.student import StudentOptions
 from pipeline.objective.objective import Activations, Objective
-from pipeline.objective.terms import AnyTerm, ObjectiveOptions
+from pipeline.objective.terms import ObjectiveOptions
 from pipeline.representations.kinds import KINDS
 from pipeline.representations.representation import Representation
 from pipeline.representations.teachers.exported import ExportedOptions
@@ -89,21 +90,6 @@ def same(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 
 
 # The objective
-
-
-def every_term() -> dict[str, Any]:
-    """Return each kind of term with each value of its options that are a choice."""
-    found: dict[str, Any] = {}
-    for kind in get_args(AnyTerm):
-        name = kind.model_fields["kind"].default
-        given = {"representation": "r"} if "representation" in kind.model_fields else {}
-        found[name] = {"kind": name, **given}
-        for option, field in kind.model_fields.items():
-            choices = (False, True) if field.annotation is bool else get_args(field.annotation)
-            for choice in choices if option != "kind" else ():
-                if isinstance(choice, str | bool):
-                    found[f"{name}_{option}_{choice}"] = {"kind": name, **given, option: choice}
-    return found
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

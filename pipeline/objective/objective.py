@@ -170,9 +170,9 @@ class _Batch:
         if key not in self._samples:
             if standardise:
                 rows = self._sample(group, name, False).rows
-                self._samples[key] = Sample(standardised(rows))
+                self._samples[key] = Sample(standardised(rows), shared=self._gather)
             else:
-                self._samples[key] = Sample(self._rows((group, name)))
+                self._samples[key] = Sample(self._rows((group, name)), shared=self._gather)
         return self._samples[key]
 
     def _rows(self, key: tuple[str, str]) -> Tensor:
