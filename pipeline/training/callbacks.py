@@ -15,6 +15,7 @@ from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import TrainingError
 from pipeline.base.progress import Progress
 from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import DeferredLoader
 from pipeline.training.collectives import sum_over_processes
 from pipeline.training.probe import KNN_METRIC
 from pipeline.training.probe import METRIC as PROBE_METRIC
@@ -201,6 +202,18 @@ class Selection(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._best = state_dict["best"]
+
+
+class Choosing(Callback):
+    """Lets the processes choose together whether training images are kept in memory."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose, as soon as the processes can speak to each other."""
+        if isinstance(self._loader, DeferredLoader):
+            self._loader.choose()
 
 
 class Position(Callback):

@@ -21,6 +21,7 @@ from pipeline.loading.batch import Batch
 from pipeline.models.encoder import Encoder
 from pipeline.objective.objective import Activations, Objective, ObjectiveValue
 from pipeline.representations.representation import Representation
+from pipeline.training.collectives import sum_over_processes
 from pipeline.training.optimisers import build_optimizer
 from pipeline.training.schedules import learning_rate
 from pipeline.training.train_options import TrainOptions
@@ -149,12 +150,19 @@ class StudentModule(lightning.LightningModule):
         return images
 
     def _require_finite(self, value: ObjectiveValue, batch_idx: int) -> None:
-        if torch.isfinite(value.total):
+        """Raise NotFiniteError in all processes if the objective of one of them is not finite."""
+        numbers = torch.stack([value.total, *value.terms.values()]).detach()
+        bad = sum_over_processes((~torch.isfinite(numbers)).float())
+        if not bad.any():
             return
-        terms = [name for name, term in value.terms.items() if not torch.isfinite(term)]
+        processes, *counts = bad.int().tolist()
+        terms = [name for name, n in zip(value.terms, counts, strict=True) if n]
+        world = self.trainer.world_size
+        where = f", in {processes} of {world} processes" if world > 1 else ""
         raise NotFiniteError(
             f"The objective is not finite at step {self.global_step + 1} (epoch "
-            f"{self.current_epoch + 1}, batch {batch_idx + 1}), in {', '.join(terms) or 'the sum'}."
+            f"{self.current_epoch + 1}, batch {batch_idx + 1}), in {', '.join(terms) or 'the sum'}"
+            f"{where}."
         )
 
     def configure_optimizers(self) -> Any:
