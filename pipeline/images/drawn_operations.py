@@ -87,7 +87,7 @@ def random_operations(images: Tensor, *, draws: Draws) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _Together:
     """The samples that a step computes together: by one function, or each by its own matrix."""
 
     rows: Tensor
@@ -114,7 +114,7 @@ def apply_operations(pixels: Tensor, variants: list[Operation], chosen: Tensor) 
     return changed
 
 
-def _groups(step: Tensor, variants: list[Operation], size: int) -> list[_Group]:
+def _groups(step: Tensor, variants: list[Operation], size: int) -> list[_Together]:
     none = torch.empty(0, 2, 3)
     samples: dict[Operation, list[int]] = {}
     for row, number in enumerate(step.tolist()):
@@ -123,13 +123,13 @@ def _groups(step: Tensor, variants: list[Operation], size: int) -> list[_Group]:
         (row, variant) for variant, own in samples.items() for row in own if variant[0] in AFFINE
     ]
     groups = [
-        _Group(torch.tensor(rows), _function(*variant), none)
+        _Together(torch.tensor(rows), _function(*variant), none)
         for variant, rows in samples.items()
         if variant[0] not in AFFINE and variant[0] != IDENTITY[0]
     ]
     if moved:
         matrices = torch.tensor([_matrix(name, m, size) for _, (name, m) in moved])
-        groups.append(_Group(torch.tensor([row for row, _ in moved]), None, matrices))
+        groups.append(_Together(torch.tensor([row for row, _ in moved]), None, matrices))
     return groups
 
 

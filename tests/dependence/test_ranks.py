@@ -72,7 +72,7 @@ def work(rank: int, world: int, folder: str) -> None:
     measured = getattr(dependence, "own_distances")  # noqa: B009
 
     def noted(x: Tensor, chosen: slice) -> Tensor:
-        block = measured(x, chosen)
+        block: Tensor = measured(x, chosen)
         widest[0] = max(widest[0], len(block))
         return block
 
