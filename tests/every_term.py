@@ -1,8 +1,13 @@
 """Every kind of term of the objective, with each value of its options that are a choice."""
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
-from pipeline.objective.terms import AnyTerm
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from pipeline.objective.objective import Activations, Objective, ObjectiveValue
+from pipeline.objective.terms import AnyTerm, ObjectiveOptions
 
 
 def every_term() -> dict[str, Any]:
@@ -18,3 +23,26 @@ def every_term() -> dict[str, Any]:
                 if isinstance(choice, str | bool):
                     found[f"{name}_{option}_{choice}"] = {"kind": name, **given, option: choice}
     return found
+
+
+def objective_of(name: str, rows: Mapping[str, Tensor], *, gather: bool = False) -> Objective:
+    """Return an objective of one of these terms, for rows `h`, `z` and `r` as wide as these."""
+    terms = TypeAdapter(ObjectiveOptions).validate_python({name: every_term()[name]})
+    widths = {key: x.shape[1] for key, x in rows.items()}
+    return Objective(
+        terms,
+        h_width=widths["h"],
+        z_width=widths["z"],
+        representation_widths={"r": widths["r"]},
+        gather=gather,
+    )
+
+
+def value_of(objective: Objective, rows: Mapping[str, Tensor]) -> ObjectiveValue:
+    """Return its value, where the augmented view's embeddings are a function of the original's."""
+    views: Any = {
+        layer: {"original": rows[layer], "augmented": (0.5 * rows[layer] + 1).sin()}
+        for layer in ("h", "z")
+    }
+    value: ObjectiveValue = objective(Activations(views["h"], views["z"]), {"r": rows["r"]})
+    return value

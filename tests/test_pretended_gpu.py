@@ -14,10 +14,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from every_term import every_term
+from every_term import every_term, objective_of, value_of
 from PIL import Image
 from pretended_gpu import GPU, pretended_gpu, require_pretence
-from pydantic import TypeAdapter
 from shades import AUGMENTED, setting
 from torch import Tensor, nn
 from training_runs import IMAGE, make_data, make_run
@@ -50,8 +49,6 @@ from pipeline.models.embedding import embed
 from pipeline.models.encoder import build_encoder
 from pipeline.models.ready_encoder import Preprocessing, ReadyEncoder
 from pipeline.models.student import StudentOptions
-from pipeline.objective.objective import Activations, Objective
-from pipeline.objective.terms import ObjectiveOptions
 from pipeline.representations.kinds import KINDS
 from pipeline.representations.representation import Representation
 from pipeline.representations.teachers.exported import ExportedOptions
@@ -97,23 +94,19 @@ def same(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 def test_a_term_and_its_gradients_are_the_cpus_and_nothing_waits(
     gpu: GPU, name: str, precision: torch.dtype | None
 ) -> None:
-    terms = TypeAdapter(ObjectiveOptions).validate_python({name: every_term()[name]})
     random = torch.Generator().manual_seed(0)
-    rows = {w: torch.randn(12, w, generator=random) for w in (7, 9, 5)}
+    rows = {"h": 7, "z": 9, "r": 5}
+    given = {name: torch.randn(12, width, generator=random) for name, width in rows.items()}
 
     def learn(device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
         torch.manual_seed(1)
-        objective = Objective(terms, h_width=7, z_width=9, representation_widths={"r": 5})
-        objective.to(device)
-        h, z, r = (rows[w].clone().to(device).detach() for w in (7, 9, 5))
-        layers = {"h": h.requires_grad_(), "z": z.requires_grad_()}
-        views: Any = {
-            layer: {"original": x, "augmented": (0.5 * x + 1).sin()} for layer, x in layers.items()
-        }
+        objective = objective_of(name, given).to(device)
+        own = {key: x.clone().to(device).detach() for key, x in given.items()}
+        h, z = (own[layer].requires_grad_() for layer in ("h", "z"))
         gpu.clear()
         with autocast(precision):
-            value = objective(Activations(views["h"], views["z"]), {"r": r})
-        value.total.backward()
+            value = value_of(objective, own)
+        torch.autograd.backward(value.total)
         grads = [x.grad.flatten() for x in (h, z, *objective.parameters()) if x.grad is not None]
         return value.terms, torch.cat(grads)
 

@@ -1,20 +1,16 @@
 """Each term over several processes (gloo) against one process with the joined batch."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from every_term import every_term
-from pydantic import TypeAdapter
+from every_term import every_term, objective_of, value_of
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 from pipeline.dependence import distance_correlation as dependence
 from pipeline.dependence.distances import own_distances, pairwise_distances
 from pipeline.dependence.gathering import gather_rows
-from pipeline.objective.objective import Activations, Objective
-from pipeline.objective.terms import ObjectiveOptions
 
 B = 12
 WIDTHS = {"h": 5, "z": 4, "r": 7}
@@ -29,19 +25,12 @@ def part(rank: int, world: int) -> slice:
     return slice(rank * B // world, (rank + 1) * B // world)
 
 
-def learned(name: str, options: Any, own: dict[str, Tensor], world: int) -> dict[str, Tensor]:
+def learned(name: str, own: dict[str, Tensor], world: int) -> dict[str, Tensor]:
     """Return a term and its gradients, as an optimiser would see them after averaging."""
     torch.manual_seed(1)
-    terms = TypeAdapter(ObjectiveOptions).validate_python({name: options})
-    objective = Objective(
-        terms, h_width=5, z_width=4, representation_widths={"r": 7}, gather=world > 1
-    )
+    objective = objective_of(name, own, gather=world > 1)
     h, z = (own[layer].clone().requires_grad_() for layer in ("h", "z"))
-    views: Any = {
-        layer: {"original": x, "augmented": (0.5 * x + 1).sin()}
-        for layer, x in {"h": h, "z": z}.items()
-    }
-    value = objective(Activations(views["h"], views["z"]), {"r": own["r"]})
+    value = value_of(objective, {**own, "h": h, "z": z})
     torch.autograd.backward(value.total / world)  # the loss is the mean over processes
     found = {"value": value.total.detach()}
     for place, x in {"h": h, "z": z}.items():
@@ -61,7 +50,7 @@ def work(rank: int, world: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world
     )
     own = {name: x[part(rank, world)] for name, x in rows().items()}
-    found = {name: learned(name, o, own, world) for name, o in every_term().items()}
+    found = {name: learned(name, own, world) for name in every_term()}
     # In 16 bits: values are the same, and gradients are rounded when they are summed.
     narrow = own["z"].bfloat16().requires_grad_()
     gathered = gather_rows(narrow)
@@ -77,7 +66,7 @@ def work(rank: int, world: int, folder: str) -> None:
         return block
 
     setattr(dependence, "own_distances", noted)  # noqa: B010
-    learned("view_dependence", {}, own, world)
+    learned("view_dependence", own, world)
     found["block"] = {"rows": torch.tensor(widest[0])}
     torch.save(found, Path(folder) / f"{rank} of {world}.pt")
     distributed.destroy_process_group()
@@ -99,7 +88,7 @@ def several(
 def test_a_term_and_its_gradients_are_those_of_the_joined_batch(
     several: list[dict[str, dict[str, Tensor]]], name: str
 ) -> None:
-    world, expected = len(several), learned(name, every_term()[name], rows(), 1)
+    world, expected = len(several), learned(name, rows(), 1)
     for rank, results in enumerate(several):
         assert results[name].keys() == expected.keys()
         for place, value in expected.items():
