@@ -10,9 +10,9 @@ Within `pretended_gpu()`, `torch.device("cuda")` works on a machine without a GP
   read from the device, results whose size the device decides, and copies of memory that is not
   pinned.
 
-It cannot show what kernels compute or how fast, memory, several devices, streams, NCCL, cuDNN,
-`torch.compile`, extensions that read data pointers, nor files that hold CUDA tensors (they are
-saved as CPU tensors). It belongs to the thread that enters it.
+It cannot show what kernels compute or how fast, what a GPU's generator draws, memory, several
+devices, streams, NCCL, cuDNN, `torch.compile`, extensions that read data pointers, nor files that
+hold CUDA tensors (they are saved as CPU tensors). It belongs to the thread that enters it.
 """
 
 import contextlib
@@ -350,6 +350,7 @@ def pretended_gpu() -> Iterator[GPU]:
         patch.setattr(torch.backends.cudnn, "enabled", False)
         patch.setattr(Tensor, "pin_memory", lambda x, device=None: _gpu.pin(x, device))
         patch.setattr(Tensor, "is_pinned", lambda x, device=None: _gpu.is_pinned(x, device))
+        patch.setattr(torch, "Generator", _Generator)
         # A pretended tensor cannot be an inference tensor.
         patch.setattr(torch, "inference_mode", _inference_mode)
         for name in ("tensor", "as_tensor"):  # they copy to a device below dispatch
@@ -361,6 +362,16 @@ def pretended_gpu() -> Iterator[GPU]:
                 yield _gpu
         finally:
             torch.__future__.set_swap_module_params_on_conversion(swapped)
+
+
+class _Generator(torch.Generator):
+    """A generator of the CPU, whichever device is asked for."""
+
+    def __new__(cls, device: Any = "cpu") -> "_Generator":
+        """Return a new generator."""
+        del device
+        made: _Generator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
+        return made
 
 
 def _answering(fact: Any) -> Callable[..., Any]:
