@@ -103,6 +103,7 @@ def test_a_term_and_its_gradients_are_the_cpus_and_nothing_waits(
         objective = objective_of(name, given).to(device)
         own = {key: x.clone().to(device).detach() for key, x in given.items()}
         h, z = (own[layer].requires_grad_() for layer in ("h", "z"))
+        value_of(objective, own)  # what a term keeps on a device is sent once
         gpu.clear()
         with autocast(precision):
             value = value_of(objective, own)
