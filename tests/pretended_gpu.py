@@ -365,13 +365,20 @@ def pretended_gpu() -> Iterator[GPU]:
 
 
 class _Generator(torch.Generator):
-    """A generator of the CPU, whichever device is asked for."""
+    """A generator of the CPU that says which device was asked for."""
+
+    asked: torch.device
 
     def __new__(cls, device: Any = "cpu") -> "_Generator":
         """Return a new generator."""
-        del device
         made: _Generator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
+        made.asked = torch.device(device)
         return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """The device that was asked for."""
+        return self.asked
 
 
 def _answering(fact: Any) -> Callable[..., Any]:
