@@ -5,6 +5,7 @@ import os
 # Threads slow small problems down, most of all on shared cores. Processes that tests start inherit
 # this setting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # else importing dcor gives torch all cores
 
 from pathlib import Path

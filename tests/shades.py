@@ -96,6 +96,7 @@ def setting(
     probe: dict[str, torch.Tensor] | None = None,
     specifications: dict[str, RepresentationOptions] | None = None,
     references: dict[str, Subject] | None = None,
+    device: torch.device = CPU,
 ) -> tuple[Setting, Subject, Subject]:
     """Return a setting, an encoder as the subject, and pixels as its control."""
     encoder = build_encoder(STUDENT, channels=3, size=12, seed=0)
@@ -105,10 +106,10 @@ def setting(
         references=references or {},
         specifications=specifications or {},
         checkpoint=checkpoint,
-        device=CPU,
+        device=device,
         seed=0,
         work=work,
         progress=Silent(),
     )
-    student = encoder_subject("student", encoder, of, device=CPU, cache=work, progress=Silent())
-    return made, student, pixel_subject(of, device=CPU, progress=Silent())
+    student = encoder_subject("student", encoder, of, device=device, cache=work, progress=Silent())
+    return made, student, pixel_subject(of, device=device, progress=Silent())

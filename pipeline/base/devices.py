@@ -24,7 +24,7 @@ def gpu_name() -> str:
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """Return a small CPU tensor on a device, without making the host wait for a GPU."""
-    if device.type == "cuda":
+    """Return a tensor on a device; a CPU tensor is sent without making the host wait for a GPU."""
+    if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)

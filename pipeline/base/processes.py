@@ -2,9 +2,11 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from typing import NoReturn
 
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
@@ -15,6 +17,19 @@ def is_first_process() -> bool:
     torchrun, SLURM and Lightning's own launcher number their processes in the environment.
     """
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+# The first process has printed its message and ended after so long.
+FOLLOWING_SECONDS = 5.0
+
+
+def leave_the_message_to_the_first(error: BaseException) -> NoReturn:
+    """End this process without a message, for an error that the first process reports too.
+
+    It waits first: launchers end all other processes as soon as one has failed.
+    """
+    time.sleep(FOLLOWING_SECONDS)
+    raise SystemExit(1) from error
 
 
 @contextmanager

@@ -19,10 +19,17 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from pipeline.base.errors import TrainingError, unknown_name
-from pipeline.dependence.distances import ROUNDINGS, pairwise_distances, safe_sqrt
+from pipeline.dependence.distances import (
+    ROUNDINGS,
+    own_distances,
+    pairwise_distances,
+    safe_sqrt,
+)
+from pipeline.dependence.gathering import gather_rows
+from pipeline.dependence.means import mean_of_processes, process_count
 
 Statistic = Literal["dcor", "dcor_squared", "dcor_squared_unbiased"]
 UNBIASED_MINIMUM_ROWS = 4
@@ -47,6 +54,8 @@ def distance_correlation(
         raise ValueError(unknown_name("statistic", statistic, MINIMUM_ROWS))
     if len(x) != len(y):
         raise ValueError(f"Both samples need equally many rows; found {len(x)} and {len(y)}.")
+    if x.shared != y.shared:
+        raise ValueError("Both samples need to be shared by all processes, or neither.")
     if len(x) < MINIMUM_ROWS[statistic]:
         raise TrainingError(
             f"The statistic {statistic} needs at least {MINIMUM_ROWS[statistic]} rows in a batch; "
@@ -59,14 +68,22 @@ def distance_correlation(
 
 
 class Sample:
-    """The rows (B, D) of one variable; distances are computed once for all its statistics."""
+    """The rows (B, D) of one variable; distances are computed once for all its statistics.
 
-    def __init__(self, rows: Tensor) -> None:
+    If `shared`, all processes hold the same rows, equally many from each. Each then computes only
+    the distances of its own share of rows to all, and statistics are those of all distances.
+    """
+
+    def __init__(self, rows: Tensor, *, shared: bool = False) -> None:
         if rows.ndim != 2 or len(rows) == 0:
             raise ValueError(f"A sample is a matrix (B, D) of rows; found {tuple(rows.shape)}.")
         if rows.is_complex():
             raise ValueError(f"A sample has real numbers; found {rows.dtype}.")
         self.rows = rows
+        self.shared = shared and process_count() > 1
+        share = len(rows) // process_count() if self.shared else len(rows)
+        first = share * distributed.get_rank() if self.shared else 0
+        self._own = slice(first, first + share)
 
     @classmethod
     def of_distances(cls, distances: Tensor) -> "Sample":
@@ -93,11 +110,21 @@ class Sample:
         return pairwise_distances(self.rows)
 
     @cached_property
+    def _own_distances(self) -> Tensor:
+        """Distances (b, B) of the rows of this process."""
+        return own_distances(self.rows, self._own) if self.shared else self.distances
+
+    def _of_all(self, column: Tensor) -> Tensor:
+        """Return a column (B, 1) with the numbers of all rows, from those of own rows (b, 1)."""
+        return gather_rows(column) if self.shared else column
+
+    @cached_property
     def double_centred(self) -> "Centred":
         """Distances minus their row and column means, plus the overall mean."""
-        means = self.distances.mean(1, keepdim=True)
-        matrix = self.distances - means - means.T + means.mean()
-        return _centred(matrix, self.distances)
+        means = self._own_distances.mean(1, keepdim=True)
+        all_means = self._of_all(means)
+        matrix = self._own_distances - means - all_means.T + all_means.mean()
+        return _centred(matrix, all_means.mean(), self.shared)
 
     @cached_property
     def u_centred(self) -> "Centred":
@@ -108,31 +135,41 @@ class Sample:
                 f"The unbiased distance correlation needs at least {UNBIASED_MINIMUM_ROWS} rows "
                 f"in a batch; found {B}. Use larger batches, or the statistic dcor_squared."
             )
-        sums = self.distances.sum(1, keepdim=True) / (B - 2)
-        matrix = self.distances - sums - sums.T + sums.sum() / (B - 1)
-        hollow = matrix.masked_fill(torch.eye(B, dtype=torch.bool, device=matrix.device), 0.0)
-        return _centred(hollow, self.distances)
+        sums = self._own_distances.sum(1, keepdim=True) / (B - 2)
+        all_sums = self._of_all(sums)
+        matrix = self._own_distances - sums - all_sums.T + all_sums.sum() / (B - 1)
+        numbers = torch.arange(B, device=matrix.device)
+        hollow = matrix.masked_fill(numbers[self._own, None] == numbers, 0.0)
+        return _centred(hollow, all_sums.mean() * (B - 2) / B, self.shared)
 
 
 @dataclass(frozen=True)
 class Centred:
-    """A centred distance matrix (B, B), its mean square, and whether that is only rounding."""
+    """Centred distances, their mean square, and whether that is only rounding.
+
+    `matrix` is (B, B), or if `shared` the rows (b, B) of this process.
+    """
 
     matrix: Tensor
     variance: Tensor
     degenerate: Tensor
+    shared: bool
 
 
-def _centred(matrix: Tensor, distances: Tensor) -> Centred:
-    variance = matrix.square().mean()
+def _centred(matrix: Tensor, mean_distance: Tensor, shared: bool) -> Centred:
+    variance = _mean(matrix.square(), shared)
     # If all rows are equally far apart, only rounding errors are left after U-centring.
-    rounding = ROUNDINGS * torch.finfo(matrix.dtype).eps * distances.detach().mean()
-    return Centred(matrix, variance, degenerate=variance <= rounding.square())
+    rounding = ROUNDINGS * torch.finfo(matrix.dtype).eps * mean_distance.detach()
+    return Centred(matrix, variance, variance <= rounding.square(), shared)
+
+
+def _mean(matrix: Tensor, shared: bool) -> Tensor:
+    return mean_of_processes(matrix.mean()) if shared else matrix.mean()
 
 
 def _squared_correlation(x: Centred, y: Centred) -> Tensor:
     # The normalisation of the means, B^2 or B (B - 3), cancels in the ratio.
-    covariance = (x.matrix * y.matrix).mean()
+    covariance = _mean(x.matrix * y.matrix, x.shared)
     degenerate = x.degenerate | y.degenerate
     scale = _root(x.variance, degenerate) * _root(y.variance, degenerate)
     return torch.where(degenerate, 0.0, covariance / scale)

@@ -26,6 +26,13 @@ def pairwise_distances(x: Tensor) -> Tensor:
     return distances
 
 
+def own_distances(x: Tensor, rows: slice) -> Tensor:
+    """Return the rows `rows` of `pairwise_distances(x)`, (b, B), at the cost of these alone."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    distances: Tensor = _OwnDistances.apply(wide, rows.start, rows.stop)
+    return distances
+
+
 def safe_sqrt(x: Tensor) -> Tensor:
     """Return the square root of x where x > 0, else 0 with gradient 0; NaN stays NaN."""
     zero = x <= 0
@@ -45,11 +52,8 @@ class _Distances(torch.autograd.Function):
         with full_precision(x.device):
             centred = x - x.mean(0)
             gram = centred @ centred.T
-        norms = gram.diagonal()
-        squared_norms = norms[:, None] + norms
-        squared = gram.mul_(-2).add_(squared_norms)
-        noise = squared_norms.mul_(ROUNDINGS * torch.finfo(x.dtype).eps)
-        distances = torch.where(squared <= noise, 0.0, squared).sqrt_().fill_diagonal_(0.0)
+        norms = gram.diagonal().clone()
+        distances = _from_gram(gram, norms, norms).fill_diagonal_(0.0)
         ctx.save_for_backward(centred, distances)
         return distances
 
@@ -63,3 +67,40 @@ class _Distances(torch.autograd.Function):
         weights = weights + weights.T
         with full_precision(centred.device):
             return weights.sum(1, keepdim=True) * centred - weights @ centred
+
+
+class _OwnDistances(torch.autograd.Function):
+    """Some rows of the distances; each moves both of the rows between which it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, first: int, last: int) -> Tensor:
+        with full_precision(x.device):
+            centred = x - x.mean(0)
+            gram = centred[first:last] @ centred.T
+        norms = centred.square().sum(1)
+        distances = _from_gram(gram, norms[first:last], norms)
+        distances.diagonal(first).zero_()
+        ctx.save_for_backward(centred, distances)
+        ctx.own = slice(first, last)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        centred: Tensor
+        distances: Tensor
+        centred, distances = ctx.saved_tensors
+        own = centred[ctx.own]
+        weights = torch.where(distances == 0, 0.0, gradient / distances)
+        with full_precision(centred.device):
+            moved = weights.sum(0)[:, None] * centred - weights.T @ own
+            moved[ctx.own] += weights.sum(1, keepdim=True) * own - weights @ centred
+        return moved, None, None
+
+
+def _from_gram(gram: Tensor, norms: Tensor, others: Tensor) -> Tensor:
+    """Return distances (b, B) from products of rows, which are overwritten, and squared norms."""
+    squared_norms = norms[:, None] + others
+    squared = gram.mul_(-2).add_(squared_norms)
+    noise = squared_norms.mul_(ROUNDINGS * torch.finfo(gram.dtype).eps)
+    return torch.where(squared <= noise, 0.0, squared).sqrt_()

@@ -24,14 +24,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = len(x)
-        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        every = x.new_empty((distributed.get_world_size() * len(x), *x.shape[1:]))
+        distributed.all_gather_into_tensor(every, x.contiguous())
+        return every
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        distributed.all_reduce(total)
-        first: int = ctx.rows * distributed.get_rank()
-        return total[first : first + ctx.rows]
+        own = gradient.new_empty((ctx.rows, *gradient.shape[1:]))
+        distributed.reduce_scatter_tensor(own, gradient.contiguous())
+        return own

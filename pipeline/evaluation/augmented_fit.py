@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.base.devices import sent
 from pipeline.base.errors import TrainingError
 from pipeline.evaluation.feature_batches import (
     Batches,
@@ -152,15 +153,15 @@ class _Fit:
     ) -> None:
         data = setting.images.splits["train"]
         self._train, self._task, self._setting, self._options = train, task, setting, options
-        self._mean = train.features.mean(dim=0)
-        self._scale = train.features.std(dim=0).clamp_min(1e-6)
+        self._mean = train.features.mean(dim=0).to(setting.device)
+        self._scale = train.features.std(dim=0).clamp_min(1e-6).to(setting.device)
         self._images: EmbeddedViews | None = None
         self.samples = len(train.labels)
         if subject.embed is not None:
             self.samples = data.valid_samples
             loader = loader_by_size(data, options.loading, seed=setting.seed)
             augment = build_augmentation(augmentation, data.image)
-            self._images = EmbeddedViews(loader, augment, subject.embed)
+            self._images = EmbeddedViews(loader, augment, subject.embed, setting.device)
 
     def batches(self, size: int) -> Batches:
         """Return batches of `size`; each iteration over them is an epoch."""
@@ -170,7 +171,7 @@ class _Fit:
 
     def standardised(self, features: Tensor) -> Tensor:
         """Return features (B, D), standardised by the training images, on the device."""
-        return ((features.cpu() - self._mean) / self._scale).to(self._setting.device)
+        return (sent(features, self._setting.device) - self._mean) / self._scale
 
     def candidate(self, lr: float, decay: float) -> _Candidate:
         """Return an untrained classifier and its optimiser."""
@@ -183,8 +184,9 @@ class _Fit:
 
     def raw(self, head: nn.Linear) -> LinearClassifier:
         """Return the equivalent classifier of features that are not standardised."""
-        weight = head.weight.detach().cpu().T / self._scale[:, None]
-        bias = head.bias.detach().cpu() - self._mean @ weight
+        mean, scale = self._mean.cpu(), self._scale.cpu()
+        weight = head.weight.detach().cpu().T / scale[:, None]
+        bias = head.bias.detach().cpu() - mean @ weight
         return LinearClassifier(weight, bias, self._task.classes)
 
     def tuned(self, subject: Subject) -> tuple[AugmentedFitOptions, Values]:

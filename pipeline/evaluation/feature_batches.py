@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.base.devices import sent
 from pipeline.base.seeds import seed_from
 from pipeline.evaluation.subjects import Embed
 from pipeline.loading.batch import NO_LABEL, Loader
@@ -58,11 +59,12 @@ class StoredBatches(Batches):
 
 @dataclass(frozen=True)
 class EmbeddedViews:
-    """How to compute features of views: load images, augment them, embed them."""
+    """How to compute features of views: load images, augment them on `device`, embed them."""
 
     loader: Callable[[int], Loader]
     augment: nn.Module
     embed: Embed
+    device: torch.device
 
 
 class ViewBatches(Batches):
@@ -79,5 +81,6 @@ class ViewBatches(Batches):
             known = labels != NO_LABEL
             if labels.ndim > 1:
                 known = known.any(dim=1)
-            views = self._images.augment(batch["images"][known].float() / 255)
+            pixels = sent(batch["images"][known], self._images.device)
+            views = self._images.augment(pixels.float() / 255)
             yield self._images.embed(views), labels[known]

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.base.devices import sent
 from pipeline.base.errors import DataError, TrainingError
 from pipeline.base.seeds import seed_from
 from pipeline.datasets.source import Split
@@ -220,7 +221,7 @@ class _Learning:
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the cross entropy of a view of each image of a batch."""
         device = self.setting.device
-        views = self._augment(batch["images"].float() / 255).to(device)
+        views = self._augment(sent(batch["images"], device).float() / 255)
         targets = class_indices(batch["labels"], self.classes).to(device)
         return F.cross_entropy(network(normalise(views, self.data.image)), targets)
 

@@ -17,7 +17,6 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from pipeline.base.errors import ConfigError, DataError, unknown_name
-from pipeline.base.progress import Progress
 from pipeline.evaluation.labelled_features import check_features
 from pipeline.evaluation.protocol import Outcome, ProtocolOptions, Setting, Values, classified
 from pipeline.evaluation.subjects import Subject
@@ -70,9 +69,7 @@ class ZeroShotOptions(ProtocolOptions):
         else:
             embedded, values = _mapped(self, subject, setting)
             used = {split: len(images.index(split)) for split in ("train", "validation")}
-        prompts = class_embeddings(
-            specification, class_names(self, images.classes), self, setting.progress
-        )
+        prompts = class_embeddings(specification, class_names(self, images.classes), self, setting)
         shares = (F.normalize(embedded, dim=1) @ prompts.T).double().div(TEMPERATURE).softmax(dim=1)
         return classified(
             shares,
@@ -166,12 +163,13 @@ def class_names(options: ZeroShotOptions, classes: tuple[str, ...]) -> list[str]
 
 
 def class_embeddings(
-    teacher: OpenClipOptions, names: list[str], options: ZeroShotOptions, progress: Progress
+    teacher: OpenClipOptions, names: list[str], options: ZeroShotOptions, setting: Setting
 ) -> Tensor:
     """Return one unit vector per class (K, T): the mean over templates of unit text embeddings."""
     prompts = [template.format(name) for name in names for template in options.templates]
+    progress = setting.progress
     progress.start("read prompts", len(prompts), "prompts")
-    unit = F.normalize(text_embeddings(teacher, prompts, progress), dim=1)
+    unit = F.normalize(text_embeddings(teacher, prompts, progress, device=setting.device), dim=1)
     return F.normalize(unit.reshape(len(names), len(options.templates), -1).mean(dim=1), dim=1)
 
 

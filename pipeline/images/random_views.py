@@ -12,25 +12,31 @@ Each operation computes what torchvision's does for one image, but with paramete
 each sample of a batch. Neither torchvision nor kornia can do this. torchvision draws once per
 call. kornia chooses the order of the jitter, and the operations of its RandAugment, once per
 batch; its crop that equals torchvision's loops over samples (`benchmarks/views.py` compares the
-speeds). The last two policies run torchvision sample by sample, on the CPU and in 8 bits.
+speeds). The operations of the last two policies compute in 8 bits.
 
 Draws come from torch's global CPU generator on every device, so one seed gives one sequence of
 views.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.base.options import Options
+from pipeline.images.drawn_operations import (
+    AutoAugmentDraws,
+    Draws,
+    RandAugmentDraws,
+    random_operations,
+)
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.view_operations import (
     Step,
-    per_sample,
     random_blur,
     random_grey,
     random_jitter,
@@ -63,6 +69,12 @@ POLICIES = {
     "cifar": Policy(flip_p=0.5),
     "randaugment": Policy(0.08, operations="randaugment"),
     "autoaugment": Policy(0.08, operations="autoaugment"),
+}
+
+
+OPERATIONS: dict[str, Callable[[int], Draws]] = {
+    "randaugment": RandAugmentDraws,
+    "autoaugment": AutoAugmentDraws,
 }
 
 
@@ -107,8 +119,8 @@ def build_augmentation(options: AugmentationOptions, image: ImageOptions) -> nn.
     if policy.blur:
         steps.append(partial(random_blur, kernel_size=2 * int(0.05 * image.size) + 1))
     if policy.operations:
-        transform = _torchvision_policy(policy.operations)
-        steps.append(partial(per_sample, transform=transform))
+        draws = OPERATIONS[policy.operations](image.size)
+        steps.append(partial(random_operations, draws=draws))
     return Augmentation(steps, shape=(image.channels, image.size, image.size))
 
 
@@ -123,12 +135,6 @@ def _colour_steps(options: AugmentationOptions, policy: Policy, channels: int) -
         grey_p = policy.grey_p if options.grey_p is None else options.grey_p
         steps.append(partial(random_grey, p=grey_p))
     return steps
-
-
-def _torchvision_policy(name: Literal["randaugment", "autoaugment"]) -> Any:
-    from torchvision.transforms import v2
-
-    return v2.RandAugment(num_ops=4, magnitude=10) if name == "randaugment" else v2.AutoAugment()
 
 
 class Augmentation(nn.Module):

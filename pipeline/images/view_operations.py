@@ -1,12 +1,9 @@
 """The operations of random views: torchvision's, but with a draw for each sample of a batch."""
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from pipeline.base.devices import sent
@@ -93,9 +90,9 @@ def padded_crop(images: Tensor, corners: Tensor, flips: Tensor, padding: int) ->
     S = images.shape[-1]
     padded = F.pad(images, [padding] * 4)
     windows = padded.unfold(2, S, 1).unfold(3, S, 1)  # (B, C, top, left, S, S), a view
-    top, left = corners.to(images.device).unbind(1)
+    top, left = sent(corners, images.device).unbind(1)
     cut = windows[torch.arange(len(images), device=images.device), :, top, left]
-    return torch.where(flips.to(images.device)[:, None, None, None], cut.flip(3), cut)
+    return torch.where(sent(flips, images.device)[:, None, None, None], cut.flip(3), cut)
 
 
 def random_jitter(
@@ -207,13 +204,3 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
     padded = F.pad(images, [half] * 4, mode="reflect").reshape(1, B * C, H + 2 * half, W + 2 * half)
     blurred = F.conv2d(padded, kernels[:, :, :, None], groups=B * C)
     return F.conv2d(blurred, kernels[:, :, None, :], groups=B * C).reshape(B, C, H, W)
-
-
-def per_sample(images: Tensor, *, transform: Any) -> Tensor:
-    """Apply a torchvision transform of 8-bit Pillow images to each sample, on the CPU."""
-    # (B, H, W, C), or (B, H, W) for one channel
-    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    views = np.stack([np.asarray(transform(Image.fromarray(image))) for image in pixels])
-    views = views[..., None] if views.ndim == 3 else views
-    return torch.from_numpy(views).to(images.device).permute(0, 3, 1, 2).float() / 255

@@ -1,6 +1,6 @@
 """Choosing the source of training batches: memory if the data set fits, otherwise the tars."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,7 +9,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.options import Options
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted
-from pipeline.loading.batch import Loader, SplitData
+from pipeline.loading.batch import Batch, Loader, SplitData
 from pipeline.loading.resident import ResidentLoader, load_resident
 from pipeline.loading.streaming import StreamingLoader
 
@@ -36,16 +36,53 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     progress: Progress | None = None,
+    all_agree: Callable[[bool], bool] | None = None,
 ) -> Loader:
     """Return a resident or a streaming loader, depending on `options` and the memory.
+
+    Resident and streaming loaders have different orders, so all ranks must use the same kind.
+    With several ranks, `all_agree` says whether a condition holds on all of them; it is called
+    when the first batch is asked for, or before that by `choose`.
 
     Raises DataError if the split does not fill one batch on every rank.
     """
     require_a_batch(data.valid_samples, batch_size, world_size)  # before time is spent on decoding
-    loader = loader_by_size(
-        data, options, seed=seed, rank=rank, world_size=world_size, progress=progress
-    )
-    return loader(batch_size)
+
+    def choose() -> Loader:
+        loader = loader_by_size(
+            data,
+            options,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            progress=progress,
+            all_agree=all_agree,
+        )
+        return loader(batch_size)
+
+    if all_agree is None or world_size == 1:
+        return choose()
+    return DeferredLoader(data.valid_samples // (batch_size * world_size), choose)
+
+
+class DeferredLoader(Loader):
+    """The batches of a loader that is only chosen when it is needed, or by `choose`."""
+
+    def __init__(self, batches: int, choice: Callable[[], Loader]) -> None:
+        super().__init__(batches)
+        self._choice = choice
+        self._chosen: Loader | None = None
+
+    def choose(self) -> Loader:
+        """Return the loader, the same one in every call."""
+        if self._chosen is None:
+            self._chosen = self._choice()
+        return self._chosen
+
+    def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        chosen = self.choose()
+        chosen.load_state_dict({"epoch": epoch, "delivered": skip})
+        yield from chosen
 
 
 def loader_by_size(
@@ -56,10 +93,12 @@ def loader_by_size(
     rank: int = 0,
     world_size: int = 1,
     progress: Progress | None = None,
+    all_agree: Callable[[bool], bool] | None = None,
 ) -> Callable[[int], Loader]:
     """Return a function from batch size to a new loader; a resident split is decoded once."""
     held = None
-    if _is_resident(data, options, world_size):
+    resident = _is_resident(data, options, world_size)
+    if resident if all_agree is None else all_agree(resident):
         held = load_resident(data, progress=progress)
 
     def loader(batch_size: int) -> Loader:

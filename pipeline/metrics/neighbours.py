@@ -34,13 +34,16 @@ def nearest(
 
     With `exclude_self`, the queries are the bank, and no row is its own neighbour. A zero
     vector has cosine 0 with everything. Besides the result, memory holds one block of
-    `queries_at_once` x `bank_at_once`, so the bank may be larger than the device's memory.
+    `queries_at_once` x `bank_at_once`, so the bank may be larger than the device's memory. If it
+    fits into half of a GPU's free memory, it is sent once, otherwise for every block of queries.
     Raises DataError if the bank offers fewer than k neighbours.
     """
     offered = len(bank) - exclude_self
     if offered < k:
         raise DataError(f"Expected at least {k} images as neighbours; found {offered}.")
     progress, parts = progress or Silent(), []
+    if _fits(bank, device):
+        bank = bank.to(device, torch.float32)
     for block, first in _blocks(queries, queries_at_once):
         parts.append(_nearest_of_block(block, first, bank, k, device, exclude_self, bank_at_once))
         progress.advance(len(block))
@@ -72,6 +75,14 @@ def vote(
         weights = ((similarities - similarities[:, :1]) / temperature).exp()
     scores.scatter_add_(1, bank_classes.cpu()[indices], weights)
     return scores / scores.sum(dim=1, keepdim=True)
+
+
+def _fits(bank: Tensor, device: torch.device) -> bool:
+    """Whether a GPU has room for the bank; on the CPU it is used where it is."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return 4 * bank.numel() <= free / 2
 
 
 def _blocks(rows: Tensor, count: int) -> list[tuple[Tensor, int]]:

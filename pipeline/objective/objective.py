@@ -357,7 +357,8 @@ class _Batch:
         if key not in self._samples:
             rows = self._rows(("representation", name))
             geometry = None if whiten is None else self._geometries[name, whiten]
-            self._samples[key] = Sample(rows if geometry is None else geometry(rows))
+            rows = rows if geometry is None else geometry(rows)
+            self._samples[key] = Sample(rows, shared=self._gather)
         return self._samples[key]
 
     @cached_property
@@ -377,9 +378,9 @@ class _Batch:
         if key not in self._samples:
             if standardise:
                 rows = self._sample(group, name, False).rows
-                self._samples[key] = Sample(standardised(rows))
+                self._samples[key] = Sample(standardised(rows), shared=self._gather)
             else:
-                self._samples[key] = Sample(self._rows((group, name)))
+                self._samples[key] = Sample(self._rows((group, name)), shared=self._gather)
         return self._samples[key]
 
     def _rows(self, key: tuple[str, str]) -> Tensor:

@@ -61,6 +61,7 @@ class CurvesPanel:
     charts: tuple[Drawn, ...]
     terms: tuple[Contribution, ...]
     two_random_views: bool
+    joined_processes: int | None  # whose batches training joins and validation does not
     best_epoch: int | None
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -116,10 +117,17 @@ def curves(run: RunFacts) -> CurvesPanel | Absent:
         charts=tuple(_drawn(chart, run, best) for chart in charts_of(columns)),
         terms=tuple(_contributions(run, columns, best)),
         two_random_views=run.config["train"]["augment_both"],
+        joined_processes=_joined_processes(run),
         best_epoch=best,
         heads=tuple(column.replace("_", " ") for column in columns),
         rows=tuple(tuple(_cell(row[column]) for column in columns) for row in run.curves),
     )
+
+
+def _joined_processes(run: RunFacts) -> int | None:
+    parallel = run.config["train"]["parallel"]
+    processes = int(parallel["devices"] * parallel["nodes"])
+    return processes if processes > 1 and parallel["gather"] else None
 
 
 def _contributions(run: RunFacts, columns: Sequence[str], best: int | None) -> list[Contribution]:

@@ -6,6 +6,7 @@ Without normalisation, constant rows and columns weigh more, by a factor of sqrt
 """
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -32,13 +33,16 @@ def dct_2d(images: Tensor) -> Tensor:
     y[k, l] = 4 sum_mn x[m, n] cos(pi k (2m + 1) / 2H) cos(pi l (2n + 1) / 2W)
     """
     H, W = images.shape[-2:]
-    return _cosines(H, images) @ images @ _cosines(W, images).T
+    across, down = (_cosines(side, images.dtype, images.device) for side in (W, H))
+    return down @ images @ across.T
 
 
-def _cosines(side: int, like: Tensor) -> Tensor:
+@lru_cache(maxsize=8)
+def _cosines(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return 2 cos(pi k (2n + 1) / 2N) as (k, n)."""
-    k = torch.arange(side)[:, None]
-    n = torch.arange(side)[None, :]
-    # The cosine's period is 4N steps; reducing integers keeps all digits of large angles.
-    steps = k * (2 * n + 1) % (4 * side)
-    return (2 * torch.cos(steps.double() * (math.pi / (2 * side)))).to(like)
+    with torch.inference_mode(mode=False):  # cached, and also used with gradients
+        k = torch.arange(side)[:, None]
+        n = torch.arange(side)[None, :]
+        # The cosine's period is 4N steps; reducing integers keeps all digits of large angles.
+        steps = k * (2 * n + 1) % (4 * side)
+        return (2 * torch.cos(steps.double() * (math.pi / (2 * side)))).to(device, dtype)

@@ -1,11 +1,12 @@
 """An exponential moving average of the encoder's weights, validated and kept in their place."""
 
+from copy import deepcopy
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class Averaging(Callback):
@@ -17,17 +18,14 @@ class Averaging(Callback):
 
     def __init__(self, encoder: nn.Module, decay: float) -> None:
         self._encoder = encoder
-        self._average = AveragedModel(
-            encoder,
-            multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
-        )
-        self._average.n_averaged.fill_(1)  # the average starts as the initial weights
+        self._decay = decay
+        self._average = deepcopy(encoder).requires_grad_(requires_grad=False)
         self._own: dict[str, Tensor] | None = None
         self._steps = 0
 
     def weights(self) -> dict[str, Tensor]:
         """Return the average, with the keys of the encoder's state dict."""
-        weights: dict[str, Tensor] = self._average.module.state_dict()
+        weights: dict[str, Tensor] = self._average.state_dict()
         return weights
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -46,7 +44,15 @@ class Averaging(Callback):
         """Update the average if this batch completed an optimiser step."""
         if trainer.global_step != self._steps:
             self._steps = trainer.global_step
-            self._average.update_parameters(self._encoder)
+            self._update()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        average: list[Tensor] = list(self._average.parameters())
+        own: list[Tensor] = list(self._encoder.parameters())
+        torch._foreach_lerp_(average, own, 1 - self._decay)
+        for kept, value in zip(self._average.buffers(), self._encoder.buffers(), strict=True):
+            kept.copy_(value)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the average into the encoder."""
@@ -65,4 +71,4 @@ class Averaging(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._average.module.load_state_dict(state_dict["average"])
+        self._average.load_state_dict(state_dict["average"])

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import TrainingError
 from pipeline.base.progress import Progress
 from pipeline.loading.batch import Loader
+from pipeline.loading.loaders import DeferredLoader
 from pipeline.training.collectives import sum_over_processes
 from pipeline.training.curve_names import EXPLAINED, KNN, PROBE, explained_shares
 
@@ -81,9 +81,10 @@ class Curves(Callback):
         status = ""
         if self._ended - self._shown >= SHOWN_EVERY_SECONDS:
             self._shown = self._ended
-            status = self._status(trainer, outputs["values"])
+            numbers = dict(zip(outputs["values"], values.tolist(), strict=True))
+            status = self._status(trainer, numbers)
             trainer.loggers[0].log_metrics(
-                {f"step/{n}": float(v) for n, v in outputs["values"].items()}
+                {f"step/{n}": v for n, v in numbers.items()}
                 | {"step/learning_rate": _rate(trainer)},
                 trainer.global_step,
             )
@@ -119,8 +120,8 @@ class Curves(Callback):
         waited = self._loader.waited_seconds - self._waited
         return waited / max(self._ended - self._began, 1e-9)
 
-    def _status(self, trainer: Trainer, values: dict[str, Tensor]) -> str:
-        numbers = [f"{name.removeprefix('term/')} {float(v):.4f}" for name, v in values.items()]
+    def _status(self, trainer: Trainer, values: dict[str, float]) -> str:
+        numbers = [f"{name.removeprefix('term/')} {v:.4f}" for name, v in values.items()]
         return ", ".join(
             [
                 *numbers,
@@ -205,6 +206,18 @@ class Selection(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._best = state_dict["best"]
+
+
+class Choosing(Callback):
+    """Lets the processes choose together whether training images are kept in memory."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose, as soon as the processes can speak to each other."""
+        if isinstance(self._loader, DeferredLoader):
+            self._loader.choose()
 
 
 class Position(Callback):

@@ -22,6 +22,11 @@ def largest_over_processes(value: int, device: torch.device) -> int:
     return value
 
 
+def in_all_processes(value: bool, device: torch.device) -> bool:
+    """Return whether `value` is true in every process. All of them must call this."""
+    return not largest_over_processes(not value, device)
+
+
 def rows_of_all_processes(rows: Tensor, trainer: Trainer) -> Tensor:
     """Return the rows (N, ...) of all processes; N may differ between them."""
     if trainer.world_size == 1:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from pipeline.base.errors import ConfigError, NotFiniteError
+from pipeline.base.processes import leave_the_message_to_the_first
 from pipeline.base.progress import Progress
 from pipeline.base.signals import stoppable
 from pipeline.images.original_view import ImageOptions
@@ -23,7 +24,8 @@ from pipeline.objective.objective import Objective
 from pipeline.objective.terms import AnyTerm, least_rows
 from pipeline.representations.representation import Representation
 from pipeline.training.averaging import Averaging
-from pipeline.training.callbacks import Curves, Position, Selection
+from pipeline.training.callbacks import Choosing, Curves, Position, Selection
+from pipeline.training.collectives import in_all_processes
 from pipeline.training.epoch_times import EpochClock, EpochTime
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours, OnlineProbe
@@ -83,6 +85,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         progress=progress,
+        all_agree=lambda fits: in_all_processes(fits, trainer.strategy.root_device),
     )
     validation = EvaluationLoader(
         run.validation,
@@ -101,12 +104,15 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
         saving = Saving(work, options.saving, stop)
         curves = Curves(work / CURVES, loader, progress)
         clock = EpochClock()
-        trainer.callbacks = [clock, Position(loader), *observers.callbacks, curves, saving]  # type: ignore[attr-defined]
+        first = [Choosing(loader), clock, Position(loader)]
+        trainer.callbacks = [*first, *observers.callbacks, curves, saving]  # type: ignore[attr-defined]
         try:
             trainer.fit(module, loader, validation, ckpt_path=saved, weights_only=True)
         except SystemExit:  # Lightning's answer to an interruption
             raise KeyboardInterrupt from None
         except NotFiniteError as error:
+            if not trainer.is_global_zero:
+                leave_the_message_to_the_first(error)
             raise NotFiniteError(f"{error} {_advice(work, saving.last_saved)}") from error
     if trainer.is_global_zero:
         observers.save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})

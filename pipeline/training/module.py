@@ -10,7 +10,9 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, distributed
+from torch.utils._pytree import tree_map
 
+from pipeline.base.devices import sent
 from pipeline.base.errors import NotFiniteError, TrainingError
 from pipeline.base.seeds import seed_from
 from pipeline.images.original_view import ImageOptions, normalise
@@ -20,6 +22,7 @@ from pipeline.models.encoder import Encoder
 from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
 from pipeline.objective.terms import View
 from pipeline.representations.representation import Representation
+from pipeline.training.collectives import sum_over_processes
 from pipeline.training.curve_names import TERM, TRIVIAL, WEIGHT
 from pipeline.training.optimisers import build_optimizer
 from pipeline.training.schedules import learning_rate
@@ -62,6 +65,12 @@ class StudentModule(lightning.LightningModule):
         """Move the live representations, not part of the student's state, to its device."""
         for representation in self._live.values():
             representation.to(self.device)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Send a batch from pinned memory, so that the host does not wait for a GPU."""
+        return tree_map(lambda x: sent(x, device) if isinstance(x, Tensor) else x, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Give all processes the batch-norm statistics of the first; each has gathered its own."""
@@ -161,12 +170,19 @@ class StudentModule(lightning.LightningModule):
         return images
 
     def _require_finite(self, value: ObjectiveValue, batch_idx: int) -> None:
-        if torch.isfinite(value.total):
+        """Raise NotFiniteError in all processes if the objective of one of them is not finite."""
+        numbers = torch.stack([value.total, *value.terms.values()]).detach()
+        bad = sum_over_processes((~torch.isfinite(numbers)).float())
+        if not bad.any():
             return
-        terms = [name for name, term in value.terms.items() if not torch.isfinite(term)]
+        processes, *counts = bad.int().tolist()
+        terms = [name for name, n in zip(value.terms, counts, strict=True) if n]
+        world = self.trainer.world_size
+        where = f", in {processes} of {world} processes" if world > 1 else ""
         raise NotFiniteError(
             f"The objective is not finite at step {self.global_step + 1} (epoch "
-            f"{self.current_epoch + 1}, batch {batch_idx + 1}), in {', '.join(terms) or 'the sum'}."
+            f"{self.current_epoch + 1}, batch {batch_idx + 1}), in {', '.join(terms) or 'the sum'}"
+            f"{where}."
         )
 
     def configure_optimizers(self) -> Any:

@@ -103,8 +103,10 @@ class Saving(Checkpoint):
         return _SAVE if due or late else _GO_ON
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, weight in pl_module.named_parameters():
-            if not torch.isfinite(weight).all():
+        names, weights = zip(*pl_module.named_parameters(), strict=True)
+        finite = torch.stack([torch.isfinite(weight).all() for weight in weights]).tolist()
+        for name, good in zip(names, finite, strict=True):
+            if not good:
                 raise TrainingError(
                     f"The weights {name} are not finite after step {trainer.global_step}."
                 )

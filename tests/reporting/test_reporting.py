@@ -316,6 +316,24 @@ def test_a_choice_within_its_own_interval_is_a_caution() -> None:
     assert any("naming the largest class" in text for text in said)
 
 
+@pytest.mark.parametrize(
+    ("parallel", "joined"),
+    [
+        ({"devices": 1, "nodes": 1, "gather": True}, None),
+        ({"devices": 4, "nodes": 2, "gather": True}, 8),
+        ({"devices": 4, "nodes": 2, "gather": False}, None),
+    ],
+)
+def test_it_says_of_which_batch_the_curves_are(
+    parallel: dict[str, object], joined: int | None
+) -> None:
+    run = a_run()
+    train = {**run.config["train"], "parallel": parallel}
+    found = curves(replace(run, config={**run.config, "train": train}))
+    assert isinstance(found, CurvesPanel)
+    assert found.joined_processes == joined
+
+
 def test_what_was_saved() -> None:
     found = cache(a_run())
     assert isinstance(found, Cache)

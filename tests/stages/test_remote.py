@@ -236,6 +236,58 @@ def test_an_abandoned_lease_is_taken_over(
         assert time.monotonic() - began >= 0.4
 
 
+def test_one_of_several_that_wait_takes_an_abandoned_lease_over(
+    remote: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_one_successor(remote, monkeypatch)
+
+
+def require_one_successor(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let three processes see at once that a lease is abandoned, and act one after the other."""
+    monkeypatch.setattr(locks, "LEASE_RENEWAL_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "LEASE_ABANDONED_SECONDS", 0.4)
+    assert isinstance(place, UPath)
+    waiting, turns = Lease._await_abandonment, threading.Barrier(3)
+
+    def all_wait(self: Lease, busy: StoreError) -> bytes | None:
+        seen = waiting(self, busy)
+        time.sleep(0.05 * turns.wait())
+        return seen
+
+    monkeypatch.setattr(Lease, "_await_abandonment", all_wait)
+    assert Lease(place / "lock")._create()
+    held: list[Lease] = []
+
+    def acquire() -> None:
+        lease = Lease(place / "lock")
+        with suppress(StoreError):
+            lease.acquire(StoreError("busy"))
+            held.append(lease)
+
+    threads = [threading.Thread(target=acquire) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 1
+    held[0].release()
+    assert not (place / "lock").exists()
+
+
+def test_a_holder_leaves_the_lease_of_its_successor_alone(
+    remote: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LEASE_RENEWAL_SECONDS", 0.05)
+    assert isinstance(remote, UPath)
+    paused, successor = Lease(remote / "lock"), Lease(remote / "lock")
+    paused.acquire(StoreError("busy"))
+    content = successor._content()
+    (remote / "lock").write_bytes(content)
+    time.sleep(0.2)  # in which it would be renewed
+    paused.release()
+    assert (remote / "lock").read_bytes() == content
+
+
 # An S3 server on loopback, and a connection to it that breaks
 
 
@@ -318,6 +370,22 @@ def environment(port: int) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
     }
+
+
+def test_on_s3_one_of_several_takes_an_abandoned_lease_over(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = location(f"s3://bucket/{next(numbers)}")
+    require_one_successor(place, monkeypatch)
+    # A write depends on the version that was read, so nobody needs to look twice.
+    assert isinstance(place, UPath)
+    first, second = Lease(place / "lock"), Lease(place / "lock")
+    assert first._create()
+    version = second._version()
+    first._renewals += 1
+    first._write(version)
+    with pytest.raises(FileExistsError):
+        second._write(version)
 
 
 def test_a_broken_line_is_tried_again(line: Line, tmp_path: Path) -> None:

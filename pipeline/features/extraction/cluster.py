@@ -163,7 +163,9 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
             loop=loop,
             n_workers=workers,
             threads_per_worker=1,
-            processes=workers > 1,
+            # A thread of this process would have its settings, among them that idle threads spin,
+            # unless it was started with those of workers, as the command line is.
+            processes=workers > 1 or os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE",
             dashboard_address=f"{LOCAL}:0",
             memory_limit=None,
             silence_logs=logging.CRITICAL,

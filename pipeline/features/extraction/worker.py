@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.base.devices import available_cores
 from pipeline.base.digests import digest
+from pipeline.base.gpu_places import own_gpu
 from pipeline.base.locations import Location
 from pipeline.features.encoding import Array, Encoding
 from pipeline.features.extraction.fingerprint import FIT_SEED
@@ -175,12 +176,9 @@ def _records(task: Task) -> Iterator[tuple[Record, bool]]:
 
 
 def _device() -> str:
-    """Return this worker's GPU, chosen by its number in a local cluster; without GPUs, the CPU."""
-    count = torch.cuda.device_count()
-    if not count:
-        return "cpu"
-    name = get_worker().name
-    return f"cuda:{name % count if isinstance(name, int) else 0}"
+    """Return this process's GPU; without GPUs, the CPU."""
+    number = own_gpu()
+    return "cpu" if number is None else f"cuda:{number}"
 
 
 @lru_cache(maxsize=16)

@@ -114,7 +114,7 @@ def has_gaps(numbers: Array) -> bool:
 
 def gaps_in(numbers: Array) -> "np.ndarray[Any, np.dtype[np.bool_]]":
     """Return which rows of numbers of an array, before decoding, hold the value of a gap."""
-    rows = numbers.reshape(len(numbers), -1)
+    rows = numbers.reshape(len(numbers), int(np.prod(numbers.shape[1:])))
     if numbers.dtype.kind == "f":
         found = np.isnan(rows).any(axis=1)
     elif numbers.dtype == np.uint8:  # identities

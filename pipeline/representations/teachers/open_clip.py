@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
+from pipeline.base.precision import full_precision
 from pipeline.base.progress import Progress, Silent
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
@@ -114,19 +115,27 @@ def load_model(options: OpenClipOptions) -> nn.Module:
 
 
 def text_embeddings(
-    options: OpenClipOptions, prompts: Sequence[str], progress: Progress | None = None
+    options: OpenClipOptions,
+    prompts: Sequence[str],
+    progress: Progress | None = None,
+    *,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """Return the embeddings (N, D) of `prompts` from the teacher's text tower, not normalised."""
+    """Return the embeddings (N, D) of `prompts` from the teacher's text tower, not normalised.
+
+    They are computed on `device`, the CPU by default, and returned on the CPU.
+    """
     import open_clip
 
     progress, parts = progress or Silent(), []
-    model: Any = load_model(options)
+    device = device or torch.device("cpu")
+    model: Any = load_model(options).to(device)
     tokens = open_clip.get_tokenizer(options.model)(list(prompts))
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(device):
         for part in tokens.split(TEXT_BATCH):
-            parts.append(model.encode_text(part))
+            parts.append(model.encode_text(part.to(device)).float().cpu())
             progress.advance(len(part))
-    return torch.cat(parts).float()
+    return torch.cat(parts)
 
 
 def _transform(settings: dict[str, Setting]) -> Callable[[Image.Image], Tensor]:
