@@ -97,10 +97,10 @@ def _leftovers(data: Path) -> Iterator[Leftover]:
 
 
 def _leftover(kind: Kind, path: Path, lock: Path) -> Leftover:
-    own = path.stat()
-    stats = [file.stat() for file in path.rglob("*") if file.is_file()]
-    # Moving a directory changes its ctime, not the times of its files.
-    last = max([own.st_mtime, own.st_ctime, *(s.st_mtime for s in stats)])
+    stats = [file.stat() for file in path.rglob("*") if file.is_file()] or [path.stat()]
+    last = max(stat.st_mtime for stat in stats)
+    if kind == "superseded feature":  # moving a directory changes its ctime, not its files' times
+        last = max(last, path.stat().st_ctime)
     return Leftover(kind, path, lock, last, sum(s.st_size for s in stats))
 
 

@@ -51,7 +51,7 @@ def objective(terms: Mapping[str, Any]) -> Any:
 
 def make_data(root: Path) -> None:
     source = DigitsOptions().open()
-    splits = cut(source, SplitOptions(validation=0.05))
+    splits = cut(source, SplitOptions(method="exact", validation=0.05))
     wanted: dict[Split, Any] = {
         "train": splits["train"][:250],
         "validation": splits["validation"],

@@ -23,7 +23,7 @@ seed: 0
 dataset:
   name: voc07
   source: {kind: voc07, root: voc}
-  split: {seed: 0, validation: 0.3, test: 0}
+  split: {method: exact, seed: 0, validation: 0.3, test: 0}
   shards: {samples: 16, on_bad_image: fail}
   image: {size: 16, resize: 18, channels: 3, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]}
 features: {}
