@@ -39,6 +39,9 @@ from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.listing import read_identities
 from pipeline.shards.manifest import Manifest, read_manifests
 
+# A shard with fewer new rows than this tells nothing about the fidelity of a reduction.
+FEWEST_WITNESSED = 16
+
 
 def extract(
     features: Mapping[str, RepresentationOptions],
@@ -231,18 +234,18 @@ def _compute(
     progress.start("start workers", 0, "")
     with cluster(options, shards=total, progress=progress) as running:
         for feature in features:
-            sampling = Sampling(feature, image, shards, manifests["train"], running, progress)
             if not feature.writer().has_reduction():
-                prepare(sampling)
-            elif feature.is_fitted and taken[feature.name]:
-                check_basis(sampling, taken[feature.name]["train"].kept)
+                prepare(Sampling(feature, image, shards, manifests["train"], running, progress))
             lay_out(feature, manifests)
         pending = [*_pending(features, taken, manifests, image, shards, running)]
         names = ", ".join(feature.name for feature in features)
         count = sum(task.images for task in pending)
         progress.start(f"extract {names}", count, "images", step="extract")
-        running.run(extract_shard, pending, progress)
+        witnesses = running.run(extract_shard, pending, progress)
         progress.start("stop workers", 0, "")
+    for feature in features:
+        own = [found[feature.name] for found in witnesses if feature.name in found]
+        check_basis(feature, own, manifests["train"], progress)
 
 
 def _pending(
@@ -271,6 +274,7 @@ def _pending(
                 and (part := taken[f.name][split].kept[first : first + shard.samples]).any()
             }
             everywhere = frozenset.intersection(*(kept.get(f.name, frozenset()) for f in lacking))
+            adopted = [f for f in lacking if f.is_fitted and split == "train" and taken[f.name]]
             yield Task(
                 shards / split,
                 (Span(number, 0, shard.samples),),
@@ -280,6 +284,11 @@ def _pending(
                 len(valid - everywhere),
                 only=frozenset(valid - everywhere) if kept else None,
                 kept=kept,
+                witnesses=frozenset(
+                    f.name
+                    for f in adopted
+                    if len(valid - kept.get(f.name, frozenset())) >= FEWEST_WITNESSED
+                ),
             )
 
 

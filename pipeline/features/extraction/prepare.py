@@ -6,7 +6,6 @@ A reduction that was fitted once stays when images come in, and is measured on t
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -86,31 +85,29 @@ def lay_out(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> None:
         )
 
 
-def check_basis(sampling: Sampling, known: "np.ndarray[Any, np.dtype[np.bool_]]") -> None:
-    """Measure the fidelity of a reduction on training images that are not `known` (samples,).
+def check_basis(
+    feature: FeatureTask, witnesses: Sequence[Witness], manifest: Manifest, progress: Progress
+) -> None:
+    """Measure the fidelity of a reduction on new training images, which it was not fitted for.
 
     There is a note if it is worse than a bound: what `reduce.fidelity` asks for, or twice the
     error that was measured when the reduction was fitted. Errors of few images vary a lot, so the
     share of variance that is not stored must have grown by a quarter, too.
     """
-    feature, new = sampling.feature, [r for r in sampling.valid_rows() if not known[r]]
-    if len(new) < FEWEST_NEW:
+    if sum(len(witness.reduced) for witness in witnesses) < FEWEST_NEW:
         return
-    sampler = _Sampler(sampling, new[:FIDELITY_BATCH])
     arrays, attributes = feature.writer().reduction()
-    witnesses = sampler.witnesses(0, len(sampler.rows), 1, Reduction.load(arrays, attributes))
     found = measure_fidelity(witnesses, Encoding.load(feature.options.dtype, arrays))
     then = attributes["report"]["fidelity"]
     before = then["dcor_error_max"]
     bound = feature.options.reduce.fidelity or max(2 * before, LEAST_BOUND)
     lost = 1.25 * (1 - then["explained_variance"])
     if found.dcor_error_max > bound and 1 - found.explained_variance > lost:
-        sampling.progress.note(
+        progress.note(
             f"{feature.name}: its reduction was fitted to other images. On new ones its error of "
             f"dCor is {found.dcor_error_max:.2g}; it was {before:.2g} at most. The stored rows "
             f"stay; `mvmr extract-features --only {feature.name} --force` fits the reduction "
-            f"again, and computes all {sampling.manifest.valid:,} training images and the others "
-            "anew."
+            f"again, and computes all {manifest.valid:,} training images and the others anew."
         )
 
 

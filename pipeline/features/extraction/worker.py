@@ -34,6 +34,8 @@ from pipeline.shards.manifest import Manifest, read_manifest
 from pipeline.shards.reading import Record, read_shard
 
 BATCH_IMAGES = 64
+# Fidelity on new images is measured on at most so many of a shard.
+WITNESSED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Task:
     """One unit of work: the rows of `spans`, in the shards of a split's `directory`.
 
     `only` are the rows of the split to compute, None for all valid ones; `kept` are the rows, by
-    feature, that are written already. `images` is the number of rows to compute. `tasks_per_host`
+    feature, that are written already. `witnesses` names the features whose fidelity on the computed
+    rows is to be measured. `images` is the number of rows to compute. `tasks_per_host`
     is how many tasks each host runs at once, by host because a worker that replaces a dead one has
     another address.
     """
@@ -85,6 +88,7 @@ class Task:
     unit: Literal["shards", "batches"] = "shards"
     only: frozenset[int] | None = None
     kept: Mapping[str, frozenset[int]] = field(default_factory=dict, hash=False)
+    witnesses: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -119,13 +123,19 @@ def recomputed_rows(task: Task, reduction: Reduction) -> Array:
     ).numpy()
 
 
-def extract_shard(task: Task) -> None:
-    """Write all wanted features of one shard."""
+def extract_shard(task: Task) -> dict[str, Witness]:
+    """Write all wanted features of one shard, and return the witnesses that are asked for."""
     manifest = read_manifest(task.directory)
     (span,) = task.spans
     none = frozenset[int]()
     sinks = [
-        _Sink(feature, manifest, span.shard, task.kept.get(feature.name, none))
+        _Sink(
+            feature,
+            manifest,
+            span.shard,
+            task.kept.get(feature.name, none),
+            witnessed=feature.name in task.witnesses,
+        )
         for feature in task.features
     ]
     for computed, vectors in _represented(task):
@@ -133,6 +143,7 @@ def extract_shard(task: Task) -> None:
             sink.add(computed, vectors[sink.name])
     for sink in sinks:
         sink.close()
+    return {sink.name: sink.witness() for sink in sinks if sink.name in task.witnesses}
 
 
 def _represented(task: Task) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -194,10 +205,18 @@ class _Sink:
     """Reduces the vectors of one feature in one shard, and writes them in whole chunks."""
 
     def __init__(
-        self, feature: FeatureTask, manifest: Manifest, shard: int, kept: frozenset[int]
+        self,
+        feature: FeatureTask,
+        manifest: Manifest,
+        shard: int,
+        kept: frozenset[int],
+        *,
+        witnessed: bool,
     ) -> None:
         self.name = feature.name
-        self._kept = kept
+        self._kept, self._witnessed = kept, witnessed
+        self._originals: list[Tensor] = []
+        self._reduced: list[Tensor] = []
         self._writer = feature.writer()
         self._reduction, self._encoding = _stored_by(feature, self._writer.reduction_digest())
         self._split, self._shard = manifest.split, shard
@@ -208,11 +227,19 @@ class _Sink:
     def add(self, computed: Tensor, vectors: Tensor) -> None:
         """Add the vectors of a batch's rows; those not computed are zeros unless they are kept."""
         reduced = self._reduction.apply(vectors)
+        if self._witnessed and sum(map(len, self._reduced)) < WITNESSED_ROWS:
+            self._originals.append(vectors)
+            self._reduced.append(reduced)
         rows = reduced.new_zeros((len(computed), reduced.shape[1]))
         rows[computed] = reduced
         self._held.append(rows.numpy())
         while sum(map(len, self._held)) >= self._chunk:
             self._flush(self._chunk)
+
+    def witness(self) -> Witness:
+        """Return the witness of the first computed rows, of which there are at least two."""
+        original, reduced = torch.cat(self._originals), torch.cat(self._reduced)
+        return Witness.of(original, reduced, FIT_SEED, self._shard, 0)
 
     def close(self) -> None:
         """Write the remaining rows and mark the shard as done."""
