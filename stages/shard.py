@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.base.atomic import write_json
-from pipeline.base.progress import not_kept
+from pipeline.base.errors import DataError
+from pipeline.base.locks import exclusive
+from pipeline.base.progress import Progress, not_kept
 from pipeline.base.text import counted
 from pipeline.base.timing import timed
-from pipeline.datasets.source import Split
+from pipeline.datasets.source import Source, Split
 from pipeline.datasets.split import SplitOptions, shares_of
 from pipeline.features.store import FeatureStore
 from pipeline.features.store.identities import add_identities
@@ -26,6 +28,7 @@ from stages.experiment.dvc_lock import changed_by_hand
 from stages.experiment.freshness import listing_of, provenance
 from stages.experiment.paths import DatasetLayout, dataset_layout
 from stages.experiment.requirements import require_enough
+from stages.experiment.schema import DatasetOptions
 from stages.experiment.time_records import shard_record
 from stages.terminal.announcement import announce, source_name
 from stages.terminal.console import Screen
@@ -40,6 +43,7 @@ from stages.terminal.result import (
 )
 
 NAMED = 5
+LOCK = "packing.lock"
 COLUMNS = (
     Column("split", "split"),
     Column("images", "images", count),
@@ -62,41 +66,30 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
     watched.start("list images", 0, "")
     source = dataset.source.open_again(layout.listings)
     FeatureStore(layout.features).create()
-    made_with = provenance(dataset)
-    manifests = {} if force else packed_manifests(layout.shards)
-    fresh = not compact and is_current(manifests, source, dataset.split, made_with)
-    told, changes = list[str](), Changes()
-    if fresh:
-        require_enough(experiment, manifests["train"].valid)
-    else:
-        plan = plan_packing(
-            source,
-            layout.shards,
-            split=dataset.split,
-            options=dataset.shards,
-            provenance=made_with,
-            compact=compact,
-            force=force,
-            progress=watched,
-        )
-        require_enough(experiment, len(plan.items["train"]))
-        changes = plan.changes
-        told = [*_told(plan, manifests), *_shares(plan, dataset.split)]
-        for line in told:
-            watched.note(line)
-        _keep_identities(layout, manifests)
-        record = shard_record(layout, made_with, source.listing_digest())
-        with timed([record], watched) as progress, not_kept("packing", progress):
-            manifests = pack(
-                plan,
+    busy = DataError(f"Another `mvmr shard` is packing {layout.shards}: wait until it has ended.")
+    with exclusive(layout.root / LOCK, busy):
+        manifests = _readable(layout, force=force)
+        fresh = is_current(manifests, source, dataset.split, provenance(dataset))
+        if fresh and not (force or compact):
+            require_enough(experiment, manifests["train"].valid)
+            changes = Changes()
+        else:
+            fresh = False
+            plan = plan_packing(
                 source,
                 layout.shards,
-                work=layout.packing,
-                dataset=dataset.name,
+                split=dataset.split,
                 options=dataset.shards,
-                provenance=made_with,
-                progress=progress,
+                provenance=provenance(dataset),
+                compact=compact,
+                force=force,
+                progress=watched,
             )
+            require_enough(experiment, len(plan.items["train"]))
+            for line in (*_told(plan, manifests), *_shares(plan, dataset.split)):
+                watched.note(line)
+            _keep_identities(layout, manifests)
+            changes, manifests = plan.changes, _packed(plan, source, dataset, layout, watched)
     write_json(layout.listing, {"listing": listing_of(dataset, source)})
     changed_by_hand(experiment, ["source", "shard"], watched, data=data)
     watched.finish()
@@ -119,6 +112,38 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
         ],
         ["mvmr", "extract-features"],
     )
+
+
+def _readable(layout: DatasetLayout, *, force: bool) -> dict[Split, Manifest]:
+    """Return the manifests that are there; with `force`, damaged ones do not count."""
+    try:
+        return packed_manifests(layout.shards)
+    except DataError:
+        if not force:
+            raise
+        return {}
+
+
+def _packed(
+    plan: PackingPlan,
+    source: Source,
+    dataset: DatasetOptions,
+    layout: DatasetLayout,
+    progress: Progress,
+) -> dict[Split, Manifest]:
+    made_with = provenance(dataset)
+    record = shard_record(layout, made_with, source.listing_digest())
+    with timed([record], progress) as timing, not_kept("packing", timing):
+        return pack(
+            plan,
+            source,
+            layout.shards,
+            work=layout.packing,
+            dataset=dataset.name,
+            options=dataset.shards,
+            provenance=made_with,
+            progress=timing,
+        )
 
 
 def _told(plan: PackingPlan, before: Mapping[Split, Manifest]) -> Iterator[str]:

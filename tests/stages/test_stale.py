@@ -12,7 +12,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 from watched import Watched
 
-from pipeline.base.errors import StaleFeatureError
+from pipeline.base.errors import DataError, StaleFeatureError
+from pipeline.base.locks import exclusive
 from pipeline.base.progress import Silent
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.image_folder import ImageFolder
@@ -110,6 +111,16 @@ def test_an_unchanged_folder_is_only_listed(project: Path, monkeypatch: pytest.M
         raise AssertionError("an image was read")
 
     monkeypatch.setattr(ImageFolder, "read", read)
+    assert run(["shard", "-q"]) == 0
+
+
+def test_two_packings_of_one_data_set_exclude_each_other(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    added(project / "images")
+    with exclusive(project / "data/digits/packing.lock", DataError("busy")):
+        assert run(["shard"]) == 1
+        assert "Another `mvmr shard` is packing data/digits/shards" in capsys.readouterr().err
     assert run(["shard", "-q"]) == 0
 
 
