@@ -1,24 +1,28 @@
 """Which GPU a worker takes, and the settings that its process has."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from distributed import Client
+from distributed import Client, Status
 
+from pipeline.base.errors import StoreError
 from pipeline.base.gpu_places import own_gpu
 from pipeline.base.progress import Silent
+from pipeline.features.extraction import cluster as cluster_module
 from pipeline.features.extraction import worker
-from pipeline.features.extraction.cluster import ClusterOptions, cluster
+from pipeline.features.extraction.cluster import Cluster, ClusterOptions, cluster
 
 
 @pytest.fixture
@@ -105,3 +109,33 @@ def test_a_single_local_worker_has_the_settings_of_a_worker(
     with cluster(ClusterOptions(workers=1), shards=1, progress=Silent()) as running:
         (found,) = running.run(settings, tasks, Silent())
     assert found[0] == os.getpid()
+
+
+def test_workers_that_died_and_are_not_replaced_are_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when a process dies before it has told its keeper that it is there."""
+    monkeypatch.setattr(cluster_module, "PATIENCE_SECONDS", 0.5)
+    tasks: Any = [SimpleNamespace(images=n, unit="shards", name=str(n)) for n in range(5)]
+    with cluster(ClusterOptions(workers=2), shards=8, progress=Silent()) as running:
+        keepers = list(running.client.cluster.workers.values())
+        for keeper in keepers:
+            keeper.status = Status.failed
+            os.kill(keeper.pid, signal.SIGKILL)
+        while running.client.ncores():
+            time.sleep(0.05)
+        assert running.run(attrgetter("images"), tasks, Silent()) == [0, 1, 2, 3, 4]
+
+
+def test_workers_that_die_whatever_they_do_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "PATIENCE_SECONDS", 0.05)
+    tasks: Any = [SimpleNamespace(images=1, unit="shards", name="1")]
+    revived: list[int] = []
+    with cluster(ClusterOptions(workers=2), shards=8, progress=Silent()) as running:
+        without = Cluster(running.client, {}, lambda: revived.append(1))
+        running.client.cluster.scale(0)
+        while running.client.ncores():
+            time.sleep(0.05)
+        with pytest.raises(StoreError, match="All workers have died again and again"):
+            without.run(attrgetter("images"), tasks, Silent())
+    assert len(revived) == cluster_module.LIVES

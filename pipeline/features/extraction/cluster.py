@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from dask import config as dask_config
-from distributed import Client, LocalCluster, Nanny, as_completed
+from distributed import Client, Future, LocalCluster, Nanny, wait
 from distributed.scheduler import KilledWorker
 from distributed.utils import LoopRunner
 
@@ -40,6 +41,9 @@ QUIET = {
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.tick.interval": "1s",
 }
+# When nothing has come for so long, new workers are started if there are none, so many times.
+PATIENCE_SECONDS = 10.0
+LIVES = 6
 # A local dashboard listens only here, whatever the address of the scheduler.
 LOCAL = "127.0.0.1"
 LOCAL_LINK = {"distributed.dashboard.link": f"{{scheme}}://{LOCAL}:{{port}}/status"}
@@ -55,10 +59,15 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Dask cluster that runs tasks; `tasks_per_host` counts those that each host runs at once."""
+    """A Dask cluster that runs tasks; `tasks_per_host` counts those that each host runs at once.
+
+    `revive` starts new workers if it can. A worker that dies before it has told its keeper that it
+    is there is not replaced by Dask, so there may be none left, and nothing would go on.
+    """
 
     client: Client
     tasks_per_host: Mapping[str, int]
+    revive: Callable[[], None]
 
     def run(
         self,
@@ -83,18 +92,19 @@ class Cluster:
             futures = self.client.map(function, chosen, **held, pure=False, retries=0)
             number_of = {future.key: n for future, n in zip(futures, numbers, strict=True)}
             deadly = []
-            for done, future in enumerate(as_completed(futures), start=1):
-                number = number_of[future.key]
-                try:
-                    results[number] = future.result()
-                except KilledWorker:
-                    deadly.append(number)
-                except BaseException:
-                    self.client.cancel(futures)
-                    raise
-                future.release()
-                task = tasks[number]
-                progress.advance(task.images, f"{done} of {counted(len(tasks), task.unit)}")
+            try:
+                for done, future in enumerate(self._completed(futures), start=1):
+                    number = number_of[future.key]
+                    try:
+                        results[number] = self._patiently(future.result)
+                    except KilledWorker:
+                        deadly.append(number)
+                    future.release()
+                    task = tasks[number]
+                    progress.advance(task.images, f"{done} of {counted(len(tasks), task.unit)}")
+            except BaseException:
+                self.client.cancel(futures)
+                raise
             return deadly
 
         deadly = attempt(range(len(tasks)), progress)
@@ -107,6 +117,35 @@ class Cluster:
                 "all others are done. Try again with fewer workers."
             )
         return [results[i] for i in range(len(tasks))]
+
+    def _completed(self, futures: Sequence[Future]) -> Iterator[Future]:
+        """Yield futures as they end, whether well or not."""
+        waiting = set(futures)
+        while waiting:
+            some = waiting
+            found = self._patiently(partial(wait, some, return_when="FIRST_COMPLETED"))
+            yield from found.done
+            waiting = found.not_done
+
+    def _patiently(self, ask: Callable[..., Any]) -> Any:
+        """Return what `ask(timeout=seconds)` returns, however long it takes.
+
+        While it takes long, new workers are started if there are none; StoreError if they die.
+        """
+        lives = LIVES
+        while True:
+            try:
+                return ask(timeout=PATIENCE_SECONDS)
+            except TimeoutError:
+                if self.client.ncores():
+                    continue
+            if not lives:
+                raise StoreError(
+                    "All workers have died again and again (out of memory?). What is finished is "
+                    "kept: repeat the command with fewer workers."
+                )
+            lives -= 1
+            self.revive()
 
 
 @contextmanager
@@ -121,7 +160,16 @@ def cluster(options: ClusterOptions, *, shards: int, progress: Progress) -> Iter
         tasks_per_host = Counter[str]()
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
             tasks_per_host[worker["host"]] += worker["nthreads"]
-        yield Cluster(client, tasks_per_host)
+        yield Cluster(client, tasks_per_host, partial(_revive, client))
+
+
+def _revive(client: Client) -> None:
+    """Replace all workers of a local cluster; of a running one, others take care."""
+    local = client.cluster
+    if isinstance(local, LocalCluster):
+        workers = len(local.worker_spec)
+        local.scale(0)
+        local.scale(workers)
 
 
 @contextmanager
