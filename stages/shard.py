@@ -1,6 +1,7 @@
 """`mvmr shard`: pack the images of the active data set into WebDataset tars."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from pipeline.base.atomic import write_json
@@ -10,8 +11,8 @@ from pipeline.base.progress import Progress, not_kept
 from pipeline.base.text import counted
 from pipeline.base.timing import timed
 from pipeline.datasets.source import Source, Split
-from pipeline.datasets.split import SplitOptions, shares_of
-from pipeline.features.store import FeatureStore
+from pipeline.datasets.split import SplitOptions, groups_told, shares_of
+from pipeline.features.store import FeatureStore, differing
 from pipeline.features.store.identities import add_identities
 from pipeline.shards.listing import read_identities
 from pipeline.shards.manifest import Manifest
@@ -86,7 +87,8 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
                 progress=watched,
             )
             require_enough(experiment, len(plan.items["train"]))
-            for line in (*_told(plan, manifests), *_shares(plan, dataset.split)):
+            made_with = provenance(dataset)
+            for line in (*_told(plan, manifests, made_with), *_shares(plan, dataset.split)):
                 watched.note(line)
             _keep_identities(layout, manifests)
             changes, manifests = plan.changes, _packed(plan, source, dataset, layout, watched)
@@ -133,7 +135,8 @@ def _packed(
 ) -> dict[Split, Manifest]:
     made_with = provenance(dataset)
     record = shard_record(layout, made_with, source.listing_digest())
-    with timed([record], progress) as timing, not_kept("packing", timing):
+    starts_over = not_kept("packing", progress) if plan.anew else nullcontext()
+    with timed([record], progress) as timing, starts_over:
         return pack(
             plan,
             source,
@@ -146,14 +149,20 @@ def _packed(
         )
 
 
-def _told(plan: PackingPlan, before: Mapping[Split, Manifest]) -> Iterator[str]:
+def _told(
+    plan: PackingPlan, before: Mapping[Split, Manifest], made_with: Mapping[str, Any]
+) -> Iterator[str]:
     """Say what has changed since the images were packed."""
     if not before:
         return
     if str(plan.changes):
         yield f"Since they were packed, images have changed: {plan.changes}."
     if plan.anew:
-        yield ("All images are packed anew; features are taken over for those that were stored.")
+        why = "; ".join(differing(made_with, next(iter(before.values())).options))
+        yield (
+            f"All images are packed anew{f' ({why})' if why else ''}. Features are taken over for "
+            "those of which they are stored."
+        )
     moved = len(plan.changes.moved)
     if moved:
         yield (
@@ -164,6 +173,9 @@ def _told(plan: PackingPlan, before: Mapping[Split, Manifest]) -> Iterator[str]:
 
 def _shares(plan: PackingPlan, options: SplitOptions) -> Iterator[str]:
     """Say what shares the cut splits got, and how far classes differ."""
+    images = [item for items in plan.items.values() for item in items]
+    if told := groups_told(images, options):
+        yield told
     for share in shares_of(plan.items, options):
         line = f"{share.split}: {share.images:,} images, {share.share:.1%} of those to be cut"
         if options.method == "hash":

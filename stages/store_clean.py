@@ -50,6 +50,12 @@ class Leftover:
     lock: Path
     saved: float
     bytes: int
+    about: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is of, or where it lies."""
+        return self.about or str(self.path)
 
 
 def store_clean(screen: Screen, *, data: str, days: float, remove: bool) -> Result:
@@ -63,7 +69,13 @@ def store_clean(screen: Screen, *, data: str, days: float, remove: bool) -> Resu
     oldest = time.time() - days * SECONDS_A_DAY
     found = [leftover for leftover in _leftovers(Path(data)) if leftover.saved <= oldest]
     rows = [
-        {"kind": it.kind, "name": str(it.path), "saved": it.saved, "bytes": it.bytes}
+        {
+            "kind": it.kind,
+            "name": it.about or str(it.path),
+            "path": str(it.path),
+            "saved": it.saved,
+            "bytes": it.bytes,
+        }
         for it in found
         if not remove or _remove(it)
     ]
@@ -85,7 +97,8 @@ def _leftovers(data: Path) -> Iterator[Leftover]:
     for kept in kept_results():
         if kept.bytes:  # otherwise a run shows the same files
             lock = kept.path.with_suffix(".lock")
-            yield Leftover("kept result", kept.path, lock, kept.when, kept.bytes)
+            about = f"{kept.run}: {kept.what}"
+            yield Leftover("kept result", kept.path, lock, kept.when, kept.bytes, about)
     for root in sorted(data.glob("*/")):
         layout = DatasetLayout(root)
         lock = root / "work" / LOCK

@@ -106,8 +106,24 @@ class SplitOptions(Options):
         """Return what determines the split of an image, as a JSON value."""
         values = self.model_dump(mode="json", exclude_none=True)
         if self.groups is not None and self.groups.file is not None:
-            values["groups"]["sha256"] = sha256_of(Path(self.groups.file))
+            try:
+                values["groups"]["sha256"] = sha256_of(Path(self.groups.file))
+            except OSError as error:
+                raise DataError(
+                    f"dataset.split.groups.file: {self.groups.file!r} cannot be read "
+                    f"({error.strerror})."
+                ) from error
         return values
+
+
+def groups_told(items: Sequence[Item], options: SplitOptions) -> str:
+    """Return how many groups there are, and how many images are in none; empty without groups."""
+    if options.groups is None:
+        return ""
+    key = options.groups.key()
+    found = [key(item.name) for item in items]
+    alone = sum(group is None for group in found)
+    return f"{len(set(found) - {None}):,} groups of images; {alone:,} images are in none."
 
 
 def cut(
@@ -155,6 +171,12 @@ def _hashed(
     if options.shares:
         group_of = options.groups.key() if options.groups is not None else dict[str, str]().get
         together = {item.name: group_of(item.name) for item in splits["train"]}
+        if options.groups is not None and not any(together.values()):
+            raise DataError(
+                "Not one image is in a group of dataset.split.groups, such as "
+                f"{splits['train'][0].name!r}: correct the pattern or the names in the file, or "
+                "leave groups out."
+            )
         alone = [i for i in splits["train"] if together[i.name] is None and i.name not in kept]
         if identities is None:
             identities = identify(source, alone)

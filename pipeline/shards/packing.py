@@ -318,14 +318,19 @@ def _changes(
         for sample in p.present()
     }
     now = {item.name: (item, split) for split, items in splits.items() for item in items}
-    left = {then[name][0].identity for name in then.keys() - now.keys()}
+    vanished = {then[name][0].identity: then[name] for name in then.keys() - now.keys()}
     found = {name: list[str]() for name in Changes.__dataclass_fields__}
     arrived = set[str]()
     for name, (item, split) in sorted(now.items()):
         identity = identities[name]
         if name not in then:
-            found["renamed" if identity in left else "new"].append(name)
             arrived.add(identity)
+            if identity not in vanished:
+                found["new"].append(name)
+                continue
+            sample, _, classes_then = vanished[identity]
+            same = _named(item.label, classes) == _named(sample.label, classes_then)
+            found["renamed" if same else "relabelled"].append(name)
             continue
         sample, split_then, classes_then = then[name]
         if sample.identity != identity:

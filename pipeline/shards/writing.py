@@ -150,7 +150,8 @@ def write_rows(
         left_out |= written.left_out
         if packer.differs(some):
             progress.advance(len(some))
-    named = {sample.name for sample in samples if sample.undecodable}
+    present = [not isinstance(row, KeptRow) or not row.gone for row in rows]
+    named = {s.name for s, there in zip(samples, present, strict=True) if there and s.undecodable}
     earlier = {n: why for n, why in (before.left_out if before else {}).items() if n in named}
     changed = before is None or tuple(shards) != before.shards
     manifest = Manifest(

@@ -9,7 +9,14 @@ from pipeline.base.errors import DataError
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.identity import identify
 from pipeline.datasets.source import Encoded, Item, Source, Split
-from pipeline.datasets.split import GroupOptions, SplitOptions, cut, shares_of, split_of
+from pipeline.datasets.split import (
+    GroupOptions,
+    SplitOptions,
+    cut,
+    groups_told,
+    shares_of,
+    split_of,
+)
 
 
 class Words(Source):
@@ -144,6 +151,18 @@ def test_a_line_without_a_tab_is_refused(tmp_path_factory: pytest.TempPathFactor
     options = OPTIONS.model_copy(update={"groups": GroupOptions(file=str(listed))})
     with pytest.raises(DataError, match="line 1: expected a name, a tab and a group"):
         cut(Words(words(50)), options)
+
+
+def test_groups_that_name_no_image_are_refused() -> None:
+    options = OPTIONS.model_copy(update={"groups": GroupOptions(pattern=r"patient(\d+)/")})
+    with pytest.raises(DataError, match="Not one image is in a group"):
+        cut(Words(words(50)), options)
+    mixed = Words(words(50) | {"patient1/a": "a", "patient1/b": "b", "patient2/c": "c"})
+    told = groups_told(mixed.splits["train"], options)
+    assert told == "2 groups of images; 50 images are in none."
+    options = OPTIONS.model_copy(update={"groups": GroupOptions(file="nowhere.tsv")})
+    with pytest.raises(DataError, match=r"groups\.file: 'nowhere\.tsv' cannot be read"):
+        options.provenance()
 
 
 def test_what_is_kept_stays_whatever_its_hash() -> None:

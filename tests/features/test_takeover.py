@@ -285,6 +285,19 @@ def options(photos: Collection) -> Any:
     return CountingOptions.model_validate({"log": str(photos.folder.parent / "log.txt"), **FITTED})
 
 
+def test_what_another_data_set_was_fitted_to_needs_half_of_its_images(
+    photos: Collection, tmp_path: Path
+) -> None:
+    photos.extract("fitted", **FITTED)
+    basis = photos.store["fitted"].fingerprint["basis"]
+    for name, numbers, shared in (("third", range(90, 190), 0), ("most", range(40, 140), 60)):
+        other = Collection(tmp_path, name)
+        other.add(*numbers)
+        other.pack()
+        assert other.extract("fitted", others=[photos.store], **FITTED) == 100 - shared
+        assert (other.store["fitted"].fingerprint["basis"] == basis) == bool(shared)
+
+
 def test_the_same_images_give_the_same_basis_on_every_machine(
     photos: Collection, tmp_path: Path
 ) -> None:

@@ -128,7 +128,8 @@ def test_another_class_writes_the_tar_again_but_no_row_moves(photos: Collection)
     names = {s: read_names(photos.shards / s, m) for s, m in photos.manifests().items()}
     (photos.folder / "a/0004.png").rename(photos.folder / "b/0004.png")
     plan = photos.pack()
-    assert plan.changes.renamed == ("b/0004.png",)
+    assert plan.changes.relabelled == ("b/0004.png",)
+    assert not plan.changes.renamed
     consistent(photos)
     for split, manifest in photos.manifests().items():
         now = read_names(photos.shards / split, manifest)
@@ -218,6 +219,11 @@ def test_a_picture_that_cannot_be_decoded_is_met_once(photos: Collection) -> Non
     assert sum(m.samples for m in photos.manifests().values()) == 102
     named = {name for m in photos.manifests().values() for name in m.left_out}
     assert named == {"a/broken.png"}
+    photos.save("a/broken.png", 999)
+    assert photos.pack().changes.replaced == ("a/broken.png",)
+    assert not any(m.left_out for m in photos.manifests().values())
+    (photos.folder / "a/broken.png").write_bytes(b"no picture either")
+    photos.pack()
     photos.options = ShardOptions(samples=16)
     with pytest.raises(DataError, match=r"a/broken\.png: .*on_bad_image to skip"):
         photos.pack()

@@ -32,7 +32,7 @@ from pipeline.features.store import (
     recipe_of,
 )
 from pipeline.features.store.feature import without_basis
-from pipeline.features.store.identities import Identities, write_identities
+from pipeline.features.store.identities import Identities, places_of, write_identities
 from pipeline.features.store.writer import DONE, LOCK
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
@@ -195,6 +195,8 @@ def _begun(
         donors = donors_of(feature, stores)
     writer.begin()
     donors = of_one_basis(feature, donors)
+    if not writer.has_reduction() and not _worth_it(feature, donors, manifests, identities):
+        return {}
     if donors and not writer.has_reduction():
         adopt_reduction(feature, donors[0])
     if not donors:
@@ -208,6 +210,24 @@ def _begun(
             f"{feature.name}: {every - left:,} of {every:,} rows taken over, {left:,} to compute."
         )
     return taken
+
+
+def _worth_it(
+    feature: FeatureTask,
+    donors: Sequence[StoredFeature],
+    manifests: Mapping[Split, Manifest],
+    identities: Mapping[Split, Identities],
+) -> bool:
+    """Whether rows are taken over from donors, and with them what they were fitted to.
+
+    What another data set was fitted to is taken only with the rows of half of the images.
+    """
+    found = [places_of(identities[split], donors).found for split in manifests]
+    known, every = sum(int(f.sum()) for f in found), sum(len(f) for f in found)
+    own = {feature.store, FeatureStore(feature.store).superseded}
+    if not feature.is_fitted or any(donor.path.parent in own for donor in donors):
+        return known > 0
+    return 2 * known >= every
 
 
 def _remaining(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> bool:
