@@ -4,8 +4,7 @@ import json
 
 from pipeline.base.atomic import write_json
 from pipeline.base.errors import DataError
-from pipeline.datasets.source import SPLITS
-from pipeline.shards.manifest import MANIFEST, read_manifest
+from pipeline.shards.packing import packed_manifests
 from stages.experiment.chosen import Chosen
 from stages.experiment.dvc_lock import adopt_older_lock, changed_by_hand
 from stages.experiment.freshness import listing_of
@@ -36,8 +35,7 @@ def store_look(screen: Screen, *, chosen: Chosen, data: str) -> Result:
 
 def _known_listing(layout: DatasetLayout) -> str | None:
     """Return the digest that was recorded last, or that of the shards; None without shards."""
-    places = [layout.shards / split for split in SPLITS]
-    found = [read_manifest(place) for place in places if (place / MANIFEST).exists()]
+    found = list(packed_manifests(layout.shards).values())
     if not found:
         return None
     if layout.listing.exists():

@@ -253,10 +253,8 @@ def _kept(
 
 def _in_order(classes: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     """Return the classes such that those of before keep their numbers, if all of them are left."""
-    return (
-        *(name for name in before if name in set(classes)),
-        *(name for name in classes if name not in set(before)),
-    )
+    now, then = set(classes), set(before)
+    return (*(n for n in before if n in now), *(n for n in classes if n not in then))
 
 
 def _relabelled(

@@ -1,6 +1,6 @@
 """The stages of `dvc.yaml` for one experiment: their names, commands and outputs.
 
-`tests/stages/test_dvc_stages.py` compares them with what DVC reads from the file.
+`tests/stages/test_dvc_lock.py` compares them with what DVC reads from the file.
 """
 
 from dataclasses import dataclass

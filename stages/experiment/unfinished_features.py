@@ -8,11 +8,12 @@ from pipeline.base.digests import digest
 from pipeline.base.errors import MvmrError
 from pipeline.base.locations import Location
 from pipeline.base.text import counted
-from pipeline.datasets.source import SPLITS, Split
+from pipeline.datasets.source import Split
 from pipeline.features.extraction.engine import feature_digest, unfinished
 from pipeline.features.store import FeatureStore
 from pipeline.features.store.feature import without_basis
-from pipeline.shards.manifest import MANIFEST, Manifest, read_manifest
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.packing import packed_manifests
 from stages.experiment.paths import DatasetLayout
 from stages.experiment.schema import Experiment
 
@@ -59,7 +60,7 @@ class Making:
 
 def in_the_making(experiment: Experiment | None, layout: DatasetLayout) -> Iterator[Making]:
     """Yield the partly extracted features; without an experiment, none has a command."""
-    manifests = _manifests(layout)
+    manifests = packed_manifests(layout.shards)
     store = FeatureStore(layout.features)
     for name, fingerprint, done in unfinished(layout.work):
         ours = experiment is not None and fingerprint == _expected(experiment, name, manifests)
@@ -85,11 +86,6 @@ def _is_same(store: FeatureStore, name: str, fingerprint: str) -> bool:
     except MvmrError:
         return False
     return digest(found).startswith(fingerprint)
-
-
-def _manifests(layout: DatasetLayout) -> dict[Split, Manifest]:
-    directories = {split: layout.shards / split for split in SPLITS}
-    return {s: read_manifest(d) for s, d in directories.items() if (d / MANIFEST).exists()}
 
 
 def _expected(experiment: Experiment, name: str, manifests: Mapping[Split, Manifest]) -> str | None:
