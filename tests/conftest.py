@@ -1,6 +1,7 @@
 """Settings and fixtures that all tests share."""
 
 import os
+import shutil
 
 # Threads slow small problems down, most of all on shared cores. Processes that tests start inherit
 # this setting.
@@ -33,10 +34,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return that folder, as the working directory."""
-    monkeypatch.chdir(project)
-    return project
+def inside(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of that folder, as the working directory: what a test changes is its own."""
+    copy = Path(shutil.copytree(project, tmp_path / "project", symlinks=True))
+    monkeypatch.chdir(copy)
+    return copy
 
 
 @pytest.fixture(scope="session")
