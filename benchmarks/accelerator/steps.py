@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from benchmarks.accelerator.results import Options, Results
 from benchmarks.accelerator.teacher import Photographs, pack
@@ -181,6 +182,7 @@ def random_batch(setting: Setting, terms: Mapping[str, Any], device: torch.devic
     B, size = setting.batch, setting.size
     return Batch(
         images=torch.randint(0, 256, (B, 3, size, size), dtype=torch.uint8, device=device),
+        views=[],
         labels=torch.randint(0, 10, (B,), device=device),
         index=torch.arange(B, device=device),
         targets={n: torch.randn(B, WIDTHS[n], device=device).half() for n in targets(terms)},
@@ -237,9 +239,7 @@ def fed(setting: Setting, workers: int, options: Options) -> dict[str, float]:
 
 def moved(batch: Batch, device: torch.device) -> Batch:
     """Return a batch on a device."""
-    return Batch(
-        images=batch["images"].to(device, non_blocking=True),
-        labels=batch["labels"].to(device, non_blocking=True),
-        index=batch["index"].to(device, non_blocking=True),
-        targets={n: t.to(device, non_blocking=True) for n, t in batch["targets"].items()},
+    there: Batch = tree_map(
+        lambda x: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x, batch
     )
+    return there

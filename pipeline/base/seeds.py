@@ -2,7 +2,11 @@
 
 import hashlib
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+Numbers = npt.NDArray[np.float64]
 
 
 def seed_from(*seeds: int) -> int:
@@ -14,3 +18,27 @@ def seed_from(*seeds: int) -> int:
 def generator(*seeds: int) -> torch.Generator:
     """Return a CPU generator seeded by `seed_from(*seeds)`."""
     return torch.Generator().manual_seed(seed_from(*seeds))
+
+
+def numbers_of(rows: npt.ArrayLike, count: int, *seeds: int) -> Numbers:
+    """Return `count` numbers in [0, 1) for each of `rows` (B,), as (B, count), float64.
+
+    Those of a row depend only on the row and the seeds, whatever the other rows are. They are the
+    outputs of SplitMix64 (Steele, Lea and Flood, 2014) with a seed for each row.
+    """
+    start = np.uint64(seed_from(*seeds))
+    rows = np.asarray(rows, dtype=np.uint64)
+    places = np.arange(1, count + 1, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        state = _mixed(_mixed(start + rows * _GOLDEN)[:, None] + places * _GOLDEN)
+    drawn: Numbers = np.multiply(state >> np.uint64(11), 2.0**-53, dtype=np.float64)
+    return drawn
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mixed(bits: "npt.NDArray[np.uint64]") -> "npt.NDArray[np.uint64]":
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

@@ -29,6 +29,7 @@ from pipeline.evaluation.logistic import LinearClassifier
 from pipeline.evaluation.protocol import Setting, Values, found_by_trying
 from pipeline.evaluation.subjects import Subject
 from pipeline.images.random_views import AugmentationOptions, build_augmentation
+from pipeline.loading.batch_pixels import RandomViews
 from pipeline.loading.loaders import loader_by_size
 from pipeline.metrics.accuracy import top_k_accuracy
 from pipeline.metrics.average_precision import mean_over_classes
@@ -159,7 +160,8 @@ class _Fit:
         self.samples = len(train.labels)
         if subject.embed is not None:
             self.samples = data.valid_samples
-            loader = loader_by_size(data, options.loading, seed=setting.seed)
+            views = RandomViews(augmentation, original=False)
+            loader = loader_by_size(data, options.loading, seed=setting.seed, views=views)
             augment = build_augmentation(augmentation, data.image)
             self._images = EmbeddedViews(loader, augment, subject.embed, setting.device)
 

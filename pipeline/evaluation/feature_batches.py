@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.base.devices import sent
 from pipeline.base.seeds import seed_from
 from pipeline.evaluation.subjects import Embed
+from pipeline.images.random_views import Augmentation
 from pipeline.loading.batch import NO_LABEL, Loader
+from pipeline.loading.batch_pixels import random_view
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class EmbeddedViews:
     """How to compute features of views: load images, augment them on `device`, embed them."""
 
     loader: Callable[[int], Loader]
-    augment: nn.Module
+    augment: Augmentation
     embed: Embed
     device: torch.device
 
@@ -81,6 +82,5 @@ class ViewBatches(Batches):
             known = labels != NO_LABEL
             if labels.ndim > 1:
                 known = known.any(dim=1)
-            pixels = sent(batch["images"][known], self._images.device)
-            views = self._images.augment(pixels.float() / 255)
-            yield self._images.embed(views), labels[known]
+            views = random_view(batch, self._images.augment, self._images.device)
+            yield self._images.embed(views[known]), labels[known]

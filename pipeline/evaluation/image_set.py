@@ -13,8 +13,9 @@ from torch import Tensor
 from pipeline.base.devices import available_cores
 from pipeline.base.errors import DataError
 from pipeline.datasets.source import Split
-from pipeline.images.decoding import decode
-from pipeline.images.original_view import ImageOptions, original_view
+from pipeline.images.cutting import original_view_of
+from pipeline.images.decoding import opened
+from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import NO_LABEL, SplitData, label_tensor
 from pipeline.shards.listing import read_identities, read_labels, read_names
 from pipeline.shards.reading import Record
@@ -106,7 +107,7 @@ class Images:
         view = view or data.image
 
         def prepared(record: Record) -> Tensor:
-            return original_view(decode(record.data), view)
+            return original_view_of(opened(record.data), view)
 
         sizes = _even_sizes(self.count(split))
         held: list[Record] = []

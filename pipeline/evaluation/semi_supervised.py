@@ -21,7 +21,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.base.devices import sent
 from pipeline.base.errors import DataError, TrainingError
 from pipeline.base.seeds import seed_from
 from pipeline.datasets.source import Split
@@ -39,8 +38,13 @@ from pipeline.evaluation.protocol import (
 )
 from pipeline.evaluation.subjects import Subject
 from pipeline.images.original_view import normalise
-from pipeline.images.random_views import AugmentationOptions, build_augmentation
+from pipeline.images.random_views import (
+    Augmentation,
+    AugmentationOptions,
+    build_augmentation,
+)
 from pipeline.loading.batch import Batch, SplitData
+from pipeline.loading.batch_pixels import RandomViews, random_view
 from pipeline.loading.loaders import LoadingOptions, loader_by_size, training_loader
 from pipeline.metrics.accuracy import top_k_accuracy
 from pipeline.models.encoder import Encoder
@@ -169,7 +173,7 @@ def _tuned(learning: "_Learning", subject: Subject) -> tuple[SemiSupervisedOptio
         return options, {}
     trial = Trial(
         module=learning.trial,
-        loader=loader_by_size(data, options.loading, seed=setting.seed),
+        loader=loader_by_size(data, options.loading, seed=setting.seed, views=learning.views),
         samples=data.valid_samples,
         options=plain_trial_options(setting.device),
     )
@@ -211,8 +215,13 @@ class _Learning:
         return min(self.options.batch_size, self.data.valid_samples)
 
     @cached_property
-    def _augment(self) -> nn.Module:
+    def _augment(self) -> Augmentation:
         return build_augmentation(self.options.augmentation, self.data.image)
+
+    @property
+    def views(self) -> RandomViews:
+        """The one random view that each image is seen by."""
+        return RandomViews(self.options.augmentation, original=False)
 
     def network(self) -> nn.Module:
         """Return a copy of the encoder's backbone with a new head, in training mode."""
@@ -221,7 +230,7 @@ class _Learning:
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the cross entropy of a view of each image of a batch."""
         device = self.setting.device
-        views = self._augment(sent(batch["images"], device).float() / 255)
+        views = random_view(batch, self._augment, device)
         targets = class_indices(batch["labels"], self.classes).to(device)
         return F.cross_entropy(network(normalise(views, self.data.image)), targets)
 
@@ -249,7 +258,11 @@ def _fine_tune(learning: _Learning) -> nn.Module:
     options, data, setting = learning.options, learning.data, learning.setting
     network = learning.network()
     loader = training_loader(
-        data, options.loading, batch_size=learning.batch_size, seed=setting.seed
+        data,
+        options.loading,
+        batch_size=learning.batch_size,
+        seed=setting.seed,
+        views=learning.views,
     )
     optimizer = learning.optimizer(network)
     total = options.epochs * len(loader)

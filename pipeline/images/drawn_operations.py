@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.base.devices import sent
+from pipeline.base.seeds import Numbers
 
 AFFINE = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 IDENTITY = ("Identity", 0.0)
@@ -28,10 +30,11 @@ class Draws(ABC):
     """Draws operations for each sample: `variants` are all that it may draw."""
 
     variants: list[Operation]
+    count: int  # numbers that it takes for each sample
 
     @abstractmethod
-    def __call__(self, B: int) -> Tensor:
-        """Return the number of the variant (B, steps) of each sample in each step."""
+    def __call__(self, numbers: Numbers) -> Tensor:
+        """Return the variant (B, steps) of each sample in each step, of numbers (B, count)."""
 
 
 class RandAugmentDraws(Draws):
@@ -41,7 +44,7 @@ class RandAugmentDraws(Draws):
         from torchvision.transforms import v2
 
         policy: Any = v2.RandAugment(steps, magnitude)
-        self._steps = steps
+        self.count = 2 * steps
         pairs = []
         for name, (magnitudes, signed) in policy._AUGMENTATION_SPACE.items():
             found = magnitudes(policy.num_magnitude_bins, size, size)
@@ -49,14 +52,16 @@ class RandAugmentDraws(Draws):
             pairs.append([(name, -value if signed else value), (name, value)])
         self.variants = [variant for pair in pairs for variant in pair]
 
-    def __call__(self, B: int) -> Tensor:
+    def __call__(self, numbers: Numbers) -> Tensor:
         """Draw operations and signs."""
-        operations = torch.randint(len(self.variants) // 2, (B, self._steps))
-        return 2 * operations + torch.randint(2, (B, self._steps))
+        operations, signs = np.split(numbers, 2, axis=1)
+        return torch.from_numpy(2 * _whole(operations, len(self.variants) // 2) + _whole(signs, 2))
 
 
 class AutoAugmentDraws(Draws):
     """The ImageNet policy: one of 25 pairs of operations, each with its own probability."""
+
+    count = 5
 
     def __init__(self, size: int) -> None:
         from torchvision.transforms import v2
@@ -65,25 +70,30 @@ class AutoAugmentDraws(Draws):
         space = policy._AUGMENTATION_SPACE
         self.variants = [IDENTITY]
         steps = [step for pair in policy._policies for step in pair]
-        self._probabilities = torch.tensor([p for _, p, _ in steps]).reshape(-1, 2)
+        self._probabilities = np.array([p for _, p, _ in steps]).reshape(-1, 2)
         for name, _, number in steps:
             magnitudes, signed = space[name]
             found = magnitudes(10, size, size)
             value = 0.0 if found is None or number is None else float(found[number])
             self.variants += [(name, -value if signed else value), (name, value)]
 
-    def __call__(self, B: int) -> Tensor:
+    def __call__(self, numbers: Numbers) -> Tensor:
         """Draw pairs, whether each of their operations is applied, and signs."""
-        pairs = torch.randint(len(self._probabilities), (B,))
-        applied = torch.rand(B, 2) <= self._probabilities[pairs]
-        variant = 1 + 2 * (2 * pairs[:, None] + torch.arange(2)) + torch.randint(2, (B, 2))
-        return torch.where(applied, variant, 0)
+        pairs = _whole(numbers[:, 0], len(self._probabilities))
+        applied = numbers[:, 1:3] <= self._probabilities[pairs]
+        variant = 1 + 2 * (2 * pairs[:, None] + np.arange(2)) + _whole(numbers[:, 3:], 2)
+        return torch.from_numpy(np.where(applied, variant, 0))
 
 
-def random_operations(images: Tensor, *, draws: Draws) -> Tensor:
+def _whole(numbers: Numbers, below: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Turn numbers in [0, 1) into equally probable integers below a bound."""
+    return np.floor(numbers * below).astype(np.int64)
+
+
+def random_operations(images: Tensor, numbers: Numbers, *, draws: Draws) -> Tensor:
     """Apply drawn operations to images (B, C, S, S) in [0, 1], in 8 bits."""
     pixels = (images * 255).round().to(torch.uint8)
-    return apply_operations(pixels, draws.variants, draws(len(images))).float() / 255
+    return apply_operations(pixels, draws.variants, draws(numbers)).float() / 255
 
 
 @dataclass(frozen=True)

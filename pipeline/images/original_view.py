@@ -68,13 +68,25 @@ def original_view(image: Image.Image, options: ImageOptions) -> Tensor:
 
 
 def _resize_and_crop(image: Image.Image, shorter: int, size: int) -> Image.Image:
-    scale = shorter / min(image.size)
-    width, height = (max(shorter, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
+    top, left, height, width = _centre_box(*image.size, shorter, size)
     # Resize only the crop: a strip 1 pixel high, resized as a whole, would not fit into memory.
-    across, down = image.width / width, image.height / height
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    box = (left, top, left + width, top + height)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def centre_box(width: int, height: int, options: ImageOptions) -> tuple[float, float, float, float]:
+    """Return top, left, height and width of what the original view shows of an image, in pixels."""
+    return _centre_box(width, height, options.resize or options.size, options.size)
+
+
+def _centre_box(
+    width: int, height: int, shorter: int, size: int
+) -> tuple[float, float, float, float]:
+    scale = shorter / min(width, height)
+    resized_width, resized_height = (max(shorter, round(side * scale)) for side in (width, height))
+    left, top = (resized_width - size) // 2, (resized_height - size) // 2
+    across, down = width / resized_width, height / resized_height
+    return top * down, left * across, size * down, size * across
 
 
 def normalise(images: Tensor, options: ImageOptions) -> Tensor:

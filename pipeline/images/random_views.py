@@ -14,20 +14,25 @@ call. kornia chooses the order of the jitter, and the operations of its RandAugm
 batch; its crop that equals torchvision's loops over samples (`benchmarks/views.py` compares the
 speeds). The operations of the last two policies compute in 8 bits.
 
-Draws come from torch's global CPU generator on every device, so one seed gives one sequence of
-views.
+A view follows from the numbers in [0, 1) that its draws are made of, on every device. Training
+derives them from seed, epoch, sample and view alone (`pipeline/loading/drawn_views.py`); otherwise
+they come from torch's global generator.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from pipeline.base.devices import sent
 from pipeline.base.options import Options
+from pipeline.base.seeds import Numbers
 from pipeline.images.drawn_operations import (
     AutoAugmentDraws,
     Draws,
@@ -36,12 +41,13 @@ from pipeline.images.drawn_operations import (
 )
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.view_operations import (
-    Step,
+    crop_and_resize,
+    drawn_boxes,
+    drawn_shifts,
+    padded_crop,
     random_blur,
     random_grey,
     random_jitter,
-    random_padded_crop,
-    random_resized_crop,
 )
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -99,7 +105,60 @@ class AugmentationOptions(Options):
         return self
 
 
-def build_augmentation(options: AugmentationOptions, image: ImageOptions) -> nn.Module:
+PADDING = 4
+
+
+class DrawnView(NamedTuple):
+    """One random view of each image of a batch: the numbers (B, n) that its draws are made of.
+
+    `crops` (B, C, size, size), uint8, are its boxes of the image files, where these are larger than
+    the view. Without them, views are cut from the original view.
+    """
+
+    numbers: Numbers
+    crops: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation on images (B, C, S, S) in [0, 1] that makes its draws of (B, count) numbers."""
+
+    count: int
+    apply: Callable[[Tensor, Numbers], Tensor]
+
+
+@dataclass(frozen=True)
+class PaddedCrop:
+    """A crop of the original view, padded with black."""
+
+    padding: int = PADDING
+    count = 2
+
+    def __call__(self, images: Tensor, numbers: Numbers) -> Tensor:
+        """Return a crop of each image, of the same shape."""
+        return padded_crop(images, drawn_shifts(numbers, self.padding), self.padding)
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A box of the image, resized to the view."""
+
+    min_scale: float
+    cubic: bool
+    count = 22
+
+    def boxes(self, numbers: Numbers, height: int, width: int) -> "npt.NDArray[np.int64]":
+        """Return boxes (B, 4) of top, left, height, width in an image of that size."""
+        return drawn_boxes(numbers, self.min_scale, height=height, width=width)
+
+    def __call__(self, images: Tensor, numbers: Numbers) -> Tensor:
+        """Return a crop of each image, resized to its shape."""
+        size = images.shape[-1]
+        boxes = torch.from_numpy(self.boxes(numbers, size, size))
+        return crop_and_resize(images, boxes, cubic=self.cubic)
+
+
+def build_augmentation(options: AugmentationOptions, image: ImageOptions) -> "Augmentation":
     """Return a module that maps images (B, C, size, size) to one random view each.
 
     Images are uint8, or floats in [0, 1] *before* normalisation; views are float32 in [0, 1] of
@@ -107,21 +166,23 @@ def build_augmentation(options: AugmentationOptions, image: ImageOptions) -> nn.
     and grey do not apply.
     """
     policy = POLICIES[options.policy]
-    flip_p = policy.flip_p if options.flip_p is None else options.flip_p
-    crop: Step
-    if policy.min_scale is None:
-        crop = partial(random_padded_crop, padding=4, flip_p=flip_p)
-    else:
-        min_scale = options.min_scale or policy.min_scale
-        crop = partial(random_resized_crop, min_scale=min_scale, flip_p=flip_p, cubic=policy.cubic)
-    colour = _colour_steps(options, policy, image.channels)
-    steps: list[Step] = [*colour, crop] if policy.colour_first else [crop, *colour]
+    crop: PaddedCrop | ResizedCrop = PaddedCrop()
+    if policy.min_scale is not None:
+        crop = ResizedCrop(options.min_scale or policy.min_scale, policy.cubic)
+    steps = _colour_steps(options, policy, image.channels)
     if policy.blur:
-        steps.append(partial(random_blur, kernel_size=2 * int(0.05 * image.size) + 1))
+        kernel_size = 2 * int(0.05 * image.size) + 1
+        steps.append(Step(1, partial(random_blur, kernel_size=kernel_size)))
     if policy.operations:
         draws = OPERATIONS[policy.operations](image.size)
-        steps.append(partial(random_operations, draws=draws))
-    return Augmentation(steps, shape=(image.channels, image.size, image.size))
+        steps.append(Step(draws.count, partial(random_operations, draws=draws)))
+    return Augmentation(
+        crop,
+        steps,
+        flip_p=policy.flip_p if options.flip_p is None else options.flip_p,
+        colour_first=policy.colour_first,
+        shape=(image.channels, image.size, image.size),
+    )
 
 
 def _colour_steps(options: AugmentationOptions, policy: Policy, channels: int) -> list[Step]:
@@ -130,31 +191,82 @@ def _colour_steps(options: AugmentationOptions, policy: Policy, channels: int) -
     factor = 1.0 if options.jitter is None else options.jitter
     brightness, contrast, saturation, hue = (factor * strength for strength in policy.jitter)
     strengths = (brightness, contrast, saturation, hue)
-    steps: list[Step] = [partial(random_jitter, strengths=strengths, p=0.8)]
+    steps = [Step(9, partial(random_jitter, strengths=strengths, p=0.8))]
     if channels == 3:
         grey_p = policy.grey_p if options.grey_p is None else options.grey_p
-        steps.append(partial(random_grey, p=grey_p))
+        steps.append(Step(1, partial(random_grey, p=grey_p)))
     return steps
 
 
 class Augmentation(nn.Module):
-    """The steps of a policy in order, in float32 and without gradients, even inside autocast."""
+    """A policy, in float32 and without gradients, even inside autocast.
 
-    def __init__(self, steps: list[Step], shape: tuple[int, int, int]) -> None:
+    It is a crop, a flip with probability `flip_p`, and steps, which with `colour_first` come before
+    the crop. A view takes `numbers` numbers.
+    """
+
+    def __init__(
+        self,
+        crop: PaddedCrop | ResizedCrop,
+        steps: list[Step],
+        *,
+        flip_p: float,
+        colour_first: bool,
+        shape: tuple[int, int, int],
+    ) -> None:
         super().__init__()
-        self.steps = steps
+        self.crop, self.steps = crop, steps
+        self.flip_p, self.colour_first = flip_p, colour_first
         self.shape = shape
+        self.numbers = crop.count + 1 + sum(step.count for step in steps)
+
+    @property
+    def box(self) -> ResizedCrop | None:
+        """The box that a view can be cut from a file by, before all other steps; None without."""
+        return self.crop if isinstance(self.crop, ResizedCrop) and not self.colour_first else None
+
+    def boxes(self, numbers: Numbers, height: int, width: int) -> "npt.NDArray[np.int64]":
+        """Return the box (B, 4) of each view in an image of that size, of (B, numbers) numbers."""
+        if self.box is None:
+            raise ValueError("views of this policy are not cut from files")
+        return self.box.boxes(numbers[:, : self.box.count], height, width)
+
+    def __call__(self, images: Tensor, drawn: DrawnView | None = None) -> Tensor:
+        """Return `forward` of the same arguments."""
+        view: Tensor = super().__call__(images, drawn)
+        return view
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Return one view of each image: (B, C, size, size), float32 in [0, 1]."""
-        if images.shape[1:] != self.shape:
+    def forward(self, images: Tensor, drawn: DrawnView | None = None) -> Tensor:
+        """Return one view of each image: (B, C, size, size), float32 in [0, 1].
+
+        Without draws, they are made by torch's global CPU generator.
+        """
+        if drawn is None:
+            numbers = torch.rand(len(images), self.numbers, dtype=torch.float64).numpy()
+            drawn = DrawnView(numbers)
+        crops = drawn.crops
+        views = images if crops is None else crops
+        if views.shape[1:] != self.shape:
             raise ValueError(
                 f"Expected images of shape (B, {', '.join(map(str, self.shape))}); "
-                f"found {tuple(images.shape)}."
+                f"found {tuple(views.shape)}."
             )
-        views = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        with torch.autocast(images.device.type, enabled=False):
-            for step in self.steps:
-                views = step(views)
+        views = views.float() / 255 if views.dtype == torch.uint8 else views.float()
+        counts = [self.crop.count, 1, *(step.count for step in self.steps)]
+        crop, flip, *colour = np.split(drawn.numbers, np.cumsum(counts)[:-1], axis=1)
+        with torch.autocast(views.device.type, enabled=False):
+            if self.colour_first:
+                views = self._coloured(views, colour)
+            if crops is None:
+                views = self.crop(views, crop)
+            flips = sent(torch.from_numpy(flip[:, 0] < self.flip_p), views.device)
+            views = torch.where(flips[:, None, None, None], views.flip(3), views)
+            if not self.colour_first:
+                views = self._coloured(views, colour)
         return views.clamp(0, 1)
+
+    def _coloured(self, views: Tensor, numbers: list[Numbers]) -> Tensor:
+        for step, own in zip(self.steps, numbers, strict=True):
+            views = step.apply(views, own)
+        return views

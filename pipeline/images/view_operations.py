@@ -1,60 +1,61 @@
-"""The operations of random views: torchvision's, but with a draw for each sample of a batch."""
+"""The operations of random views: torchvision's, but with a draw for each sample of a batch.
 
-from collections.abc import Callable
+Each takes numbers (B, n) in [0, 1), uniform and independent, and makes its draws of them.
+"""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.base.devices import sent
+from pipeline.base.seeds import Numbers
 
 RATIO = (3 / 4, 4 / 3)
 SIGMA = (0.1, 2.0)
 # torchvision's weights of red, green and blue; they sum to 0.9999.
 LUMA = (0.2989, 0.587, 0.114)
-
-Step = Callable[[Tensor], Tensor]
-
-
-def random_resized_crop(
-    images: Tensor, *, min_scale: float, flip_p: float, cubic: bool = False
-) -> Tensor:
-    """Crop a random box, resize it to the whole image, flip it with probability `flip_p`."""
-    B, size = len(images), images.shape[-1]
-    boxes = draw_boxes(B, size, min_scale)
-    return crop_and_resize(images, boxes, torch.rand(B) < flip_p, cubic=cubic)
+ATTEMPTS = 10  # of drawing a box that fits
 
 
-def draw_boxes(B: int, size: int, min_scale: float) -> Tensor:
-    """Draw boxes (B, 4) of top, left, height, width inside a square image of side `size`.
+def drawn_boxes(
+    numbers: Numbers, min_scale: float, *, height: int, width: int
+) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
+    """Make boxes (B, 4) of top, left, height, width inside an image, of numbers (B, 22).
 
     The area, as a share of the image's, is uniform in [min_scale, 1]; the aspect ratio is
-    log-uniform in `RATIO`. The first of ten draws that fits is used, else the whole image.
+    log-uniform in `RATIO`. The first of ten draws that fits is used, else the largest box in the
+    centre that has an allowed ratio. This is the distribution of torchvision's RandomResizedCrop.
     """
-    low, high = (torch.tensor(ratio).log() for ratio in RATIO)
-    area = size * size * (min_scale + (1 - min_scale) * torch.rand(B, 10))
-    ratio = (low + (high - low) * torch.rand(B, 10)).exp()
-    sides = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], dim=-1).round()
-    fits = ((sides >= 1) & (sides <= size)).all(dim=-1)
-    first = fits.int().argmax(dim=1)
-    sides = torch.where(fits.any(dim=1)[:, None], sides[torch.arange(B), first], float(size))
-    # A draw just below 1 may round up to the first position outside.
-    corners = (torch.rand(B, 2) * (size - sides + 1)).floor().minimum(size - sides)
-    return torch.cat([corners, sides], dim=1).long()
+    low, high = np.log(RATIO)
+    area = height * width * (min_scale + (1 - min_scale) * numbers[:, :ATTEMPTS])
+    ratio = np.exp(low + (high - low) * numbers[:, ATTEMPTS : 2 * ATTEMPTS])
+    sides = np.rint(np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], axis=-1))
+    fits = ((sides >= 1) & (sides <= (height, width))).all(axis=-1)
+    chosen = np.take_along_axis(sides, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+    corners = np.floor(numbers[:, 2 * ATTEMPTS :] * ((height, width) - chosen + 1))
+    boxes = np.concatenate([corners, chosen], axis=1)
+    boxes[~fits.any(axis=1)] = _central_box(height, width)
+    return boxes.astype(np.int64)
 
 
-def crop_and_resize(images: Tensor, boxes: Tensor, flips: Tensor, *, cubic: bool = False) -> Tensor:
-    """Resize a box of each image (B, C, S, S) to the whole image; mirror where `flips` (B,) holds.
+def _central_box(height: int, width: int) -> tuple[int, int, int, int]:
+    rows = min(height, max(1, round(width / RATIO[0])))
+    columns = min(width, max(1, round(height * RATIO[1])))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def crop_and_resize(images: Tensor, boxes: Tensor, *, cubic: bool = False) -> Tensor:
+    """Resize a box (B, 4) of each image (B, C, S, S) to the whole image.
 
     The result equals cropping and resizing in torchvision and Pillow (their antialiasing matters
-    only if a crop shrinks, and ours never do). The map is linear along each side, so crop, resize
-    and flip are one weight matrix per side. With matrix products in TF32, 3 digits are correct.
+    only if a crop shrinks, and ours never do). The map is linear along each side, so crop and
+    resize are one weight matrix per side. With matrix products in TF32, 3 digits are correct.
     """
     top, left, height, width = sent(boxes, images.device).unbind(1)
     S = images.shape[-1]
     rows = _resize_weights(top, height, S, cubic=cubic)
     columns = _resize_weights(left, width, S, cubic=cubic)
-    columns = torch.where(sent(flips, images.device)[:, None, None], columns.flip(1), columns)
     resized = rows[:, None] @ images @ columns.mT[:, None]
     return resized.clamp(0, 1)  # a bicubic kernel overshoots
 
@@ -78,39 +79,37 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
-def random_padded_crop(images: Tensor, *, padding: int, flip_p: float) -> Tensor:
-    """Shift up to `padding` pixels each way, fill with black, flip with probability `flip_p`."""
-    B = len(images)
-    corners = torch.randint(0, 2 * padding + 1, (B, 2))
-    return padded_crop(images, corners, torch.rand(B) < flip_p, padding)
+def drawn_shifts(numbers: Numbers, padding: int) -> Tensor:
+    """Make corners (B, 2) of numbers (B, 2), each equally probable in a padded image."""
+    return torch.from_numpy(np.floor(numbers * (2 * padding + 1)).astype(np.int64))
 
 
-def padded_crop(images: Tensor, corners: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Crop zero-padded images to (B, C, S, S) at `corners` (B, 2: top, left); mirror by `flips`."""
+def padded_crop(images: Tensor, corners: Tensor, padding: int) -> Tensor:
+    """Crop zero-padded images to (B, C, S, S) at `corners` (B, 2: top, left)."""
     S = images.shape[-1]
     padded = F.pad(images, [padding] * 4)
     windows = padded.unfold(2, S, 1).unfold(3, S, 1)  # (B, C, top, left, S, S), a view
     top, left = sent(corners, images.device).unbind(1)
-    cut = windows[torch.arange(len(images), device=images.device), :, top, left]
-    return torch.where(sent(flips, images.device)[:, None, None, None], cut.flip(3), cut)
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
 def random_jitter(
-    images: Tensor, *, strengths: tuple[float, float, float, float], p: float
+    images: Tensor, numbers: Numbers, *, strengths: tuple[float, float, float, float], p: float
 ) -> Tensor:
     """With probability `p`, change brightness, contrast, saturation and hue, in random order.
 
     Factors are uniform in [1 - strength, 1 + strength] (not below 0); the hue shift is uniform in
-    [-strength, strength] of the colour circle. Each step clamps to [0, 1], as in torchvision.
+    [-strength, strength] of the colour circle. Each step clamps to [0, 1], as in torchvision. Takes
+    9 numbers for each image.
     """
-    B = len(images)
+    drawn = torch.from_numpy(numbers)
     reach = torch.tensor(strengths)
     centres = torch.tensor([1.0, 1.0, 1.0, 0.0])
     low, high = centres - reach, centres + reach
     low[:3].clamp_(min=0)
-    factors = low + (high - low) * torch.rand(B, 4)
-    order = torch.rand(B, 4).argsort(dim=1)
-    order[torch.rand(B) >= p] = -1
+    factors = low + (high - low) * drawn[:, :4].float()
+    order = drawn[:, 4:8].argsort(dim=1)
+    order[drawn[:, 8] >= p] = -1
     return adjust_colours(images, factors, order)
 
 
@@ -178,15 +177,18 @@ def _grey(images: Tensor) -> Tensor:
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
 
 
-def random_grey(images: Tensor, *, p: float) -> Tensor:
-    """With probability `p`, replace the three channels by their luma."""
-    chosen = sent(torch.rand(len(images)) < p, images.device)
+def random_grey(images: Tensor, numbers: Numbers, *, p: float) -> Tensor:
+    """With probability `p`, replace the three channels by their luma. Takes 1 number an image."""
+    chosen = sent(torch.from_numpy(numbers[:, 0] < p), images.device)
     return torch.where(chosen[:, None, None, None], _grey(images), images)
 
 
-def random_blur(images: Tensor, *, kernel_size: int) -> Tensor:
-    """Blur with a Gaussian of deviation uniform in `SIGMA` pixels; kernel size 1 does nothing."""
-    sigmas = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * torch.rand(len(images))
+def random_blur(images: Tensor, numbers: Numbers, *, kernel_size: int) -> Tensor:
+    """Blur with a Gaussian of deviation uniform in `SIGMA` pixels; kernel size 1 does nothing.
+
+    Takes 1 number for each image.
+    """
+    sigmas = SIGMA[0] + (SIGMA[1] - SIGMA[0]) * torch.from_numpy(numbers[:, 0]).float()
     return gaussian_blur(images, sigmas, kernel_size)
 
 

@@ -18,6 +18,7 @@ from pipeline.base.text import counted
 from pipeline.datasets.source import Label, MultiLabel
 from pipeline.features.store import StoredFeature
 from pipeline.images.original_view import ImageOptions
+from pipeline.images.random_views import DrawnView
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reading import Record, read_shard
 
@@ -31,7 +32,8 @@ class Batch(TypedDict):
     NO_LABEL ignored. An image without a label has NO_LABEL in its whole row.
     """
 
-    images: Tensor  # (B, C, H, W) uint8, the original view
+    images: Tensor  # (B, C, H, W) uint8, the original view; (B, 0) where nothing needs it
+    views: list[DrawnView]  # the random views that the loader was asked for
     labels: Tensor  # (B,) int64, NO_LABEL if there is none
     index: Tensor  # (B,) int64, the sample's index in its split
     targets: dict[str, Tensor]  # name -> (B, width), as stored
@@ -130,11 +132,19 @@ class SplitData:
             if record.row in chosen:
                 yield record
 
-    def resident_bytes(self) -> int:
+    def decoded_bytes(self) -> int:
         """Return the bytes that the samples take in memory, decoded, with their targets."""
         pixels = self.image.channels * self.image.size**2
-        rows = sum(f.width * np.dtype(f.dtype).itemsize for f in self.features.values())
-        return self.valid_samples * (pixels + rows + 16)
+        return self.valid_samples * (pixels + self._bytes_beside())
+
+    def encoded_bytes(self) -> int:
+        """Return about the bytes that the samples take in memory as files, with their targets."""
+        shards = zip(self.manifest.shards, self.samples_by_shard, strict=True)
+        files = sum(shard.bytes * count // max(1, shard.samples) for shard, count in shards)
+        return files + self.valid_samples * self._bytes_beside()
+
+    def _bytes_beside(self) -> int:
+        return 16 + sum(f.width * np.dtype(f.dtype).itemsize for f in self.features.values())
 
 
 def label_tensor(labels: Sequence[Label | None], manifest: Manifest) -> Tensor:

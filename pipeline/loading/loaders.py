@@ -10,7 +10,8 @@ from pipeline.base.options import Options
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted
 from pipeline.loading.batch import Batch, Loader, SplitData
-from pipeline.loading.resident import ResidentLoader, load_resident
+from pipeline.loading.batch_pixels import BatchPixels, RandomViews
+from pipeline.loading.resident import HeldSplit, ResidentLoader, load_decoded, load_encoded
 from pipeline.loading.streaming import StreamingLoader
 
 
@@ -18,7 +19,9 @@ class LoadingOptions(Options):
     """`train.loading`: how the training step gets its batches.
 
     `mode: auto` keeps the data set in memory if it takes at most `memory_share` of the available
-    memory. `buffer` is the number of samples in the shuffle buffer of a streaming worker.
+    memory: decoded, or as files where random views are cut from larger files. `workers` decode:
+    processes when streaming, threads for files in memory. `buffer` is the number of samples in the
+    shuffle buffer of a streaming worker.
     """
 
     mode: Literal["auto", "resident", "streaming"] = "auto"
@@ -33,12 +36,16 @@ def training_loader(
     *,
     batch_size: int,
     seed: int,
+    views: RandomViews | None = None,
     rank: int = 0,
     world_size: int = 1,
     progress: Progress | None = None,
     all_agree: Callable[[bool], bool] | None = None,
 ) -> Loader:
     """Return a resident or a streaming loader, depending on `options` and the memory.
+
+    Its batches bring the draws of random `views`, and their crops where files are larger than the
+    original view.
 
     Resident and streaming loaders have different orders, so all ranks must use the same kind.
     With several ranks, `all_agree` says whether a condition holds on all of them; it is called
@@ -53,6 +60,7 @@ def training_loader(
             data,
             options,
             seed=seed,
+            views=views,
             rank=rank,
             world_size=world_size,
             progress=progress,
@@ -90,23 +98,33 @@ def loader_by_size(
     options: LoadingOptions,
     *,
     seed: int,
+    views: RandomViews | None = None,
     rank: int = 0,
     world_size: int = 1,
     progress: Progress | None = None,
     all_agree: Callable[[bool], bool] | None = None,
 ) -> Callable[[int], Loader]:
-    """Return a function from batch size to a new loader; a resident split is decoded once."""
-    held = None
-    resident = _is_resident(data, options, world_size)
+    """Return a function from batch size to a new loader; a resident split is read once."""
+    pixels = BatchPixels(data, views, seed=seed)
+    held: HeldSplit | None = None
+    resident = _is_resident(bytes_in_memory(data, pixels), options, world_size)
     if resident if all_agree is None else all_agree(resident):
-        held = load_resident(data, progress=progress)
+        threads = max(1, options.workers)
+        held = (
+            load_encoded(data, threads=threads, progress=progress)
+            if pixels.from_files
+            else load_decoded(data, progress=progress)
+        )
 
     def loader(batch_size: int) -> Loader:
         require_a_batch(data.valid_samples, batch_size, world_size)
         if held is not None:
-            return ResidentLoader(held, batch_size, seed=seed, rank=rank, world_size=world_size)
+            return ResidentLoader(
+                held, pixels, batch_size, seed=seed, rank=rank, world_size=world_size
+            )
         return StreamingLoader(
             data,
+            pixels,
             workers=options.workers,
             buffer=options.buffer,
             batch_size=batch_size,
@@ -118,11 +136,16 @@ def loader_by_size(
     return loader
 
 
-def _is_resident(data: SplitData, options: LoadingOptions, world_size: int) -> bool:
+def bytes_in_memory(data: SplitData, pixels: BatchPixels) -> int:
+    """Return the bytes that a split takes if it is kept in memory."""
+    return data.encoded_bytes() if pixels.from_files else data.decoded_bytes()
+
+
+def _is_resident(taken: int, options: LoadingOptions, world_size: int) -> bool:
     import psutil
 
     budget = options.memory_share * psutil.virtual_memory().available / world_size
-    fits = data.resident_bytes() <= budget
+    fits = taken <= budget
     return options.mode == "resident" or (options.mode == "auto" and fits)
 
 

@@ -1,129 +1,172 @@
-"""Loading a split that fits in memory: decoded once and kept, fully permuted in every epoch."""
+"""Loading a split that fits in memory: read once and kept, fully permuted in every epoch.
 
-from collections.abc import Iterator
+It is kept as decoded original views. Where random views are cut from larger files, the files are
+kept instead, and decoded in every epoch, by threads.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate, pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.base.errors import DataError
+from pipeline.base.ahead import mapped_ahead
+from pipeline.base.devices import available_cores
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.seeds import generator
-from pipeline.base.text import counted
-from pipeline.images.decoding import decode
-from pipeline.images.original_view import original_view
+from pipeline.datasets.source import Label
+from pipeline.images.cutting import original_view_of
+from pipeline.images.decoding import opened
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
+from pipeline.loading.batch_pixels import BatchPixels
+from pipeline.shards.reading import Record
+
+Positions = Tensor | slice  # of samples among those to read, in the order of the split
 
 
 @dataclass(frozen=True)
-class ResidentSplit:
-    """A decoded split in memory: the valid samples, in order."""
+class HeldSplit(ABC):
+    """The valid samples of a split in memory, in order."""
 
-    images: Tensor
     labels: Tensor
     index: Tensor
     targets: dict[str, Tensor]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.index)
 
-    def rows(self, chosen: Tensor | slice) -> Batch:
-        """Return the samples at the positions `chosen`."""
-        return Batch(
-            images=self.images[chosen],
-            labels=self.labels[chosen],
-            index=self.index[chosen],
-            targets={name: values[chosen] for name, values in self.targets.items()},
-        )
+    @abstractmethod
+    def batches(
+        self, chosen: Iterable[Positions], pixels: BatchPixels, epoch: int
+    ) -> Iterator[Batch]:
+        """Yield the batch of each of `chosen`."""
+
+    def _targets_of(self, positions: Positions) -> dict[str, Tensor]:
+        return {name: values[positions] for name, values in self.targets.items()}
 
 
-def load_resident(data: SplitData, *, progress: Progress | None = None) -> ResidentSplit:
-    """Decode a whole split into memory."""
+@dataclass(frozen=True)
+class DecodedSplit(HeldSplit):
+    """Samples as original views: `images` (N, C, size, size), uint8."""
+
+    images: Tensor
+
+    def batches(
+        self, chosen: Iterable[Positions], pixels: BatchPixels, epoch: int
+    ) -> Iterator[Batch]:
+        """Yield batches; their random views are to be cut from the original ones."""
+        for positions in chosen:
+            index = self.index[positions]
+            yield Batch(
+                images=self.images[positions],
+                views=pixels.drawn(index, epoch),
+                labels=self.labels[positions],
+                index=index,
+                targets=self._targets_of(positions),
+            )
+
+
+@dataclass(frozen=True)
+class EncodedSplit(HeldSplit):
+    """Samples as image files, which `threads` threads decode, a batch each."""
+
+    files: Sequence[bytes]
+    threads: int
+
+    def batches(
+        self, chosen: Iterable[Positions], pixels: BatchPixels, epoch: int
+    ) -> Iterator[Batch]:
+        """Yield batches; the following ones are decoded meanwhile."""
+        every = torch.arange(len(self))
+
+        def made(positions: Positions) -> Batch:
+            index = self.index[positions]
+            files = [self.files[position] for position in every[positions].tolist()]
+            images, views = pixels.of(files, index, epoch)
+            return Batch(
+                images=images,
+                views=views,
+                labels=self.labels[positions],
+                index=index,
+                targets=self._targets_of(positions),
+            )
+
+        return mapped_ahead(made, chosen, threads=self.threads, ahead=self.threads)
+
+
+def load_decoded(data: SplitData, *, progress: Progress | None = None) -> DecodedSplit:
+    """Decode the original views of a whole split into memory, by as many threads as cores."""
+    image = data.image
+    shape = (data.valid_samples, image.channels, image.size, image.size)
+    images = torch.empty(shape, dtype=torch.uint8)
+
+    def decode(record: Record) -> Tensor:
+        return original_view_of(opened(record.data), image)
+
+    cores, held = available_cores(), _Rows(data)
+    records = _records(data, held, progress)
+    views = mapped_ahead(decode, records, threads=cores, ahead=4 * cores)
+    for position, view in enumerate(views):
+        images[position] = view
+    return DecodedSplit(*held.tensors(), images=images)
+
+
+def load_encoded(
+    data: SplitData, *, threads: int, progress: Progress | None = None
+) -> EncodedSplit:
+    """Read the files of a whole split into memory."""
+    held = _Rows(data)
+    files = [record.data for record in _records(data, held, progress)]
+    return EncodedSplit(*held.tensors(), files=files, threads=threads)
+
+
+class _Rows:
+    """Labels and indices of the samples of a split, as they are read."""
+
+    def __init__(self, data: SplitData) -> None:
+        self._data = data
+        self._labels: list[Label | None] = []
+        self._index: list[int] = []
+
+    def add(self, number: int, record: Record) -> None:
+        """Add a sample of tar `number`."""
+        self._labels.append(record.label)
+        self._index.append(self._data.manifest.first_index(number) + record.row)
+
+    def tensors(self) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return labels, indices and targets."""
+        data, index = self._data, torch.tensor(self._index, dtype=torch.int64)
+        split = data.manifest.split
+        targets = {n: torch.from_numpy(f.read(split))[index] for n, f in data.features.items()}
+        return label_tensor(self._labels, data.manifest), index, targets
+
+
+def _records(data: SplitData, held: _Rows, progress: Progress | None) -> Iterator[Record]:
     progress = progress or Silent()
-    image, count = data.image, data.valid_samples
-    progress.start(f"load {data.manifest.split}", count, "images")
-    images = torch.empty((count, image.channels, image.size, image.size), dtype=torch.uint8)
-    labels = []
-    index = torch.empty(count, dtype=torch.int64)
-    position = 0
+    progress.start(f"load {data.manifest.split}", data.valid_samples, "images")
     for number, samples in enumerate(data.samples_by_shard):
         for record in data.records(number):
-            images[position] = original_view(decode(record.data), image)
-            labels.append(record.label)
-            index[position] = data.manifest.first_index(number) + record.row
-            position += 1
+            held.add(number, record)
+            yield record
         progress.advance(samples)
-    split = data.manifest.split
-    targets = {n: torch.from_numpy(f.read(split))[index] for n, f in data.features.items()}
-    return ResidentSplit(images, label_tensor(labels, data.manifest), index, targets)
-
-
-class EvaluationLoader:
-    """Batches of every valid sample of a split, once and in order in each iteration.
-
-    Batches have nearly equal sizes, so that no short last one distorts the mean over batches. They
-    have at most `batch_size` samples and at least `least`; if both cannot hold, there are fewer
-    and larger ones. Every rank gets equally many, and decodes its own samples at the first use.
-    Raises DataError if there are too few samples for `least` on every rank.
-    """
-
-    def __init__(
-        self,
-        data: SplitData,
-        batch_size: int,
-        *,
-        least: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        progress: Progress | None = None,
-    ) -> None:
-        self._progress = progress
-        samples = data.valid_samples
-        most = samples // (least * world_size)  # batches per rank
-        if not most:
-            raise DataError(
-                f"{counted(samples, f'{data.manifest.split} images')}: too few for "
-                f"{counted(world_size, 'processes')} with {counted(least, 'images')} each, which "
-                f"a batch needs. Enlarge dataset.split.{data.manifest.split}, or use fewer devices."
-            )
-        count = world_size * min(most, -(-samples // (batch_size * world_size)))
-        borders = np.linspace(0, samples, count + 1).round().astype(int).tolist()
-        own = [range(*pair) for pair in pairwise(borders)][rank::world_size]
-        if world_size > 1:
-            index = data.indices()
-            data = data.subset(index[position] for batch in own for position in batch)
-        self._data = data
-        ends = list(accumulate(len(batch) for batch in own))
-        self._slices = [slice(*pair) for pair in pairwise([0, *ends])]
-
-    def __len__(self) -> int:
-        return len(self._slices)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for rows in self._slices:
-            yield self.resident.rows(rows)
-
-    def preload(self) -> None:
-        """Decode the split now rather than at the first use."""
-        len(self.resident)
-
-    @cached_property
-    def resident(self) -> ResidentSplit:
-        """The samples of this rank, decoded."""
-        return load_resident(self._data, progress=self._progress)
 
 
 class ResidentLoader(Loader):
     """Training batches from memory, in a new permutation of all samples every epoch."""
 
     def __init__(
-        self, split: ResidentSplit, batch_size: int, *, seed: int, rank: int, world_size: int
+        self,
+        split: HeldSplit,
+        pixels: BatchPixels,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
     ) -> None:
         super().__init__(len(split) // (batch_size * world_size))
-        self._split = split
+        self._split, self._pixels = split, pixels
         self._batch_size = batch_size
         self._seed = seed
         self._rank = rank
@@ -131,6 +174,9 @@ class ResidentLoader(Loader):
 
     def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         order = torch.randperm(len(self._split), generator=generator(self._seed, epoch))
-        for number in range(skip, len(self)):
-            start = (number * self._world_size + self._rank) * self._batch_size
-            yield self._split.rows(order[start : start + self._batch_size])
+        size = self._batch_size
+        starts = (
+            (number * self._world_size + self._rank) * size for number in range(skip, len(self))
+        )
+        chosen = (order[start : start + size] for start in starts)
+        return self._split.batches(chosen, self._pixels, epoch)

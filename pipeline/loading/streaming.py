@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.base.processes import deaf_children
 from pipeline.features.store import StoredFeature
-from pipeline.images.decoding import decode
-from pipeline.images.original_view import original_view
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
+from pipeline.loading.batch_pixels import BatchPixels
 from pipeline.loading.epoch_plan import Segment, plan_epoch
 from pipeline.shards.reading import Record
 
@@ -30,6 +29,7 @@ class StreamingLoader(Loader):
     def __init__(
         self,
         data: SplitData,
+        pixels: BatchPixels,
         *,
         workers: int,
         buffer: int,
@@ -39,11 +39,12 @@ class StreamingLoader(Loader):
         world_size: int,
     ) -> None:
         super().__init__(data.valid_samples // (batch_size * world_size))
-        stream = _Stream(data, buffer, batch_size, seed, rank, world_size)
+        stream = _Stream(data, pixels, buffer, batch_size, seed, rank, world_size)
         self._state = stream.state
         self._loader: DataLoader[Batch] = DataLoader(
             stream,
             batch_size=None,
+            collate_fn=_as_made,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
             multiprocessing_context="forkserver" if workers else None,
@@ -61,12 +62,18 @@ class StreamingLoader(Loader):
                 yield batch
 
 
+def _as_made(batch: Batch) -> Batch:
+    """Leave a batch alone: by default, numbers of draws would become tensors."""
+    return batch
+
+
 class _Stream(IterableDataset[Batch]):
     """One rank's batches of the epoch in the shared state, divided among the workers."""
 
     def __init__(
         self,
         data: SplitData,
+        pixels: BatchPixels,
         buffer: int,
         batch_size: int,
         seed: int,
@@ -78,6 +85,7 @@ class _Stream(IterableDataset[Batch]):
         self._data = replace(data, features={})
         self._paths = {name: feature.path for name, feature in data.features.items()}
         self._opened: dict[str, StoredFeature] = {}
+        self._pixels = pixels
         self._buffer, self._batch_size, self._seed = buffer, batch_size, seed
         self._rank, self._world_size = rank, world_size
 
@@ -96,7 +104,7 @@ class _Stream(IterableDataset[Batch]):
         samples = self._shuffled(plan[self._rank][worker], epoch, worker)
         for number, batch in enumerate(_chunks(samples, self._batch_size)):
             if number >= skip // workers:
-                yield self._collate(batch)
+                yield self._collate(batch, epoch)
 
     def _shuffled(
         self, segments: Sequence[Segment], epoch: int, worker: int
@@ -148,12 +156,14 @@ class _Stream(IterableDataset[Batch]):
             self._opened[name] = StoredFeature(self._paths[name])
         return self._opened[name]
 
-    def _collate(self, samples: Sequence["_Encoded"]) -> Batch:
-        views = [original_view(decode(sample.record.data), self._data.image) for sample in samples]
+    def _collate(self, samples: Sequence["_Encoded"], epoch: int) -> Batch:
+        index = torch.tensor([sample.index for sample in samples])
+        images, views = self._pixels.of([s.record.data for s in samples], index, epoch)
         return Batch(
-            images=torch.stack(views),
+            images=images,
+            views=views,
             labels=label_tensor([s.record.label for s in samples], self._data.manifest),
-            index=torch.tensor([sample.index for sample in samples]),
+            index=index,
             targets=self._unpacked(np.stack([sample.row for sample in samples])),
         )
 

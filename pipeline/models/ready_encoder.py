@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.base.errors import WeightsError
-from pipeline.images.decoding import decode, upright
-from pipeline.images.original_view import ImageOptions, normalise, original_view
+from pipeline.images.cutting import original_view_of
+from pipeline.images.decoding import opened
+from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.encoder import build_encoder, load_weights
 from pipeline.models.exporting import card_of
@@ -29,8 +30,7 @@ class Preprocessing:
         """Return (C, size, size), float32, from an open image, a path, or the bytes of a file."""
         if isinstance(image, str | Path):
             image = Path(image).read_bytes()
-        opened = decode(image) if isinstance(image, bytes) else upright(image)
-        return normalise(original_view(opened, self.image), self.image)
+        return normalise(original_view_of(opened(image), self.image), self.image)
 
 
 class ReadyEncoder(NamedTuple):

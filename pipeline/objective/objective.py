@@ -43,6 +43,7 @@ from pipeline.objective.terms import (
     active,
     reads_ahead,
     representations_of,
+    views_of,
     with_representation,
 )
 from pipeline.objective.trivial import trivial_value
@@ -113,7 +114,7 @@ class Objective(nn.Module):
         self.terms = active(terms)
         if not self.terms:
             raise ConfigError("The objective needs at least one term whose weight is not 0.")
-        self.views = frozenset(view for term in self.terms.values() for view in term.views)
+        self.views = views_of(self.terms)
         self.needs_projector = any(term.on == "z" for term in self.terms.values())
         self.representations = representations_of(self.terms)
         self._gather = gather

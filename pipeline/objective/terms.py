@@ -269,6 +269,11 @@ def active(terms: Mapping[str, AnyTerm]) -> dict[str, AnyTerm]:
     return {name: term for name, term in terms.items() if not never_counts(term.weight)}
 
 
+def views_of(terms: Mapping[str, AnyTerm]) -> frozenset[View]:
+    """Return the views whose embeddings active terms need."""
+    return frozenset(view for term in active(terms).values() for view in term.views)
+
+
 def compares_views(term: AnyTerm) -> bool:
     """Return whether a term compares the embeddings of two views of an image."""
     return isinstance(term, InvarianceTerm | ViewDependenceTerm | BarlowTerm)

@@ -25,11 +25,14 @@ from pipeline.features.projection import PROJECTED_WIDTH
 from pipeline.features.store import FeatureStore, StoredFeature, chunk_rows
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
+from pipeline.loading.batch_pixels import BatchPixels
+from pipeline.loading.loaders import bytes_in_memory
 from pipeline.planning.pace import Pace, PaceMeter
 from pipeline.planning.trial_sample import TrialSample
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.listing import IDENTITY_BYTES
 from pipeline.training.fit import Run, fit
+from pipeline.training.step_views import TRAINING
 from pipeline.training.train_options import ParallelOptions
 
 MEASURED_EPOCHS = 3  # the first one warms up
@@ -169,7 +172,7 @@ def training_cost(
     whole = sample.images
     held_out = whole.get("validation", 0)
     seconds = whole["train"] * epoch.step / epoch.batch + fixed + held_out * per_image
-    resident = _resident_bytes(run.train, whole["train"] + held_out)
+    resident = _resident_bytes(run, whole["train"] + held_out)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     fits = resident <= memory_share * _available_bytes()
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
@@ -207,8 +210,9 @@ def _epoch(run: Run, work: Path, progress: Progress | None) -> _Epoch:
     return _Epoch(batch, step, min(epoch.rest_seconds for epoch in warm))
 
 
-def _resident_bytes(data: SplitData, images: int) -> int:
-    return images * data.resident_bytes() // data.valid_samples
+def _resident_bytes(run: Run, images: int) -> int:
+    pixels = BatchPixels(run.train, run.random_views(TRAINING), seed=run.seed)
+    return images * bytes_in_memory(run.train, pixels) // run.train.valid_samples
 
 
 def _available_bytes() -> int:

@@ -15,13 +15,15 @@ from pipeline.base.progress import Progress
 from pipeline.base.signals import stoppable
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
+from pipeline.loading.batch_pixels import RandomViews
+from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.loading.loaders import loader_by_size, training_loader
-from pipeline.loading.resident import EvaluationLoader, load_resident
+from pipeline.loading.resident import load_decoded
 from pipeline.models.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from pipeline.models.encoder import Encoder
 from pipeline.models.student import StudentOptions
 from pipeline.objective.objective import Objective
-from pipeline.objective.terms import AnyTerm, least_rows
+from pipeline.objective.terms import AnyTerm, least_rows, views_of
 from pipeline.representations.representation import Representation
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Choosing, Curves, Position, Selection
@@ -32,6 +34,7 @@ from pipeline.training.probe import OnlineNeighbours, OnlineProbe
 from pipeline.training.recalibration import Recalibration
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
+from pipeline.training.step_views import TRAINING, VALIDATION, random_views
 from pipeline.training.stored_references import stored_references
 from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
@@ -64,6 +67,11 @@ class Run:
         """How the student sees an image."""
         return self.train.image
 
+    def random_views(self, stream: int) -> RandomViews:
+        """Return the random views that training or validation draws."""
+        views = views_of(self.objective)
+        return random_views(views, self.options, stream=stream, live=bool(self.live))
+
 
 def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
     """Train, and write `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files to `work`.
@@ -82,6 +90,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
         options.loading,
         batch_size=options.batch_size,
         seed=run.seed,
+        views=run.random_views(TRAINING),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
         progress=progress,
@@ -93,6 +102,9 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
         least=least_rows(run.objective),
         rank=trainer.global_rank,
         world_size=trainer.world_size,
+        views=run.random_views(VALIDATION),
+        seed=run.seed,
+        memory_share=options.loading.memory_share,
         progress=progress,
     )
     validation.preload()  # so that the progress of training is not interrupted
@@ -127,7 +139,13 @@ def tune(run: Run, wanted: Wanted, *, progress: Progress) -> TrainOptions:
     options = run.options
     if options.parallel.devices * options.parallel.nodes > 1:
         raise ConfigError("A rate and a batch size are found on one device: set devices to 1.")
-    loader = loader_by_size(run.train, options.loading, seed=run.seed, progress=progress)
+    loader = loader_by_size(
+        run.train,
+        options.loading,
+        seed=run.seed,
+        views=run.random_views(TRAINING),
+        progress=progress,
+    )
     batches = len(loader(options.batch_size))
     trial = Trial(
         module=partial(_module, run, batches, gather=False, progress=progress),
@@ -224,7 +242,7 @@ def _recalibration(run: Run, encoder: Encoder) -> Recalibration:
     sample = run.train.subset(run.train.indices()[: run.options.recalibrate])
     return Recalibration(
         encoder,
-        load_resident(sample).images,
+        load_decoded(sample).images,
         run.image,
         batch_size=run.options.batch_size,
         channels_last=run.options.channels_last,

@@ -18,6 +18,7 @@ from pipeline.base.seeds import seed_from
 from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.images.random_views import build_augmentation
 from pipeline.loading.batch import Batch
+from pipeline.loading.batch_pixels import random_view
 from pipeline.models.encoder import Encoder
 from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
 from pipeline.objective.terms import View
@@ -26,9 +27,8 @@ from pipeline.training.collectives import sum_over_processes
 from pipeline.training.curve_names import TERM, TRIVIAL, WEIGHT
 from pipeline.training.optimisers import build_optimizer
 from pipeline.training.schedules import learning_rate
+from pipeline.training.step_views import TRAINING, VALIDATION, drawn_views
 from pipeline.training.train_options import TrainOptions
-
-TRAINING, VALIDATION = 0, 1  # streams of random draws
 
 
 class StudentModule(lightning.LightningModule):
@@ -116,10 +116,12 @@ class StudentModule(lightning.LightningModule):
                 f"found {batch['images'].dtype}."
             )
         torch.manual_seed(seed_from(self._seed, stream, number, self.global_rank))
-        original = self._normalised(batch)
         with torch.no_grad():
-            views = self._views(batch, original, stream)
-            live = {name: network(original) for name, network in self._live.items()}
+            views = self._views(batch, stream)
+            live: dict[str, Tensor] = {}
+            if self._live:
+                original = self._normalised(batch)
+                live = {name: network(original) for name, network in self._live.items()}
         activations = self._activations(views)
         value = self.objective(
             activations,
@@ -130,16 +132,12 @@ class StudentModule(lightning.LightningModule):
         h = activations.h.get("original")
         return value, activations.h["augmented"] if h is None else h
 
-    def _views(self, batch: Batch, original: Tensor, stream: int) -> dict[View, Tensor]:
-        """Return the views to encode; in validation, all may be the original one."""
-        if stream == VALIDATION and self._options.validate_on == "original":
-            return dict.fromkeys(self.objective.views, original)
-        views: dict[View, Tensor] = {"original": original}
-        if "augmented" in self.objective.views:
-            views["augmented"] = self._augmented(batch)
-        if self._options.augment_both and "original" in self.objective.views:
-            views["original"] = self._augmented(batch)
-        return views
+    def _views(self, batch: Batch, stream: int) -> dict[View, Tensor]:
+        """Return the views to encode: random ones as drawn, and otherwise the original view."""
+        random = drawn_views(self.objective.views, self._options, stream)
+        rest = self.objective.views - set(random)
+        views = dict.fromkeys(rest, self._normalised(batch)) if rest else {}
+        return views | {view: self._augmented(batch, n) for n, view in enumerate(random)}
 
     def _moment(self, stream: int, number: int) -> Moment:
         """Return where training is; what a step draws is the same in all processes."""
@@ -159,10 +157,10 @@ class StudentModule(lightning.LightningModule):
     def _normalised(self, batch: Batch) -> Tensor:
         return self._laid_out(normalise(batch["images"], self._image))
 
-    def _augmented(self, batch: Batch) -> Tensor:
-        """Return a random view; every call draws another one."""
-        augmented = self._augment(batch["images"].float() / 255)
-        return self._laid_out(normalise(augmented, self._image))
+    def _augmented(self, batch: Batch, number: int) -> Tensor:
+        """Return a random view; each number is another one."""
+        view = random_view(batch, self._augment, self.device, number=number)
+        return self._laid_out(normalise(view, self._image))
 
     def _laid_out(self, images: Tensor) -> Tensor:
         if self._options.channels_last:

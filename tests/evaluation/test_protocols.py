@@ -30,7 +30,7 @@ from pipeline.evaluation.subjects import encoder_digest
 from pipeline.evaluation.voc07_protocol import MultiLabelOptions
 from pipeline.evaluation.zero_shot import ZeroShotOptions
 from pipeline.images.random_views import AugmentationOptions
-from pipeline.loading.resident import EvaluationLoader
+from pipeline.loading.evaluation_loader import EvaluationLoader
 
 
 def test_streamed_images_are_those_that_a_resident_loader_gives(labelled: Images) -> None:

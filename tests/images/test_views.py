@@ -5,11 +5,14 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from scipy.stats import kstest
+from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from pipeline.base.seeds import Numbers, numbers_of
 from pipeline.images import view_operations
 from pipeline.images.drawn_operations import (
     AutoAugmentDraws,
@@ -18,11 +21,17 @@ from pipeline.images.drawn_operations import (
     apply_operations,
 )
 from pipeline.images.original_view import ImageOptions
-from pipeline.images.random_views import AugmentationOptions, build_augmentation
+from pipeline.images.random_views import (
+    Augmentation,
+    AugmentationOptions,
+    DrawnView,
+    build_augmentation,
+)
 from pipeline.images.view_operations import (
+    RATIO,
     adjust_colours,
     crop_and_resize,
-    draw_boxes,
+    drawn_boxes,
     gaussian_blur,
     padded_crop,
 )
@@ -40,11 +49,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def augmentation(policy: str, size: int = 32, channels: int = 3, **more: Any) -> nn.Module:
+def augmentation(policy: str, size: int = 32, channels: int = 3, **more: Any) -> Augmentation:
     image = ImageOptions(
         size=size, channels=3 if channels == 3 else 1, mean=(0.5,) * channels, std=(0.5,) * channels
     )
     return build_augmentation(AugmentationOptions.model_validate({"policy": policy} | more), image)
+
+
+def numbers(rows: int, count: int = 22) -> Numbers:
+    """Return numbers for draws of each of some rows."""
+    return numbers_of(range(rows), count, 0)
 
 
 def near(share: float, p: float, draws: float) -> bool:
@@ -57,13 +71,12 @@ def near(share: float, p: float, draws: float) -> bool:
 def test_a_resized_crop_is_torchvisions(size: int, cubic: bool) -> None:
     torch.manual_seed(0)
     images = torch.rand(40, 3, size, size)
-    boxes = draw_boxes(40, size, 0.08)
-    flips = torch.rand(40) < 0.5
-    ours = crop_and_resize(images, boxes, flips, cubic=cubic)
+    boxes = torch.from_numpy(drawn_boxes(numbers(40), 0.08, height=size, width=size))
+    ours = crop_and_resize(images, boxes, cubic=cubic)
     mode = tv.InterpolationMode.BICUBIC if cubic else tv.InterpolationMode.BILINEAR
-    for image, box, flip, view in zip(images, boxes, flips, ours, strict=True):
+    for image, box, view in zip(images, boxes, ours, strict=True):
         theirs = tv.resized_crop(image, *box.tolist(), [size, size], mode, antialias=True)
-        theirs = (tv.horizontal_flip(theirs) if flip else theirs).clamp(0, 1)
+        theirs = theirs.clamp(0, 1)
         torch.testing.assert_close(view, theirs, rtol=0, atol=1e-5)
 
 
@@ -71,11 +84,9 @@ def test_a_padded_crop_is_torchvisions_to_the_bit() -> None:
     torch.manual_seed(0)
     images = torch.rand(40, 3, 12, 12)
     corners = torch.randint(0, 9, (40, 2))
-    flips = torch.rand(40) < 0.5
-    ours = padded_crop(images, corners, flips, 4)
-    for image, (top, left), flip, view in zip(images, corners.tolist(), flips, ours, strict=True):
-        theirs = tv.crop(tv.pad(image, [4]), top, left, 12, 12)
-        assert torch.equal(view, tv.horizontal_flip(theirs) if flip else theirs)
+    ours = padded_crop(images, corners, 4)
+    for image, (top, left), view in zip(images, corners.tolist(), ours, strict=True):
+        assert torch.equal(view, tv.crop(tv.pad(image, [4]), top, left, 12, 12))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -110,35 +121,34 @@ def test_a_blur_is_torchvisions(kernel_size: int, channels: int) -> None:
         torch.testing.assert_close(view, theirs, rtol=0, atol=1e-5)
 
 
-def test_boxes_have_torchvisions_distribution_and_stay_inside() -> None:
-    from torchvision.transforms import v2
+SHAPES = [(32, 32), (375, 500), (500, 375), (40, 400), (3, 2)]
+
+
+@pytest.mark.parametrize(("height", "width"), SHAPES)
+def test_boxes_have_torchvisions_distribution_and_stay_inside(height: int, width: int) -> None:
+    from torchvision.transforms import RandomResizedCrop
 
     torch.manual_seed(0)
-    count, size = 4000, 32
-    boxes = draw_boxes(count, size, 0.08)
-    transform = v2.RandomResizedCrop(size)
-    blank = torch.zeros(1, size, size)
-    drawn = [transform.make_params([blank]) for _ in range(count)]
-    theirs = torch.tensor([[d["top"], d["left"], d["height"], d["width"]] for d in drawn])
-    assert boxes.min() >= 0
-    assert (boxes[:, 2:] >= 1).all()
-    assert (boxes[:, :2] + boxes[:, 2:] <= size).all()
-    for column in range(4):
-        grid = torch.arange(size + 1)
-        ours_below = (boxes[:, column, None] <= grid).double().mean(dim=0)
-        theirs_below = (theirs[:, column, None] <= grid).double().mean(dim=0)
-        # Two-sample Kolmogorov-Smirnov test at the level of one in a million.
-        limit = math.sqrt(-math.log(1e-6 / 2) / count)
-        assert (ours_below - theirs_below).abs().max() < limit
+    ours = drawn_boxes(numbers(100_000), 0.08, height=height, width=width)
+    blank = torch.empty(1, height, width)
+    crop: Any = RandomResizedCrop
+    theirs = np.array([crop.get_params(blank, (0.08, 1.0), RATIO) for _ in range(4000)])
+    assert ours.min() >= 0
+    assert (ours[:, 2:] >= 1).all()
+    assert (ours[:, :2] + ours[:, 2:] <= (height, width)).all()
+    for figure in (np.s_[:, 0], np.s_[:, 1], np.s_[:, 2], np.s_[:, 3]):
+        assert kstest(ours[figure], theirs[figure]).pvalue > 1e-6
+    assert kstest(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-6  # area
+    assert kstest(ours[:, 3] / ours[:, 2], theirs[:, 3] / theirs[:, 2]).pvalue > 1e-6  # ratio
 
 
 def test_boxes_keep_to_the_smallest_area() -> None:
     torch.manual_seed(0)
-    boxes = draw_boxes(2000, 96, 0.5)
+    boxes = drawn_boxes(numbers(2000), 0.5, height=96, width=96)
     area = (boxes[:, 2] * boxes[:, 3]) / 96**2
     assert area.min() > 0.48  # sides are rounded to pixels
     assert area.max() <= 1
-    assert torch.equal(draw_boxes(5, 7, 1.0)[:, 2:], torch.full((5, 2), 7))
+    assert (drawn_boxes(numbers(5), 1.0, height=7, width=7)[:, 2:] == 7).all()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -167,6 +177,19 @@ def test_the_global_seed_decides_and_bytes_equal_floats(policy: str) -> None:
     torch.manual_seed(3)
     assert torch.equal(augment(images.float() / 255), first)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_view_follows_from_its_numbers_whatever_stands_beside_it(policy: str) -> None:
+    augment = augmentation(policy)
+    images = torch.rand(16, 3, 32, 32)
+    drawn = numbers(16, augment.numbers)
+    every = augment(images, DrawnView(drawn))
+    some = [9, 2, 13]
+    assert torch.allclose(augment(images[some], DrawnView(drawn[some])), every[some], atol=1e-6)
+    assert not torch.allclose(
+        augment(images, DrawnView(numbers_of(range(16), augment.numbers, 1))), every
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -326,12 +349,12 @@ def test_each_sample_has_its_own_operations_in_order() -> None:
 def test_operations_are_drawn_as_often_as_torchvision_draws_them() -> None:
     torch.manual_seed(0)
     draws: Draws = RandAugmentDraws(32)
-    counts = torch.bincount(draws(20_000).flatten(), minlength=28)
+    counts = torch.bincount(draws(numbers(20_000, draws.count)).flatten(), minlength=28)
     assert len(draws.variants) == 28  # 14 operations with both signs
     assert ((counts / 80_000 - 1 / 28).abs() < 0.004).all()
     draws = AutoAugmentDraws(32)
     names = [name for name, _ in draws.variants]
-    first = draws(50_000)[:, 0]
+    first = draws(numbers(50_000, draws.count))[:, 0]
     # Pairs begin with Equalize in 8 of 25 cases, with these probabilities.
     share = sum(names[number] == "Equalize" for number in first.tolist()) / 50_000
     assert share == pytest.approx((0.8 + 0.4 + 0.4 + 0.6 + 0.0 + 0.4 + 0.8) / 25, abs=0.01)

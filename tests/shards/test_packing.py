@@ -11,7 +11,7 @@ from pipeline.base.errors import DataError
 from pipeline.datasets.split import SplitOptions
 from pipeline.loading.batch import SplitData
 from pipeline.loading.loaders import LoadingOptions, training_loader
-from pipeline.loading.resident import load_resident
+from pipeline.loading.resident import load_decoded
 from pipeline.shards.listing import read_labels, read_names
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.reading import read_shard
@@ -85,7 +85,7 @@ def test_pictures_that_go_become_invalid_rows(photos: Collection) -> None:
     assert sum(m.gone for m in photos.manifests().values()) == 3
     assert photos.splits().items() <= splits.items()
     data = SplitData(photos.shards / "train", photos.manifests()["train"], {}, IMAGE)
-    assert len(load_resident(data)) == photos.manifests()["train"].valid
+    assert len(load_decoded(data)) == photos.manifests()["train"].valid
     options = LoadingOptions.model_validate({"mode": "streaming", "workers": 0})
     loader = training_loader(data, options, batch_size=4, seed=0)
     index = {int(i) for batch in loader for i in batch["index"]}

@@ -145,6 +145,7 @@ def test_one_training_step_at_full_width(name: str) -> None:
     shape = (4, image.channels, image.size, image.size)
     batch = Batch(
         images=torch.randint(0, 256, shape, generator=random, dtype=torch.uint8),
+        views=[],
         labels=torch.zeros(4, dtype=torch.int64),
         index=torch.arange(4),
         targets={n: torch.randn((4, own[n]), generator=random) for n in experiment.targets()},

@@ -32,7 +32,7 @@ from pipeline.features.extraction.recompute import repair
 from pipeline.features.store import FeatureStore, StoredFeature, feature_damage
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
-from pipeline.loading.resident import load_resident
+from pipeline.loading.resident import load_decoded
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering import ScatteringOptions
@@ -120,7 +120,7 @@ def test_a_remote_store_holds_what_a_local_one_does(remote: Location, tmp_path: 
     assert split_damage(remote / "shards" / "train", manifest) == []
     feature = FeatureStore(remote / "features.zarr")["hog"]
     data = SplitData(remote / "shards" / "train", manifest, {"hog": feature}, IMAGE)
-    split = load_resident(data)
+    split = load_decoded(data)
     images = HOG.build(IMAGE)(split.images.float())
     assert images.shape == split.targets["hog"].shape
     assert len(split) == 200

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from pipeline.base.processes import is_first_process
 from pipeline.base.progress import Silent
 from pipeline.images.original_view import normalise
 from pipeline.loading.batch import Batch
-from pipeline.loading.resident import EvaluationLoader, ResidentSplit
+from pipeline.loading.evaluation_loader import EvaluationLoader
+from pipeline.loading.resident import DecodedSplit
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
 from pipeline.models.encoder import Encoder
 from pipeline.objective.objective import Objective
@@ -63,6 +65,7 @@ class Joined:
         for _ in range(STEPS):
             batch = Batch(
                 images=torch.randint(0, 256, (B, 1, 8, 8), generator=random, dtype=torch.uint8),
+                views=[],
                 labels=torch.zeros(B, dtype=torch.int64),
                 index=torch.arange(B),
                 targets={"hog": torch.randn(B, 7, generator=random)},
@@ -169,14 +172,14 @@ def test_a_run_in_two_processes_counts_every_validation_image_once(tmp_path: Pat
 def run_in_this_process(data: Path, work: Path) -> None:
     """Train, and note which images this process has seen."""
     seen: dict[int, set[int]] = {}
-    rows = ResidentSplit.rows
+    batches = DecodedSplit.batches
 
-    def noted(self: ResidentSplit, chosen: Any) -> Batch:
-        batch = rows(self, chosen)
-        seen.setdefault(len(self), set()).update(batch["index"].tolist())
-        return batch
+    def noted(self: DecodedSplit, *arguments: Any, **named: Any) -> Iterator[Batch]:
+        for batch in batches(self, *arguments, **named):
+            seen.setdefault(len(self), set()).update(batch["index"].tolist())
+            yield batch
 
-    ResidentSplit.rows = noted  # type: ignore[method-assign]
+    DecodedSplit.batches = noted  # type: ignore[method-assign]
     parallel = {"accelerator": "cpu", "devices": 2}
     run = make_run(data, epochs=3, batch_size=25, parallel=parallel, saving={"steps": 2})
     fit(run, work=work, progress=Silent())

@@ -11,7 +11,7 @@ from training_runs import IMAGE, make_data, make_run
 
 from pipeline.base.progress import Silent
 from pipeline.images.original_view import normalise
-from pipeline.loading.resident import load_resident
+from pipeline.loading.resident import load_decoded
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
 from pipeline.models.encoder import Encoder
 from pipeline.training.fit import CURVES, Run, fit
@@ -34,7 +34,7 @@ def curves(work: Path) -> list[dict[str, str]]:
 
 
 def original_views(run: Run) -> Tensor:
-    images = load_resident(run.train.subset(run.train.indices()[:IMAGES])).images
+    images = load_decoded(run.train.subset(run.train.indices()[:IMAGES])).images
     return normalise(images, IMAGE)
 
 
@@ -102,7 +102,7 @@ def test_validation_sees_original_images_alone(
     monkeypatch.setattr(StudentModule, "__init__", watched)
     run = make_run(data, TERMS, epochs=1, validate_on="original", select="objective")
     fit(run, work=tmp_path, progress=Silent())
-    images = normalise(load_resident(run.validation).images, IMAGE)
+    images = normalise(load_decoded(run.validation).images, IMAGE)
     known = {tuple(image.flatten().tolist()) for image in images}
     validated = [x for training, x in seen if not training]
     assert sum(map(len, validated)) == 2 * len(images)  # both views of the term

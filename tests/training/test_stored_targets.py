@@ -12,7 +12,7 @@ from training_runs import make_data, make_run
 from pipeline.base.errors import StoreError
 from pipeline.base.progress import Silent
 from pipeline.features.store import FeatureStore, StoredFeature
-from pipeline.loading.resident import EvaluationLoader
+from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.objective.objective import Moment
 from pipeline.objective.row_losses import best_constant_loss
 from pipeline.training import stored_references as reading
@@ -107,7 +107,7 @@ def test_curves_know_the_largest_class_of_the_images_that_probes_are_scored_on(
 ) -> None:
     run = make_run(data, {"invariance": {}, "variance": {}}, epochs=1)
     fit(run, work=tmp_path, progress=Silent())
-    labels = EvaluationLoader(run.validation, 50).resident.labels
+    labels = torch.cat([batch["labels"] for batch in EvaluationLoader(run.validation, 50)])
     (row,) = curves(tmp_path)
     assert row["validation/labelled"] == len(labels)
     largest = torch.bincount(labels).max().item() / len(labels)

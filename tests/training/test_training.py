@@ -26,7 +26,7 @@ from watched import Watched
 from pipeline.base.errors import ConfigError, TrainingError, WeightsError
 from pipeline.base.progress import Silent
 from pipeline.images.original_view import normalise
-from pipeline.loading.resident import EvaluationLoader
+from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.models.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.models.encoder import build_encoder
 from pipeline.models.student import StudentOptions

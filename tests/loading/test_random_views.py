@@ -1,0 +1,189 @@
+"""Random views that loaders draw: the same for a sample, however it is read."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.base.progress import Silent
+from pipeline.base.seeds import numbers_of
+from pipeline.datasets.source import Encoded, Item, Source
+from pipeline.images.decoding import decode
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.random_views import AugmentationOptions, build_augmentation
+from pipeline.loading.batch import SplitData
+from pipeline.loading.batch_pixels import RandomViews, random_view
+from pipeline.loading.evaluation_loader import EvaluationLoader
+from pipeline.loading.loaders import LoadingOptions, training_loader
+from pipeline.shards.writing import ShardOptions, write_split
+
+SIZE, SAMPLES, BATCH = 16, 24, 4
+IMAGE = ImageOptions(size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3)
+CUSTOM = AugmentationOptions(policy="custom")
+CPU = torch.device("cpu")
+
+# What is drawn for a sample in an epoch: its crops and finished views.
+Drawn = dict[tuple[int, int], torch.Tensor]
+
+
+class Scenes(Source):
+    """Smooth colour images, each of its own; `sides` are height and width."""
+
+    classes = None
+
+    def __init__(self, sides: tuple[int, int], kind: str) -> None:
+        random = np.random.default_rng(0)
+        coarse = random.integers(0, 256, (SAMPLES, 5, 6, 3), dtype=np.uint8)
+        images = [Image.fromarray(c).resize(sides[::-1], Image.Resampling.BICUBIC) for c in coarse]
+        self.files = [self._encoded(image, kind) for image in images]
+        self.kind = kind
+        self.splits = {"train": [Item(str(number)) for number in range(SAMPLES)]}
+
+    @staticmethod
+    def _encoded(image: Image.Image, kind: str) -> bytes:
+        file = io.BytesIO()
+        image.save(file, "JPEG" if kind == "jpg" else "PNG")
+        return file.getvalue()
+
+    def read(self, item: Item) -> Encoded:
+        """Return one file."""
+        return Encoded(self.files[int(item.name)], self.kind)
+
+
+def split(root: Path, sides: tuple[int, int], kind: str = "jpg") -> SplitData:
+    source = Scenes(sides, kind)
+    manifest = write_split(
+        source,
+        source.splits["train"],
+        root,
+        dataset="scenes",
+        split="train",
+        options=ShardOptions(samples=5),
+        provenance={},
+        progress=Silent(),
+    )
+    return SplitData(root, manifest, {}, IMAGE)
+
+
+@pytest.fixture(scope="module", params=["photographs", "of the view's size"])
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SplitData:
+    large = request.param == "photographs"
+    return split(tmp_path_factory.mktemp("scenes"), (40, 57) if large else (SIZE, SIZE), "jpg")
+
+
+def drawn(
+    data: SplitData, epochs: int = 2, *, skip: int = 0, views: RandomViews | None = None, **how: Any
+) -> Drawn:
+    """Return the views of each sample in each epoch, by a loader that begins after `skip`."""
+    options = LoadingOptions.model_validate(
+        {name: how.pop(name) for name in ("mode", "workers") if name in how}
+    )
+    views = views or RandomViews(CUSTOM, count=2)
+    loader = training_loader(data, options, batch_size=BATCH, seed=7, views=views, **how)
+    augment = build_augmentation(views.augmentation, data.image)
+    loader.load_state_dict({"epoch": skip // len(loader), "delivered": skip % len(loader)})
+    found: Drawn = {}
+    for epoch in range(loader.epoch, loader.epoch + epochs):
+        for batch in loader:
+            both = [random_view(batch, augment, CPU, number=n) for n in range(views.count)]
+            for row, sample in enumerate(batch["index"].tolist()):
+                found[epoch, sample] = torch.stack([view[row] for view in both])
+    return found
+
+
+def alike(some: Drawn, others: Drawn) -> int:
+    """Assert that what both have is equal, and return how many those are."""
+    common = some.keys() & others.keys()
+    for key in common:
+        torch.testing.assert_close(some[key], others[key], rtol=0, atol=1e-6)
+    return len(common)
+
+
+def test_memory_tars_workers_and_processes_give_a_sample_the_same_views(data: SplitData) -> None:
+    resident = drawn(data, mode="resident")
+    assert len(resident) == 2 * SAMPLES
+    assert alike(resident, drawn(data, mode="streaming", workers=0)) == 2 * SAMPLES
+    assert alike(resident, drawn(data, mode="streaming", workers=2)) == 2 * SAMPLES
+    ranks = [drawn(data, mode="resident", workers=3, rank=r, world_size=2) for r in range(2)]
+    assert sum(alike(resident, rank) for rank in ranks) == 2 * SAMPLES
+
+
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
+def test_a_resumed_epoch_goes_on_with_its_views(data: SplitData, mode: str) -> None:
+    whole = drawn(data, mode=mode, workers=0)
+    rest = drawn(data, 1, skip=SAMPLES // BATCH + 2, mode=mode, workers=0)
+    assert alike(whole, rest) == SAMPLES - 2 * BATCH
+
+
+def test_epochs_samples_views_and_streams_differ(data: SplitData) -> None:
+    found = drawn(data, mode="resident")
+    first, second = found[0, 3], found[1, 3]
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(first[0], first[1])
+    other = drawn(data, mode="resident", views=RandomViews(CUSTOM, count=2, stream=1))
+    assert not torch.allclose(first, other[0, 3])
+
+
+def test_views_of_a_file_show_what_the_original_view_leaves_out(tmp_path: Path) -> None:
+    wide = split(tmp_path, (16, 160))
+    augmentation = AugmentationOptions.model_validate(
+        {"policy": "randaugment", "min_scale": 0.01, "flip_p": 0.0}
+    )
+    (batch,) = EvaluationLoader(wide, SAMPLES, views=RandomViews(augmentation), seed=3)
+    (view,) = batch["views"]
+    assert view.crops is not None
+    augment = build_augmentation(augmentation, IMAGE)
+    numbers = numbers_of(batch["index"], augment.numbers, 3, 0, 0, 0)
+    left = []
+    for number, (row, crop) in enumerate(zip(numbers, view.crops, strict=True)):
+        top, start, height, width = augment.boxes(row[None], 16, 160)[0].tolist()
+        box = (start, top, start + width, top + height)
+        whole = decode(Scenes((16, 160), "jpg").files[number])
+        expected = whole.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        differ = np.abs(np.asarray(expected).astype(int) - crop.permute(1, 2, 0).numpy())
+        assert differ.mean() < 1
+        left.append(start)
+    assert min(left) < 40
+    assert max(left) > 100
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-9])
+def test_evaluation_is_the_same_from_memory_and_from_tars(data: SplitData, share: float) -> None:
+    views = RandomViews(CUSTOM, stream=1)
+    held = EvaluationLoader(data, 5, views=views, seed=1, memory_share=1.0)
+    loader = EvaluationLoader(data, 5, views=views, seed=1, memory_share=share)
+    augment = build_augmentation(CUSTOM, IMAGE)
+    for _ in range(2):  # every iteration draws the same
+        for ours, theirs in zip(loader, held, strict=True):
+            assert torch.equal(ours["images"], theirs["images"])
+            assert torch.equal(ours["index"], theirs["index"])
+            view, other = (random_view(batch, augment, CPU) for batch in (ours, theirs))
+            assert torch.equal(view, other)
+
+
+def test_files_in_memory_are_read_once(data: SplitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    records = SplitData.records
+
+    def counted(self: SplitData, number: int, *limits: Any) -> Any:
+        reads.append(number)
+        return records(self, number, *limits)
+
+    monkeypatch.setattr(SplitData, "records", counted)
+    drawn(data, 3, mode="resident")
+    looked_at = 1  # at the first tar, to see whether files are larger than the view
+    assert len(reads) == len(data.manifest.shards) + looked_at
+
+
+def test_originals_that_nothing_needs_are_not_made(tmp_path: Path) -> None:
+    views = RandomViews(CUSTOM, original=False)
+    photographs = split(tmp_path, (40, 57))
+    (batch,) = EvaluationLoader(photographs, SAMPLES, views=views)
+    assert batch["images"].shape == (SAMPLES, 0)
+    (view,) = batch["views"]
+    assert view.crops is not None
+    assert view.crops.shape == (SAMPLES, 3, SIZE, SIZE)
