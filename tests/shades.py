@@ -13,7 +13,7 @@ from pipeline.base.progress import Silent
 from pipeline.datasets.source import Encoded, Item, Label, MultiLabel, Source, Split
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.protocol import Setting
-from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject
+from pipeline.evaluation.subjects import Subject, image_subjects
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import Checkpoint
@@ -111,5 +111,7 @@ def setting(
         work=work,
         progress=Silent(),
     )
-    student = encoder_subject("student", encoder, of, device=device, cache=work, progress=Silent())
-    return made, student, pixel_subject(of, device=device, progress=Silent())
+    subjects = image_subjects(
+        {"student": encoder}, of, device=device, cache=work, progress=Silent()
+    )
+    return made, subjects["student"], subjects["pixels"]

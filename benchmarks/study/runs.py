@@ -17,7 +17,7 @@ from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.knn import KnnOptions, knn_probe
 from pipeline.evaluation.linear import LinearOptions, linear_probe
-from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
+from pipeline.evaluation.subjects import Subject, image_subjects, stored_subject
 from pipeline.features.store import FeatureStore
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
@@ -137,13 +137,13 @@ class Study:
         """Score the controls: the untrained encoder with every seed, pixels, stored features."""
         options = StudentOptions.model_validate(STUDENT)
         image = ImageOptions.model_validate(self.base["dataset"]["image"])
-        images, device = stored_images(image, "test"), device_from("auto")
+        images = stored_images(image, "test")
         store = FeatureStore(dataset_layout(DATASET).features)
-        subjects = [(0, pixel_subject(images, device=device, progress=Silent()))]
+        subjects = [(0, embedded_subjects({}, images)["pixels"])]
         subjects += [(0, stored_subject(store[name], images)) for name in self.features]
         for seed in seeds:
             encoder = build_encoder(options, channels=image.channels, size=image.size, seed=seed)
-            subjects.append((seed, encoder_as_subject(UNTRAINED, encoder, images)))
+            subjects.append((seed, embedded_subjects({UNTRAINED: encoder}, images)[UNTRAINED]))
         for seed, subject in subjects:
             path = self.confirmed / f"{identifier(subject.name, seed)}.json"
             if not path.exists():
@@ -192,14 +192,18 @@ def student_scores(run: str, split: Split) -> dict[str, float]:
     """Return the scores of a run's best checkpoint, see `scores`."""
     trained = load_checkpoint(run_layout(run).checkpoints / BEST)
     images = stored_images(trained.image, split)
-    return scores(encoder_as_subject(run, trained.build(), images), images, split)
+    return scores(embedded_subjects({run: trained.build()}, images)[run], images, split)
 
 
-def encoder_as_subject(name: str, encoder: Encoder, images: Images) -> Subject:
-    """Return an encoder as a subject; its features are cached by `name`."""
-    work = evaluation_work(name)
-    device = device_from("auto")
-    return encoder_subject(name, encoder, images, device=device, cache=work, progress=Silent())
+def embedded_subjects(encoders: Mapping[str, Encoder], images: Images) -> dict[str, Subject]:
+    """Return encoders and pixels as subjects; their features are cached by the first name."""
+    return image_subjects(
+        encoders,
+        images,
+        device=device_from("auto"),
+        cache=evaluation_work(next(iter(encoders), "pixels")),
+        progress=Silent(),
+    )
 
 
 def stored_images(image: ImageOptions, split: Split) -> Images:

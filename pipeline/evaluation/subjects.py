@@ -1,7 +1,8 @@
 """What is scored: the student and its controls, as features of the same images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,44 +53,100 @@ class Subject:
         return LabelledFeatures(self.of(split)[known], images.labels(split)[known])
 
 
-def encoder_subject(
-    name: str,
-    encoder: Encoder,
+def image_subjects(
+    encoders: Mapping[str, Encoder],
     images: Images,
     *,
     device: torch.device,
     cache: Path,
     progress: Progress,
-) -> Subject:
-    """Return an encoder's features h of the original view, in evaluation mode.
+) -> dict[str, Subject]:
+    """Return encoders' features h of the original view, in evaluation mode, and `pixels`.
 
-    They are cached in the directory `cache`, by the digest of encoder and images. If `images` are
-    limited to the first ones, the cache is read but not written.
+    Pixels are the normalised original view, flattened, at most `WIDEST_PIXELS` on each side: larger
+    views are reduced by averaging. Images of a split are decoded once for all of these subjects,
+    and the features cached in the directory `cache`, by the digest of encoder and images. If
+    `images` are limited to the first ones, the cache is read but not written.
     """
-    from safetensors import safe_open
-    from safetensors.torch import save_file
+    embeds: dict[str, Embed] = {}
+    identities: dict[str, str] = {}
+    for name, encoder in encoders.items():
+        encoder.to(device).eval()
+        embeds[name] = _frozen(encoder.features, images.image, device)
+        identities[name] = encoder_digest(encoder)
+    side = min(images.image.size, WIDEST_PIXELS)
+    embeds["pixels"] = _frozen(
+        lambda x: F.adaptive_avg_pool2d(x, side).flatten(1), images.image, device
+    )
+    identities["pixels"] = f"pixels {side}"
+    embedded = _Embedded(embeds, identities, images, cache, progress)
+    return {
+        name: Subject(name, partial(embedded.of, name), embed, encoders.get(name))
+        for name, embed in embeds.items()
+    }
 
-    encoder.to(device).eval()
-    embed = _frozen(encoder.features, images.image, device)
-    identity = encoder_digest(encoder)
 
-    def of(split: Split) -> Tensor:
-        data = images.splits[split]
-        key = digest([identity, data.manifest.digest, images.image.model_dump(mode="json")])
-        path = cache / f"{name}-{split}-{key[:16]}.safetensors"
-        if images.first is not None and not path.exists():
-            return _stream(embed, images, split, f"embed {split} by {name}", progress)
+class _Embedded:
+    """Features of images by several networks, which one decoding of the images serves."""
+
+    def __init__(
+        self,
+        embeds: Mapping[str, Embed],
+        identities: Mapping[str, str],
+        images: Images,
+        cache: Path,
+        progress: Progress,
+    ) -> None:
+        self._embeds, self._identities, self._images = embeds, identities, images
+        self._cache, self._progress = cache, progress
+
+    def of(self, name: str, split: Split) -> Tensor:
+        """Return the features (N, D) of a split by one network."""
+        from safetensors import safe_open
+
+        path = self._path(name, split)
         if not path.exists():
-            for older in cache.glob(f"{name}-{split}-*.safetensors"):
-                older.unlink()
-            embedded = _stream(embed, images, split, f"embed {split} by {name}", progress)
-            with atomic_path(path) as temporary:
-                save_file({"h": embedded}, temporary)
+            found = self._computed(name, split)
+            if self._images.first is not None:
+                return found
         with safe_open(path, framework="pt") as kept:
-            features: Tensor = kept.get_slice("h")[: images.count(split)]
+            features: Tensor = kept.get_slice("h")[: self._images.count(split)]
         return features
 
-    return Subject(name, of, embed, encoder)
+    def _computed(self, name: str, split: Split) -> Tensor:
+        """Compute what is missing of a split, keep it if it is whole, and return one's features."""
+        from safetensors.torch import save_file
+
+        missing = [n for n in self._embeds if not self._path(n, split).exists()]
+        found = self._streamed(missing, split)
+        if self._images.first is None:
+            for own, features in found.items():
+                for older in self._cache.glob(f"{own}-{split}-*.safetensors"):
+                    older.unlink()
+                with atomic_path(self._path(own, split)) as temporary:
+                    save_file({"h": features}, temporary)
+        return found[name]
+
+    def _streamed(self, names: Sequence[str], split: Split) -> dict[str, Tensor]:
+        """Return the features (N, D) of a split by each of some networks, on the CPU."""
+        count = self._images.count(split)
+        self._progress.start(f"embed {split} by {', '.join(names)}", count, "images")
+        features, first = dict[str, Tensor](), 0
+        for batch in self._images.batches(split):
+            last = first + len(batch)
+            for name in names:
+                part = self._embeds[name](batch).cpu()
+                if name not in features:
+                    features[name] = part.new_empty(count, part.shape[1])
+                features[name][first:last] = part
+            first = last
+            self._progress.advance(len(batch))
+        return features
+
+    def _path(self, name: str, split: Split) -> Path:
+        data, image = self._images.splits[split], self._images.image
+        key = digest([self._identities[name], data.manifest.digest, image.model_dump(mode="json")])
+        return self._cache / f"{name}-{split}-{key[:16]}.safetensors"
 
 
 def encoder_digest(encoder: Encoder) -> str:
@@ -104,38 +161,6 @@ def _frozen(network: Embed, image: ImageOptions, device: torch.device) -> Embed:
             return network(normalise(batch.to(device), image)).float()
 
     return embed
-
-
-def _stream(embed: Embed, images: Images, split: Split, what: str, progress: Progress) -> Tensor:
-    """Return the features (N, D) of a split, on the CPU."""
-    count = images.count(split)
-    progress.start(what, count, "images")
-    features, first = torch.empty(0), 0
-    for batch in images.batches(split):
-        part = embed(batch).cpu()
-        if first == 0:
-            features = part.new_empty(count, part.shape[1])
-        features[first : first + len(part)] = part
-        first += len(part)
-        progress.advance(len(part))
-    return features
-
-
-def pixel_subject(images: Images, *, device: torch.device, progress: Progress) -> Subject:
-    """Return the normalised original view, flattened, at most `WIDEST_PIXELS` on each side.
-
-    Larger views are reduced by averaging: raw pixels of ImageNet would take 770 GB.
-    """
-    side = min(images.image.size, WIDEST_PIXELS)
-    embed = _frozen(lambda x: F.adaptive_avg_pool2d(x, side).flatten(1), images.image, device)
-    held: dict[Split, Tensor] = {}
-
-    def of(split: Split) -> Tensor:
-        if split not in held:
-            held[split] = _stream(embed, images, split, f"read {split} pixels", progress)
-        return held[split]
-
-    return Subject("pixels", of, embed)
 
 
 def stored_subject(feature: StoredFeature, images: Images) -> Subject:

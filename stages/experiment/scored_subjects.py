@@ -10,7 +10,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
-from pipeline.evaluation.subjects import Subject, encoder_subject, pixel_subject, stored_subject
+from pipeline.evaluation.subjects import Subject, image_subjects, stored_subject
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import Checkpoint
@@ -64,21 +64,17 @@ def scored(
     untrained = build_encoder(
         trained.student, channels=image.channels, size=image.size, seed=experiment.seed
     )
-    student, control = (
-        encoder_subject(
-            name,
-            encoder,
-            images,
-            device=device,
-            cache=evaluation_work(experiment.name),
-            progress=progress,
-        )
-        for name, encoder in {"student": trained.build(), "untrained": untrained}.items()
+    subjects = image_subjects(
+        {"student": trained.build(), "untrained": untrained},
+        images,
+        device=device,
+        cache=evaluation_work(experiment.name),
+        progress=progress,
     )
     return Scored(
         images=images,
-        encoders=(student, control),
-        pixels=pixel_subject(images, device=device, progress=progress),
+        encoders=(subjects["student"], subjects["untrained"]),
+        pixels=subjects["pixels"],
         references={name: stored_subject(f, images) for name, f in features.items()},
         device=device,
     )
