@@ -193,6 +193,7 @@ def _shown(
             f"times are upper bounds. Measure on {FEW_IMAGES} or more, if there are that many."
         )
     yield table("On disk", ["", "numbers", "MB", "images/s", "time"], _stored_rows(sample, costs))
+    yield from _reduced(sample)
     if training is not None and experiment.train is not None:
         before = sample.cost.seconds + sum(cost.seconds for cost in costs.values())
         rows = _training_rows(training, experiment.train.epochs, before)
@@ -255,6 +256,11 @@ def _training_rows(training: TrainingCost, epochs: int, before: float) -> list[l
     if training.gpu_bytes:
         rows.append(["memory of the GPU", f"{megabytes(training.gpu_bytes)} MB"])
     return rows
+
+
+def _reduced(sample: TrialSample) -> Iterator[str]:
+    if saved := sample.cost.saved:
+        yield f"Storing large images reduced makes the shards {megabytes(saved)} MB smaller."
 
 
 def _saving(experiment: Experiment, sample: TrialSample, costs: dict[str, FeatureCost]) -> str:

@@ -14,7 +14,7 @@ from pipeline.datasets.source import Source, Split
 from pipeline.datasets.split import SplitOptions, groups_told, shares_of
 from pipeline.features.store import FeatureStore, differing
 from pipeline.features.store.identities import add_identities
-from pipeline.shards.listing import read_identities
+from pipeline.shards.listing import read_contents
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.packing import (
     Changes,
@@ -111,6 +111,7 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
             *others_lines(source.others),
             *_empty(source.empty),
             *_gone([*manifests.values()]),
+            *_reduced([*manifests.values()]),
         ],
         ["mvmr", "extract-features"],
     )
@@ -206,7 +207,7 @@ def _keep_identities(layout: DatasetLayout, manifests: Mapping[Split, Manifest])
     if older:
         add_identities(
             FeatureStore(layout.features),
-            {m.digest: (s, read_identities(layout.shards / s, m)) for s, m in older.items()},
+            {m.digest: (s, read_contents(layout.shards / s, m)) for s, m in older.items()},
         )
 
 
@@ -222,6 +223,13 @@ def _empty(folders: Sequence[str]) -> Iterator[str]:
     if folders:
         some = ", ".join(folders[:NAMED]) + (", ..." if len(folders) > NAMED else "")
         yield f"{counted(len(folders), 'folders')} without an image: no class ({some})."
+
+
+def _reduced(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Say how many images are stored smaller than they are."""
+    if count := sum(manifest.reduced for manifest in manifests):
+        saved = sum(manifest.saved for manifest in manifests)
+        yield f"{counted(count, 'images')} stored reduced, in {megabytes(saved)} MB less."
 
 
 def _gone(manifests: Sequence[Manifest]) -> Iterator[str]:

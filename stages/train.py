@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -118,6 +119,7 @@ def train(
                 **{data.manifest.split: data.manifest.digest for data in (train, validation)},
             },
             "targets": {name: feature.digest for name, feature in features.items()},
+            **_stored(experiment),
             "torch": str(torch.__version__),
         },
     )
@@ -137,6 +139,12 @@ def train(
     layout.predictions.mkdir(exist_ok=True)  # the report reads it, whichever protocols run
     _tell_dvc(experiment, features, layout, watched, data)
     return _result(layout, following)
+
+
+def _stored(experiment: Experiment) -> dict[str, Any]:
+    """Return how the images were stored, so that others can be embedded alike."""
+    reduction = experiment.dataset.shards.reduction
+    return {"reduction": reduction.model_dump(mode="json")} if reduction else {}
 
 
 def _put_back(key: str, layout: RunLayout, progress: Progress) -> None:

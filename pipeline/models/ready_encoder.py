@@ -1,6 +1,7 @@
 """Trained encoders, ready for use: from a checkpoint, or from an exported file."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from pipeline.base.errors import WeightsError
 from pipeline.images.cutting import original_view_of
 from pipeline.images.decoding import opened
 from pipeline.images.original_view import ImageOptions, normalise
+from pipeline.images.reducing import ReductionOptions, reduced
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.encoder import build_encoder, load_weights
 from pipeline.models.exporting import card_of
@@ -22,14 +24,20 @@ from pipeline.representations.teachers.frozen import read_state
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Turns an image into the encoder's input: upright, resized, cropped, normalised."""
+    """Turns an image into the encoder's input: upright, resized, cropped, normalised.
+
+    With `reduction`, a larger file is first stored smaller, as the images of training were.
+    """
 
     image: ImageOptions
+    reduction: ReductionOptions | None = None
 
     def __call__(self, image: Image.Image | Path | str | bytes) -> Tensor:
         """Return (C, size, size), float32, from an open image, a path, or the bytes of a file."""
         if isinstance(image, str | Path):
             image = Path(image).read_bytes()
+        if isinstance(image, bytes):
+            image = reduced(image, self.reduction) or image
         return normalise(original_view_of(opened(image), self.image), self.image)
 
 
@@ -56,18 +64,26 @@ def load_encoder(
     path = Path(path)
     if not card_of(path).exists():
         checkpoint = load_checkpoint(path, student=student, image=image, strict=strict)
-        return ReadyEncoder(checkpoint.build().backbone, Preprocessing(checkpoint.image))
+        preprocessing = Preprocessing(checkpoint.image, _reduction(checkpoint.about))
+        return ReadyEncoder(checkpoint.build().backbone, preprocessing)
     card = _read_card(card_of(path))
     image = ImageOptions.model_validate(card["preprocessing"])
+    preprocessing = Preprocessing(image, _reduction(card.get("training", {})))
     if card["format"] == "onnx":
-        return ReadyEncoder(OnnxModule(path), Preprocessing(image))
+        return ReadyEncoder(OnnxModule(path), preprocessing)
     options = StudentOptions.model_validate(card["student"])
     backbone = build_encoder(options, channels=image.channels, size=image.size, seed=0).backbone
     if card["format"] == "released":
         backbone = load_checkpoint(path, student=options, image=image).build().backbone
     else:
         load_weights(backbone, read_state(path))
-    return ReadyEncoder(backbone.eval(), Preprocessing(image))
+    return ReadyEncoder(backbone.eval(), preprocessing)
+
+
+def _reduction(training: Mapping[str, Any]) -> ReductionOptions | None:
+    """Return how the images of training were stored, by what a checkpoint or a card says of it."""
+    recorded = training.get("reduction")
+    return ReductionOptions.model_validate(recorded) if recorded else None
 
 
 def _read_card(path: Path) -> dict[str, Any]:

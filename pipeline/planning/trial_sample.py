@@ -27,10 +27,11 @@ FEWEST_IMAGES = 24
 
 @dataclass(frozen=True)
 class ShardCost:
-    """Bytes of all tars, and seconds to write them."""
+    """Bytes of all tars, seconds to write them, and the bytes saved by storing images reduced."""
 
     bytes: int
     seconds: float
+    saved: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def sample_of(
             root / "shards" / split,
             dataset="sample",
             split=split,
-            options=ShardOptions(samples=sizes[split], on_bad_image=options.on_bad_image),
+            options=options.model_copy(update={"samples": sizes[split]}),
             provenance={},
             progress=meter,
         )
@@ -104,7 +105,8 @@ def sample_of(
     done = train + validation + test
     fixed = max(0.0, elapsed - pace.seconds(done.shards, done.images))
     seconds = fixed + pace.seconds(sample.shards, sample.total)
-    return replace(sample, cost=ShardCost(size, seconds))
+    saved = sum(m.saved for m in manifests.values()) * sample.total // len(chosen)
+    return replace(sample, cost=ShardCost(size, seconds, saved))
 
 
 def _parts(chosen: Sequence[Item]) -> dict[Split, Sequence[Item]]:

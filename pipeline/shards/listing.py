@@ -3,8 +3,10 @@
     key, label, name, stamp    key in the tar, label, and name and stamp in the source
     identity                   SHA-256 of the content of the image's file
     undecodable                true if the image cannot be decoded
+    stored, saved              of an image that is stored reduced: SHA-256 of what is in the tar,
+                               and the bytes that this takes less
 
-Listings of format 2 have neither of the last two.
+Listings of format 2 have neither identities nor what follows.
 """
 
 import json
@@ -27,8 +29,16 @@ from pipeline.shards.reading import Record, read_shard
 LISTING = "samples.jsonl"
 # Features record the first bytes of an image's identity; that of an invalid row is all zeros.
 IDENTITY_BYTES = 16
-IDENTITY_KEY = '"identity": "'
+IDENTITY_KEY, STORED_KEY = b'"identity": "', b'"stored": "'
 UNDECODABLE = b'"undecodable": true}\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Smaller:
+    """What is stored of an image that was reduced: its SHA-256 (hex), and the bytes saved."""
+
+    stored: str
+    saved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class ListedSample:
     stamp: str
     identity: str
     undecodable: bool = False
+    smaller: Smaller | None = None
 
 
 def write_listing(samples: Sequence[ListedSample], path: Location, samples_per_shard: int) -> None:
@@ -53,6 +64,8 @@ def write_listing(samples: Sequence[ListedSample], path: Location, samples_per_s
                 "stamp": sample.stamp,
                 "identity": sample.identity,
             }
+            if sample.smaller is not None:
+                line |= {"stored": sample.smaller.stored, "saved": sample.smaller.saved}
             if sample.undecodable:
                 line["undecodable"] = True
             listing.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -76,6 +89,7 @@ def read_samples(directory: Location, manifest: Manifest) -> list[ListedSample]:
             line["stamp"],
             line["identity"],
             line.get("undecodable", False),
+            Smaller(line["stored"], line["saved"]) if "stored" in line else None,
         )
         for line in lines
     ]
@@ -92,20 +106,33 @@ def read_names(directory: Location, manifest: Manifest) -> list[str]:
 
 
 def read_identities(directory: Location, manifest: Manifest) -> npt.NDArray[np.uint8]:
-    """Return the beginnings of the identities of a split's samples (samples, IDENTITY_BYTES).
+    """Return the beginnings of the identities of a split's images (samples, IDENTITY_BYTES).
 
-    They are zero for images that cannot be decoded, whose features are zero as well. If the
-    listing has no identities, the tars are read.
+    They are zero for images that cannot be decoded. If the listing has no identities, the tars are
+    read.
     """
+    return _digests(directory, manifest, (IDENTITY_KEY,))
+
+
+def read_contents(directory: Location, manifest: Manifest) -> npt.NDArray[np.uint8]:
+    """Return the beginnings of the digests of what is stored, which features are computed from.
+
+    They are those of `read_identities`, but for images that are stored reduced.
+    """
+    return _digests(directory, manifest, (STORED_KEY, IDENTITY_KEY))
+
+
+def _digests(
+    directory: Location, manifest: Manifest, keys: Sequence[bytes]
+) -> npt.NDArray[np.uint8]:
+    """Return the beginning of the digest by the first of `keys` that a sample has."""
     found = np.zeros((manifest.samples, IDENTITY_BYTES), np.uint8)
-    begins, length = IDENTITY_KEY.encode(), len(IDENTITY_KEY)
     # Of a million lines, only this part is looked at; in a name, quotation marks are escaped.
     for row, line in zip(found, _lines(directory, manifest), strict=True):
-        start = line.rfind(begins)
+        start = next((p + len(key) for key in keys if (p := line.rfind(key)) >= 0), -1)
         if start < 0:
             break
         if not line.endswith(UNDECODABLE):
-            start += length
             row[:] = beginning_of(line[start : start + 2 * IDENTITY_BYTES].decode())
     else:
         return found

@@ -43,7 +43,8 @@ class Manifest:
     `source` is the digest of the source's listing, `listing` the SHA-256 of samples.jsonl. With
     `multi_label`, an image may have several of the classes; otherwise, it has one class or no
     label. `samples` includes invalid ones, `labelled` does not include those that are gone;
-    `left_out` gives the reasons for the first that cannot be decoded, by name.
+    `left_out` gives the reasons for the first that cannot be decoded, by name. The number of images
+    that are stored `reduced`, and the bytes that were `saved` by it, stand there too.
     """
 
     dataset: str
@@ -59,6 +60,8 @@ class Manifest:
     multi_label: bool = False
     format: int = FORMAT
     left_out: Mapping[str, str] = field(default_factory=dict)
+    reduced: int = 0
+    saved: int = 0
 
     @property
     def digest(self) -> str:
@@ -71,9 +74,10 @@ class Manifest:
         return digest(self.content())
 
     def content(self) -> dict[str, Any]:
-        """Return what the file holds besides the seal; an empty `left_out` is omitted."""
+        """Return what the file holds besides the seal, without what only some splits have."""
         values = {**asdict(self), "shards": [shard.content() for shard in self.shards]}
-        return {name: value for name, value in values.items() if value or name != "left_out"}
+        rare = ("left_out", "reduced", "saved")
+        return {name: value for name, value in values.items() if value or name not in rare}
 
     @property
     def valid(self) -> int:

@@ -191,6 +191,7 @@ def plan_packing(
         or split.method == "exact"
         or any(m.samples_per_shard != options.samples for m in manifests.values())
         or any(not _same_split(options_then, provenance) for options_then in recorded)
+        or any(_reduction(options_then) != _reduction(provenance) for options_then in recorded)
     )
     if classes is not None and not anew:
         before = next(iter(manifests.values())).classes or ()
@@ -232,6 +233,11 @@ def _same_split(recorded: Provenance, provenance: Provenance) -> bool:
     wanted = provenance["split"]
     before = _before_methods(provenance)["split"]
     return recorded.get("split") in (wanted, before)
+
+
+def _reduction(provenance: Provenance) -> tuple[Any, ...]:
+    shards = provenance.get("shards", {})
+    return tuple(shards.get(name) for name in ("max_side", "quality"))
 
 
 def _kept(

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from pipeline.base.damage import Damage, changed_files
@@ -11,10 +12,16 @@ from pipeline.base.progress import Progress, Silent
 from pipeline.datasets.identity import identify, identity_of
 from pipeline.datasets.source import Item, Source
 from pipeline.images.decoding import decode
-from pipeline.shards.listing import LISTING, ListedSample, read_samples, write_listing
+from pipeline.shards.listing import (
+    LISTING,
+    ListedSample,
+    Smaller,
+    read_samples,
+    write_listing,
+)
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reading import read_shard
-from pipeline.shards.writing import ShardOptions, repack_shard
+from pipeline.shards.writing import ShardOptions, repack_shard, stored_smaller
 
 
 def split_damage(
@@ -47,7 +54,7 @@ def repair_split(
     items = {item.name: item for some in source.splits.values() for item in some}
     size = manifest.samples_per_shard
     if any(file.number is None for file in damaged):
-        samples = _samples_of_tars(source, items.values(), directory, manifest)
+        samples = _samples_of_tars(source, items.values(), directory, manifest, options)
         write_listing(samples, directory / LISTING, size)
     tars = [file.number for file in damaged if file.number is not None]
     samples = read_samples(directory, manifest) if tars else []
@@ -64,13 +71,18 @@ def repair_split(
 
 
 def _samples_of_tars(
-    source: Source, items: Iterable[Item], directory: Location, manifest: Manifest
+    source: Source,
+    items: Iterable[Item],
+    directory: Location,
+    manifest: Manifest,
+    options: ShardOptions,
 ) -> list[ListedSample]:
     """Return the samples of a split by its tars and the images of the source that equal theirs."""
-    identities = identify(source, items)
+    identities, smaller = identify(source, items), _stored_smaller(source, items, options)
     equal, left = defaultdict[str, list[Item]](list), {item.name: item for item in items}
     for item in items:
-        equal[identities[item.name]].append(item)
+        stored = smaller.get(item.name)
+        equal[stored.stored if stored else identities[item.name]].append(item)
     records = [r for n in range(len(manifest.shards)) for r in read_shard(directory, manifest, n)]
     found = list[Item | None]()
     for record in records:
@@ -85,11 +97,23 @@ def _samples_of_tars(
                 f"{directory / LISTING} cannot be made again as it was: images of the source have "
                 "changed or are gone. Pack all images again with `mvmr shard --force`."
             )
-        identity = identities[named.name]
+        identity, stored = identities[named.name], smaller.get(named.name)
         samples.append(
-            ListedSample(named.name, record.label, named.stamp, identity, not record.valid)
+            ListedSample(named.name, record.label, named.stamp, identity, not record.valid, stored)
         )
     return samples
+
+
+def _stored_smaller(
+    source: Source, items: Iterable[Item], options: ShardOptions
+) -> dict[str, Smaller]:
+    """Return, by name, what is stored of those images that are stored reduced."""
+    found = dict[str, Smaller]()
+    for item in items if options.reduction else ():
+        with suppress(DataError):  # it cannot be decoded
+            if smaller := stored_smaller(source.read(item).data, options):
+                found[item.name] = smaller[1]
+    return found
 
 
 def _decodable(source: Source, item: Item) -> bool:

@@ -29,7 +29,7 @@ from pipeline.base.atomic import atomic_path, write_json
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import DataError
 from pipeline.base.locations import Location, is_local, remove_tree
-from pipeline.base.options import Options
+from pipeline.base.options import Options, added
 from pipeline.base.progress import Progress
 from pipeline.datasets.identity import identity_of, unreadable
 from pipeline.datasets.source import (
@@ -42,7 +42,8 @@ from pipeline.datasets.source import (
     label_to_json,
 )
 from pipeline.images.decoding import decode
-from pipeline.shards.listing import LISTING, ListedSample, write_listing
+from pipeline.images.reducing import ReductionOptions, Side, reduced
+from pipeline.shards.listing import LISTING, ListedSample, Smaller, write_listing
 from pipeline.shards.manifest import FORMAT, MANIFEST, Manifest, Shard, sample_key
 from pipeline.shards.reading import INVALID_EXTENSION, read_shard
 
@@ -51,10 +52,23 @@ NEXT_LISTING = f"{LISTING}.next"
 
 
 class ShardOptions(Options):
-    """`dataset.shards`: how many samples a tar holds, and how to treat a bad image."""
+    """`dataset.shards`: how many samples a tar holds, and how images are stored.
+
+    An image whose longer side exceeds `max_side` pixels is stored reduced to it, as JPEG of
+    `quality`; all others, and all without `max_side`, are stored byte for byte.
+    """
 
     samples: Annotated[int, Field(ge=1)] = 1000
     on_bad_image: Literal["fail", "skip"] = "fail"
+    max_side: Side | None = added(None)
+    quality: Annotated[int, Field(ge=1, le=100)] = added(92)
+
+    @property
+    def reduction(self) -> ReductionOptions | None:
+        """How large images are stored; None if all are stored as they are."""
+        if self.max_side is None:
+            return None
+        return ReductionOptions(max_side=self.max_side, quality=self.quality)
 
 
 @dataclass(frozen=True)
@@ -166,6 +180,8 @@ def write_rows(
         options=dict(provenance),
         shards=tuple(shards),
         multi_label=multi_label,
+        reduced=sum(sample.smaller is not None for sample in samples),
+        saved=sum(sample.smaller.saved for sample in samples if sample.smaller),
         # An unchanged split keeps its format, and so its digest.
         format=FORMAT if changed or before is None else before.format,
         left_out=dict(islice((earlier | left_out).items(), MOST_NAMED)),
@@ -258,10 +274,14 @@ class WrittenShard:
 
 @dataclass(frozen=True)
 class _Checked:
-    """An image that was read: its file, or why it cannot be decoded."""
+    """An image that was read: what is stored of it, or why it cannot be decoded.
+
+    If it is stored reduced, `smaller` says how.
+    """
 
     identity: str
     encoded: Encoded
+    smaller: Smaller | None = None
     error: DataError | None = None
 
 
@@ -314,9 +334,15 @@ class _Packer:
             for place, encoded in enumerate(self._packed_images(number, len(kept))):
                 self._add(tar, sample_key(number, place), encoded, kept[place].label)
             for place, (item, found) in enumerate(zip(new, checked, strict=True), len(kept)):
-                undecodable = found.error is not None
                 samples.append(
-                    ListedSample(item.name, item.label, item.stamp, found.identity, undecodable)
+                    ListedSample(
+                        item.name,
+                        item.label,
+                        item.stamp,
+                        found.identity,
+                        found.error is not None,
+                        found.smaller,
+                    )
                 )
                 if found.error is not None:
                     left_out[item.name] = str(found.error)
@@ -344,14 +370,26 @@ class _Packer:
             identity = identity_of(encoded.data)
             if identity not in self._decodable:
                 decode(encoded.data)
+            smaller = stored_smaller(encoded.data, self._options)
         except DataError as error:
             if self._options.on_bad_image == "fail":
                 raise DataError(
                     f"{item.name}: {error} Mend or remove the file, or set "
                     "dataset.shards.on_bad_image to skip."
                 ) from error
-            return _Checked(identity, Encoded(b"", INVALID_EXTENSION), error)
-        return _Checked(identity, encoded)
+            return _Checked(identity, Encoded(b"", INVALID_EXTENSION), error=error)
+        if smaller is None:
+            return _Checked(identity, encoded)
+        data, what = smaller
+        return _Checked(identity, Encoded(data, "jpg"), what)
+
+
+def stored_smaller(data: bytes, options: ShardOptions) -> tuple[bytes, Smaller] | None:
+    """Return what is stored of an image file in its place, if that is smaller; else None."""
+    smaller = reduced(data, options.reduction)
+    if smaller is None:
+        return None
+    return smaller, Smaller(identity_of(smaller), len(data) - len(smaller))
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

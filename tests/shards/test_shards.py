@@ -126,10 +126,10 @@ def test_a_shortened_tar_is_an_error(folder: Path, tmp_path: Path) -> None:
     manifest = write(folder, tmp_path / "train")
     path = tmp_path / "train" / "000001.tar"
     members = 0
-    with tarfile.open(path) as tar:  # cut between members, which tar readers take for the end
+    with tarfile.open(path) as tar:  # cut between members, which `tarfile` takes for the end
         members = [m.offset for m in tar.getmembers()][8]
     path.write_bytes(path.read_bytes()[:members])
-    with pytest.raises(DataError, match="holds 4 samples, its manifest says 10"):
+    with pytest.raises(DataError, match=r"ends without an end mark.*store verify --repair"):
         list(read_shard(tmp_path / "train", manifest, 1))
 
 

@@ -36,7 +36,7 @@ from pipeline.features.store.identities import Identities, places_of, write_iden
 from pipeline.features.store.writer import DONE, LOCK
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
-from pipeline.shards.listing import read_identities
+from pipeline.shards.listing import read_contents
 from pipeline.shards.manifest import Manifest, read_manifests
 
 # A shard with fewer new rows than this tells nothing about the fidelity of a reduction.
@@ -165,7 +165,7 @@ def complete(
 
     Rows that one of `stores` holds are taken over.
     """
-    identities = {s: read_identities(shards / s, manifest) for s, manifest in manifests.items()}
+    identities = {s: read_contents(shards / s, manifest) for s, manifest in manifests.items()}
     taken = dict[str, dict[Split, Taken]]()
     for feature in features:
         taken[feature.name] = _begun(feature, stores, manifests, identities, progress)

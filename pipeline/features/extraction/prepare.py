@@ -33,7 +33,7 @@ from pipeline.features.reduction import Reduction
 from pipeline.features.store.feature import BASIS, COMPONENT_DEVIATION, COMPONENT_MEAN
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
-from pipeline.shards.listing import read_identities
+from pipeline.shards.listing import read_contents
 from pipeline.shards.manifest import Manifest
 
 # Fidelity is measured on this many images, in batches of a size that is usual in training.
@@ -214,7 +214,7 @@ def _statistics(rows: torch.Tensor) -> dict[str, Array]:
 
 def _basis(sampler: _Sampler, fitted: int) -> str:
     """Return the digest of the images that a reduction is fitted on, in order."""
-    identities = read_identities(sampler.directory, sampler.manifest)[sampler.rows[:fitted]]
+    identities = read_contents(sampler.directory, sampler.manifest)[sampler.rows[:fitted]]
     return digest([row.tobytes().hex() for row in identities])
 
 
