@@ -88,7 +88,7 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
             )
             require_enough(experiment, len(plan.items["train"]))
             made_with = provenance(dataset)
-            for line in (*_told(plan, manifests, made_with), *_shares(plan, dataset.split)):
+            for line in (*_told(plan, manifests, made_with), *_shares(plan, source, dataset.split)):
                 watched.note(line)
             _keep_identities(layout, manifests)
             changes, manifests = plan.changes, _packed(plan, source, dataset, layout, watched)
@@ -172,9 +172,13 @@ def _told(
         )
 
 
-def _shares(plan: PackingPlan, options: SplitOptions) -> Iterator[str]:
+def _shares(plan: PackingPlan, source: Source, options: SplitOptions) -> Iterator[str]:
     """Say what shares the cut splits got, and how far classes differ."""
     images = [item for items in plan.items.values() for item in items]
+    beside = options.beside(source)
+    for split in options.shares.keys() - beside.shares.keys():
+        yield f"{split}: the source's own {counted(len(source.splits[split]), 'images')}."
+    options = beside
     if told := groups_told(images, options):
         yield told
     for share in shares_of(plan.items, options):

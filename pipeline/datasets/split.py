@@ -80,8 +80,8 @@ def _listed_groups(path: Path) -> dict[str, str]:
 class SplitOptions(Options):
     """`dataset.split`: the shares of the training images that become validation and test.
 
-    A share is of all training images that the source brings; 0 cuts none. If the source brings
-    a split of its own, a share for that split is an error.
+    A share is of all training images that the source brings; 0 cuts none. A split that the source
+    brings is taken as it is, and no share is cut for it.
     """
 
     method: Literal["hash", "exact"] = "hash"
@@ -101,6 +101,11 @@ class SplitOptions(Options):
         """The share of each split that is cut."""
         named: dict[Split, float] = {"validation": self.validation, "test": self.test}
         return {split: share for split, share in named.items() if share}
+
+    def beside(self, source: Source) -> "SplitOptions":
+        """Return these options without the shares of splits that a source brings."""
+        brought: dict[str, Any] = {s: 0.0 for s in self.shares if source.splits.get(s)}
+        return self.model_copy(update=brought)
 
     def provenance(self) -> dict[str, Any]:
         """Return what determines the split of an image, as a JSON value."""
@@ -136,16 +141,10 @@ def cut(
     """Return the items of each split that is not empty, in an order shuffled by their names.
 
     `identities` are the digests of the images, by name; by default they are read, where they
-    decide. The images whose names are in `kept` stay in that split. Raises DataError if the source
-    brings a split that is also to be cut, or if no image would be left for training or for a split
-    that is cut.
+    decide. The images whose names are in `kept` stay in that split. Raises DataError if no image
+    would be left for training or for a split that is cut.
     """
-    for name, share in options.shares.items():
-        if source.splits.get(name):
-            raise DataError(
-                f"The source brings its own {name} images ({len(source.splits[name])}); "
-                f"set dataset.split.{name} to 0 to use them instead of a share of {share}."
-            )
+    options = options.beside(source)
     if options.method == "exact":
         splits = _permuted(source, options)
     else:

@@ -82,5 +82,6 @@ class ViewBatches(Batches):
             known = labels != NO_LABEL
             if labels.ndim > 1:
                 known = known.any(dim=1)
-            views = random_view(batch, self._images.augment, self._images.device)
-            yield self._images.embed(views[known]), labels[known]
+            images = self._images
+            views = random_view(batch, images.augment, images.device, rows=known)
+            yield images.embed(views), labels[known]

@@ -92,18 +92,29 @@ class BatchPixels:
 
 
 def random_view(
-    batch: Batch, augment: Augmentation, device: torch.device, *, number: int = 0
+    batch: Batch,
+    augment: Augmentation,
+    device: torch.device,
+    *,
+    number: int = 0,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Return a random view of each image of a batch on a device, as its loader drew it.
 
-    If the loader drew none, it is drawn now, by torch's global generator.
+    `rows` (B,) is a mask of the images that are meant, on the CPU. If the loader drew no views, one
+    is drawn now, by torch's global generator.
     """
+
+    def own(pixels: Tensor) -> Tensor:
+        return sent(pixels if rows is None else pixels[rows], device)
+
     if not batch["views"]:
-        return augment(sent(batch["images"], device))
+        return augment(own(batch["images"]))
     numbers, crops = batch["views"][number]
-    if crops is not None:
-        return augment(batch["images"], DrawnView(numbers, sent(crops, device)))
-    return augment(sent(batch["images"], device), DrawnView(numbers))
+    numbers = numbers if rows is None else numbers[rows.numpy()]
+    if crops is None:
+        return augment(own(batch["images"]), DrawnView(numbers))
+    return augment(batch["images"], DrawnView(numbers, own(crops)))
 
 
 def _have_the_views_size(data: SplitData) -> bool:

@@ -112,7 +112,8 @@ def is_current(
     provenance: Provenance,
 ) -> bool:
     """Whether what is packed was made with these options from the source as it is listed now."""
-    wanted = {split for split, items in source.splits.items() if items} | options.shares.keys()
+    brought = {split for split, items in source.splits.items() if items}
+    wanted = brought | options.beside(source).shares.keys()
     if manifests.keys() != wanted:
         return False
     listing = source.listing_digest()

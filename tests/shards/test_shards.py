@@ -249,11 +249,16 @@ def test_a_share_that_leaves_nothing_is_refused(folder: Path) -> None:
         cut(ImageFolder(folder), SplitOptions(validation=0.01))
 
 
-def test_cutting_a_split_that_the_source_brings_is_refused(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        picture(tmp_path / split / "a" / "x.png", 1)
-    with pytest.raises(DataError, match=r"dataset\.split\.test"):
-        cut(ImageFolder(tmp_path), SplitOptions(test=0.1, validation=0))
+@pytest.mark.parametrize("method", ["hash", "exact"])
+def test_a_split_that_the_source_brings_is_taken_as_it_is(tmp_path: Path, method: str) -> None:
+    for number in range(40):
+        picture(tmp_path / "train" / "a" / f"{number}.png", number)
+    picture(tmp_path / "test" / "a" / "x.png", 100)
+    options = SplitOptions.model_validate({"method": method, "validation": 0.2, "test": 0.2})
+    splits = cut(ImageFolder(tmp_path), options)
+    assert [item.name for item in splits["test"]] == ["test/a/x.png"]
+    assert 2 <= len(splits["validation"]) <= 16
+    assert len(splits["train"]) + len(splits["validation"]) == 40
 
 
 def test_the_listing_digest_sees_every_change(folder: Path) -> None:
