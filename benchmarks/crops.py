@@ -117,7 +117,7 @@ def one(arguments: argparse.Namespace, objective: str, way: str, seed: int) -> N
     if path.exists():
         return
     content = experiment(arguments, objective, name, seed)
-    before = patch("pipeline.loading.batch_pixels._have_the_views_size", lambda data: True)
+    before = patch("pipeline.loading.batch_pixels._have_the_views_size", return_value=True)
     if way == "original view":
         before.start()  # which makes the loader cut boxes of original views
     call(arguments, ["train"], content)
