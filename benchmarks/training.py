@@ -30,7 +30,7 @@ from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D as Sc
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from benchmarks.loading import IMAGE, WIDTHS, make_data, make_images
+from benchmarks.loading import WIDTHS, image_of, make_data, make_images
 from benchmarks.timing import Cost, cost_of, ratios, rounds, spread, verdict
 from pipeline.loading.batch import Batch, SplitData
 from pipeline.loading.loaders import LoadingOptions, training_loader
@@ -44,6 +44,7 @@ from pipeline.representations.local_std import LocalStdOptions
 from pipeline.training.module import StudentModule
 from pipeline.training.train_options import TrainOptions
 
+IMAGE = image_of(32)
 VIEWS: dict[str, Any] = {"invariance": {}, "variance": {}, "view_dependence": {}}
 COMPUTED = {"scattering": 15_552, "hog": 1_152, "local_std": 3_072, "dct": 3_072}
 
@@ -175,8 +176,8 @@ def main() -> None:
     torch.set_num_threads(2)
     teachers = ["ViT-B-32"] if arguments.quick else ["ViT-B-32", "ViT-B-16"]
     with tempfile.TemporaryDirectory() as root:
-        make_images(Path(root) / "images", 1000)
-        data = make_data(Path(root) / "images", Path(root), 1000)
+        make_images(Path(root) / "images", 1000, 32)
+        data = make_data(Path(root) / "images", Path(root), 1000, 32)
         steps = {
             name: stepper(data, arguments.architecture, arguments.batch, **way)
             for name, way in ways(teachers).items()
