@@ -74,13 +74,14 @@ def make_data(images: Path, root: Path, count: int, size: int) -> SplitData:
     """Pack images into tars and store random targets for them."""
     source = ImageFolderOptions(root=str(images)).open()
     items = cut(source, SplitOptions())["train"][:count]
+    shard = min(SHARD, len(items) // (2 * WORKERS))  # so that each worker has some
     manifest = write_split(
         source,
         items,
         root / "train",
         dataset="benchmark",
         split="train",
-        options=ShardOptions(samples=SHARD),
+        options=ShardOptions(samples=shard),
         provenance={},
         progress=Silent(),
     )
@@ -98,7 +99,7 @@ def make_data(images: Path, root: Path, count: int, size: int) -> SplitData:
             samples=len(items),
             width=width,
             stored_type="float16",
-            samples_per_shard=SHARD,
+            samples_per_shard=shard,
         )
         for first in range(0, len(items), writer.chunk_rows("train")):
             chunk = rows[first : first + writer.chunk_rows("train")]
