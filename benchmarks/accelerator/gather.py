@@ -30,6 +30,7 @@ ROOTS = (
     "open_clip_torch",
     "pydantic",
     "ruamel.yaml",
+    "simplejpeg",
     "universal_pathlib",
     "webdataset",
     "zarr",
