@@ -41,10 +41,22 @@ class ImageOptions(Options):
 
 
 class Preparation(Protocol):
-    """Turns one decoded image into a tensor; equal preparations give equal tensors."""
+    """Turns one decoded image into a tensor; equal preparations give equal tensors.
+
+    It has two steps: one for each image on the CPU, and one for a batch on any device. Together
+    they give what a call gives, bit for bit.
+    """
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return one prepared image (C, H, W), float32."""
+        ...
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Return the image (C, H, W) as `finish` takes it: uint8, where 8 bits hold it."""
+        ...
+
+    def finish(self, pixels: Tensor) -> Tensor:
+        """Return prepared images (B, C, H, W), float32, on the device of their pixels."""
         ...
 
     def __hash__(self) -> int: ...
@@ -97,12 +109,20 @@ def normalise(images: Tensor, options: ImageOptions) -> Tensor:
             f"Expected images (..., {channels}, H, W), one channel per mean; "
             f"found {tuple(images.shape)}."
         )
-    if images.dtype == torch.uint8:
-        images = images.float() / 255
-    elif not images.is_floating_point():
+    if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(f"Images are uint8, or floats in [0, 1]; found {images.dtype}.")
-    mean, std = (_column(v, images.dtype, images.device) for v in (options.mean, options.std))
-    return (images - mean) / std
+    return standardise(images, options.mean, options.std)
+
+
+def standardise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return (images - mean) / std for images (..., C, H, W), uint8 in [0, 255] or in [0, 1].
+
+    All devices agree bit for bit on uint8: a GPU would multiply by the inverse of a plain number.
+    """
+    if images.dtype == torch.uint8:
+        images = images.float() / _column((255.0,), torch.float32, images.device)
+    means, deviations = (_column(v, images.dtype, images.device) for v in (mean, std))
+    return (images - means) / deviations
 
 
 def denormalise(images: Tensor, options: ImageOptions) -> Tensor:
@@ -125,4 +145,12 @@ class OriginalView:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the normalised original view (C, size, size), float32."""
-        return normalise(original_view(image, self.options), self.options)
+        return self.finish(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Return the original view (C, size, size), uint8."""
+        return original_view(image, self.options)
+
+    def finish(self, pixels: Tensor) -> Tensor:
+        """Return normalised original views (..., C, size, size), float32."""
+        return normalise(pixels, self.options)

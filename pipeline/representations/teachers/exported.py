@@ -1,11 +1,9 @@
 """Teachers from a `torch.export` file: any network, from any library."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
@@ -18,6 +16,8 @@ from pipeline.representations.teachers.frozen import (
     LibraryPreparation,
     Precision,
     TeacherOptions,
+    Transform,
+    in_mode,
     library_versions,
 )
 
@@ -102,20 +102,21 @@ class ExportedNetwork(nn.Module):
         return vectors
 
 
-def _transform(settings: dict[str, Any]) -> Callable[[Image.Image], Tensor]:
+def _transform(settings: dict[str, Any]) -> Transform:
     from torchvision import transforms
 
     mode = "L" if len(settings["mean"]) == 1 else "RGB"
     interpolation = transforms.InterpolationMode(settings["interpolation"])
-    prepare = transforms.Compose(
+    prepare: Transform = transforms.Compose(
         [
+            in_mode(mode),
             transforms.Resize(settings["resize"], interpolation=interpolation),
             transforms.CenterCrop(settings["size"]),
             transforms.ToTensor(),
             transforms.Normalize(settings["mean"], settings["std"]),
         ]
     )
-    return lambda image: prepare(image.convert(mode))
+    return prepare
 
 
 def _load(path: Path) -> nn.Module:

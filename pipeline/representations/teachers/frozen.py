@@ -2,20 +2,23 @@
 
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.base.errors import WeightsError, WeightsMissingError
 from pipeline.base.precision import full_precision
-from pipeline.images.original_view import Preparation
+from pipeline.images.original_view import Preparation, standardise
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 
 Precision = Literal["float32", "bfloat16"]
+Transform = Callable[[Any], Any]  # of an image, or one step of it
 Setting = str | int | float | tuple["Setting", ...] | None
 
 
@@ -27,7 +30,8 @@ class FrozenTeacher(Representation):
     """A frozen network (B, C, H, W) -> (B, D) as a representation.
 
     It never trains: it stays in evaluation mode and has no gradients. `precision` is that of the
-    network's matrix products; vectors are float32.
+    network's matrix products; vectors are float32. Convolutions run in the layout that is faster:
+    on a CPU, with channels last.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class FrozenTeacher(Representation):
         self.preparation = preparation
         self.precision = precision
         self._identity = dict(identity)
+        self._convolutions = sum(isinstance(m, nn.Conv2d) for m in network.modules())
+        self._layout = torch.contiguous_format
         self.training = False
 
     def train(self, mode: bool = True) -> Self:
@@ -55,10 +61,23 @@ class FrozenTeacher(Representation):
         device = images.device
         bfloat16 = torch.autocast(device.type, dtype=torch.bfloat16)
         with bfloat16 if self.precision == "bfloat16" else full_precision(device):
-            output = self.network(images.float())
+            output = self.network(self._laid_out(images.float()))
         # Some towers return their tokens too; the embedding comes first.
         embedding: Tensor = output[0] if isinstance(output, tuple) else output
         return embedding.flatten(1).to(torch.promote_types(torch.float32, images.dtype))
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        """Return the images in the faster layout, which the weights get too.
+
+        One convolution alone, which cuts patches, gains nothing.
+        """
+        last = images.device.type == "cpu" and self._convolutions > 1
+        wanted = torch.channels_last if last else torch.contiguous_format
+        if wanted != self._layout:
+            with torch.inference_mode(mode=False):
+                self.network.to(memory_format=wanted)
+            self._layout = wanted
+        return images.contiguous(memory_format=wanted)
 
     def identity(self) -> dict[str, JsonValue]:
         """Kind, model, preprocessing, digest of the weights, precision and library versions."""
@@ -70,22 +89,39 @@ class LibraryPreparation:
 
     `make` is an importable function from settings to a transform. The transform is made at the
     first use and is not pickled. Grey images become RGB.
+
+    If it is torchvision's `Compose`, ends with `ToTensor` and `Normalize`, and arithmetic on 8-bit
+    images gives the same bits as these two, `finish` does them for a batch, on any device.
     """
 
     def __init__(
         self,
-        make: Callable[[dict[str, Setting]], Callable[[Image.Image], Tensor]],
+        make: Callable[[dict[str, Setting]], Transform],
         settings: Mapping[str, object],
     ) -> None:
         self.make = make
         self.settings = tuple((key, _hashable(value)) for key, value in sorted(settings.items()))
-        self._transform: Callable[[Image.Image], Tensor] | None = None
+        self._parts: _Parts | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return one prepared image (C, H, W), float32."""
-        if self._transform is None:
-            self._transform = self.make(dict(self.settings))
-        return self._transform(image)
+        prepared: Tensor = self._made().whole(image)
+        return prepared
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Return the image (C, H, W) before the last two steps, uint8, or after them."""
+        parts = self._made()
+        return self(image) if parts.last is None else _pixels(parts.first(image))
+
+    def finish(self, pixels: Tensor) -> Tensor:
+        """Return prepared images (B, C, H, W), float32."""
+        last = self._made().last
+        return pixels if last is None else standardise(pixels, *last)
+
+    def _made(self) -> "_Parts":
+        if self._parts is None:
+            self._parts = _Parts.of(self.make(dict(self.settings)))
+        return self._parts
 
     def __hash__(self) -> int:
         return hash((self.make, self.settings))
@@ -96,11 +132,48 @@ class LibraryPreparation:
         return (self.make, self.settings) == (other.make, other.settings)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_transform": None}
+        return {**self.__dict__, "_parts": None}
 
     def describe(self) -> JsonValue:
         """Return the settings as JSON, for an identity."""
         return {key: _json(value) for key, value in self.settings}
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A transform as a whole, and in two parts: up to 8 bits, and mean and std of the rest.
+
+    `last` is None if it has no such parts.
+    """
+
+    whole: Transform
+    first: Transform
+    last: tuple[tuple[float, ...], tuple[float, ...]] | None
+
+    @classmethod
+    def of(cls, transform: Any) -> "_Parts":
+        from torchvision.transforms import Compose, Normalize, ToTensor
+
+        steps = transform.transforms if isinstance(transform, Compose) else ()
+        match steps:
+            case [*first, ToTensor() as to_tensor, Normalize() as normalize]:
+                mean, std = (tuple(map(float, v)) for v in (normalize.mean, normalize.std))
+                ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+                image = ramp if len(mean) == 1 else Image.merge("RGB", [ramp] * 3)
+                if torch.equal(standardise(_pixels(image), mean, std), normalize(to_tensor(image))):
+                    return cls(transform, Compose(first), (mean, std))
+        return cls(transform, transform, None)
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Return an 8-bit image as (C, H, W), uint8."""
+    array = np.array(image)
+    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+
+
+def in_mode(mode: str) -> Transform:
+    """Return a step that converts images to a mode, unless they have it."""
+    return lambda image: image if image.mode == mode else image.convert(mode)
 
 
 def _hashable(value: object) -> Setting:

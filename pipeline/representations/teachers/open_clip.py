@@ -4,12 +4,11 @@ The embedding is that of `encode_image`, not normalised; only the image tower is
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from pipeline.representations.teachers.frozen import (
     Precision,
     Setting,
     TeacherOptions,
+    Transform,
     library_versions,
 )
 
@@ -138,12 +138,10 @@ def text_embeddings(
     return torch.cat(parts)
 
 
-def _transform(settings: dict[str, Setting]) -> Callable[[Image.Image], Tensor]:
+def _transform(settings: dict[str, Setting]) -> Transform:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    transform: Callable[[Image.Image], Tensor] = image_transform_v2(
-        PreprocessCfg(**settings), is_train=False
-    )
+    transform: Transform = image_transform_v2(PreprocessCfg(**settings), is_train=False)
     return transform
 
 

@@ -3,13 +3,11 @@
 The embedding is the input of a classifier: `forward_head(..., pre_logits=True)`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from PIL import Image
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.base.digests import state_digest
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
@@ -20,6 +18,8 @@ from pipeline.representations.teachers.frozen import (
     Precision,
     Setting,
     TeacherOptions,
+    Transform,
+    in_mode,
     library_versions,
     read_state,
 )
@@ -63,12 +63,14 @@ class TimmOptions(TeacherOptions):
         return FrozenTeacher(network.eval(), preparation, identity, self.precision)
 
 
-def _transform(settings: dict[str, Setting]) -> Callable[[Image.Image], Tensor]:
+def _transform(settings: dict[str, Setting]) -> Transform:
     from timm.data import create_transform
+    from torchvision.transforms import Compose
 
-    prepare = create_transform(**settings, is_training=False)
     # timm converts images when it opens files, before its transform.
-    return lambda image: prepare(image.convert("RGB"))
+    steps = [in_mode("RGB"), *create_transform(**settings, is_training=False).transforms]
+    prepare: Transform = Compose(steps)
+    return prepare
 
 
 def _load(options: TimmOptions) -> nn.Module:
