@@ -13,6 +13,7 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest, read_manifests
 from stages.experiment.chosen import Chosen
+from stages.experiment.dvc_links import run_by_dvc
 from stages.experiment.dvc_lock import changed_by_hand
 from stages.experiment.paths import dataset_layout, other_stores
 from stages.experiment.requirements import require_enough, require_files
@@ -31,9 +32,14 @@ def extract_features(
     only: tuple[str, ...],
     workers: int | None,
     scheduler: str | None,
+    batch_size: int | None,
     force: bool,
 ) -> Result:
-    """Compute the experiment's features that are not in the store yet."""
+    """Compute the experiment's features that are not in the store yet.
+
+    As a stage of DVC, which asks for one feature at a time, it decodes the images once for all of
+    them: the first stage computes what is missing, and each of the others publishes its feature.
+    """
     experiment = chosen.experiment
     layout = dataset_layout(experiment.dataset.name, data)
     wanted = {n: f for n, f in experiment.features.items() if not only or n in only}
@@ -58,22 +64,30 @@ def extract_features(
         for name, options in wanted.items()
         if force or not _seems_stored(store, name, options, image, manifests)
     }
+    beside = {
+        name: options
+        for name, options in experiment.features.items()
+        if run_by_dvc() and name not in wanted
+        if not _seems_stored(store, name, options, image, manifests)
+    }
     require_files(lacking)
-    times = [
-        feature_record(layout, name, options, image, manifests) for name, options in lacking.items()
-    ]
+    times, begun = (
+        [feature_record(layout, name, options, image, manifests) for name, options in group.items()]
+        for group in (lacking, beside if lacking else {})
+    )
     if not times:
         screen.progress.note("All of these features are stored; --force computes them again.")
-    with timed(times, screen.progress) as progress:
+    with timed(times, screen.progress, begun=begun) as progress:
         features = extract(
             wanted,
             image=image,
             shards=layout.shards,
             store=store,
             work=layout.work,
-            options=ClusterOptions(workers, scheduler),
+            options=ClusterOptions(workers, scheduler, batch_size),
             progress=progress,
             others=[FeatureStore(place) for place in other_stores(layout)],
+            beside=beside,
             force=force,
         )
     for name, feature in features.items():

@@ -5,18 +5,18 @@ import signal
 import sys
 
 from pipeline.features.extraction import engine
-from pipeline.features.extraction.worker import Task, extract_shard
-from pipeline.features.fidelity import Witness
+from pipeline.features.extraction.task import Task
+from pipeline.features.extraction.worker import extract_shard
 from stages.terminal.cli import main as cli
 
 DEADLY = "train/000003.tar"
 
 
-def extract_or_die(task: Task) -> dict[str, Witness]:
+def extract_or_die(task: Task) -> None:
     """Extract a shard, unless it is the deadly one."""
     if task.name == DEADLY:
         os.kill(os.getpid(), signal.SIGKILL)
-    return extract_shard(task)
+    extract_shard(task)
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ from pipeline.evaluation.voc07_protocol import MultiLabelOptions
 from pipeline.evaluation.zero_shot import ZeroShotOptions
 from pipeline.features.extraction import worker
 from pipeline.features.extraction.engine import feature_task
+from pipeline.features.extraction.task import Span, Task
 from pipeline.features.principal_components import fit_pca
 from pipeline.features.projection import Projection
 from pipeline.features.reduction import Reduction
@@ -496,8 +497,8 @@ def test_extraction_computes_on_the_workers_gpu(
     cell = {"cell": 4} if kind == "hog" else {}
     options = KINDS[kind].model_validate({"kind": kind, **cell})
     feature = feature_task(kind, options, IMAGE, manifests, tmp_path / "store", tmp_path / "work")
-    span = worker.Span(0, 0, 70)
-    task = worker.Task(data / "shards" / "train", (span,), IMAGE, (feature,), {}, 70)
+    span = Span(0, 0, 70)
+    task = Task(data / "shards" / "train", (span,), IMAGE, (feature,), {}, 70)
     # This thread is no worker of a cluster.
     here = SimpleNamespace(name=0, address="tcp://127.0.0.1:1", state=SimpleNamespace(nthreads=1))
     monkeypatch.setattr(worker, "get_worker", lambda: here)

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from pipeline.base.atomic import write_json
@@ -45,6 +45,11 @@ class Attempt:
     cores: int
     gpu: str
 
+    def shared(self, pieces: int) -> "Attempt":
+        """Return the attempt as one of several pieces of work that were done together."""
+        phases = tuple(replace(p, seconds=p.seconds / max(1, pieces)) for p in self.phases)
+        return replace(self, seconds=self.seconds / max(1, pieces), phases=phases)
+
 
 def record_name(work: str, digest: str) -> str:
     """Return the file name of the record of `work` whose result has this digest."""
@@ -52,11 +57,14 @@ def record_name(work: str, digest: str) -> str:
 
 
 @contextmanager
-def timed(paths: Sequence[Location], progress: Progress) -> Iterator[Progress]:
+def timed(
+    paths: Sequence[Location], progress: Progress, *, begun: Sequence[Location] = ()
+) -> Iterator[Progress]:
     """Yield a Progress that measures time; at the end, write the attempt to each of `paths`.
 
     Interrupted attempts are recorded too, and the next attempt is added to them. An attempt that
-    follows a finished one replaces the record.
+    follows a finished one replaces the record. To `begun`, records of work that another call
+    finishes, the attempt is written as an unfinished one. All records share the time evenly.
     """
     watch = _Stopwatch(progress)
     finished = False
@@ -64,8 +72,10 @@ def timed(paths: Sequence[Location], progress: Progress) -> Iterator[Progress]:
         yield watch
         finished = True
     finally:
-        attempt = watch.attempt(finished=finished)
-        for path in paths:
+        attempt = watch.attempt(finished=finished).shared(len(paths) + len(begun))
+        ended = [(path, attempt) for path in paths]
+        ended += [(path, replace(attempt, finished=False)) for path in begun]
+        for path, attempt in ended:
             before = read_attempts(path)
             kept = [] if before and before[-1].finished else before
             write_json(path, {"attempts": [asdict(a) for a in (*kept, attempt)]})

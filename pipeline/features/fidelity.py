@@ -74,6 +74,12 @@ class Witness:
             reduced.float(),
         )
 
+    def to(self, device: torch.device | str) -> "Witness":
+        """Return the witness on a device."""
+        tensors = (self.distances, self.embeddings, self.reduced)
+        distances, embeddings, reduced = (tensor.to(device) for tensor in tensors)
+        return Witness(distances, self.variance, embeddings, reduced)
+
     @cached_property
     def exact(self) -> list[tuple[float, Tensor]]:
         """DCor and its gradient for each embedding, without any loss."""
@@ -85,6 +91,55 @@ class Witness:
         return [_dcor(embedding, sample) for embedding in self.embeddings]
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What storing a batch of `images` loses: the errors of a `Fidelity`, in JSON values.
+
+    `stored` and `total` are the variances of what is stored and of the unreduced vectors.
+    """
+
+    images: int
+    dcor_error: float
+    dcor_error_independent: float
+    gradient_error: float
+    stored: float
+    total: float
+
+
+def loss_of(witness: Witness, encoding: Encoding, *, components: int | None = None) -> Loss:
+    """Measure what one batch loses if its first `components` (default: all) are stored.
+
+    Raises StoreError if the stored type cannot hold the values.
+    """
+    stored = _stored(witness, encoding, components)
+    found, exact = witness.against(pairwise_distances(stored)), witness.exact
+    dependent, independent = (abs(a - b) for (a, _), (b, _) in zip(found, exact, strict=True))
+    return Loss(
+        images=len(witness.reduced),
+        dcor_error=dependent,
+        dcor_error_independent=independent,
+        gradient_error=_relative_error(found[0][1], exact[0][1]),
+        stored=_total_variance(stored),
+        total=witness.variance,
+    )
+
+
+def fidelity_of(losses: Sequence[Loss], bytes_per_image: int) -> Fidelity:
+    """Return the fidelity that the losses of some batches amount to."""
+    errors = [loss.dcor_error for loss in losses]
+    total = sum(loss.total for loss in losses)
+    stored = sum(loss.stored for loss in losses)
+    return Fidelity(
+        images=sum(loss.images for loss in losses),
+        dcor_error_max=max(errors),
+        dcor_error_mean=sum(errors) / len(errors),
+        dcor_error_independent=max(loss.dcor_error_independent for loss in losses),
+        gradient_error=max(loss.gradient_error for loss in losses),
+        explained_variance=min(1.0, stored / total) if total > 0 else 1.0,
+        bytes_per_image=bytes_per_image,
+    )
+
+
 def measure_fidelity(
     witnesses: Sequence[Witness], encoding: Encoding, *, components: int | None = None
 ) -> Fidelity:
@@ -92,26 +147,9 @@ def measure_fidelity(
 
     Raises StoreError if the stored type cannot hold the values.
     """
-    dependent, independent, gradients, kept = [], [], [], 0.0
-    for witness in witnesses:
-        stored = _stored(witness, encoding, components)
-        found, exact = witness.against(pairwise_distances(stored)), witness.exact
-        errors = [abs(a - b) for (a, _), (b, _) in zip(found, exact, strict=True)]
-        dependent.append(errors[0])
-        independent.append(errors[1])
-        gradients.append(_relative_error(found[0][1], exact[0][1]))
-        kept += _total_variance(stored)
-    whole = sum(witness.variance for witness in witnesses)
     width = components or witnesses[0].reduced.shape[1]
-    return Fidelity(
-        images=sum(len(witness.reduced) for witness in witnesses),
-        dcor_error_max=max(dependent),
-        dcor_error_mean=sum(dependent) / len(dependent),
-        dcor_error_independent=max(independent),
-        gradient_error=max(gradients),
-        explained_variance=min(1.0, kept / whole) if whole > 0 else 1.0,
-        bytes_per_image=width * encoding.itemsize,
-    )
+    losses = [loss_of(witness, encoding, components=components) for witness in witnesses]
+    return fidelity_of(losses, width * encoding.itemsize)
 
 
 def fewest_components(
@@ -148,8 +186,9 @@ def fewest_components(
 
 def _stored(witness: Witness, encoding: Encoding, components: int | None) -> Tensor:
     part = encoding if components is None else encoding.first(components)
-    reduced = witness.reduced[:, :components].cpu().numpy()
-    return torch.from_numpy(part.decode(part.encode(reduced)))
+    reduced = witness.reduced[:, :components]
+    stored = torch.from_numpy(part.decode(part.encode(reduced.cpu().numpy())))
+    return stored.to(reduced.device)
 
 
 def _total_variance(x: Tensor) -> float:

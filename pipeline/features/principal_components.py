@@ -43,6 +43,10 @@ class Pca:
         """Return the leading `components` only."""
         return Pca(self.mean, self.basis[:, :components], self.variance_ratio[:components])
 
+    def to(self, device: torch.device | str) -> "Pca":
+        """Return the components on a device."""
+        return Pca(self.mean.to(device), self.basis.to(device), self.variance_ratio)
+
     def apply(self, x: Tensor) -> Tensor:
         """Map vectors (B, D) to scores (B, K)."""
         with full_precision(x.device):

@@ -43,6 +43,10 @@ class Projection:
         signs = torch.randint(0, 2, (input_width,), generator=random).float() * 2 - 1
         return cls(outputs, signs, width)
 
+    def to(self, device: torch.device | str) -> "Projection":
+        """Return the projection on a device."""
+        return Projection(self.outputs.to(device), self.signs.to(device), self.width)
+
     def apply(self, x: Tensor) -> Tensor:
         """Map vectors (B, D) to (B, width), a block of rows at a time."""
         outputs, signs = self.outputs.to(x.device), self.signs.to(x.device)

@@ -34,6 +34,11 @@ class Reduction:
             return self.pca.basis.shape[1]
         return original if self.projection is None else self.projection.width
 
+    def to(self, device: torch.device | str) -> "Reduction":
+        """Return the reduction on a device, where `apply` need not send it each time."""
+        projection = None if self.projection is None else self.projection.to(device)
+        return Reduction(projection, None if self.pca is None else self.pca.to(device))
+
     def apply(self, x: Tensor) -> Tensor:
         """Map representations (B, D) to reduced vectors (B, K), float32."""
         x = x.float()

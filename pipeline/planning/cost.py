@@ -98,11 +98,11 @@ def extraction_cost(
     pace, fixed = _pace(sample, meter, workers, elapsed)
     original = stored.report["original_width"]
     fit_width = min(original, PROJECTED_WIDTH)
-    fitted, compared = split_counts(options, fit_width, sample.images["train"])
+    fitted, _ = split_counts(options, fit_width, sample.images["train"])
     width = _whole_width(options, stored.width, fitted, fit_width)
     if options.reduce.by_components:
         fixed += _fit_seconds(fitted, fit_width, width)
-    seconds = fixed + pace.seconds(sample.shards, sample.total + fitted + compared)
+    seconds = fixed + pace.seconds(sample.shards, sample.total)
     size = _stored_bytes(stored, width, Encoding(options.dtype).itemsize, sample)
     by_components = fitted if options.reduce.by_components else 0
     return FeatureCost(width, size, 1 / pace.per_image, seconds, by_components), stored

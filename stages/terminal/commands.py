@@ -123,6 +123,11 @@ def shard(**options: Any) -> int:
     help="Number of local worker processes.  [default: one per core, fewer for few images]",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="Use a running Dask scheduler, tcp://...")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Images that a network takes at once.  [default: what suits the device and the network]",
+)
 @data_option
 @click.option("--force", is_flag=True, help="Recompute features that are already stored.")
 def extract_features(**options: Any) -> int:

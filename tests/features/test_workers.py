@@ -52,7 +52,7 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
         logs.close()
 
 
-def device_of_two() -> str:
+def device_of_two() -> torch.device:
     """Return the device of this process on a host with two GPUs, which are not asked anything."""
     torch.cuda.device_count = lambda: 2
     setattr(torch.cuda, "get_device_properties", int)  # noqa: B010
@@ -85,7 +85,7 @@ def test_plain_workers_of_a_host_share_its_gpus_evenly(scheduler: str) -> None:
 def test_without_a_gpu_a_worker_takes_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     own_gpu.cache_clear()
-    assert worker._device() == "cpu"
+    assert worker._device() == torch.device("cpu")
 
 
 def settings(task: Any) -> tuple[int, str | None, str | None]:

@@ -21,7 +21,8 @@ from pipeline.base.errors import StoreError
 from pipeline.base.processes import deaf_children
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted
-from pipeline.features.extraction.worker import Task
+from pipeline.features.extraction.task import Task
+from pipeline.features.extraction.worker import TASKS_AT_ONCE
 
 Result = TypeVar("Result")
 # Starting a worker process takes seconds, which does not pay if it gets fewer shards than this.
@@ -51,23 +52,28 @@ LOCAL_LINK = {"distributed.dashboard.link": f"{{scheme}}://{LOCAL}:{{port}}/stat
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where tasks run: `workers` local processes, or the scheduler at an address."""
+    """Where tasks run: `workers` local processes, or the scheduler at an address.
+
+    `batch_size` is how many images a network takes at once, None for what suits its device.
+    """
 
     workers: int | None = None
     scheduler: str | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Dask cluster that runs tasks; `tasks_per_host` counts those that each host runs at once.
+    """A Dask cluster that runs tasks; `workers_per_host` counts its processes on each host.
 
     `revive` starts new workers if it can. A worker that dies before it has told its keeper that it
     is there is not replaced by Dask, so there may be none left, and nothing would go on.
     """
 
     client: Client
-    tasks_per_host: Mapping[str, int]
+    workers_per_host: Mapping[str, int]
     revive: Callable[[], None]
+    batch_size: int | None = None
 
     def run(
         self,
@@ -157,10 +163,9 @@ def cluster(options: ClusterOptions, *, shards: int, progress: Progress) -> Iter
     with _running(options, shards) if options.scheduler else _local(options, shards) as client:
         if client.dashboard_link:
             progress.note(f"Dask dashboard, while this runs: {client.dashboard_link}")
-        tasks_per_host = Counter[str]()
-        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
-            tasks_per_host[worker["host"]] += worker["nthreads"]
-        yield Cluster(client, tasks_per_host, partial(_revive, client))
+        found = client.scheduler_info(n_workers=-1)["workers"].values()
+        hosts = Counter[str](worker["host"] for worker in found)
+        yield Cluster(client, hosts, partial(_revive, client), options.batch_size)
 
 
 def _revive(client: Client) -> None:
@@ -210,7 +215,7 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
         LocalCluster(
             loop=loop,
             n_workers=workers,
-            threads_per_worker=1,
+            threads_per_worker=TASKS_AT_ONCE,
             # A thread of this process would have its settings, among them that idle threads spin,
             # unless it was started with those of workers, as the command line is.
             processes=workers > 1 or os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE",

@@ -1,13 +1,15 @@
 """Running an extraction: finding what is missing, having it computed, and publishing it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pipeline.base.digests import digest
-from pipeline.base.errors import ConfigError, StoreError
+from pipeline.base.errors import ConfigError, MvmrError, StoreError
 from pipeline.base.locations import Location, is_local, names_in
 from pipeline.base.locks import exclusive
 from pipeline.base.progress import Progress
@@ -15,15 +17,27 @@ from pipeline.datasets.source import Split
 from pipeline.features.encoding import Encoding
 from pipeline.features.extraction.cluster import Cluster, ClusterOptions, cluster
 from pipeline.features.extraction.fingerprint import fingerprint_of
-from pipeline.features.extraction.prepare import Sampling, check_basis, lay_out, prepare
+from pipeline.features.extraction.kept import kept_losses
+from pipeline.features.extraction.prepare import (
+    Sampling,
+    check_basis,
+    lay_out,
+    prepare,
+    report_fidelity,
+    rows_to_measure,
+    write_fitted,
+)
+from pipeline.features.extraction.sink import MEASURED_BATCH
 from pipeline.features.extraction.takeover import (
+    Mask,
     Taken,
     adopt_reduction,
     donors_of,
     of_one_basis,
     take_over,
 )
-from pipeline.features.extraction.worker import FeatureTask, Span, Task, extract_shard
+from pipeline.features.extraction.task import FeatureTask, Span, Task
+from pipeline.features.extraction.worker import extract_shard
 from pipeline.features.store import (
     FeatureStore,
     Fingerprint,
@@ -53,6 +67,7 @@ def extract(
     options: ClusterOptions,
     progress: Progress,
     others: Sequence[FeatureStore] = (),
+    beside: Mapping[str, RepresentationOptions] | None = None,
     force: bool = False,
 ) -> dict[str, StoredFeature]:
     """Compute and publish what the store lacks of the features, and return all requested ones.
@@ -61,6 +76,9 @@ def extract(
     taken over that `store` or one of `others` holds, made alike, and only the rest is computed;
     with `force`, all is computed. A feature that is replaced, and holds other rows, is kept as
     superseded. Unfinished work below `work` is continued.
+
+    If images have to be decoded, features `beside` these that the store lacks are computed too, but
+    not published: another call, which asks for them, finds them finished below `work`.
     """
     shards, work, path = shards.absolute(), work.absolute(), store.path.absolute()
     store = FeatureStore(path)
@@ -74,7 +92,16 @@ def extract(
                 tasks.append(task)
         if tasks:
             stores = () if force else (store, *others)
-            complete(tasks, manifests, image, shards, options, progress, stores=stores)
+            complete(
+                tasks,
+                manifests,
+                image,
+                shards,
+                options,
+                progress,
+                stores=stores,
+                beside=lambda: _beside(beside or {}, image, manifests, store, work, progress),
+            )
     return {name: store[name] for name in features}
 
 
@@ -94,6 +121,32 @@ def _is_stored(store: FeatureStore, task: FeatureTask, progress: Progress) -> bo
     if restored:
         progress.note(f"{task.name} was superseded, and is in use again; nothing is computed.")
     return bool(restored)
+
+
+def _beside(
+    features: Mapping[str, RepresentationOptions],
+    image: ImageOptions,
+    manifests: Mapping[Split, Manifest],
+    store: FeatureStore,
+    work: Location,
+    progress: Progress,
+) -> Iterator[FeatureTask]:
+    """Yield the tasks of features that the store holds nowhere, without those that cannot be made.
+
+    Nobody asked for these, so whoever does is told what is wrong with them.
+    """
+    for name, options in features.items():
+        try:
+            task = feature_task(name, options, image, manifests, store.path, work)
+        except MvmrError as error:
+            progress.note(_left_out(name, error))
+            continue
+        if not any(without_basis(found.fingerprint) == task.fingerprint for found in store.every()):
+            yield task
+
+
+def _left_out(name: str, error: MvmrError) -> str:
+    return f"{name} is not computed along with what is asked for: {error}"
 
 
 def unfinished(work: Location) -> list[tuple[str, str, int]]:
@@ -160,17 +213,22 @@ def complete(
     progress: Progress,
     *,
     stores: Sequence[FeatureStore] = (),
+    beside: Callable[[], Iterable[FeatureTask]] = tuple,
 ) -> None:
     """Do the remaining work on unfinished features, and publish them.
 
-    Rows that one of `stores` holds are taken over.
+    Rows that one of `stores` holds are taken over. If any are to be computed, the features that
+    `beside` returns are computed too, and not published.
     """
     identities = {s: read_contents(shards / s, manifest) for s, manifest in manifests.items()}
-    taken = dict[str, dict[Split, Taken]]()
-    for feature in features:
-        taken[feature.name] = _begun(feature, stores, manifests, identities, progress)
+    begun = partial(
+        _begun, stores=stores, manifests=manifests, identities=identities, progress=progress
+    )
+    taken = {feature.name: begun(feature) for feature in features}
     if any(_remaining(feature, manifests) for feature in features):
-        _compute(features, taken, manifests, image, shards, options, progress)
+        also = list(beside())
+        taken |= {feature.name: begun(feature) for feature in also}
+        _compute(features, also, taken, manifests, image, shards, options, progress)
     progress.start("publish", 0, "")
     for feature in features:
         writer = feature.writer()
@@ -233,7 +291,7 @@ def _worth_it(
 def _remaining(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> bool:
     writer = feature.writer()
     done = writer.done()
-    return not writer.has_reduction() or any(
+    return not writer.has_report() or any(
         (split, number) not in done
         for split, manifest in manifests.items()
         for number in range(len(manifest.shards))
@@ -242,6 +300,7 @@ def _remaining(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> boo
 
 def _compute(
     features: Sequence[FeatureTask],
+    beside: Sequence[FeatureTask],
     taken: Mapping[str, Mapping[Split, Taken]],
     manifests: Mapping[Split, Manifest],
     image: ImageOptions,
@@ -249,66 +308,137 @@ def _compute(
     options: ClusterOptions,
     progress: Progress,
 ) -> None:
-    """Compute all rows that are neither stored nor taken over."""
+    """Compute all rows that are neither stored nor taken over.
+
+    Features `beside` those that are asked for are left out if they cannot be prepared.
+    """
     total = sum(len(manifest.shards) for manifest in manifests.values())
     progress.start("start workers", 0, "")
     with cluster(options, shards=total, progress=progress) as running:
-        for feature in features:
-            if not feature.writer().has_reduction():
-                prepare(Sampling(feature, image, shards, manifests["train"], running, progress))
-            lay_out(feature, manifests)
-        pending = [*_pending(features, taken, manifests, image, shards, running)]
-        names = ", ".join(feature.name for feature in features)
+        ready = list[FeatureTask]()
+        for feature in (*features, *beside):
+            try:
+                if not feature.writer().has_reduction():
+                    prepare(Sampling(feature, image, shards, manifests["train"], running, progress))
+                lay_out(feature, manifests)
+            except MvmrError as error:
+                if feature not in beside:
+                    raise
+                progress.note(_left_out(feature.name, error))
+            else:
+                ready.append(feature)
+        todo = [_Todo.of(feature, taken[feature.name], manifests) for feature in ready]
+        pending = [*_pending(todo, manifests, image, shards, running)]
+        names = ", ".join(feature.name for feature in ready)
         count = sum(task.images for task in pending)
         progress.start(f"extract {names}", count, "images", step="extract")
-        witnesses = running.run(extract_shard, pending, progress)
+        running.run(extract_shard, pending, progress)
         progress.start("stop workers", 0, "")
-    for feature in features:
-        own = [found[feature.name] for found in witnesses if feature.name in found]
-        check_basis(feature, own, manifests["train"], progress)
+    for feature in ready:
+        if not feature.writer().has_report():
+            report_fidelity(feature, manifests["train"])
+        elif taken[feature.name]:
+            found = [loss for losses in kept_losses(feature.work).values() for loss in losses]
+            check_basis(feature, found, manifests["train"], progress)
+
+
+@dataclass(frozen=True)
+class _Todo:
+    """What is to be done for one feature.
+
+    `kept` are the rows (samples,) of each split that are written, or will be copied; `done` are the
+    shards that are finished; `measured` are the rows of shards on which fidelity is to be measured.
+    """
+
+    feature: FeatureTask
+    kept: Mapping[Split, Mask]
+    done: frozenset[tuple[str, int]]
+    measured: Mapping[tuple[str, int], frozenset[int]]
+
+    @classmethod
+    def of(
+        cls,
+        feature: FeatureTask,
+        taken: Mapping[Split, Taken],
+        manifests: Mapping[Split, Manifest],
+    ) -> "_Todo":
+        """Find out what is to be done, after writing what is known already."""
+        kept = {
+            split: taken[split].kept.copy() if split in taken else np.zeros(manifest.samples, bool)
+            for split, manifest in manifests.items()
+        }
+        train = manifests["train"]
+        kept["train"] |= write_fitted(feature, train)
+        writer = feature.writer()
+        done = writer.done()
+        measured = dict[tuple[str, int], frozenset[int]]()
+        if not writer.has_report():
+            measured = {("train", n): rows for n, rows in rows_to_measure(feature, train).items()}
+        elif feature.is_fitted and taken:
+            measured = {("train", n): rows for n, rows in _new_rows(train, kept["train"], done)}
+        known = kept_losses(feature.work)
+        left = {place: rows for place, rows in measured.items() if place not in known}
+        return cls(feature, kept, done, left)
+
+    def concerns(self, split: Split, number: int) -> bool:
+        """Whether a shard has something to be done."""
+        return (split, number) not in self.done or (split, number) in self.measured
+
+    def kept_of(self, split: Split, number: int, rows: range) -> frozenset[int]:
+        """Return which of a shard's rows are kept."""
+        if (split, number) in self.done:
+            return frozenset(rows)
+        kept = np.flatnonzero(self.kept[split][rows.start : rows.stop])
+        return frozenset(rows.start + int(row) for row in kept)
+
+
+def _new_rows(
+    manifest: Manifest, kept: Mask, done: frozenset[tuple[str, int]]
+) -> Iterator[tuple[int, frozenset[int]]]:
+    """Yield shards with enough new rows to measure the fidelity of a reduction, and these rows."""
+    new = ~kept
+    new[sorted(manifest.invalid)] = False
+    for number, shard in enumerate(manifest.shards):
+        first = manifest.first_index(number)
+        rows = np.flatnonzero(new[first : first + shard.samples])[:MEASURED_BATCH]
+        if len(rows) >= FEWEST_WITNESSED and ("train", number) not in done:
+            yield number, frozenset(first + int(row) for row in rows)
 
 
 def _pending(
-    features: Sequence[FeatureTask],
-    taken: Mapping[str, Mapping[Split, Taken]],
+    todo: Sequence[_Todo],
     manifests: Mapping[Split, Manifest],
     image: ImageOptions,
     shards: Location,
     running: Cluster,
 ) -> Iterator[Task]:
-    """Yield a task for each shard that some feature lacks, with the rows to compute."""
-    done = {feature.name: feature.writer().done() for feature in features}
+    """Yield a task for each shard with something to be done, with the rows to compute."""
     for split, manifest in manifests.items():
         for number, shard in enumerate(manifest.shards):
-            lacking = [f for f in features if (split, number) not in done[f.name]]
+            lacking = [part for part in todo if part.concerns(split, number)]
             if not lacking:
                 continue
             first = manifest.first_index(number)
-            valid = {first + row for row in range(shard.samples)} - {
-                first + row for row in shard.invalid
+            every = range(first, first + shard.samples)
+            valid = frozenset(every) - {first + row for row in shard.invalid}
+            kept = {part.feature.name: part.kept_of(split, number, every) for part in lacking}
+            measured = {
+                part.feature.name: part.measured[split, number]
+                for part in lacking
+                if (split, number) in part.measured
             }
-            kept = {
-                f.name: frozenset(first + int(row) for row in np.flatnonzero(part))
-                for f in lacking
-                if split in taken[f.name]
-                and (part := taken[f.name][split].kept[first : first + shard.samples]).any()
-            }
-            everywhere = frozenset.intersection(*(kept.get(f.name, frozenset()) for f in lacking))
-            adopted = [f for f in lacking if f.is_fitted and split == "train" and taken[f.name]]
+            only = (valid - frozenset.intersection(*kept.values())).union(*measured.values())
             yield Task(
                 shards / split,
                 (Span(number, 0, shard.samples),),
                 image,
-                tuple(lacking),
-                running.tasks_per_host,
-                len(valid - everywhere),
-                only=frozenset(valid - everywhere) if kept else None,
+                tuple(part.feature for part in lacking),
+                running.workers_per_host,
+                len(only),
+                running.batch_size,
+                only=only if len(only) < len(valid) else None,
                 kept=kept,
-                witnesses=frozenset(
-                    f.name
-                    for f in adopted
-                    if len(valid - kept.get(f.name, frozenset())) >= FEWEST_WITNESSED
-                ),
+                measured=measured,
             )
 
 

@@ -21,7 +21,7 @@ from pipeline.datasets.source import Split
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import busy, complete, feature_task
 from pipeline.features.extraction.prepare import lay_out
-from pipeline.features.extraction.worker import FeatureTask
+from pipeline.features.extraction.task import FeatureTask
 from pipeline.features.store import FeatureStore, Fingerprint, check_fingerprint
 from pipeline.features.store.hierarchy import open_array
 from pipeline.features.store.integrity import REDUCTION, UNREADABLE, array_damage, root_attributes

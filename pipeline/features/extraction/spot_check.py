@@ -19,7 +19,8 @@ from pipeline.features.encoding import Array, Encoding
 from pipeline.features.extraction.cluster import ClusterOptions, cluster
 from pipeline.features.extraction.engine import feature_task
 from pipeline.features.extraction.recompute import recorded_of
-from pipeline.features.extraction.worker import Span, Task, recomputed_rows
+from pipeline.features.extraction.task import Span, Task
+from pipeline.features.extraction.worker import recomputed_rows
 from pipeline.features.reduction import Reduction
 from pipeline.features.store import StoredFeature, check_fingerprint
 from pipeline.representations.storing import StoredType
@@ -73,7 +74,7 @@ def spot_check(
                 (Span(number, min(rows) - first, max(rows) - first + 1),),
                 recorded.image,
                 (task,),
-                running.tasks_per_host,
+                running.workers_per_host,
                 len(rows),
                 only=frozenset(rows),
             )

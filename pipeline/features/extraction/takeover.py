@@ -15,7 +15,7 @@ from pipeline.base.errors import MvmrError
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import Split
 from pipeline.features.encoding import Array, Encoding
-from pipeline.features.extraction.worker import FeatureTask
+from pipeline.features.extraction.task import FeatureTask
 from pipeline.features.store import FeatureStore, FeatureWriter, StoredFeature, recipe_of
 from pipeline.features.store.feature import BASIS
 from pipeline.features.store.identities import Identities, Places, places_of

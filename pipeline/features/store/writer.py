@@ -36,6 +36,7 @@ FORMAT = 3
 CHUNK_BYTES = 64 * 2**20
 # A folder below the work of a feature, with one empty file per finished shard.
 DONE = "done"
+REPORT = "report"  # of a reduction
 # Held, in the folder of all unfinished features, by whoever writes to the store.
 LOCK = "lock"
 
@@ -66,7 +67,7 @@ class FeatureWriter:
             found = {}
         if digest(found.get("fingerprint")) == digest(self._fingerprint):
             return
-        remove_tree(self._markers)
+        remove_tree(self.work)
         remove_tree(self.home)
         self._group("a").attrs.put(self._unfinished())
 
@@ -86,23 +87,28 @@ class FeatureWriter:
         return {"format": FORMAT, "fingerprint": self._fingerprint, "complete": False}
 
     def write_reduction(self, arrays: Mapping[str, Array], attributes: Mapping[str, Any]) -> None:
-        """Store the reduction, which maps the representation to the stored numbers."""
+        """Store the reduction, which maps the representation to the stored numbers.
+
+        Its report may be among the attributes, or follow by `write_report`.
+        """
         group = self._group("r+").create_group(REDUCTION, overwrite=True)
         summary = hashlib.sha256(digest(attributes).encode())
         for name, values in sorted(arrays.items()):
-            row_bytes = max(1, values.nbytes // len(values))
-            array = group.create_array(
-                name,
-                shape=values.shape,
-                chunks=(max(1, min(len(values), CHUNK_BYTES // row_bytes)), *values.shape[1:]),
-                dtype=values.dtype,
-                fill_value=float("nan"),
-                compressors=checksums(),
-            )
-            array[...] = values
+            _write_array(group, name, values)
             summary.update(f"{name} {values.dtype} {values.shape};".encode())
             summary.update(values.tobytes())
         group.attrs.update({**attributes, "digest": summary.hexdigest(), "complete": True})
+
+    def write_report(self, arrays: Mapping[str, Array], report: Mapping[str, Any]) -> None:
+        """Store what was measured while rows were computed, beside the reduction."""
+        group: Any = self._group("r+")[REDUCTION]
+        for name, values in sorted(arrays.items()):
+            _write_array(group, name, values)
+        group.attrs.update({REPORT: dict(report)})
+
+    def has_report(self) -> bool:
+        """Whether there is a reduction with its report."""
+        return self.has_reduction() and REPORT in self._group("r")[REDUCTION].attrs.asdict()
 
     def has_reduction(self) -> bool:
         """Whether `write_reduction` has been completed."""
@@ -131,10 +137,9 @@ class FeatureWriter:
         Rows that such a run wrote with another reduction are discarded.
         """
         group = self._group("r+")
-        made_by = {
-            "fingerprint": digest(self._fingerprint),
-            "reduction": self.reduction_digest(),
-        }
+        made_by = {"fingerprint": digest(self._fingerprint)}
+        if BASIS in self._group("r")[REDUCTION].attrs.asdict():  # it was fitted
+            made_by["reduction"] = self.reduction_digest()
         if split in group:
             if made_by.items() <= group[split].attrs.asdict().items():
                 return
@@ -162,6 +167,10 @@ class FeatureWriter:
     def chunk_rows(self, split: str) -> int:
         """Return the number of rows per chunk of `split`."""
         return int(self._array(split).chunks[0])
+
+    def width(self, split: str) -> int:
+        """Return the numbers per row of `split`."""
+        return int(self._array(split).shape[1])
 
     def write_rows(
         self,
@@ -260,6 +269,20 @@ class FeatureWriter:
 
     def _array(self, split: str) -> "zarr.Array[Any]":
         return open_array(self.home / split, "r+")
+
+
+def _write_array(group: "zarr.Group", name: str, values: Array) -> None:
+    row_bytes = max(1, values.nbytes // len(values))
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=(max(1, min(len(values), CHUNK_BYTES // row_bytes)), *values.shape[1:]),
+        dtype=values.dtype,
+        fill_value=float("nan"),
+        compressors=checksums(),
+        overwrite=name in group,
+    )
+    array[...] = values
 
 
 def chunk_rows(samples_per_shard: int, width: int, itemsize: int) -> int:

@@ -1,0 +1,74 @@
+"""Threads that work beside the one that starts them, and end with it."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from threading import Barrier
+from types import TracebackType
+from typing import Self
+
+import torch
+
+
+@lru_cache(maxsize=4)
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Return this process's pool of so many threads, each of which computes on one core.
+
+    It stays until the process ends; whoever asks for as many threads shares it.
+    """
+    pool = ThreadPoolExecutor(
+        threads, "mvmr-pool", initializer=torch.set_num_threads, initargs=(1,)
+    )
+    # All threads start now: the setting is partly one of the process, and whoever computes beside
+    # the pool changes it afterwards.
+    everyone = Barrier(threads)
+    for started in [pool.submit(everyone.wait) for _ in range(threads)]:
+        started.result()
+    return pool
+
+
+class InOrder:
+    """A thread that does what it is given, in order; at most `waiting` calls wait for it.
+
+    Leaving the context with an exception drops the calls that have not begun.
+    """
+
+    def __init__(self, waiting: int) -> None:
+        self._thread = ThreadPoolExecutor(1, "mvmr-in-order")
+        self._waiting, self._failed = waiting, False
+        self._given = deque[Future[None]]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def do(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have a function called; first wait until there is room.
+
+        Raises what an earlier call raised. Later calls are then of no use, and are not made.
+        """
+        self._given.append(self._thread.submit(self._call, function, arguments))
+        while len(self._given) > self._waiting:
+            self._given.popleft().result()
+
+    def finish(self) -> None:
+        """Wait for all calls, and raise what the first that failed raised."""
+        while self._given:
+            self._given.popleft().result()
+
+    def _call(self, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        if self._failed:
+            return
+        try:
+            function(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
