@@ -4,8 +4,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -19,15 +22,19 @@ from pipeline.base.progress import Silent
 from pipeline.datasets.digits import Digits, DigitsOptions
 from pipeline.datasets.source import Encoded, Item
 from pipeline.datasets.split import SplitOptions, cut
+from pipeline.features.encoding import Encoding
+from pipeline.features.extraction import feed, worker
 from pipeline.features.extraction.cluster import ClusterOptions, cluster
 from pipeline.features.extraction.engine import extract
-from pipeline.features.extraction.fingerprint import check_features
+from pipeline.features.extraction.fingerprint import FIT_SEED, check_features
 from pipeline.features.extraction.task import Task
+from pipeline.features.fidelity import Witness, measure_fidelity
 from pipeline.features.reduction import Reduction
-from pipeline.features.store import FeatureStore, StoredFeature
+from pipeline.features.store import FeatureStore, FeatureWriter, StoredFeature
 from pipeline.images.decoding import decode
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.augmented import AugmentedOptions
+from pipeline.representations.handcrafted import HandCrafted
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.scattering import ScatteringOptions
@@ -114,6 +121,56 @@ def test_the_report_promises_a_fidelity_that_holds(shards: Path, tmp_path: Path)
     assert report["fidelity"]["images"] + report["fit_images"] == 300
     assert report["fidelity"]["bytes_per_image"] == 40
     assert 0 < report["fidelity"]["dcor_error_max"] < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_fidelity_of_what_is_stored_unreduced_is_that_of_its_rows(
+    shards: Path, tmp_path: Path, dtype: StoredType
+) -> None:
+    """It is measured while they are computed, in batches of one shard."""
+    options = HogOptions(cell=4, dtype=dtype)
+    stored = run({"hog": options}, shards, tmp_path)["hog"]
+    network, manifest = options.build(IMAGE), read_manifests(shards)["train"]
+    witnesses = []
+    for number in range(len(manifest.shards)):
+        files = [record.data for record in read_shard(shards / "train", manifest, number)]
+        vectors = network(torch.stack([network.preparation(decode(file)) for file in files]))
+        witnesses.append(Witness.of(vectors, vectors, FIT_SEED, number, 0))
+    expected = measure_fidelity(witnesses, Encoding(dtype))
+    assert stored.report["fidelity"] == pytest.approx(asdict(expected), rel=1e-3, abs=1e-9)
+    mean, deviation = stored.statistics()
+    rows = stored.read("train").astype(np.float64)
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(deviation, rows.std(0, ddof=1), rtol=1e-4, atol=1e-6)
+
+
+def test_batches_of_any_size_give_the_same_rows(shards: Path, tmp_path: Path) -> None:
+    whole = run({"hog": HOG}, shards, tmp_path / "whole")["hog"].read("train")
+    odd = ClusterOptions(workers=1, batch_size=13)
+    found = run({"hog": HOG}, shards, tmp_path / "odd", cluster=odd)["hog"].read("train")
+    np.testing.assert_allclose(found, whole, rtol=2**-10, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", ["network", "preparation", "writing"])
+def test_whatever_fails_in_whichever_thread_ends_the_run_with_its_own_words(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise StoreError(f"the {place} has failed")
+
+    with monkeypatch.context() as patch:
+        if place == "network":
+            broken = HandCrafted(fail, IMAGE, {})
+            patch.setattr(worker, "networks_of", lambda *_: {"hog": broken})
+        elif place == "preparation":
+            patch.setattr(feed, "decode", fail)
+        else:
+            patch.setattr(FeatureWriter, "write_rows", fail)
+        with pytest.raises(StoreError, match=f"the {place} has failed"):
+            run({"hog": HOG}, shards, tmp_path)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("mvmr-reader")]
+    whole = run({"hog": HOG}, shards, tmp_path / "whole")["hog"].read("train")
+    assert np.array_equal(run({"hog": HOG}, shards, tmp_path)["hog"].read("train"), whole)
 
 
 @pytest.mark.parametrize("reduce", [{}, {"pca": 1}])
@@ -267,8 +324,6 @@ def test_no_scheduler_is_one_sentence(shards: Path, tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":  # a slowed-down extraction, which a test kills
-    from pipeline.features.extraction import worker
-
     original = worker._represented
 
     def slowed(task: Task) -> object:

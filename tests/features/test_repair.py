@@ -25,6 +25,7 @@ from pipeline.shards.writing import ShardOptions, write_split
 
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))
 FEATURES: dict[str, RepresentationOptions] = {
+    "plain": HogOptions(cell=4),
     "hog": HogOptions(cell=4, dtype="int8"),
     "scattering": ScatteringOptions.model_validate({"J": 1, "L": 4, "reduce": {"pca": 20}}),
 }
@@ -119,6 +120,9 @@ DAMAGES = [flip, truncate, Path.unlink]
         "scattering/reduction/zarr.json",
         "scattering/reduction/basis/c/0/0",
         "hog/reduction/scale/zarr.json",
+        "plain/reduction/zarr.json",
+        "plain/reduction/component_mean/c/0",
+        "plain/train/c/0/0",
     ],
 )
 def test_repair_gives_back_every_byte(

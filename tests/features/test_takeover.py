@@ -30,7 +30,7 @@ def photos(tmp_path: Path) -> Collection:
     collection = Collection(tmp_path)
     collection.add(*range(100))
     collection.pack()
-    assert collection.extract() == 100
+    assert collection.extract() == collection.passes == 100
     return collection
 
 
@@ -258,6 +258,25 @@ def test_one_row_cannot_be_taken_for_another(photos: Collection) -> None:
 
 
 FITTED: dict[str, Any] = {"reduce": {"pca": 3}}
+
+
+def test_the_rows_of_a_fit_are_not_computed_again(photos: Collection) -> None:
+    assert photos.extract("fitted", **FITTED) == photos.passes == 100
+    anew = Collection(photos.folder.parent, store=photos.folder.parent / "anew.zarr")
+    anew.options = photos.options
+    assert anew.extract("fitted", **FITTED) == 100
+    ours, theirs = (found.store["fitted"] for found in (photos, anew))
+    assert photos.rows(ours) == photos.rows(theirs)
+
+
+@pytest.mark.parametrize("reduce", [{"pca": 3}, {"projection": 5}, {"fidelity": 0.2}])
+def test_rows_of_a_fit_are_what_computing_them_gives(
+    photos: Collection, reduce: dict[str, float]
+) -> None:
+    hog = HogOptions.model_validate({"cell": 4, "reduce": reduce})
+    check = checked(photos, photos.extract_as("hog", hog), 100)
+    assert check.rows == 100
+    assert check.wrong == ()
 
 
 def test_a_basis_stays_and_names_what_it_was_fitted_on(photos: Collection) -> None:

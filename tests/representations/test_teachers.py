@@ -22,7 +22,7 @@ from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
 from pipeline.images.decoding import decode
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.exported import ExportedOptions
-from pipeline.representations.teachers.frozen import FrozenTeacher
+from pipeline.representations.teachers.frozen import FrozenTeacher, LibraryPreparation
 from pipeline.representations.teachers.open_clip import OpenClipOptions, text_embeddings
 from pipeline.representations.teachers.timm import TimmOptions
 
@@ -277,6 +277,54 @@ def test_bfloat16_is_close_is_returned_as_float32_and_is_another_identity(
     assert not torch.equal(exact, rough)
     assert F.cosine_similarity(exact, rough).min() > 0.999
     assert half.identity() != clip_teacher.identity()
+
+
+def otherwise(settings: dict[str, Any]) -> Any:
+    """Return a transform that ends in another way than libraries do."""
+    from torchvision.transforms import v2
+
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    return v2.Compose([v2.CenterCrop(settings["size"]), v2.ToImage(), to_float])
+
+
+def test_eight_bits_and_a_batch_give_the_bits_of_the_librarys_own_transform(
+    clip_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    import timm
+
+    weights = tmp_path / "resnet.pt"
+    torch.save(timm.create_model("test_resnet.r160_in1k").state_dict(), weights)
+    program = export(tmp_path / "program.pt2", _Pool().eval())
+    hows: list[Any] = [
+        clip_teacher.preparation,
+        TimmOptions(model="test_resnet.r160_in1k", weights=weights).build(STUDENT).preparation,
+        exported_options(program).build(STUDENT).preparation,
+        LibraryPreparation(otherwise, {"size": 16}),
+    ]
+    for how in hows:
+        for image in (*pictures(), pictures()[0].convert("L")):
+            whole, pixels = how(image), how.pixels(image)
+            assert (pixels.dtype == torch.uint8) == (how is not hows[-1])
+            assert torch.equal(how.finish(pixels[None])[0], whole)
+
+
+def test_convolutions_on_a_cpu_give_the_same_in_the_faster_layout(tmp_path: Path) -> None:
+    import timm
+
+    network = timm.create_model("test_resnet.r160_in1k", num_classes=0).eval()
+    torch.save(network.state_dict(), tmp_path / "resnet.pt")
+    teacher = TimmOptions(model="test_resnet.r160_in1k", weights=tmp_path / "resnet.pt").build(
+        STUDENT
+    )
+    images = torch.stack([teacher.preparation(image) for image in pictures()])
+    with torch.inference_mode():
+        found, expected = teacher(images), network(images)
+        again = teacher(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found, again)
+    convolution = next(m for m in teacher.modules() if isinstance(m, nn.Conv2d))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    assert teacher(images.clone().requires_grad_()).sum().isfinite()  # outside inference mode
 
 
 def test_equal_preprocessing_gives_equal_preparations_and_survives_pickling(

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from pipeline.base.errors import TrainingError
 from pipeline.base.locks import exclusive
+from pipeline.base.timing import read_attempts
 from pipeline.evaluation.record import read_per_image
 from stages.terminal.cli import run
 
@@ -137,6 +138,35 @@ def test_a_second_run_of_a_stage_says_so(inside: Path, capsys: pytest.CaptureFix
     assert run(["store", "verify"]) == 0
     assert run(["store", "info"]) == 0
     assert "scattering" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by_dvc", [True, False])
+def test_as_a_stage_of_dvc_one_command_computes_what_others_publish(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, by_dvc: bool
+) -> None:
+    data = inside / "data" / "digits"
+    for name in ("hog", "local_std"):
+        shutil.rmtree(data / "features.zarr" / name)
+        for record in data.glob(f"times/extract-{name}-*"):
+            record.unlink()
+    if by_dvc:
+        monkeypatch.setenv("DVC_STAGE", "extract@digits-hog")
+    assert run(["extract-features", "--only", "hog"]) == 0
+    assert (data / "features.zarr" / "hog").exists()
+    assert not (data / "features.zarr" / "local_std").exists()
+    waiting = list(data.glob("work/local_std-*/done/*"))
+    assert len(waiting) == (5 if by_dvc else 0)  # of five tars
+    if not by_dvc:
+        return
+    chunk = next(data.glob("work/local_std-*/feature/train/c/0/0")).stat().st_mtime_ns
+    assert run(["extract-features", "--only", "local_std"]) == 0
+    stored = data / "features.zarr" / "local_std" / "train" / "c" / "0" / "0"
+    assert stored.stat().st_mtime_ns == chunk
+    assert not list(data.glob("work/*-*"))
+    (record,) = data.glob("times/extract-local_std-*")
+    first, second = read_attempts(record)
+    assert [phase.step for phase in first.phases].count("extract") == 1
+    assert (first.finished, second.finished) == (False, True)
 
 
 @pytest.mark.parametrize("lost", ["test/manifest.json", "test"])

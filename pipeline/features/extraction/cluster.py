@@ -22,7 +22,7 @@ from pipeline.base.processes import deaf_children
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted
 from pipeline.features.extraction.task import Task
-from pipeline.features.extraction.worker import TASKS_AT_ONCE
+from pipeline.features.extraction.worker import TASKS_AT_ONCE, end_tasks
 
 Result = TypeVar("Result")
 # Starting a worker process takes seconds, which does not pay if it gets fewer shards than this.
@@ -225,15 +225,17 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
         ) as local,
         Client(local) as client,
     ):
+        end_tasks(end=False)
         try:
             yield client
-        except KeyboardInterrupt:
+        except BaseException:
             _end_at_once(local)
             raise
 
 
 def _end_at_once(local: LocalCluster) -> None:
     """Kill the worker processes, which would otherwise finish their current tasks first."""
+    end_tasks()  # of a worker in this process
     for worker in local.workers.values():
         if isinstance(worker, Nanny):
             worker.auto_restart = False

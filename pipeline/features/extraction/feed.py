@@ -26,7 +26,7 @@ Files = Iterator[tuple[int, bytes]]
 
 
 @dataclass
-class Batch:
+class PreparedBatch:
     """The rows of some images, and the images (B, C, H, W) by preparation, not yet finished."""
 
     rows: list[int]
@@ -34,19 +34,23 @@ class Batch:
     parts: list[Future[None]] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, size: int, blanks: Mapping[Preparation, Tensor], *, pinned: bool) -> "Batch":
+    def empty(
+        cls, size: int, blanks: Mapping[Preparation, Tensor], *, pinned: bool
+    ) -> "PreparedBatch":
         """Return a batch with room for `size` images like the blank ones."""
         room = {how: blank.new_empty(size, *blank.shape) for how, blank in blanks.items()}
         if pinned:
             room = {how: images.pin_memory() for how, images in room.items()}
         return cls([], room)
 
-    def complete(self) -> "Batch":
+    def complete(self) -> "PreparedBatch":
         """Wait for all images, and raise what preparing the first bad one raised."""
         for part in self.parts:
             part.result()
         count = len(self.rows)
-        return Batch(self.rows, {how: images[:count] for how, images in self.images.items()})
+        return PreparedBatch(
+            self.rows, {how: images[:count] for how, images in self.images.items()}
+        )
 
 
 class Feed:
@@ -72,7 +76,7 @@ class Feed:
         self._slots = Semaphore(2 * threads)
         self._stopped = Event()
         self._reader = ThreadPoolExecutor(1, "mvmr-reader")
-        self._begun = deque[Future[Batch]]()
+        self._begun = deque[Future[PreparedBatch]]()
 
     def __enter__(self) -> Self:
         for _ in range(BATCHES_AHEAD):
@@ -88,14 +92,14 @@ class Feed:
         self._stopped.set()
         self._reader.shutdown(wait=True, cancel_futures=True)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[PreparedBatch]:
         while (batch := self._begun.popleft().result()).rows:
             self._begun.append(self._reader.submit(self._begin))
             yield batch.complete()
 
-    def _begin(self) -> Batch:
+    def _begin(self) -> PreparedBatch:
         """Read the files of the next batch, and have them prepared; it is empty at the end."""
-        batch = Batch.empty(self._size, self._blanks, pinned=self._pinned)
+        batch = PreparedBatch.empty(self._size, self._blanks, pinned=self._pinned)
         while len(batch.rows) < self._size and not self._stopped.is_set():
             self._slots.acquire()
             first, files = len(batch.rows), list[bytes]()

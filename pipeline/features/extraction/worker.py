@@ -10,7 +10,7 @@ the network does not wait at the border of two shards.
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from threading import Lock, Semaphore
+from threading import Event, Lock, Semaphore
 
 import torch
 from distributed import get_worker
@@ -34,7 +34,7 @@ from pipeline.shards.manifest import read_manifest
 TASKS_AT_ONCE = 2
 BATCHES_TO_WRITE = 2  # that wait for the thread that writes
 
-_places, _turn = Semaphore(TASKS_AT_ONCE), Lock()
+_places, _turn, _ended = Semaphore(TASKS_AT_ONCE), Lock(), Event()
 
 Vectors = tuple[list[int], dict[str, Tensor]]
 
@@ -113,6 +113,8 @@ def _represented(task: Task) -> Generator[Vectors]:
         )
         with feed, _turn, _threads(share):
             for batch in feed:
+                if _ended.is_set():
+                    raise InterruptedError("This process has been told to end its tasks.")
                 ready = {
                     how: how.finish(pixels.to(device, non_blocking=True))
                     for how, pixels in batch.images.items()
@@ -123,6 +125,11 @@ def _represented(task: Task) -> Generator[Vectors]:
                         for n, network in networks.items()
                     }
                 yield batch.rows, vectors
+
+
+def end_tasks(*, end: bool = True) -> None:
+    """End the tasks of this process at their next batch; with `end` False, let later ones run."""
+    (_ended.set if end else _ended.clear)()
 
 
 def _device() -> torch.device:
