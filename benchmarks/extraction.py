@@ -9,7 +9,7 @@ Each figure comes from its own process, bound to one core (two for two workers),
     two    `extract` by two workers on two cores
     large  as `one`, with four times as many images in a shard
 
-Rates are images per second of the phase that computes rows; a ratio is the median over rounds.
+Rates are images per second of the phases that compute rows; a ratio is the median over rounds.
 With --wide, scattering of images of 224 px (762,048 numbers) is reduced to 256 principal
 components, and the peak memory of the whole process is printed.
 """
@@ -73,27 +73,28 @@ class Noise(Source):
 
 
 class Clock(Silent):
-    """A Progress that times the phase in which rows are computed."""
+    """A Progress that times the phases in which rows are computed."""
 
     def __init__(self) -> None:
-        self.began = self.ended = 0.0
+        self.seconds = self._last = 0.0
         self.images = 0
+        self._computing = False
 
     def start(self, what: str, total: int, unit: str, *, step: Step | None = None) -> None:
         """Begin a phase."""
-        del total, unit
-        if what.startswith("extract"):
-            self.began, self.images = time.perf_counter(), 0
+        self._computing, self._last = step in ("sample", "measure", "extract"), time.perf_counter()
 
     def advance(self, count: int, status: str = "") -> None:
-        """Record the time at which a shard was done."""
-        self.images += count
-        self.ended = time.perf_counter()
+        """Add the time of a shard or a batch."""
+        if self._computing:
+            now = time.perf_counter()
+            self.seconds, self._last = self.seconds + now - self._last, now
+            self.images += count
 
     @property
     def rate(self) -> float:
-        """Images per second, from the first task to the last result."""
-        return self.images / (self.ended - self.began)
+        """Images per second, from the first task of a phase to its last result."""
+        return self.images / self.seconds
 
 
 def image_options(side: int) -> ImageOptions:

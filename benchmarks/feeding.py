@@ -13,6 +13,8 @@ process may use. The files are JPEG: 32 x 32 and 96 x 96 pixels as they are, 448
     calm     extraction with that accelerator
 
 Rates are images per second, of extraction after its first tar; ratios are taken within a round.
+Where decoding is the limit, the ratio of images per second of CPU time is printed too, which hardly
+depends on other programs.
 With --memory, the peak memory of a worker that extracts so many photographs of 448 x 448.
 """
 
@@ -30,6 +32,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -49,6 +52,7 @@ HUNGRY, CALM = 10.0, 0.25  # rates of the accelerator, over that of bare decodin
 STEP_SECONDS = 0.25
 FEWEST_IMAGES = 64
 SETTINGS = {
+    "MALLOC_ARENA_MAX": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
@@ -71,37 +75,62 @@ class Case:
 CASES = {"32": Case(32, 32), "96": Case(96, 96), "224": Case(448, 224), "12MP": Case(3464, 224)}
 
 
-def bare_rate(files: Sequence[bytes], case: Case, seconds: float) -> float:
-    """Return the images per second that one process a core decodes and prepares."""
+@dataclass(frozen=True)
+class Rate:
+    """Images per second, by the clock and of CPU time."""
+
+    clock: float
+    cpu: float
+
+
+def bare_rate(files: Sequence[bytes], case: Case, seconds: float) -> Rate:
+    """Return the rate at which one process a core decodes and prepares."""
     cores = available_cores()
     with ProcessPoolExecutor(cores, get_context("fork")) as pool:
         work = partial(_decode_for, files, case, seconds)
-        return sum(pool.map(work, range(cores)))
+        found = list(pool.map(work, range(cores)))
+    return Rate(sum(one.clock for one in found), sum(one.cpu for one in found) / cores)
 
 
-def _decode_for(files: Sequence[bytes], case: Case, seconds: float, number: int) -> float:
+def _decode_for(files: Sequence[bytes], case: Case, seconds: float, number: int) -> Rate:
     torch.set_num_threads(1)
-    prepare, done, began = OriginalView(case.image), number, time.perf_counter()
+    prepare, done = OriginalView(case.image), number
+    began, used = time.perf_counter(), time.process_time()
     while time.perf_counter() < began + seconds:
         prepare.pixels(decode(files[done % len(files)]))
         done += 1
-    return (done - number) / (time.perf_counter() - began)
+    images = done - number
+    return Rate(images / (time.perf_counter() - began), images / (time.process_time() - used))
 
 
-def own_rate(rate: float, case: Case, batch: int, seconds: float) -> float:
-    """Return the images per second of an accelerator that has its images."""
+class CpuMeter(PaceMeter):
+    """A meter that also records the CPU time of this process at each unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: list[float] = []
+
+    def advance(self, count: int, status: str = "") -> None:
+        """Record the times."""
+        super().advance(count, status)
+        if count:
+            self.used.append(time.process_time())
+
+
+def own_rate(rate: float, case: Case, batch: int, seconds: float) -> Rate:
+    """Return the rate of an accelerator that has its images."""
     network = StandInOptions(images_per_second=rate).build(case.image)
     images = torch.zeros(batch, 3, case.view, case.view)
-    done, began = 0, time.perf_counter()
+    done, began, used = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() < began + seconds:
         network(images)
         done += batch
-    return done / (time.perf_counter() - began)
+    return Rate(done / (time.perf_counter() - began), done / (time.process_time() - used))
 
 
-def fed_rate(shards: Path, rate: float, case: Case, batch: int) -> float:
-    """Return the images per second of an extraction by one worker, after its first tar."""
-    meter = PaceMeter()
+def fed_rate(shards: Path, rate: float, case: Case, batch: int) -> Rate:
+    """Return the rate of an extraction by one worker in this process, after its first tar."""
+    meter = CpuMeter()
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         extract(
@@ -115,45 +144,52 @@ def fed_rate(shards: Path, rate: float, case: Case, batch: int) -> float:
         )
     (phase,) = meter.of("extract")
     piece = phase.piece(1)
-    return piece.images / piece.seconds
+    used = meter.used[-1] - meter.used[0]
+    return Rate(piece.images / piece.seconds, piece.images / used)
 
 
 def compare(name: str, repeats: int, seconds: float) -> None:
     """Print the rates of one case, and their ratios."""
     case = CASES[name]
     files = Photographs(None, 16, made_side=case.file).files
-    guess = bare_rate(files, case, 1.0)
-    found: dict[str, list[float]] = {role: [] for role in ("bare", "hungry", "own", "calm")}
+    guess = bare_rate(files, case, 1.0).clock
+    fast, slow = HUNGRY * guess, CALM * guess
+    found: dict[str, list[Rate]] = {role: [] for role in ("bare", "hungry", "own", "calm")}
     with tempfile.TemporaryDirectory() as directory:
-        shards = {}
-        for role, share in (("hungry", 1.0), ("calm", CALM)):
-            count = max(FEWEST_IMAGES, int(share * guess * seconds))
-            shards[role] = Path(directory) / role
-            source = Photographs(None, count, made_side=case.file)
-            pack(source, shards[role], samples=-(-count // TARS))
-        batches = {
-            role: max(1, min(64, int(guess * share * STEP_SECONDS)))
-            for role, share in (("hungry", HUNGRY), ("calm", CALM))
-        }
+        made, hungry, calm = (Path(directory) / name for name in ("made", "hungry", "calm"))
+        made.mkdir()
+        for number, file in enumerate(files):
+            (made / f"{number}.jpg").write_bytes(file)
+        for shards, rate in ((hungry, guess), (calm, slow)):
+            count = max(FEWEST_IMAGES, int(rate * seconds))
+            pack(Photographs(made, count), shards, samples=-(-count // TARS))
         work = {
-            "bare": lambda: bare_rate(files, case, seconds / 2),
-            "hungry": lambda: fed_rate(shards["hungry"], HUNGRY * guess, case, batches["hungry"]),
-            "own": lambda: own_rate(CALM * guess, case, batches["calm"], seconds / 2),
-            "calm": lambda: fed_rate(shards["calm"], CALM * guess, case, batches["calm"]),
+            "bare": partial(bare_rate, files, case, seconds / 2),
+            "hungry": partial(fed_rate, hungry, fast, case, batch_of(fast)),
+            "own": partial(own_rate, slow, case, batch_of(slow), seconds / 2),
+            "calm": partial(fed_rate, calm, slow, case, batch_of(slow)),
         }
         for turns in rounds(list(work), repeats):
             for role in turns:
                 found[role].append(work[role]())
     print(f"{name}: files of {case.file} px seen at {case.view} px, {available_cores()} cores")
     for role, rates in found.items():
-        print(f"{role:>8} {spread(rates, 1)} images/s")
+        print(f"{role:>8} {spread([rate.clock for rate in rates], 1)} images/s")
     for what, over, under, wanted in (
         ("fed, where decoding is the limit, over bare decoding", "hungry", "bare", 0.95),
         ("fed, where it is not, over the accelerator's own rate", "calm", "own", 0.98),
     ):
-        ratios = [a / b for a, b in zip(found[over], found[under], strict=True)]
-        middle = sorted(ratios)[len(ratios) // 2]
-        print(f"{what}: {spread(ratios)}; {verdict(middle, at_least=wanted)}", flush=True)
+        pairs = list(zip(found[over], found[under], strict=True))
+        ratios = [above.clock / below.clock for above, below in pairs]
+        print(f"{what}: {spread(ratios)}; {verdict(median(ratios), at_least=wanted)}")
+        if over == "hungry":
+            print(f"    by CPU time: {spread([above.cpu / below.cpu for above, below in pairs])}")
+    sys.stdout.flush()
+
+
+def batch_of(rate: float) -> int:
+    """Return how many images make a step of a usual length."""
+    return max(1, min(64, int(rate * STEP_SECONDS)))
 
 
 def peak_memory(count: int) -> None:
