@@ -340,11 +340,11 @@ def test_a_worker_that_dies_on_one_shard_is_named_and_the_others_finish(
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
     )
     assert process.returncode == 1, process.stderr
-    assert "again and again on train/000003.tar" in process.stderr
+    assert "again and again on test/000003.tar" in process.stderr
     done = {path.name for path in project.data.glob("work/hog-*/done/*")}
     manifests = list(project.data.glob("shards/*/*.tar"))
     assert len(done) == len(manifests) - 1
-    assert "train-000003" not in done
+    assert "test-000003" not in done
 
 
 def test_a_running_scheduler_with_two_workers_extracts(
