@@ -17,6 +17,7 @@ import pytest
 import torch
 from distributed import Client, Status
 
+from pipeline.base.devices import available_cores
 from pipeline.base.errors import StoreError
 from pipeline.base.gpu_places import own_gpu
 from pipeline.base.progress import Silent
@@ -109,6 +110,21 @@ def test_a_single_local_worker_has_the_settings_of_a_worker(
     with cluster(ClusterOptions(workers=1), shards=1, progress=Silent()) as running:
         (found,) = running.run(settings, tasks, Silent())
     assert found[0] == os.getpid()
+
+
+def shares(task: Any) -> tuple[int, int]:
+    return worker._share_of_cores(task.workers_per_host), available_cores()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_share_the_cores_of_their_host(workers: int) -> None:
+    with cluster(ClusterOptions(workers=workers), shards=8, progress=Silent()) as running:
+        ((host, count),) = running.workers_per_host.items()
+        assert (host, count) == (host, workers)
+        task = SimpleNamespace(images=1, unit="shards", workers_per_host={host: count})
+        several: Any = [task] * 4
+        found = running.run(shares, several, Silent())
+    assert {share for share, _ in found} == {max(1, cores // workers) for _, cores in found}
 
 
 def test_workers_that_died_and_are_not_replaced_are_started_again(

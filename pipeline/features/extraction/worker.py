@@ -18,6 +18,7 @@ from distributed.comm import get_address_host
 from torch import Tensor
 
 from pipeline.base.devices import available_cores
+from pipeline.base.errors import StoreError
 from pipeline.base.gpu_places import own_gpu
 from pipeline.base.threads import InOrder, thread_pool
 from pipeline.features.encoding import Array
@@ -29,6 +30,8 @@ from pipeline.features.extraction.task import Task
 from pipeline.features.fidelity import Witness
 from pipeline.features.projection import first_projection
 from pipeline.features.reduction import Reduction
+from pipeline.images.original_view import Preparation
+from pipeline.representations.representation import Representation
 from pipeline.shards.manifest import read_manifest
 
 TASKS_AT_ONCE = 2
@@ -119,12 +122,22 @@ def _represented(task: Task) -> Generator[Vectors]:
                     how: how.finish(pixels.to(device, non_blocking=True))
                     for how, pixels in batch.images.items()
                 }
-                with torch.inference_mode():
-                    vectors = {
-                        n: network(ready[network.preparation]).float()
-                        for n, network in networks.items()
-                    }
-                yield batch.rows, vectors
+                yield batch.rows, _computed(networks, ready)
+
+
+def _computed(
+    networks: Mapping[str, Representation], ready: Mapping[Preparation, Tensor]
+) -> dict[str, Tensor]:
+    """Return the vectors (B, D) of prepared images, by feature."""
+    try:
+        with torch.inference_mode():
+            return {name: net(ready[net.preparation]).float() for name, net in networks.items()}
+    except torch.OutOfMemoryError as error:
+        count = len(next(iter(ready.values())))
+        raise StoreError(
+            f"The GPU's memory does not hold {', '.join(networks)} for {count} images at once. "
+            f"Repeat the command with `--batch-size {max(1, count // 2)}`."
+        ) from error
 
 
 def end_tasks(*, end: bool = True) -> None:
