@@ -152,8 +152,9 @@ def compare(name: str, repeats: int, seconds: float) -> None:
     """Print the rates of one case, and their ratios."""
     case = CASES[name]
     files = Photographs(None, 16, made_side=case.file).files
-    guess = bare_rate(files, case, 1.0).clock
-    fast, slow = HUNGRY * guess, CALM * guess
+    first = bare_rate(files, case, 1.0)
+    guess = first.clock
+    fast, slow = HUNGRY * first.cpu * available_cores(), CALM * guess
     found: dict[str, list[Rate]] = {role: [] for role in ("bare", "hungry", "own", "calm")}
     with tempfile.TemporaryDirectory() as directory:
         made, hungry, calm = (Path(directory) / name for name in ("made", "hungry", "calm"))
