@@ -17,15 +17,18 @@ def thread_pool(threads: int) -> ThreadPoolExecutor:
 
     It stays until the process ends; whoever asks for as many threads shares it.
     """
-    pool = ThreadPoolExecutor(
-        threads, "mvmr-pool", initializer=torch.set_num_threads, initargs=(1,)
-    )
+    pool = ThreadPoolExecutor(threads, "mvmr-pool", initializer=_on_one_core)
     # All threads start now: the setting is partly one of the process, and whoever computes beside
     # the pool changes it afterwards.
     everyone = Barrier(threads)
     for started in [pool.submit(everyone.wait) for _ in range(threads)]:
         started.result()
     return pool
+
+
+def _on_one_core() -> None:
+    torch.get_num_threads()  # the first use in a thread takes over the setting of the process
+    torch.set_num_threads(1)
 
 
 class InOrder:

@@ -13,10 +13,9 @@ CPU = torch.device("cpu")
 
 
 def test_each_thread_of_a_pool_computes_on_one_core_and_others_are_left_alone() -> None:
-    before = torch.get_num_threads()
+    before, pool = torch.get_num_threads(), thread_pool(2)
     torch.set_num_threads(3)
     try:
-        pool = thread_pool(2)
         together = Barrier(2)
 
         def look() -> tuple[str, int]:
