@@ -4,19 +4,27 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from threading import Barrier
+from threading import Barrier, Lock
 from types import TracebackType
 from typing import Self
 
 import torch
 
 
-@lru_cache(maxsize=4)
+_starting = Lock()  # whoever asks at the same time must not get another pool
+
+
 def thread_pool(threads: int) -> ThreadPoolExecutor:
     """Return this process's pool of so many threads, each of which computes on one core.
 
     It stays until the process ends; whoever asks for as many threads shares it.
     """
+    with _starting:
+        return _started(threads)
+
+
+@lru_cache(maxsize=4)
+def _started(threads: int) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(threads, "mvmr-pool", initializer=_on_one_core)
     # All threads start now: the setting is partly one of the process, and whoever computes beside
     # the pool changes it afterwards.
