@@ -10,7 +10,6 @@ from typing import Self
 
 import torch
 
-
 _starting = Lock()  # whoever asks at the same time must not get another pool
 
 
