@@ -18,7 +18,7 @@ from distributed.utils import LoopRunner
 
 from pipeline.base.devices import available_cores
 from pipeline.base.errors import StoreError
-from pipeline.base.processes import deaf_children
+from pipeline.base.processes import deaf_children, without_the_script
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted
 from pipeline.features.extraction.worker import Task
@@ -51,10 +51,14 @@ LOCAL_LINK = {"distributed.dashboard.link": f"{{scheme}}://{LOCAL}:{{port}}/stat
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where tasks run: `workers` local processes, or the scheduler at an address."""
+    """Where tasks run: `workers` local processes, or the scheduler at an address.
+
+    With `here`, they run in a thread of this process, for what other processes cannot build.
+    """
 
     workers: int | None = None
     scheduler: str | None = None
+    here: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,8 @@ def _running(options: ClusterOptions, shards: int) -> Iterator[Client]:
 
 def local_workers(options: ClusterOptions, shards: int) -> int:
     """Return how many workers a local cluster has for work on `shards` shards."""
+    if options.here:
+        return 1
     gpus = torch.cuda.device_count()
     most = gpus or available_cores()  # workers on one GPU would only share it
     workers = options.workers or max(1, shards // SHARDS_PER_WORKER)
@@ -206,6 +212,7 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
         dask_config.set(
             {"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT, **QUIET, **LOCAL_LINK}
         ),
+        without_the_script(),
         _loop() as loop,
         LocalCluster(
             loop=loop,
@@ -213,7 +220,8 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
             threads_per_worker=1,
             # A thread of this process would have its settings, among them that idle threads spin,
             # unless it was started with those of workers, as the command line is.
-            processes=workers > 1 or os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE",
+            processes=not options.here
+            and (workers > 1 or os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE"),
             dashboard_address=f"{LOCAL}:0",
             memory_limit=None,
             silence_logs=logging.CRITICAL,
