@@ -1,5 +1,6 @@
 """An installed wheel has what it needs, and type checkers accept the examples with it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,14 @@ SCRIPT = Path(__file__).with_name("typed_script.py")
 
 
 def done(*command: object, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     found = subprocess.run(
-        [*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False
+        [*map(str, command)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout
