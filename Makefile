@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test slow check format clean
+.PHONY: setup repro test slow check format docs clean
 
 repro: $(STAMP)
 	dvc repro
@@ -24,6 +24,9 @@ check: $(STAMP)
 format: $(STAMP)
 	ruff check --fix
 	ruff format
+
+docs: $(STAMP)
+	mkdocs build --strict
 
 setup: $(STAMP)
 

@@ -6,18 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.atomic import atomic_path, write_json
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import DataError
+from pipeline.evaluation.record import headline
 from pipeline.models.checkpoint import BEST
-from pipeline.reporting import RunFacts, render_comparison, render_report, run_from_json
+from pipeline.reporting import RunFacts, render_comparison, run_from_json
 from stages.experiment.chosen import Chosen
 from stages.experiment.dvc_lock import changed_by_hand
 from stages.experiment.paths import comparison_page, dataset_layout, run_layout
-from stages.experiment.report_content import gather, per_image
+from stages.experiment.report_content import per_image
+from stages.steps.write_report import write_page, write_report
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen
-from stages.terminal.result import Result, headline, megabytes
+from stages.terminal.result import Result, megabytes
 
 
 def report(
@@ -32,7 +33,9 @@ def report(
     if runs:
         screen.progress.start("compare", 0, "")
         page = render_comparison([_read(name) for name in runs])
-        return _written(page, output or comparison_page(), ())
+        path = output or comparison_page()
+        write_page(page, path)
+        return _told(path, ())
     experiment = chosen.experiment
     layout = run_layout(experiment.name)
     stored, path = dataset_layout(experiment.dataset.name, data), output or layout.report
@@ -46,24 +49,21 @@ def report(
         student=True,
     )
     file = chosen.file.read_text(encoding="utf-8")
-    found = gather(experiment, file, chosen.assignments, layout, stored, screen.progress)
-    page = render_report(found, screen.progress)
-    write_json(layout.record, found.run.to_json())
-    result = _written(page, path, ["mvmr", "export"], scores=found.run.metrics)
+    run = write_report(
+        experiment, file, chosen.assignments, stored, layout, screen.progress, path=path
+    )
+    result = _told(path, ["mvmr", "export"], scores=run.metrics)
     changed_by_hand(experiment, ["report"], screen.progress, data=data)
     return result
 
 
-def _written(
-    page: str,
+def _told(
     path: Path,
     following: Sequence[str],
     *,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Result:
-    """Write the page, and return where it is and the first of the `scores`."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    """Return where the page is, and the first of the `scores`."""
     size = path.stat().st_size
     shown = [f"{name}: {headline(record)}" for name, record in (scores or {}).items()][:1]
     shown.append(f"Open {path} in a browser ({megabytes(size)} MB).")

@@ -2,50 +2,15 @@
 
 import csv
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
-import torch
-
-from pipeline.base.atomic import atomic_path, write_json
-from pipeline.base.errors import DataError, TrainingError
-from pipeline.base.locations import Location, remove_tree
-from pipeline.base.locks import exclusive
-from pipeline.base.processes import is_first_process
-from pipeline.base.progress import Progress
-from pipeline.base.timing import timed
-from pipeline.datasets.source import Split
-from pipeline.features.store import StoredFeature
-from pipeline.loading.batch import SplitData
-from pipeline.models.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from pipeline.shards.manifest import read_manifests
+from pipeline.models.checkpoint import BEST
 from pipeline.training.curve_names import explained_shares
 from pipeline.training.doubts import doubts
-from pipeline.training.fit import CURVES, Run, fit, tune
-from pipeline.training.saving import RESUME
-from pipeline.training.start import given_checkpoint
-from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
 from stages.experiment.dvc_lock import changed_by_hand, record_fingerprints
-from stages.experiment.dvc_stages import training_outs
-from stages.experiment.finished import is_kept, keep, restore
-from stages.experiment.freshness import checked_features
-from stages.experiment.paths import RunLayout, dataset_layout, run_layout, unfinished_run
-from stages.experiment.run_identity import (
-    TUNED,
-    given_weights,
-    is_finished,
-    keep_training,
-    run_key,
-    tuned_values,
-)
-from stages.experiment.schema import Experiment
-from stages.experiment.time_records import training_record
+from stages.experiment.paths import RunLayout, dataset_layout, run_layout
+from stages.steps.train_student import train_student
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result
@@ -69,8 +34,7 @@ def train(
 ) -> Result:
     """Train the student, or continue an interrupted run of the same experiment."""
     experiment = chosen.experiment
-    layout, watched = run_layout(experiment.name), screen.progress
-    following = ["mvmr", "evaluate"]
+    layout = run_layout(experiment.name)
     stored = dataset_layout(experiment.dataset.name, data)
     announce(
         screen,
@@ -83,93 +47,16 @@ def train(
         objective=True,
         device=True,
     )
-    if experiment.train is None or experiment.objective is None:
-        _take_over(experiment, watched)
-        changed_by_hand(experiment, ["train"], watched, data=data)
-        return _result(layout, following)
-    features = checked_features(experiment, experiment.targets(), stored, watched)
-    train, validation = (
-        _split(experiment, s, features, stored.shards) for s in ("train", "validation")
-    )
     wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
-    manifests = [train.manifest, validation.manifest]
-    names = [name for name, asked in asdict(wanted).items() if asked]
-    key = run_key(experiment, tuned=names, manifests=manifests, targets=features)
-    if not force and (is_kept(key) or is_finished(layout, key)):  # as every process of a launch
-        if is_first_process():
-            _put_back(key, layout, watched)
-            _tell_dvc(experiment, features, layout, watched, data)
-            return _result(layout, following, up_to_date=True)
+    done = train_student(experiment, stored, layout, screen.progress, wanted=wanted, force=force)
+    if done is None:
         return Result({})
-    run = Run(
-        train=train,
-        validation=validation,
-        student=experiment.student,
-        objective=experiment.objective,
-        live={n: o.build(experiment.dataset.image) for n, o in experiment.live().items()},
-        options=experiment.train,
-        seed=experiment.seed,
-        weights=given_weights(experiment),
-        about={
-            "experiment": experiment.name,
-            "digest": key,
-            "seed": experiment.seed,
-            "shards": {
-                "dataset": experiment.dataset.name,
-                **{data.manifest.split: data.manifest.digest for data in (train, validation)},
-            },
-            "targets": {name: feature.digest for name, feature in features.items()},
-            **_stored(experiment),
-            "torch": str(torch.__version__),
-        },
-    )
-    work = unfinished_run(key)
-    records = [training_record(layout, key)] if is_first_process() else []
-    with _alone(work), timed(records, watched) as progress:
-        if (work / RESUME).exists():
-            progress.note(f"Continuing the interrupted run in {work}.")
-        if wanted:
-            run = _tuned(run, wanted, work, progress)
-        fit(run, work=work, progress=progress)
-        if not is_first_process():
-            return Result({})
-        _publish(work, layout)
-        keep(key, layout.root, training_outs(layout), what="train")
-        remove_tree(work)  # last, so that a process killed before this loses nothing
-    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whichever protocols run
-    _tell_dvc(experiment, features, layout, watched, data)
-    return _result(layout, following)
-
-
-def _stored(experiment: Experiment) -> dict[str, Any]:
-    """Return how the images were stored, so that others can be embedded alike."""
-    reduction = experiment.dataset.shards.reduction
-    return {"reduction": reduction.model_dump(mode="json")} if reduction else {}
-
-
-def _put_back(key: str, layout: RunLayout, progress: Progress) -> None:
-    """Leave a finished run as it is, or put the results that were kept of it back."""
-    best = layout.checkpoints / BEST
-    if is_finished(layout, key):
-        keep_training(layout)
-        progress.note(f"{best} is up to date; --force trains again.")
-        return
-    remove_tree(layout.exports)  # they belong to another checkpoint
-    restore(key, layout.root)
-    layout.predictions.mkdir(exist_ok=True)
-    progress.note(f"{best} is put back: this run was trained before; --force trains again.")
-
-
-def _tell_dvc(
-    experiment: Experiment,
-    features: Mapping[str, StoredFeature],
-    layout: RunLayout,
-    progress: Progress,
-    data: str,
-) -> None:
-    """Record what a run by hand has made, with the fingerprints that `dvc.yaml` puts before it."""
-    record_fingerprints(layout.targets, features)
-    changed_by_hand(experiment, ["select", "train"], progress, data=data)
+    made = ["train"]
+    if experiment.train is not None:  # with the fingerprints that `dvc.yaml` puts before it
+        record_fingerprints(layout.targets, done.features)
+        made = ["select", "train"]
+    changed_by_hand(experiment, made, screen.progress, data=data)
+    return _result(layout, ["mvmr", "evaluate"], up_to_date=done.up_to_date)
 
 
 def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False) -> Result:
@@ -198,73 +85,3 @@ def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False
     ]
     shown += [["doubtful", doubt] for doubt in values["doubts"]]
     return Result(values, [table("Trained", ["", ""], shown)], following)
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Keep out other runs of the experiment, but not the other processes of this run."""
-    busy = TrainingError(f"Another process trains this experiment in {work}: wait for it.")
-    with exclusive(work.with_suffix(".lock"), busy) if is_first_process() else nullcontext():
-        yield
-
-
-def _tuned(run: Run, wanted: Wanted, work: Path, progress: Progress) -> Run:
-    """Find the wanted options by trial, or read those found before an interruption."""
-    found = tuned_values(work)
-    if not found:
-        options = tune(run, wanted, progress=progress)
-        found = {name: getattr(options, name) for name, asked in asdict(wanted).items() if asked}
-        write_json(work / TUNED, found)
-    about = {**run.about, "tuned": found}
-    return replace(run, options=run.options.model_copy(update=found), about=about)
-
-
-def _take_over(experiment: Experiment, progress: Progress) -> None:
-    """Store the given weights where a finished run stores its own, with empty curves."""
-    layout, weights = run_layout(experiment.name), given_weights(experiment)
-    image = experiment.dataset.image
-    checkpoint = given_checkpoint(experiment.student, image, weights, progress=progress)
-    remove_tree(layout.exports)  # they belong to the previous checkpoint
-    for target in (layout.checkpoints, layout.logs):
-        remove_tree(target)
-        target.mkdir(parents=True)
-    save_checkpoint(layout.checkpoints / BEST, checkpoint)
-    with atomic_path(layout.curves) as temporary:
-        temporary.write_text("epoch\n", encoding="utf-8")
-    write_json(layout.training_metrics, checkpoint.about["selection"])
-    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whichever protocols run
-    given = experiment.student.weights
-    progress.note(f"{layout.checkpoints / BEST}: the weights {given}, used as they are.")
-
-
-def _split(
-    experiment: Experiment,
-    split: Split,
-    features: Mapping[str, StoredFeature],
-    shards: Location,
-) -> SplitData:
-    manifests = read_manifests(shards)
-    if split not in manifests:
-        raise DataError(
-            f"There are no {split} images; training needs some to choose the best checkpoint by. "
-            "Set dataset.split.validation to a share, such as 0.1, and run `mvmr shard`."
-        )
-    return SplitData(shards / split, manifests[split], features, experiment.dataset.image)
-
-
-def _publish(work: Path, layout: RunLayout) -> None:
-    """Put the results of a finished run where the experiment keeps them."""
-    remove_tree(layout.exports)  # they belong to the previous checkpoint
-    for target in (layout.checkpoints, layout.logs):
-        remove_tree(target)
-        target.mkdir(parents=True)
-    for name in (BEST, LAST):
-        shutil.copy2(work / name, layout.checkpoints / name)
-    # Replaced by renaming: the old file may be a link into DVC's cache, which must stay as it is.
-    with atomic_path(layout.curves) as temporary:
-        shutil.copyfile(work / CURVES, temporary)
-    for file in sorted((work / TENSORBOARD).iterdir()):
-        shutil.copy2(file, layout.logs / file.name)
-    about = load_checkpoint(layout.checkpoints / BEST).about
-    tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
-    write_json(layout.training_metrics, {**about["selection"], **tuned})

@@ -1,11 +1,10 @@
 """`mvmr use`: check a config and make it the active experiment."""
 
-import re
 from pathlib import Path
 
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import ConfigError, unknown_name
-from pipeline.base.yaml_file import read_yaml
+from stages.experiment.config_summary import COLUMNS, summary_of
 from stages.experiment.dvc_lock import settle
 from stages.experiment.paths import last_used
 from stages.terminal.console import Screen
@@ -46,8 +45,8 @@ def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Resu
 
 
 def _list() -> Result:
-    rows = [_summary(path) for path in sorted(CONFIGS.glob("*.yaml"))]
-    columns = [Column(key, key) for key in ("name", "data", "teacher", "student", "cost")]
+    rows = [summary_of(path) for path in sorted(CONFIGS.glob("*.yaml"))]
+    columns = [Column(key, key) for key in COLUMNS]
     shown = rows_table("Experiments", columns, rows, text_columns=len(columns))
     return Result({"configs": rows}, [shown], ["mvmr", "use", "NAME"])
 
@@ -63,24 +62,3 @@ def _is_a_copy(path: Path) -> bool:
     """Return whether a file equals one of the configs, or what this command last wrote."""
     content, known = path.read_bytes(), [*CONFIGS.glob("*.yaml"), last_used()]
     return any(other.exists() and other.read_bytes() == content for other in known)
-
-
-def _summary(path: Path) -> dict[str, str | None]:
-    """Return a config's row of the list, from its sections and comments."""
-    data = read_yaml(path)
-    try:
-        source, size = data["dataset"]["source"]["kind"], data["dataset"]["image"]["size"]
-        teachers = [feature["model"] for feature in data["features"].values() if "model" in feature]
-        student = data["student"]["architecture"]
-        given = " given" if data["student"].get("weights") else ""
-    except (KeyError, TypeError, AttributeError):
-        return {"name": path.stem, "data": "incomplete"}
-    text = path.read_text(encoding="utf-8")
-    cost = re.search(r"^# Cost: (.+) \((?:estimate|measured)\)$", text, re.MULTILINE)
-    return {
-        "name": path.stem,
-        "data": f"{source} {size} px",
-        "teacher": ", ".join(teachers) or "none",
-        "student": f"{student}{given}",
-        "cost": cost[1].replace("minutes", "min") if cost else "unknown: mvmr plan",
-    }

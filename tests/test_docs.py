@@ -44,7 +44,7 @@ PROGRAMS = {
     "source",
     "torchrun",
 }
-FOLDERS = "pipeline|stages|tests|configs|docs|benchmarks"
+FOLDERS = "mvmr|pipeline|stages|tests|configs|docs|benchmarks"
 NAMED = re.compile(rf"(?<![\w/])(?:{FOLDERS})/[\w./*<>-]*[\w*>/]")
 KEY = re.compile(rf"((?:{'|'.join(SECTIONS)})(?:\.\w+)+)(?:(?:: |=)(.+))?")
 

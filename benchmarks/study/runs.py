@@ -25,7 +25,7 @@ from pipeline.models.checkpoint import BEST, load_checkpoint
 from pipeline.models.encoder import Encoder, build_encoder
 from pipeline.models.student import StudentOptions
 from pipeline.shards.manifest import read_manifests
-from stages.experiment.paths import dataset_layout, evaluation_work, run_layout
+from stages.experiment.paths import dataset_layout, run_layout
 from stages.terminal.cli import run as mvmr
 
 DATASET = "cifar10"
@@ -201,7 +201,7 @@ def embedded_subjects(encoders: Mapping[str, Encoder], images: Images) -> dict[s
         encoders,
         images,
         device=device_from("auto"),
-        cache=evaluation_work(next(iter(encoders), "pixels")),
+        cache=run_layout(next(iter(encoders), "pixels")).embeddings,
         progress=Silent(),
     )
 

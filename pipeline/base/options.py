@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from pipeline.base.errors import unknown_name
+from pipeline.base.errors import ConfigError, unknown_name
 
 
 class Options(BaseModel):
@@ -28,6 +28,19 @@ def added(default: Any) -> Any:
     versions keep their digests.
     """
     return Field(default=default, exclude_if=lambda value: bool(value == default))
+
+
+def checked_by(annotation: Any, value: Any, name: str) -> Any:
+    """Return a section's value, checked by its type; `name` is that of the section.
+
+    Raises ConfigError that lists every problem with its dotted path.
+    """
+    fields: dict[str, Any] = {name: (annotation, ...)}
+    model = create_model("Section", __base__=Options, **fields)
+    try:
+        return getattr(model.model_validate({name: value}), name)
+    except ValidationError as error:
+        raise ConfigError("\n  ".join(problems(error, model))) from error
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, distributed
 
 from pipeline.base.errors import TrainingError, unknown_name
+from pipeline.base.square_root import safe_sqrt
 from pipeline.dependence.distances import (
     ROUNDINGS,
     own_distances,
     pairwise_distances,
-    safe_sqrt,
 )
 from pipeline.dependence.gathering import gather_rows
 from pipeline.dependence.means import mean_of_processes, process_count

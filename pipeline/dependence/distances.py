@@ -33,39 +33,40 @@ def own_distances(x: Tensor, rows: slice) -> Tensor:
     return distances
 
 
-def safe_sqrt(x: Tensor) -> Tensor:
-    """Return the square root of x where x > 0, else 0 with gradient 0; NaN stays NaN."""
-    zero = x <= 0
-    # The inner `where` keeps the infinite slope at 0 out of the chain rule: 0 * inf is NaN.
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
-
-
 class _Distances(torch.autograd.Function):
     """`pairwise_distances`, with its gradient as one product, not a chain of (B, B) steps.
 
     d a_ij / d x_i = (x_i - x_j) / a_ij, so with w_ij = g_ij / a_ij, symmetrised, the gradient
-    is diag(w 1) x - w x. Centring the rows does not change it.
+    is diag(w 1) x - w x. Centring the rows does not change it. The gradient has gradients itself,
+    and `torch.func.grad` and `vmap` apply.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         with full_precision(x.device):
             centred = x - x.mean(0)
             gram = centred @ centred.T
         norms = gram.diagonal().clone()
-        distances = _from_gram(gram, norms, norms).fill_diagonal_(0.0)
-        ctx.save_for_backward(centred, distances)
+        distances = _from_gram(gram, norms, norms)
+        distances.diagonal().zero_()
         return distances
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        centred: Tensor
+        x: Tensor
         distances: Tensor
-        centred, distances = ctx.saved_tensors
-        weights = torch.where(distances == 0, 0.0, gradient / distances)
-        weights = weights + weights.T
-        with full_precision(centred.device):
+        x, distances = ctx.saved_tensors
+        zero = distances == 0
+        weights = torch.where(zero, 0.0, gradient / torch.where(zero, 1.0, distances))
+        weights = weights + weights.mT
+        with full_precision(x.device):
+            centred = x - x.mean(0)
             return weights.sum(1, keepdim=True) * centred - weights @ centred
 
 

@@ -4,7 +4,7 @@ A protocol's options list the values that it chooses from; their `score` scores 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.online import OnlineOptions
+from pipeline.evaluation.own_protocol import OwnProtocolOptions
 from pipeline.evaluation.protocol import Outcome, ProtocolOptions, Setting
 from pipeline.evaluation.retrieval import RetrievalOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
@@ -26,9 +27,15 @@ AnyProtocol = Annotated[
     | SemiSupervisedOptions
     | MultiLabelOptions
     | ZeroShotOptions
-    | RetrievalOptions,
+    | RetrievalOptions
+    | OwnProtocolOptions,
     Field(discriminator="kind"),
 ]
+
+# The same options, by kind.
+KINDS: dict[str, type[ProtocolOptions]] = {
+    options.model_fields["kind"].default: options for options in get_args(get_args(AnyProtocol)[0])
+}
 
 
 def score_all(

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import DataError
+from pipeline.base.text import spoken
 from pipeline.evaluation.protocol import Outcome, Predictions, Values
 from pipeline.metrics.paired import ScoredImages
 
@@ -49,6 +50,15 @@ def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
     interval = {} if low is None else {f"{name}_ci95": f"{low:.1f} to {high:.1f}"}
     others = {n: o.values[main] for n, o in controls if main in o.values}
     return {"figure": main, name: student.values[main], **interval, **others}
+
+
+def headline(record: Mapping[str, Any]) -> str:
+    """Return the main figure of the student, with its interval if it has one."""
+    main = record["main"]
+    interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
+    between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
+    value = record.get(main)
+    return f"{spoken(main)} {value:.4g}{between}" if value is not None else main
 
 
 def write_predictions(

@@ -6,17 +6,18 @@ teacher, and is read with `weights_only=True`. Released files have no `about`, b
 too: see `pipeline/models/released.py`.
 """
 
+import copy
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.base.atomic import atomic_path
-from pipeline.base.errors import WeightsError
+from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.base.options import Options
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.encoder import Encoder, build_encoder, load_weights
@@ -29,19 +30,39 @@ BEST, LAST = "best.pt", "last.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a file. `about` holds the epoch, the selection rule, its score, and more."""
+    """The content of a file. `about` holds the epoch, the selection rule, its score, and more.
+
+    A student of the user's own code is built from a copy of `network`, if there is one.
+    """
 
     student: StudentOptions
     image: ImageOptions
     encoder: Mapping[str, Tensor]
     probe: Mapping[str, Tensor] | None
     about: Mapping[str, Any]
+    network: nn.Module | None = None
 
     def build(self) -> Encoder:
-        """Return the encoder with these weights, in evaluation mode."""
-        encoder = build_encoder(
-            self.student, channels=self.image.channels, size=self.image.size, seed=0
-        )
+        """Return the encoder with these weights, in evaluation mode.
+
+        Raises WeightsError if they do not fit, or if the student's own code is not known here.
+        """
+        try:
+            encoder = build_encoder(
+                self.student,
+                channels=self.image.channels,
+                size=self.image.size,
+                seed=0,
+                network=None if self.network is None else copy.deepcopy(self.network).cpu(),
+            )
+        except ConfigError as error:
+            if not self.student.is_own or self.network is not None:
+                raise
+            raise WeightsError(
+                f"The weights are of {self.student.architecture!r}, a network of somebody's own, "
+                f"which a checkpoint cannot bring along ({error}) Hand the network over: "
+                "mvmr.load_encoder(path, backbone=network)."
+            ) from error
         load_weights(encoder, self.encoder)
         return encoder.eval()
 
@@ -68,6 +89,7 @@ def load_checkpoint(
     *,
     student: StudentOptions | None = None,
     image: ImageOptions | None = None,
+    network: nn.Module | None = None,
     strict: bool = True,
     remedy: str = "Name another file, or run `mvmr train`.",
 ) -> Checkpoint:
@@ -75,6 +97,8 @@ def load_checkpoint(
 
     A released file does not record the images or the strides: these come from `image` and
     `student` if given, else from ImageNet's 224 pixels and the names and shapes of the weights.
+    A student of the user's own code needs its `network`, or a `student` that names the code and
+    trusts it: the file alone is never trusted.
     Raises WeightsError if the file does not exist or is damaged; with `strict`, also if its
     backbone is not that of `student`, or its images are not prepared as in `image`. The messages
     of the first two errors advise `remedy`.
@@ -93,7 +117,7 @@ def load_checkpoint(
             "MV-MR file: name a file that `mvmr train` wrote, or a released one."
         )
     if "about" in content:
-        checkpoint = _own(content)
+        checkpoint = replace(_own(content), network=network)
         if strict and image is not None:
             _check("dataset.image", path, checkpoint.image, image)
     else:
@@ -108,13 +132,16 @@ def load_checkpoint(
         checkpoint.build()  # raises an error that names what does not fit
     if strict and student is not None:
         _check("student", path, checkpoint.student, student)
+    if student is not None and student.architecture == checkpoint.student.architecture:
+        trusted = checkpoint.student.model_copy(update={"trust": student.trust})
+        checkpoint = replace(checkpoint, student=trusted)
     return checkpoint
 
 
 def _own(content: Mapping[str, Any]) -> Checkpoint:
     about = dict(content["about"])
     return Checkpoint(
-        student=StudentOptions.model_validate(about.pop("student")),
+        student=StudentOptions.model_validate({**about.pop("student"), "trust": False}),
         image=ImageOptions.model_validate(about.pop("image")),
         encoder=content["encoder"],
         probe=content.get("online_finetuner"),
@@ -127,7 +154,7 @@ def _with_projector(student: StudentOptions, weights: ReleasedWeights) -> Studen
 
 
 # These options make no difference to the features of a trained backbone.
-_IMMATERIAL = {"weights", "projector", "zero_init_residual"}
+_IMMATERIAL = {"weights", "projector", "zero_init_residual", "trust"}
 
 
 def _check(section: str, path: Path, found: Options, expected: Options) -> None:

@@ -89,7 +89,9 @@ def embed(
         raise ConfigError(f"Embeddings are written to a {named} file; found {output.name!r}.")
     progress.start("embed", len(images), "images")
     left_out: dict[str, str] = {}
-    batches = _embedded(images, encoder, device, progress, left_out if skip_unreadable else None)
+    batches = embedded_batches(
+        images, encoder, device, progress, left_out if skip_unreadable else None
+    )
     with atomic_path(output) as temporary:
         write = _write_npz if output.suffix == ".npz" else _write_parquet
         count, width = write(temporary, batches)
@@ -99,7 +101,7 @@ def embed(
     return Embedded(count, width, left_out)
 
 
-def _embedded(
+def embedded_batches(
     images: Sequence[tuple[str, Path]],
     encoder: ReadyEncoder,
     device: torch.device,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.models.cifar_resnet import CIFAR_RESNETS, CifarResNet
+from pipeline.models.own_backbone import build_own, own_backbone
 from pipeline.models.student import (
     STEMS,
     TIMM_PREFIX,
@@ -44,15 +45,29 @@ class Encoder(nn.Module):
         return h, self.projector(h)
 
 
-def build_encoder(options: StudentOptions, *, channels: int, size: int, seed: int) -> Encoder:
+def build_encoder(
+    options: StudentOptions,
+    *,
+    channels: int,
+    size: int,
+    seed: int,
+    network: nn.Module | None = None,
+) -> Encoder:
     """Build an untrained encoder for images (B, channels, size, size).
 
     Initial weights depend only on `seed`; the global generator is left as it was. `weights`
-    is not read here. Raises ConfigError if a timm backbone cannot take such images.
+    is not read here. A `network` takes the place of the one that options of the user's own code
+    would build. Raises ConfigError if a backbone cannot take such images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        backbone, width = _backbone(options, channels, size)
+        if network is None:
+            backbone, width = _backbone(options, channels, size)
+        else:
+            name = options.architecture
+            backbone, width = own_backbone(
+                network, channels=channels, size=size, name=name, layer=options.layer
+            )
         projector = build_projector(width, options.projector)
     z_width = options.projector[-1] if options.projector else width
     return Encoder(backbone, projector, width, z_width)
@@ -131,6 +146,8 @@ def _first(items: Sequence[str], count: int = 3) -> str:
 
 def _backbone(options: StudentOptions, channels: int, size: int) -> tuple[nn.Module, int]:
     """Return a backbone that maps images to (B, width), and that width."""
+    if options.is_own:
+        return build_own(options, channels=channels, size=size)
     name = options.architecture
     zero_init = options.zero_init_residual is not False
     if name in CIFAR_RESNETS:

@@ -128,7 +128,7 @@ def _onnx(checkpoint: Checkpoint, path: Path) -> None:
         )
 
 
-_OURS = 'from pipeline import load_encoder\nmodule, preprocessing = load_encoder("{file}")'
+_OURS = 'import mvmr\nmodule, preprocessing = mvmr.load_encoder("{file}")'
 
 FORMATS = {
     "safetensors": Format("safetensors", _safetensors, _OURS),

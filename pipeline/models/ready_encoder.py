@@ -15,9 +15,8 @@ from pipeline.images.cutting import original_view_of
 from pipeline.images.decoding import opened
 from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.images.reducing import ReductionOptions, reduced
-from pipeline.models.checkpoint import load_checkpoint
-from pipeline.models.encoder import build_encoder, load_weights
-from pipeline.models.exporting import card_of
+from pipeline.models.checkpoint import Checkpoint, load_checkpoint
+from pipeline.models.exporting import BACKBONE, card_of
 from pipeline.models.student import StudentOptions
 from pipeline.representations.teachers.frozen import read_state
 
@@ -53,17 +52,21 @@ def load_encoder(
     *,
     student: StudentOptions | None = None,
     image: ImageOptions | None = None,
+    backbone: nn.Module | None = None,
     strict: bool = False,
 ) -> ReadyEncoder:
     """Load an encoder: a checkpoint, a released MV-MR file, or an export with its card.
 
     The module is in evaluation mode, on the CPU. `student` and `image` are for released files;
     with `strict`, a checkpoint that differs from them is refused: see
-    `pipeline.models.checkpoint.load_checkpoint`. Raises WeightsError.
+    `pipeline.models.checkpoint.load_checkpoint`. A student of the user's own code needs its network
+    as `backbone`; a copy of it gets the weights. Raises WeightsError.
     """
     path = Path(path)
     if not card_of(path).exists():
-        checkpoint = load_checkpoint(path, student=student, image=image, strict=strict)
+        checkpoint = load_checkpoint(
+            path, student=student, image=image, network=backbone, strict=strict
+        )
         preprocessing = Preprocessing(checkpoint.image, _reduction(checkpoint.about))
         return ReadyEncoder(checkpoint.build().backbone, preprocessing)
     card = _read_card(card_of(path))
@@ -71,13 +74,14 @@ def load_encoder(
     preprocessing = Preprocessing(image, _reduction(card.get("training", {})))
     if card["format"] == "onnx":
         return ReadyEncoder(OnnxModule(path), preprocessing)
-    options = StudentOptions.model_validate(card["student"])
-    backbone = build_encoder(options, channels=image.channels, size=image.size, seed=0).backbone
+    own = StudentOptions.model_validate({**card["student"], "trust": False})
     if card["format"] == "released":
-        backbone = load_checkpoint(path, student=options, image=image).build().backbone
-    else:
-        load_weights(backbone, read_state(path))
-    return ReadyEncoder(backbone.eval(), preprocessing)
+        checkpoint = load_checkpoint(path, student=own, image=image, network=backbone)
+        return ReadyEncoder(checkpoint.build().backbone, preprocessing)
+    weights = {f"{BACKBONE}{name}": value for name, value in read_state(path).items()}
+    bare = own.model_copy(update={"projector": ()})
+    encoder = Checkpoint(bare, image, weights, None, {}, network=backbone).build()
+    return ReadyEncoder(encoder.backbone, preprocessing)
 
 
 def _reduction(training: Mapping[str, Any]) -> ReductionOptions | None:

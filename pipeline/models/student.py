@@ -5,11 +5,13 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.base.errors import unknown_name
-from pipeline.base.options import Options
+from pipeline.base.options import Options, added
+from pipeline.base.own_code import PREFIX
 from pipeline.models.cifar_resnet import CIFAR_RESNETS
 
 TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50")
 TIMM_PREFIX = "timm:"
+OWN_PREFIX = "own:"  # before a name that was registered in this process
 PRETRAINED = "pretrained"
 
 
@@ -28,6 +30,9 @@ ARCHITECTURES = (*TORCHVISION_RESNETS, *CIFAR_RESNETS)
 class StudentOptions(Options):
     """The student: a torchvision ResNet, a CIFAR ResNet, or `timm:NAME` for any timm backbone.
 
+    A network of the user's own is `python:package.module:function`, with `trust: true`, or
+    `own:NAME` if it was registered in this process; see `pipeline/models/own_backbone.py`.
+
     The defaults of `stem`, `maxpool` and `zero_init_residual` are the architecture's own: a 7x7
     stem with max-pool for a torchvision ResNet, 3x3 without for a CIFAR ResNet, and residual
     branches that start at zero for both. A 3x3 stem keeps the resolution; 3x3/2 halves it, for
@@ -40,6 +45,10 @@ class StudentOptions(Options):
     zero_init_residual: bool | None = None
     # Widths of the projector's layers; if empty, the objective uses the features themselves.
     projector: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
+    # Of a network of the user's own: the layer whose output the features are, if not the last.
+    layer: str | None = added(None)
+    # Whether the code that `architecture` names may be imported and run.
+    trust: bool = added(False)
     # Weights to start from: a checkpoint file, the name of a finished run, or `pretrained` for
     # those that timm offers for the backbone.
     weights: str | None = None
@@ -47,21 +56,30 @@ class StudentOptions(Options):
     @field_validator("architecture")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name in ARCHITECTURES or name.startswith(TIMM_PREFIX):
+        if name in ARCHITECTURES or name.startswith((TIMM_PREFIX, OWN_PREFIX, PREFIX)):
             return name
-        raise ValueError(unknown_name("architecture", name, [*ARCHITECTURES, f"{TIMM_PREFIX}NAME"]))
+        valid = [*ARCHITECTURES, f"{TIMM_PREFIX}NAME", f"{PREFIX}package.module:function"]
+        raise ValueError(unknown_name("architecture", name, valid))
 
     @model_validator(mode="after")
     def _possible(self) -> "StudentOptions":
         if self.weights == PRETRAINED and not self.architecture.startswith(TIMM_PREFIX):
             raise ValueError(f"weights: {PRETRAINED} is for backbones {TIMM_PREFIX}NAME")
-        if self.architecture.startswith(TIMM_PREFIX):
+        if self.layer is not None and not self.is_own:
+            raise ValueError("layer is for a network of your own; leave it out")
+        if self.is_own or self.architecture.startswith(TIMM_PREFIX):
+            whose = "a network of your own" if self.is_own else "a timm backbone"
             for key in ("stem", "maxpool", "zero_init_residual"):
                 if getattr(self, key) is not None:
-                    raise ValueError(f"{key} cannot be chosen for a timm backbone; leave it out")
+                    raise ValueError(f"{key} cannot be chosen for {whose}; leave it out")
         elif self.architecture in CIFAR_RESNETS and (self.stem == "7x7" or self.maxpool):
             raise ValueError("a CIFAR ResNet has a stem of 3x3 or 3x3/2, and no max-pool")
         return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the network is of the user's own code."""
+        return self.architecture.startswith((OWN_PREFIX, PREFIX))
 
 
 def unknown_backbone(name: str) -> str | None:

@@ -20,6 +20,7 @@ from pipeline.objective.losses import (
     variance_hinge,
     wide,
 )
+from pipeline.objective.own_loss import own_loss
 from pipeline.objective.references import (
     Bank,
     Geometry,
@@ -29,12 +30,14 @@ from pipeline.objective.references import (
 from pipeline.objective.regularisers import barlow, gaussian_distance, random_directions
 from pipeline.objective.row_losses import ROW_LOSSES, kept_rows
 from pipeline.objective.terms import (
+    OWN_TERMS,
     AffinityTerm,
     AnyTerm,
     BarlowTerm,
     CovarianceTerm,
     DependenceTerm,
     InvarianceTerm,
+    OwnTerm,
     RegressionTerm,
     SigregTerm,
     VarianceTerm,
@@ -134,6 +137,11 @@ class Objective(nn.Module):
                 if not isinstance(term, DependenceTerm)
             }
         )
+        self._own = {
+            name: OWN_TERMS.find(term.code, trust=term.trust)
+            for name, term in self.terms.items()
+            if isinstance(term, OwnTerm)
+        }
         self._geometries: dict[tuple[str, float], Geometry] = {}
         self._banks: dict[str, Bank] = {}
         self._constants: dict[str, float] = {}
@@ -261,6 +269,8 @@ class Objective(nn.Module):
                 return self._affinity(name, term, batch)
             case RegressionTerm():
                 return self._row_losses(name, term, batch).mean()
+            case OwnTerm():
+                return own_loss(name, term, self._own[name], batch.rows(term), batch.target(term))
 
     def _affinity(self, name: str, term: AffinityTerm, batch: "_Batch") -> Tensor:
         bank = self._banks[name]
@@ -361,6 +371,11 @@ class _Batch:
             rows = rows if geometry is None else geometry(rows)
             self._samples[key] = Sample(rows, shared=self._gather)
         return self._samples[key]
+
+    def target(self, term: OwnTerm) -> Tensor | None:
+        """Return the rows (B, width) of the representation that a term of the user's own names."""
+        name = term.representation
+        return None if name is None else self.representation(name).rows
 
     @cached_property
     def generator(self) -> torch.Generator:

@@ -23,12 +23,13 @@ Dependence terms are 1 - statistic, so a positive weight maximises dependence. T
 MV-MR code minimises +dCor of hand-crafted representations; a weight of -1 gives that gradient.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from pipeline.base.options import Options, added
+from pipeline.base.own_code import OwnCode
 from pipeline.dependence.distance_correlation import MINIMUM_ROWS, Statistic
 from pipeline.objective.weights import Weight, never_counts
 
@@ -37,6 +38,8 @@ Layer = Literal["h", "z"]
 Exponent = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 VIEWS: tuple[View, View] = ("original", "augmented")
+# Functions of embeddings, and perhaps a target, that return a loss; see `OwnTerm`.
+OWN_TERMS: OwnCode[Callable[..., Any]] = OwnCode("loss term", "mvmr.register_term")
 
 
 class Term(Options):
@@ -200,6 +203,27 @@ class AffinityTerm(_RepresentationTerm):
     relative: bool = False
 
 
+class OwnTerm(Term):
+    """A loss of the user's own: `kind: python:package.module:function`, with `trust: true`.
+
+    The function takes the embeddings (B, D) of each of `needs`, in this order, and the rows
+    (B, width) of the `representation` if one is named. It returns a scalar, or one number per image
+    (B,), whose mean counts.
+    """
+
+    kind: Literal["own"] = "own"
+    on: Layer = "h"
+    code: str
+    trust: bool = False
+    needs: Annotated[tuple[View, ...], Field(strict=False, min_length=1, max_length=2)] = VIEWS
+    representation: str | None = None
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views whose embeddings the function takes."""
+        return self.needs
+
+
 # Kinds of terms that compare embeddings with a representation.
 WITH_REPRESENTATION = tuple(
     str(term.model_fields["kind"].default)
@@ -216,8 +240,10 @@ AnyTerm = (
     | DependenceTerm
     | RegressionTerm
     | AffinityTerm
+    | OwnTerm
 )
 TermOptions = Annotated[AnyTerm, Field(discriminator="kind")]
+KINDS = tuple(str(term.model_fields["kind"].default) for term in get_args(AnyTerm))
 
 
 def _complete(terms: Any) -> Any:
@@ -233,7 +259,7 @@ def _complete(terms: Any) -> Any:
 def _completed(name: Any, term: Any) -> Any:
     if not isinstance(term, Mapping):
         return term
-    term = {"kind": name, **term}
+    term = OWN_TERMS.named({"kind": name, **term})
     if term["kind"] in WITH_REPRESENTATION:
         term = {"representation": name, **term}
     return term
@@ -276,12 +302,14 @@ def views_of(terms: Mapping[str, AnyTerm]) -> frozenset[View]:
 
 def compares_views(term: AnyTerm) -> bool:
     """Return whether a term compares the embeddings of two views of an image."""
-    return isinstance(term, InvarianceTerm | ViewDependenceTerm | BarlowTerm)
+    two = isinstance(term, OwnTerm) and len(set(term.needs)) == len(VIEWS)
+    return two or isinstance(term, InvarianceTerm | ViewDependenceTerm | BarlowTerm)
 
 
 def representations_of(terms: Mapping[str, AnyTerm]) -> tuple[str, ...]:
     """Return the names of the representations that active terms need, each once, in order."""
-    return tuple(dict.fromkeys(term.representation for _, term in with_representation(terms)))
+    named = (getattr(term, "representation", None) for term in active(terms).values())
+    return tuple(dict.fromkeys(name for name in named if name is not None))
 
 
 def with_representation(

@@ -32,6 +32,7 @@ TRIVIAL_ANSWERS = {
     "barlow": "that of an embedding that is the same for all images",
     "sigreg": "that of an embedding that is the same for all images",
 }
+VIEWS = {"original": "the image", "augmented": "a random view", "both": "either view"}
 AUGMENTED = "the pixels of another random view, drawn for every batch"
 
 
@@ -144,6 +145,11 @@ def _measured(
                 f"Distance of the distribution of {on} from the standard normal one, along "
                 f"{term['directions']:,} random directions: it keeps images from collapsing"
             )
+        case "own":
+            views = " and ".join(VIEWS[view] for view in term["needs"])
+            name = term["representation"]
+            beside = f" and {_target(name, features, teachers)}" if name is not None else ""
+            return f"{term['code']}, a loss that the experiment defines, of {on} of {views}{beside}"
         case kind:
             return f"A term of kind {kind}"
 
@@ -165,8 +171,7 @@ def _geometry(term: Mapping[str, Any]) -> str:
 
 
 def _embedding(term: Mapping[str, Any]) -> str:
-    views = {"original": "the image", "augmented": "a random view", "both": "either view"}
-    return f"{term['on']} of {views[term['view']]}"
+    return f"{term['on']} of {VIEWS[term['view']]}"
 
 
 def _target(name: str, features: Mapping[str, Any], teachers: Mapping[str, str]) -> str:
@@ -176,4 +181,6 @@ def _target(name: str, features: Mapping[str, Any], teachers: Mapping[str, str])
     kind = name if stored is None else stored["kind"]
     if kind == "augmented":
         return AUGMENTED
+    if kind in ("own", "given"):
+        return f"the image's stored {name}"
     return f"the image's {'' if stored is None else 'stored '}{KINDS.get(kind, kind)}"

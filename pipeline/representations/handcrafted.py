@@ -29,11 +29,13 @@ class HandCrafted(Representation):
         self._image = image
         self._values = dict(parameters)
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, C, H, W) to (B, D), in float32 unless they are float64."""
+        """Map normalised images (B, C, H, W) to (B, D), in float32 unless they are float64.
+
+        Gradients flow to images that require them, and are finite.
+        """
         with full_precision(images.device):  # training may compute it inside autocast
-            return self._transform(in_working_precision(images.detach())).flatten(1)
+            return self._transform(in_working_precision(images)).flatten(1)
 
     def identity(self) -> dict[str, JsonValue]:
         """Return the transform's parameters and how its images are prepared."""

@@ -40,7 +40,8 @@ def hog(images: Tensor, *, bins: int = 24, cell: int = 8) -> Tensor:
     A gradient's magnitude is shared linearly between the two bins nearest to its orientation,
     arctan(dy / dx) modulo pi. Bin k is centred on k pi / bins, and the last bin is next to the
     first. A cell holds the mean over its pixels; rows and columns beyond the last whole cell are
-    left out. On a GPU the order of summation varies, so values differ by rounding between runs.
+    left out. Gradients flow to images that require them; where an image is flat, they are 0. On a
+    GPU the order of summation varies, so values differ by rounding between runs.
     """
     B, C, H, W = images.shape
     if bins < 2 or not 1 <= cell <= min(H, W):
@@ -51,8 +52,8 @@ def hog(images: Tensor, *, bins: int = 24, cell: int = 8) -> Tensor:
     h, w = H // cell, W // cell
     dx, dy = _sobel(images)
     dx, dy = dx[..., : h * cell, : w * cell], dy[..., : h * cell, : w * cell]
-    magnitude = torch.hypot(dx, dy)
-    position = torch.atan2(dy, dx).remainder(math.pi) * (bins / math.pi)
+    magnitude, angle = _polar(dx, dy)
+    position = angle.remainder(math.pi) * (bins / math.pi)
     lower = position.floor()
     upper_share = magnitude * (position - lower)
     histogram = images.new_zeros(B, C, bins * h * w)
@@ -62,6 +63,15 @@ def hog(images: Tensor, *, bins: int = 24, cell: int = 8) -> Tensor:
         index = (lower.long() + offset) % bins * (h * w) + cells
         histogram.scatter_add_(-1, index.flatten(2), share.flatten(2))
     return histogram.view(B, C, bins, h, w) / cell**2
+
+
+def _polar(dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """Return length and angle; where both derivatives are 0, there is no angle and no gradient."""
+    if not dx.requires_grad:
+        return torch.hypot(dx, dy), torch.atan2(dy, dx)
+    flat = (dx == 0) & (dy == 0)
+    dx, dy = torch.where(flat, 1.0, dx), torch.where(flat, 0.0, dy)
+    return torch.where(flat, 0.0, torch.hypot(dx, dy)), torch.atan2(dy, dx)
 
 
 def _sobel(images: Tensor) -> tuple[Tensor, Tensor]:

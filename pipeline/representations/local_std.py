@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.base.square_root import safe_sqrt
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted, in_working_precision
 from pipeline.representations.representation import RepresentationOptions
@@ -28,8 +29,8 @@ def local_std(images: Tensor) -> Tensor:
 
     The window is 3 x 3; its nine squared deviations are divided by nine (the biased estimate).
     The image is mirrored at its border without repeating the outermost pixels, so both sides need
-    at least two pixels. A flat window gives exactly zero. Values are float32 unless the input is
-    float64.
+    at least two pixels. A flat window gives exactly zero, with a gradient of zero. Values are
+    float32 unless the input is float64.
     """
     images = in_working_precision(images)
     *_, H, W = images.shape
@@ -45,4 +46,5 @@ def local_std(images: Tensor) -> Tensor:
             squares.addcmul_(difference, difference)
     count = WINDOW**2
     variance = squares.sub_(total.square_() / count).div_(count)
-    return variance.sqrt_().view(images.shape)
+    root = safe_sqrt(variance) if variance.requires_grad else variance.sqrt_()
+    return root.view(images.shape)

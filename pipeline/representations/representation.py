@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pipeline.base.digests import state_digest
 from pipeline.base.options import Options
 from pipeline.images.original_view import ImageOptions, Preparation
 from pipeline.representations.storing import ReduceOptions, StoredType
@@ -22,7 +23,8 @@ class Representation(nn.Module, ABC):
     """A map from prepared images (B, C, H, W) to vectors (B, D), without learnable state.
 
     Rows do not depend on each other: an image gives the same vector in any batch. Values are
-    float32 unless the input is float64. No gradient flows through a representation.
+    float32 unless the input is float64. Gradients flow through hand-crafted ones, to images that
+    require them, and not through teachers and random ones.
     """
 
     preparation: Preparation
@@ -36,8 +38,17 @@ class Representation(nn.Module, ABC):
         """Everything that the values depend on: parameters, weights digest, versions.
 
         Two representations with equal identities give equal vectors. `implementation` is a
-        number; raise it by one whenever a change of the code changes its outputs.
+        number; raise it by one whenever a change of the code changes its outputs. `identity_of`
+        adds the digest of weights that it leaves out.
         """
+
+
+def identity_of(representation: Representation) -> dict[str, JsonValue]:
+    """Return an identity with `weights`: what it states, or the digest of all weights, if any."""
+    identity = representation.identity()
+    if "weights" in identity or not representation.state_dict():
+        return identity
+    return {**identity, "weights": state_digest(representation)}
 
 
 class RepresentationOptions(Options, ABC):
@@ -52,6 +63,16 @@ class RepresentationOptions(Options, ABC):
     kind: str
     reduce: ReduceOptions = ReduceOptions()
     dtype: StoredType = "float16"
+
+    @property
+    def computable(self) -> bool:
+        """Whether the rows can be computed from images."""
+        return True
+
+    @property
+    def in_this_process_only(self) -> bool:
+        """Whether other processes cannot build it, because it was handed over in memory."""
+        return False
 
     def files(self) -> dict[str, Path]:
         """Return the local files that `build` reads, by the option that names each."""

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.square_root import safe_sqrt
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted
 from pipeline.representations.representation import RepresentationOptions
@@ -89,9 +90,11 @@ class Scattering2D:
         second = self.L**2 * self.J * (self.J - 1) // 2
         return 1 + first + (second if self.order == 2 else 0)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the coefficients of images (..., H, W), float32 or float64."""
+        """Return the coefficients of images (..., H, W), float32 or float64.
+
+        Gradients flow to images that require them; where a modulus is 0, its gradient is 0.
+        """
         if tuple(images.shape[-2:]) != self.shape:
             raise ValueError(
                 f"This transform is for images of {self.shape}; found {tuple(images.shape[-2:])}."
@@ -178,6 +181,9 @@ def _wavelet_moduli(spectra: Tensor, wavelets: Tensor) -> Iterator[tuple[slice, 
 
 def _inverse_modulus(spectra: Tensor) -> Tensor:
     """Return the modulus of the inverse transform; the wavelets already include its scale."""
+    if spectra.requires_grad:
+        parts = torch.view_as_real(torch.fft.ifft2(spectra, norm="forward"))
+        return safe_sqrt(parts.square().sum(-1))
     squares = torch.view_as_real(torch.fft.ifft2(spectra, norm="forward")).square_()
     # A third of the time of `abs`, which guards against an overflow that cannot occur here.
     modulus: Tensor = (squares[..., 0] + squares[..., 1]).sqrt_()

@@ -24,7 +24,9 @@ def unknown_representations(data: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(features, Mapping) or not isinstance(objective, Mapping):
         return
     for name, term in objective.items():
-        if not isinstance(term, Mapping) or term.get("kind", name) not in WITH_REPRESENTATION:
+        if not isinstance(term, Mapping):
+            continue
+        if term.get("kind", name) not in WITH_REPRESENTATION and not term.get("representation"):
             continue
         representation = term.get("representation", name)
         if representation not in features and representation not in LIVE:

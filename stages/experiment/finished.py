@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.base.atomic import write_json
 from pipeline.base.locations import remove_tree
-from stages.experiment.paths import finished_results
+from stages.experiment.paths import RunLayout, finished_results
 
 RECORD, FILES = "kept.json", "files"
 
@@ -47,19 +47,19 @@ def kept_results() -> list[Kept]:
     return found
 
 
-def is_kept(key: str) -> bool:
-    """Whether the result with this key is kept."""
-    return (_place(key) / RECORD).exists()
+def is_kept(key: str, run: RunLayout) -> bool:
+    """Whether the result with this key is kept where this run keeps its results."""
+    return (_place(key, run) / RECORD).exists()
 
 
-def keep(key: str, root: Path, outs: Sequence[Path], *, what: str) -> None:
-    """Keep the files and directories `outs` of the run in `root`, instead of an earlier result.
+def keep(key: str, run: RunLayout, outs: Sequence[Path], *, what: str) -> None:
+    """Keep the files and directories `outs` of a run, instead of an earlier result.
 
     It does nothing if one of them does not exist.
     """
     if not all(out.exists() for out in outs):
         return
-    place = _place(key)
+    place, root = _place(key, run), run.root
     work = place.with_name(f".{place.name}.{os.getpid()}")
     remove_tree(work)
     for out in outs:
@@ -72,9 +72,9 @@ def keep(key: str, root: Path, outs: Sequence[Path], *, what: str) -> None:
     work.rename(place)
 
 
-def restore(key: str, root: Path) -> None:
-    """Put a kept result into the run in `root`, instead of what is there."""
-    place = _place(key)
+def restore(key: str, run: RunLayout) -> None:
+    """Put a kept result into a run, instead of what is there."""
+    place, root = _place(key, run), run.root
     about = json.loads((place / RECORD).read_text(encoding="utf-8"))
     for name in about["outs"]:
         target, kept = root / name, place / FILES / name
@@ -98,8 +98,8 @@ def share(root: Path) -> None:
                 _link(shown, file)
 
 
-def _place(key: str) -> Path:
-    return finished_results() / key[:16]
+def _place(key: str, run: RunLayout) -> Path:
+    return run.finished / key[:16]
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -10,10 +10,10 @@ from pipeline.features.extraction.fingerprint import check_features
 from pipeline.features.store import FeatureStore, StoredFeature
 from pipeline.representations.representation import RepresentationOptions
 from stages.experiment.paths import DatasetLayout
-from stages.experiment.schema import DatasetOptions, Experiment
+from stages.experiment.schema import Experiment, PackingOptions
 
 
-def provenance(dataset: DatasetOptions) -> dict[str, Any]:
+def provenance(dataset: PackingOptions) -> dict[str, Any]:
     """Return the options that shards are made with, as their manifests record them."""
     return {
         "source": dataset.source.model_dump(mode="json"),
@@ -22,7 +22,7 @@ def provenance(dataset: DatasetOptions) -> dict[str, Any]:
     }
 
 
-def listing_of(dataset: DatasetOptions, source: Source) -> str:
+def listing_of(dataset: PackingOptions, source: Source) -> str:
     """Return the digest by which DVC notices that the shards are to be brought up to date.
 
     It is that of the source's listing, and of the file that names groups of images, if any.

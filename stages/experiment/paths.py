@@ -5,6 +5,9 @@ from pathlib import Path
 
 from pipeline.base.locations import Location, location, names_in
 
+RUNS = Path("runs")
+UNFINISHED, FINISHED = ".unfinished", ".finished"
+
 
 @dataclass(frozen=True)
 class DatasetLayout:
@@ -55,9 +58,14 @@ class DatasetLayout:
 
 @dataclass(frozen=True)
 class RunLayout:
-    """`runs/<name>/`: the results of one experiment."""
+    """`runs/<name>/`: the results of one experiment.
+
+    Unfinished work, earlier results and embeddings are kept in `scratch`, which all runs of a
+    project share; without one, in `root` itself.
+    """
 
     root: Path
+    scratch: Path | None = None
 
     @property
     def targets(self) -> Path:
@@ -119,6 +127,20 @@ class RunLayout:
         return self.root / "times"
 
     @property
+    def finished(self) -> Path:
+        """Finished results, by what determines them; not an output of any stage."""
+        return (self.scratch or self.root) / FINISHED
+
+    @property
+    def embeddings(self) -> Path:
+        """Embeddings that the protocols share; not an output of any stage."""
+        return (self.scratch or self.root) / ".embeddings" / self.root.name
+
+    def unfinished(self, digest: str) -> Path:
+        """Return the directory of a training until it has finished; `digest` is its run key."""
+        return (self.scratch or self.root) / UNFINISHED / digest[:16]
+
+    @property
     def report(self) -> Path:
         """The HTML page about the run."""
         return self.root / "report.html"
@@ -143,12 +165,12 @@ def other_stores(layout: DatasetLayout) -> list[Location]:
 
 def run_layout(name: str) -> RunLayout:
     """Return the paths of an experiment, relative to the working directory."""
-    return RunLayout(Path("runs") / name)
+    return RunLayout(RUNS / name, RUNS)
 
 
 def comparison_page() -> Path:
     """Return the path of the page that compares runs."""
-    return Path("runs") / "comparison.html"
+    return RUNS / "comparison.html"
 
 
 def starting_weights(weights: str) -> Path:
@@ -159,26 +181,16 @@ def starting_weights(weights: str) -> Path:
     return best if best.exists() and not Path(weights).is_file() else Path(weights)
 
 
-def unfinished_run(digest: str) -> Path:
-    """Return the directory of a training run until it has finished; `digest` is its run key."""
-    return unfinished_runs() / digest[:16]
-
-
 def unfinished_runs() -> Path:
     """Return the directory of all unfinished training runs."""
-    return Path("runs") / ".unfinished"
+    return RUNS / UNFINISHED
 
 
 def finished_results() -> Path:
     """Return the directory in which finished results are kept, by what determines them."""
-    return Path("runs") / ".finished"
+    return RUNS / FINISHED
 
 
 def last_used() -> Path:
     """Return the path of the copy that `mvmr use` keeps of the config it last made active."""
-    return Path("runs") / ".used.yaml"
-
-
-def evaluation_work(name: str) -> Path:
-    """Return the directory of embeddings that an experiment's protocols share."""
-    return Path("runs") / ".embeddings" / name
+    return RUNS / ".used.yaml"

@@ -67,7 +67,7 @@ def gather(
         layout.checkpoints / BEST, student=experiment.student, image=experiment.dataset.image
     )
     manifests = read_manifests(stored.shards)
-    sample = _sample(experiment, trained, manifests, stored, progress)
+    sample = _sample(experiment, trained, manifests, layout, stored, progress)
     metrics = _metrics(layout, experiment)
     protocol, predictions = _predictions(layout, experiment)
     run = RunFacts(
@@ -94,12 +94,14 @@ def _sample(
     experiment: Experiment,
     trained: Checkpoint,
     manifests: Manifests,
+    layout: RunLayout,
     stored: DatasetLayout,
     progress: Progress,
 ) -> ImageSample:
     """Return the first images of the last split, with all their spaces."""
     features = checked_features(experiment, experiment.features, stored, progress)
-    seen = scored(experiment, trained, stored, features, progress, first=IMAGES)
+    cache = layout.embeddings
+    seen = scored(experiment, trained, stored, features, cache, progress, first=IMAGES)
     split = list(manifests)[-1]
     labels = seen.images.labels(split)
     single = not seen.images.several_classes and bool((labels != NO_LABEL).all())

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.digests import digest, sha256_of
+from pipeline.base.own_code import OwnCode, source_digest
+from pipeline.evaluation.own_protocol import PROTOCOLS
 from pipeline.features.store import StoredFeature
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
-from pipeline.models.student import PRETRAINED
+from pipeline.models.own_backbone import STUDENTS
+from pipeline.models.student import OWN_PREFIX, PRETRAINED
+from pipeline.objective.terms import OWN_TERMS, OwnTerm
 from pipeline.shards.manifest import Manifest
 from stages.experiment.dvc_stages import training_outs
 from stages.experiment.finished import is_kept, keep
@@ -32,8 +36,8 @@ def keep_training(layout: RunLayout) -> None:
     """Keep the finished training that stands in the run's outputs, whoever put it there."""
     best = layout.checkpoints / BEST
     key = load_checkpoint(best).about.get("digest") if best.exists() else None
-    if key and not is_kept(key) and is_finished(layout, key):
-        keep(key, layout.root, training_outs(layout), what="train")
+    if key and not is_kept(key, layout) and is_finished(layout, key):
+        keep(key, layout, training_outs(layout), what="train")
 
 
 def run_key(
@@ -46,11 +50,12 @@ def run_key(
     """Return the SHA-256 of everything that determines a training run.
 
     That is its sections, the options found by trial (`tuned`), the manifests of train and
-    validation, the stored targets, and the weights that it starts from.
+    validation, the stored targets, the weights that it starts from, and code of the user's own.
     """
-    weights = given_weights(experiment)
+    weights, code = given_weights(experiment), own_training_code(experiment)
     return digest(
         {
+            **({"code": code} if code else {}),
             "sections": experiment.training_sections(),
             "tuned": sorted(tuned),
             "shards": [manifest.digest for manifest in manifests],
@@ -71,12 +76,15 @@ def evaluation_key(
     """Return the SHA-256 of everything that determines the scores of one protocol.
 
     That is what its record says (`provenance`), the options found by trial (`tuned`), all images
-    and features, how the student sees images, and the files that the protocol's options name.
+    and features, how the student sees images, the files that the protocol's options name, and a
+    protocol's code if it is of the user's own.
     """
     protocol, own = provenance["protocol"], {"name", "seed", "student"}
     named = [Path(value) for value in protocol.values() if isinstance(value, str)]
+    code = _source_of(PROTOCOLS, protocol["code"], trust=True) if "code" in protocol else {}
     return digest(
         {
+            **code,
             "protocol": protocol,
             "files": {str(path): sha256_of(path) for path in named if path.is_file()},
             "checkpoint": provenance["checkpoint"]["sha256"],
@@ -88,6 +96,22 @@ def evaluation_key(
             "version": version("mvmr"),
         }
     )
+
+
+def own_training_code(experiment: Experiment) -> dict[str, str]:
+    """Return a digest of each piece of the user's own code that training runs, by its name."""
+    student, found = experiment.student, dict[str, str]()
+    if student.is_own:
+        name = student.architecture.removeprefix(OWN_PREFIX)
+        found |= _source_of(STUDENTS, name, trust=student.trust)
+    for term in (experiment.objective or {}).values():
+        if isinstance(term, OwnTerm):
+            found |= _source_of(OWN_TERMS, term.code, trust=term.trust)
+    return found
+
+
+def _source_of(table: OwnCode[Any], name: str, *, trust: bool) -> dict[str, str]:
+    return {name: source_digest(table.find(name, trust=trust))}
 
 
 def tuned_values(work: Path) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
 from pipeline.base.digests import digest
 from pipeline.base.errors import ConfigError
 from pipeline.base.options import Options, problems
+from pipeline.base.own_code import PREFIX, OwnCode
 from pipeline.base.yaml_file import override, read_yaml
 from pipeline.datasets.sources import AnySource
 from pipeline.datasets.split import SplitOptions
+from pipeline.evaluation.own_protocol import PROTOCOLS
 from pipeline.evaluation.protocols import AnyProtocol
 from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
 from pipeline.images.original_view import ImageOptions
@@ -27,6 +29,7 @@ from pipeline.objective.terms import (
     representations_of,
 )
 from pipeline.representations.kinds import KINDS, AnyRepresentation
+from pipeline.representations.own_representation import REPRESENTATIONS
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.writing import ShardOptions
 from pipeline.training.train_options import TrainOptions
@@ -35,14 +38,21 @@ from stages.experiment.config_problems import complaint, unknown_representations
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
-def _kind_from_name(section: Any) -> Any:
-    """Let `scattering: {J: 2}` stand for `scattering: {kind: scattering, J: 2}`."""
-    if not isinstance(section, Mapping):
-        return section
-    return {
-        name: {"kind": name, **entry} if isinstance(entry, Mapping) else entry
-        for name, entry in section.items()
-    }
+def _kind_from_name(own: OwnCode[Any]) -> BeforeValidator:
+    """Let `scattering: {J: 2}` stand for `scattering: {kind: scattering, J: 2}`.
+
+    A kind that names code of the user's own becomes `kind: own`.
+    """
+
+    def completed(section: Any) -> Any:
+        if not isinstance(section, Mapping):
+            return section
+        return {
+            name: own.named({"kind": name, **entry}) if isinstance(entry, Mapping) else entry
+            for name, entry in section.items()
+        }
+
+    return BeforeValidator(completed)
 
 
 def _none(section: Any) -> Any:
@@ -52,13 +62,22 @@ def _none(section: Any) -> Any:
     return None if section == "none" else section
 
 
-class DatasetOptions(Options):
-    """`dataset`: the images, how they are split and sharded, and how the student sees them."""
+FeatureSection = Annotated[dict[Name, AnyRepresentation], _kind_from_name(REPRESENTATIONS)]
+ProtocolSection = Annotated[dict[Name, AnyProtocol], _kind_from_name(PROTOCOLS)]
+
+
+class PackingOptions(Options):
+    """The images of a data set, and how they are split and sharded."""
 
     name: Name
     source: AnySource
     split: SplitOptions
     shards: ShardOptions
+
+
+class DatasetOptions(PackingOptions):
+    """`dataset`: images as they are packed, and how the student sees them."""
+
     image: ImageOptions
 
 
@@ -71,11 +90,11 @@ class Experiment(Options):
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     dataset: DatasetOptions
-    features: Annotated[dict[Name, AnyRepresentation], BeforeValidator(_kind_from_name)]
+    features: FeatureSection
     student: StudentOptions
     objective: Annotated[ObjectiveOptions | None, BeforeValidator(_none)]
     train: Annotated[TrainOptions | None, BeforeValidator(_none)]
-    evaluate: Annotated[dict[Name, AnyProtocol], BeforeValidator(_kind_from_name)]
+    evaluate: ProtocolSection
 
     def digest(self) -> str:
         """Return the SHA-256 of the resolved experiment."""
@@ -121,6 +140,14 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
+def from_sections(sections: Mapping[str, Any]) -> Experiment:
+    """Check the sections of an experiment; raises ConfigError that lists every problem."""
+    experiment, wrong = _checked(dict(sections))
+    if experiment is None:
+        raise ConfigError("\n  ".join(["The experiment has problems:", *wrong]))
+    return experiment
+
+
 def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
     """Return the experiment, or None, and all its problems."""
     try:
@@ -129,7 +156,7 @@ def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
         return None, [*problems(error, Experiment), *unknown_representations(data)]
     wrong = [*unknown_representations(data), *_unstorable(experiment), *_idle(experiment)]
     wrong += [*_too_small(experiment), *_cannot_read(experiment)]
-    wrong += _senseless_validation(experiment)
+    wrong += [*_senseless_validation(experiment), *_untrusted(experiment)]
     wrong += unstored_targets(experiment.objective or {}, experiment.features)
     if not wrong:  # last, as it takes a second to import timm
         wrong += _unknown_backbone(experiment)
@@ -142,6 +169,18 @@ def _unknown_backbone(experiment: Experiment) -> Iterator[str]:
         unknown = unknown_backbone(architecture.removeprefix(TIMM_PREFIX))
         if unknown:
             yield f"student.architecture: {unknown}"
+
+
+def _untrusted(experiment: Experiment) -> Iterator[str]:
+    """Yield one line for each piece of importable code that the file does not trust."""
+    sections: dict[str, Any] = {"student": experiment.student}
+    for name in ("features", "objective", "evaluate"):
+        entries = getattr(experiment, name) or {}
+        sections |= {f"{name}.{key}": options for key, options in entries.items()}
+    for path, options in sections.items():
+        code = str(getattr(options, "code", getattr(options, "architecture", "")))
+        if code.startswith(PREFIX) and not options.trust:
+            yield f"{path}.trust: {code!r} is code that would run; set true if you trust it."
 
 
 def _idle(experiment: Experiment) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,7 +17,7 @@ from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.encoder import build_encoder
 from pipeline.shards.manifest import Manifest, read_manifests
-from stages.experiment.paths import DatasetLayout, evaluation_work
+from stages.experiment.paths import DatasetLayout
 from stages.experiment.schema import Experiment
 
 
@@ -42,14 +43,15 @@ def scored(
     trained: Checkpoint,
     layout: DatasetLayout,
     features: Mapping[str, StoredFeature],
+    cache: Path,
     progress: Progress,
     *,
     first: int | None = None,
 ) -> Scored:
     """Return images and subjects for the `first` valid images of each split, or for all.
 
-    `features` are all stored features of the experiment. Raises DataError if the shards are not
-    those of the checkpoint.
+    `features` are all stored features of the experiment; embeddings are kept in `cache`. Raises
+    DataError if the shards are not those of the checkpoint.
     """
     image = experiment.dataset.image
     device = device_from("auto")
@@ -68,7 +70,7 @@ def scored(
         {"student": trained.build(), "untrained": untrained},
         images,
         device=device,
-        cache=evaluation_work(experiment.name),
+        cache=cache,
         progress=progress,
     )
     return Scored(

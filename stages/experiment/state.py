@@ -24,7 +24,6 @@ from stages.experiment.paths import (
     RunLayout,
     dataset_layout,
     run_layout,
-    unfinished_run,
     unfinished_runs,
 )
 from stages.experiment.run_identity import is_finished, run_key, tuned_values
@@ -161,7 +160,7 @@ def _training(
             return StageState("train", "done", f"{chosen['rule']}, epoch {chosen['epoch']}")
     for work in sorted(unfinished_runs().glob("*/")):
         tuned = tuned_values(work)
-        if work == unfinished_run(key(tuned=tuned)) and list(work.glob("*.ckpt")):
+        if work == run.unfinished(key(tuned=tuned)) and list(work.glob("*.ckpt")):
             flags = "".join(f" --auto-{name.replace('_', '-')}" for name in tuned)
             text = f"{work}: it continues from its last checkpoint"
             return StageState("train", "unfinished", text, f"mvmr train{flags}")

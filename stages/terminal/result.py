@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from pipeline.base.text import counted_kinds, spoken
+from pipeline.base.text import counted_kinds
 from stages.terminal import proposal
 from stages.terminal.console import table
 
@@ -67,15 +67,6 @@ def rows_table(
         ["" if row.get(c.key) is None else c.show(row[c.key]) for c in columns] for row in rows
     ]
     return table(title, [column.head for column in columns], cells, text_columns=text_columns)
-
-
-def headline(record: Mapping[str, Any]) -> str:
-    """Return the main figure of the student, with its interval if it has one."""
-    main = record["main"]
-    interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
-    between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
-    value = record.get(main)
-    return f"{spoken(main)} {value:.4g}{between}" if value is not None else main
 
 
 def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) -> list[str]:

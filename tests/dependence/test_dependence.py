@@ -173,6 +173,47 @@ def test_gradient_equals_finite_differences(statistic: Statistic) -> None:
     assert torch.autograd.gradcheck(function, (x.requires_grad_(), y.requires_grad_()))
 
 
+def direct(x: Tensor, y: Tensor) -> Tensor:
+    """Distance correlation by its definition, from differences of all pairs."""
+
+    def centred(z: Tensor) -> Tensor:
+        squares = (z[:, None] - z).square().sum(-1)
+        zero = squares == 0
+        a = torch.where(zero, 0.0, torch.where(zero, 1.0, squares).sqrt())
+        return a - a.mean(0, keepdim=True) - a.mean(1, keepdim=True) + a.mean()
+
+    A, B = centred(x), centred(y)
+    return ((A * B).mean() / ((A * A).mean() * (B * B).mean()).sqrt()).sqrt()
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_works_under_the_function_transforms_of_torch(statistic: Statistic) -> None:
+    xs, ys = normal(3, 24, 5), normal(3, 24, 4, seed=1)
+
+    def of(x: Tensor, y: Tensor) -> Tensor:
+        return distance_correlation(x, y, statistic=statistic)
+
+    several = torch.func.vmap(of)(xs, ys)
+    torch.testing.assert_close(
+        several, torch.stack([of(x, y) for x, y in zip(xs, ys, strict=True)])
+    )
+    x = xs[0].clone().requires_grad_()
+    of(x, ys[0]).backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    torch.testing.assert_close(torch.func.grad(of)(xs[0], ys[0]), x.grad)
+    many = torch.func.vmap(torch.func.grad(of))(xs, ys)
+    torch.testing.assert_close(many[0], x.grad)
+
+
+def test_second_derivatives_are_those_of_the_definition() -> None:
+    (x, y), weights = related(24), normal(24, 5, seed=9)
+    found, expected = (
+        torch.func.grad(lambda a, of=of: (torch.func.grad(of)(a, y) * weights).sum())(x)
+        for of in (distance_correlation, direct)
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_gradient_of_distances_holds_for_any_gradient_from_above() -> None:
     weights = normal(6, 6, seed=9)  # not symmetric
     x = normal(6, 3).requires_grad_()

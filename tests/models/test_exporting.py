@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import load_encoder
+from mvmr import load_encoder
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.images.original_view import ImageOptions

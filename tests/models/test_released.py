@@ -8,7 +8,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipeline import load_encoder
+from mvmr import load_encoder
 from pipeline.base.errors import WeightsError
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

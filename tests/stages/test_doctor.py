@@ -17,7 +17,7 @@ from pipeline.features.store import FeatureStore
 from pipeline.shards.manifest import read_manifest
 from stages.experiment import machine_checks
 from stages.experiment.experiment_checks import _demanded_by
-from stages.experiment.paths import unfinished_run
+from stages.experiment.paths import run_layout
 from stages.experiment.run_identity import run_key
 from stages.experiment.schema import load
 from stages.experiment.state import StageState, states
@@ -192,7 +192,7 @@ def test_what_was_interrupted_is_unfinished_and_named(inside: Path) -> None:
     store = FeatureStore(Path("data/digits/features.zarr"))
     targets = {name: store[name] for name in experiment.targets()}
     key = run_key(experiment, tuned=["lr"], manifests=shards, targets=targets)
-    work = unfinished_run(key)
+    work = run_layout(experiment.name).unfinished(key)
     work.mkdir(parents=True)
     (work / "resume.ckpt").touch()
     (work / "tuned.json").write_text('{"lr": 0.001}')

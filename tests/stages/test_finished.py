@@ -7,10 +7,12 @@ import pytest
 
 from stages.experiment import finished
 from stages.experiment.finished import is_kept, keep, kept_results, restore, share
+from stages.experiment.paths import run_layout
 
 LINK = os.link
 KEY, OTHER = "a" * 64, "b" * 64
 RUN = Path("runs/one")
+LAYOUT = run_layout("one")
 OUTS = (RUN / "checkpoints", RUN / "curves.csv")
 
 
@@ -42,37 +44,37 @@ def read() -> dict[str, str]:
 
 def test_going_back_and_forth() -> None:
     first = read()
-    keep(KEY, RUN, OUTS, what="train")
+    keep(KEY, LAYOUT, OUTS, what="train")
     write("2")
     (RUN / "checkpoints/more.pt").write_text("2")
     second = read()
-    keep(OTHER, RUN, OUTS, what="train")
+    keep(OTHER, LAYOUT, OUTS, what="train")
     for _ in range(2):
-        restore(KEY, RUN)
+        restore(KEY, LAYOUT)
         assert read() == first
-        restore(OTHER, RUN)
+        restore(OTHER, LAYOUT)
         assert read() == second
 
 
 def test_what_is_not_whole_is_not_kept() -> None:
     (RUN / "curves.csv").unlink()
-    keep(KEY, RUN, OUTS, what="train")
-    assert not is_kept(KEY)
+    keep(KEY, LAYOUT, OUTS, what="train")
+    assert not is_kept(KEY, LAYOUT)
 
 
 def test_an_interrupted_keeping_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(finished, "write_json", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            keep(KEY, RUN, OUTS, what="train")
-    assert not is_kept(KEY)
+            keep(KEY, LAYOUT, OUTS, what="train")
+    assert not is_kept(KEY, LAYOUT)
     assert kept_results() == []
-    keep(KEY, RUN, OUTS, what="train")
-    assert is_kept(KEY)
+    keep(KEY, LAYOUT, OUTS, what="train")
+    assert is_kept(KEY, LAYOUT)
 
 
 def test_results_are_listed_with_what_removing_them_frees() -> None:
-    keep(KEY, RUN, OUTS, what="train")
+    keep(KEY, LAYOUT, OUTS, what="train")
     shared = kept_results()[0].bytes  # none of the two files, where the file system has links
     write("2")
     (kept,) = kept_results()
@@ -81,12 +83,12 @@ def test_results_are_listed_with_what_removing_them_frees() -> None:
 
 
 def test_equal_files_are_shared_again() -> None:
-    keep(KEY, RUN, OUTS, what="train")
+    keep(KEY, LAYOUT, OUTS, what="train")
     write("1")  # as DVC does, which puts links into its cache there
     share(RUN)
     linked = os.link is LINK
     assert (RUN / "curves.csv").samefile(kept_results()[0].path / "files/curves.csv") == linked
     write("2")
     share(RUN)
-    restore(KEY, RUN)
+    restore(KEY, LAYOUT)
     assert read()["curves.csv"] == "1"

@@ -16,7 +16,7 @@ import pytest
 from pages import ROOT
 from PIL import Image
 
-from pipeline import load_encoder
+from mvmr import load_encoder
 from pipeline.base.digests import sha256_of
 from pipeline.features.store import FeatureStore
 from pipeline.shards.listing import read_names

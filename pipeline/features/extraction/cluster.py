@@ -18,7 +18,7 @@ from distributed.utils import LoopRunner
 
 from pipeline.base.devices import available_cores
 from pipeline.base.errors import StoreError
-from pipeline.base.processes import deaf_children
+from pipeline.base.processes import deaf_children, without_the_script
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted
 from pipeline.features.extraction.task import Task
@@ -57,11 +57,13 @@ class ClusterOptions:
     """Where tasks run: `workers` local processes, or the scheduler at an address.
 
     `batch_size` is how many images a network takes at once, None for what suits its device.
+    With `here`, they run in a thread of this process, for what other processes cannot build.
     """
 
     workers: int | None = None
     scheduler: str | None = None
     batch_size: int | None = None
+    here: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,8 @@ def _running(options: ClusterOptions, shards: int) -> Iterator[Client]:
 
 def local_workers(options: ClusterOptions, shards: int) -> int:
     """Return how many workers a local cluster has for work on `shards` shards."""
+    if options.here:
+        return 1
     gpus = torch.cuda.device_count()
     most = gpus or available_cores()  # workers on one GPU would only share it
     workers = options.workers or max(1, shards // SHARDS_PER_WORKER)
@@ -213,6 +217,7 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
         dask_config.set(
             {"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT, **QUIET, **LOCAL_LINK}
         ),
+        without_the_script(),
         _loop() as loop,
         LocalCluster(
             loop=loop,
@@ -220,7 +225,8 @@ def _local(options: ClusterOptions, shards: int) -> Iterator[Client]:
             threads_per_worker=TASKS_AT_ONCE,
             # A thread of this process would have its settings, among them that idle threads spin,
             # unless it was started with those of workers, as the command line is.
-            processes=workers > 1 or os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE",
+            processes=not options.here
+            and (workers > 1 or os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE"),
             dashboard_address=f"{LOCAL}:0",
             memory_limit=None,
             silence_logs=logging.CRITICAL,

@@ -119,6 +119,13 @@ class StoredFeature:
             raise self._damaged(next(array_damage(self.path, split), unnamed))
         return self._encoding.decode(numbers)
 
+    def __getitem__(self, split: str) -> "StoredRows":
+        return StoredRows(self, split)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{count:,} {split}" for split, count in self.splits.items())
+        return f"{self.name}: {self.width} numbers, {self.stored_type}, {rows} at {self.path}"
+
     @cached_property
     def _encoding(self) -> Encoding:
         scaled = self.stored_type == "int8"
@@ -188,6 +195,42 @@ class StoredFeature:
             own = (d for d in feature_damage(self.path) if d.part.startswith(REDUCTION))
             unnamed = Damage(self.path / REDUCTION, str(error), REDUCTION)
             raise self._damaged(next(own, unnamed)) from error
+
+
+class StoredRows:
+    """The rows (samples, width) of one split, read when they are asked for: `rows[10:20]`.
+
+    Raises StoreError if there is no such split.
+    """
+
+    def __init__(self, feature: StoredFeature, split: str) -> None:
+        if split not in feature.splits:
+            known = unknown_name("split", split, feature.splits)
+            raise StoreError(f"Feature {feature.name!r}: {known}")
+        self._feature, self._split = feature, split
+        self.shape = (feature.splits[split], feature.width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, number: int | slice) -> Array:
+        """Return a row (width,), or the rows of a slice, decoded."""
+        if isinstance(number, slice):
+            chosen = range(len(self))[number]
+            if not chosen:
+                return self._feature.read(self._split, 0, 0)
+            low, high = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]) + 1
+            rows = self._feature.read(self._split, low, high)
+            return rows[[row - low for row in chosen]]
+        row = range(len(self))[number]
+        first: Array = self._feature.read(self._split, row, row + 1)[0]
+        return first
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self._feature.read(self._split), dtype)
+
+    def __repr__(self) -> str:
+        return f"{self._feature.name}, {self._split}: {self.shape[0]:,} rows of {self.shape[1]}"
 
 
 class FeatureStore:

@@ -1,0 +1,149 @@
+"""The dependence, and the objective, for batches of a training script of the user's own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+from torch import Tensor, nn
+
+from mvmr.arrays import ArrayLike, as_tensor
+from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.options import checked_by
+from pipeline.dependence import distance_correlation as dependence
+from pipeline.objective.objective import Activations, Moment, ObjectiveValue
+from pipeline.objective.objective import Objective as TermsOfBatch
+from pipeline.objective.references import Reference
+from pipeline.objective.terms import (
+    VIEWS,
+    AnyTerm,
+    DependenceTerm,
+    ObjectiveOptions,
+    View,
+    compares_views,
+    representations_of,
+    with_representation,
+)
+
+Views = Tensor | Sequence[Tensor] | Mapping[View, Tensor]
+
+
+@overload
+def distance_correlation(
+    x: Tensor, y: Tensor, *, statistic: dependence.Statistic = "dcor"
+) -> Tensor: ...
+@overload
+def distance_correlation(
+    x: "np.ndarray[Any, Any]",
+    y: "np.ndarray[Any, Any]",
+    *,
+    statistic: dependence.Statistic = "dcor",
+) -> float: ...
+def distance_correlation(
+    x: ArrayLike, y: ArrayLike, *, statistic: dependence.Statistic = "dcor"
+) -> Tensor | float:
+    """Return the distance correlation of two samples, rows (B, D) and (B, E).
+
+    It is 0 for a constant side, and 1 if one side determines the distances of the other up to a
+    factor. `statistic` is dcor, dcor_squared, or dcor_squared_unbiased, which is about 0 for
+    independent samples of any width. Tensors give a scalar tensor with gradients, also second ones
+    and under `torch.func.grad` and `vmap`; arrays give a float.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(256, 8))
+    >>> round(mvmr.distance_correlation(x, 3 * x + 1), 6)
+    1.0
+    """
+    tensors = isinstance(x, Tensor), isinstance(y, Tensor)
+    if any(tensors) != all(tensors):
+        raise DataError("Both samples must be tensors, or both arrays; found one of each.")
+    rows = (as_tensor(side, f"The sample {name}") for name, side in (("x", x), ("y", y)))
+    found = dependence.distance_correlation(*rows, statistic=statistic)
+    return found if all(tensors) else float(found)
+
+
+class Objective(nn.Module):
+    """A weighted sum of terms, with the learned heads of those that predict a target.
+
+    `terms` are as in an experiment file, by name; docs/training.md lists their options. Widths are
+    needed for learned heads only: `h_width` and `z_width` of the embeddings, and of `targets` by
+    name. `references` are for terms that must know stored targets ahead.
+
+    >>> objective = mvmr.Objective({"invariance": {"weight": 25}, "variance": {"on": "z"}})
+    >>> z = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    >>> value = objective(z=(z, z))
+    >>> float(value.terms["invariance"])
+    0.0
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, Any],
+        *,
+        h_width: int | None = None,
+        z_width: int | None = None,
+        targets: Mapping[str, int] | None = None,
+        references: Mapping[str, Reference] | None = None,
+    ) -> None:
+        super().__init__()
+        options = checked_by(ObjectiveOptions, dict(terms), "objective")
+        widths = {"h": h_width, "z": z_width, **(targets or {})}
+        for needed in _widths_needed(options):
+            if not widths.get(needed):
+                say = f"{needed}_width" if needed in ("h", "z") else "its width in `targets`"
+                raise ConfigError(
+                    "A term learns a map from an embedding to a target, and the width of "
+                    f"{needed!r} is not known: give {say}."
+                )
+        self.terms = TermsOfBatch(
+            options,
+            h_width=h_width or 0,
+            z_width=z_width or 0,
+            representation_widths={n: widths.get(n) or 0 for n in representations_of(options)},
+            references=references,
+        )
+
+    def forward(
+        self,
+        *,
+        h: Views | None = None,
+        z: Views | None = None,
+        targets: Mapping[str, ArrayLike] | None = None,
+        progress: float = 0.0,
+        seed: int = 0,
+    ) -> ObjectiveValue:
+        """Return `total`, a scalar, and the unweighted `terms` by name.
+
+        `h` and `z` are embeddings (B, D): of the original and the augmented view, as a pair or by
+        name; a single tensor is for terms that do not compare views. `targets` (B, width) are rows
+        of the original images. `progress`, from 0 to 1, is for weights that change, and `seed` for
+        terms that draw. Raises TrainingError if something that a term needs is missing.
+        """
+        rows = {n: as_tensor(t, f"The target {n!r}") for n, t in (targets or {}).items()}
+        activations = Activations(self._by_view(h, "h"), self._by_view(z, "z"))
+        value: ObjectiveValue = self.terms(activations, rows, moment=Moment(progress, seed))
+        return value
+
+    def _by_view(self, views: Views | None, name: str) -> Mapping[View, Tensor]:
+        if views is None or isinstance(views, Mapping):
+            return views or {}
+        if isinstance(views, Tensor):
+            comparing = [n for n, term in self.terms.terms.items() if compares_views(term)]
+            if comparing:
+                raise DataError(
+                    f"{', '.join(comparing)} of the objective compares two views: give {name} as a "
+                    "pair (original, augmented)."
+                )
+            return dict.fromkeys(VIEWS, views)
+        if len(views) != len(VIEWS):
+            raise DataError(
+                f"{name} is a tensor (B, D), a pair (original, augmented) or a dictionary; found "
+                f"{len(views)} tensors."
+            )
+        return dict(zip(VIEWS, views, strict=True))
+
+
+def _widths_needed(terms: Mapping[str, AnyTerm]) -> Iterator[str]:
+    """Yield the embeddings and representations between which heads are learned."""
+    for _, term in with_representation(terms):
+        if not isinstance(term, DependenceTerm):
+            yield from (term.on, term.representation)

@@ -1,0 +1,321 @@
+"""From images to a scored encoder in one call."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from os import fspath
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ruamel.yaml import YAML
+from torch import nn
+
+from mvmr.arrays import Bar, PathText, watched
+from mvmr.opened_data import Dataset, name_of, pack
+from mvmr.opened_run import EXPERIMENT, Run, note_places
+from mvmr.recipe_list import Configs
+from pipeline.base.atomic import atomic_path
+from pipeline.base.digests import digest, state_digest
+from pipeline.base.errors import ConfigError
+from pipeline.base.locations import location
+from pipeline.base.options import Options, checked_by
+from pipeline.base.own_code import source_digest
+from pipeline.base.progress import Progress
+from pipeline.base.yaml_file import override, read_yaml
+from pipeline.features.extraction.cluster import ClusterOptions
+from pipeline.images.original_view import ImageOptions
+from pipeline.models.encoder import build_encoder
+from pipeline.models.own_backbone import STUDENTS
+from pipeline.models.student import OWN_PREFIX
+from pipeline.objective.terms import ObjectiveOptions, compares_views, representations_of
+from pipeline.representations.representation import RepresentationOptions
+from stages.experiment.paths import DatasetLayout, RunLayout
+from stages.experiment.requirements import require_enough
+from stages.experiment.schema import Experiment, from_sections
+from stages.steps.pack_images import pack_images
+from stages.steps.score_student import score_student
+from stages.steps.store_features import store_features
+from stages.steps.train_student import train_student
+
+Sections = Mapping[str, Any]
+Images: TypeAlias = "PathText | Sections | Dataset"
+Student: TypeAlias = "str | Sections | nn.Module"
+Teacher: TypeAlias = "str | Sections | RepresentationOptions"
+TEACHER = "teacher"
+
+
+def distil(
+    images: Images,
+    *,
+    teacher: Teacher,
+    out: PathText,
+    student: Student = "resnet18",
+    image: ImageOptions | None = None,
+    features: Mapping[str, RepresentationOptions | Sections] | None = None,
+    objective: Sections | None = None,
+    train: Sections | None = None,
+    evaluate: Sections | None = None,
+    data: PathText | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Bar = None,
+) -> Run:
+    """Train a student to embed images as a frozen teacher does, score it, and return the run.
+
+    The images are packed, the teacher's embeddings computed once and stored, the student trained
+    and scored beside controls. Whatever is done already, by this call or another one with the same
+    `data`, is not done again, and an interrupted call continues where it was.
+
+    `images` is a folder, a source as in an experiment file, or a data set (`pack`, `open_dataset`).
+    `teacher` is "open_clip:MODEL/TAG", "timm:MODEL", the options of a feature, or a network handed
+    over by `mvmr.teacher`. `student` is an architecture, "timm:NAME", a section of options, or any
+    module: a copy of it is trained. The recipe is `configs()["folder_clip"]`; `train` and `student`
+    change single options of it, `objective` and `evaluate` replace it, and `features` adds stored
+    features that the objective may name. Its own is named "teacher". Images with one class each are
+    scored by linear and k-NN probes on test images, others by retrieval.
+
+    Results are in the folder `out`. Shards and features are in `data`, by default the folder
+    `data/NAME` beside `out`, where NAME is that of the folder of images.
+    """
+    recipe = read_yaml(Configs()["folder_clip"])
+    recipe["features"] = {TEACHER: _teacher(teacher)}
+    recipe["objective"] = {TEACHER: recipe["objective"]["clip"]}
+    changes = _Changes(student, image, features or {}, objective, train or {}, evaluate, seed)
+    with watched(progress) as bar:
+        layout = RunLayout(Path(fspath(out)))
+        packed = _packed(images, layout, data, bar)
+        return _run(recipe, packed, changes, layout, workers, bar)
+
+
+def pretrain(
+    images: Images,
+    *,
+    out: PathText,
+    student: Student = "resnet18",
+    image: ImageOptions | None = None,
+    features: Mapping[str, RepresentationOptions | Sections] | None = None,
+    objective: Sections | None = None,
+    train: Sections | None = None,
+    evaluate: Sections | None = None,
+    data: PathText | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Bar = None,
+) -> Run:
+    """Train a student on images alone, without labels or a teacher, score it, and return the run.
+
+    The recipe is `configs()["folder_self_supervised"]`: VICReg's terms, and a linear map of the
+    features that predicts cached oriented gradients. Otherwise as `distil`.
+    """
+    recipe = read_yaml(Configs()["folder_self_supervised"])
+    changes = _Changes(student, image, features or {}, objective, train or {}, evaluate, seed)
+    with watched(progress) as bar:
+        layout = RunLayout(Path(fspath(out)))
+        packed = _packed(images, layout, data, bar)
+        return _run(recipe, packed, changes, layout, workers, bar)
+
+
+def run_experiment(
+    experiment: PathText | Sections,
+    *,
+    out: PathText,
+    data: PathText | None = None,
+    override_with: Sequence[str] = (),
+    workers: int | None = None,
+    progress: Bar = None,
+) -> Run:
+    """Run all stages of an experiment that are not done yet, and return the run.
+
+    `experiment` is a file, a name of `configs()`, or a dictionary of sections; `override_with` are
+    changes as after `mvmr -s`, such as "train.lr=1e-3". The results are those of the commands, bit
+    for bit, in the folder `out`; shards and features are in `data`, by default `data/NAME` beside
+    `out`, where NAME is that of the data set. Raises ConfigError that lists every problem.
+    """
+    sections = override(_sections(experiment), override_with)
+    found, layout = from_sections(sections), RunLayout(Path(fspath(out)))
+    stored = _stored_beside(layout, data, found.dataset.name)
+    with watched(progress) as bar:
+        enough = partial(require_enough, found)
+        pack_images(found.dataset, stored, bar, require_enough=enough)
+        return _finish(found, sections, stored, layout, workers, bar)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What a call changes of a recipe."""
+
+    student: Student
+    image: ImageOptions | None
+    features: Mapping[str, Any]
+    objective: Sections | None
+    train: Sections
+    evaluate: Sections | None
+    seed: int
+
+
+def _run(
+    recipe: dict[str, Any],
+    packed: Dataset,
+    changes: _Changes,
+    layout: RunLayout,
+    workers: int | None,
+    bar: Progress,
+) -> Run:
+    image = changes.image or packed.image or ImageOptions.model_validate(recipe["dataset"]["image"])
+    objective = changes.objective or recipe["objective"]
+    terms = checked_by(ObjectiveOptions, dict(objective), "objective")
+    named = representations_of(terms)
+    train = _training(recipe["train"], changes.train)
+    if "validate_on" not in changes.train and any(map(compares_views, terms.values())):
+        train.pop("validate_on", None)  # of the recipe: the views of an image would be the same one
+    own = {name: options for name, options in recipe["features"].items() if name in named}
+    sections = {
+        "name": name_of(str(layout.root)),
+        "seed": changes.seed,
+        "dataset": {**_as_packed(packed), "image": image},
+        "features": {**own, **packed.specifications, **changes.features},
+        "student": _student(recipe["student"], changes.student),
+        "objective": objective,
+        "train": train,
+        "evaluate": changes.evaluate or _protocols(packed),
+    }
+    plain = _plain(sections)
+    experiment = from_sections(plain)
+    require_enough(experiment, packed.manifests["train"].valid)
+    return _finish(experiment, plain, packed.layout, layout, workers, bar)
+
+
+def _finish(
+    experiment: Experiment,
+    sections: Sections,
+    stored: DatasetLayout,
+    layout: RunLayout,
+    workers: int | None,
+    bar: Progress,
+) -> Run:
+    """Do what remains after packing, and leave the experiment file beside the results."""
+    if experiment.student.is_own:  # refused before anything is computed
+        image = experiment.dataset.image
+        build_encoder(experiment.student, channels=image.channels, size=image.size, seed=0)
+    if experiment.features:
+        store_features(
+            experiment.features,
+            experiment.dataset.image,
+            stored,
+            bar,
+            cluster=ClusterOptions(workers),
+        )
+    if train_student(experiment, stored, layout, bar) is None:
+        raise SystemExit(0)  # of several processes, the first goes on alone
+    score_student(experiment, experiment.evaluate, stored, layout, bar, tell=bar.note)
+    layout.root.mkdir(parents=True, exist_ok=True)
+    with atomic_path(layout.root / EXPERIMENT) as temporary, temporary.open("w") as file:
+        YAML().dump(_plain(sections), file)  # in the order given: sums of terms follow it
+    note_places(layout, stored)
+    return Run(layout, stored, experiment)
+
+
+def _sections(experiment: PathText | Sections) -> dict[str, Any]:
+    if isinstance(experiment, Mapping):
+        plain: dict[str, Any] = _plain(experiment)
+        return plain
+    path = Path(fspath(experiment))
+    return read_yaml(path if path.suffix in (".yaml", ".yml") else Configs()[str(experiment)])
+
+
+def _packed(images: Images, layout: RunLayout, data: PathText | None, bar: Progress) -> Dataset:
+    if isinstance(images, Dataset):
+        if data is not None:
+            raise ConfigError(
+                "`data` says where images are packed to, and these are packed: leave it out."
+            )
+        return images
+    named = images.get("root", images["kind"]) if isinstance(images, Mapping) else fspath(images)
+    place = _stored_beside(layout, data, name_of(str(named)))
+    return pack(images, str(place.root), progress=bar)
+
+
+def _stored_beside(layout: RunLayout, data: PathText | None, name: str) -> DatasetLayout:
+    beside = layout.root.absolute().parent / "data" / name
+    return DatasetLayout(beside if data is None else location(fspath(data)))
+
+
+def _as_packed(data: Dataset) -> dict[str, Any]:
+    """Return the section `dataset` of packed images, from what their manifests record."""
+    manifest = data.manifests["train"]
+    recorded = {key: deepcopy(manifest.options[key]) for key in ("source", "split", "shards")}
+    recorded["split"].get("groups", {}).pop("sha256", None)
+    return {"name": manifest.dataset, **recorded}
+
+
+def _teacher(teacher: Teacher) -> Any:
+    """Return a teacher as the options of a feature."""
+    if not isinstance(teacher, str):
+        return teacher
+    kind, _, model = teacher.partition(":")
+    if kind == "open_clip" and model.startswith(("hf-hub:", "local-dir:")):
+        return {"kind": kind, "model": model}
+    if kind == "open_clip":
+        name, _, tag = model.rpartition("/")
+        if name:
+            return {"kind": kind, "model": name, "pretrained": tag}
+    if kind == "timm" and model:
+        return {"kind": kind, "model": model, "pretrained": True}
+    raise ConfigError(
+        f"A teacher is open_clip:MODEL/TAG, timm:MODEL, a section of options, or what mvmr.teacher "
+        f"returns; found {teacher!r}."
+    )
+
+
+def _student(recipe: Sections, student: Student) -> dict[str, Any]:
+    if isinstance(student, nn.Module):
+        student = _handed_over(student)
+    own = {"architecture": student} if isinstance(student, str) else dict(student)
+    return {**recipe, **own}
+
+
+def _handed_over(network: nn.Module) -> str:
+    """Register a network under a name that follows from its code, its layers and its weights."""
+    network = deepcopy(network).cpu()
+    identity = digest([source_digest(network), repr(network), state_digest(network)])
+    name = f"{type(network).__name__}-{identity[:8]}"
+    STUDENTS.add(name, _Copies(network))
+    return OWN_PREFIX + name
+
+
+class _Copies:
+    """A function that returns copies of a network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    def __call__(self) -> nn.Module:
+        return deepcopy(self._network)
+
+
+def _training(recipe: Sections, changes: Sections) -> dict[str, Any]:
+    """Return the recipe with changes; its warm-up keeps its share of the epochs."""
+    schedule = dict(recipe["schedule"])
+    if isinstance(changes.get("epochs"), int):
+        schedule["warmup_epochs"] *= changes["epochs"] / recipe["epochs"]
+    return {**recipe, "schedule": schedule, **changes}
+
+
+def _protocols(data: Dataset) -> dict[str, Any]:
+    """Return protocols that the images have what it takes for."""
+    test = data.manifests.get("test")
+    single = test is not None and test.labelled and not test.multi_label
+    return {**({"linear": {}, "knn": {}} if single else {}), "retrieval": {}}
+
+
+def _plain(value: Any) -> Any:
+    """Return sections as an experiment file holds them: mappings, lists, texts and numbers."""
+    if isinstance(value, Options):
+        required = {"kind": value.kind} if hasattr(value, "kind") else {}
+        return {**required, **value.model_dump(mode="json", exclude_defaults=True)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,46 @@
+"""Exporting the backbone of a run, with a card that has the scores of exactly these weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.digests import sha256_of
+from pipeline.models import exporting
+from pipeline.models.checkpoint import BEST, load_checkpoint
+from pipeline.models.exporting import FORMATS
+from stages.experiment.paths import RunLayout
+from stages.experiment.schema import Experiment
+
+
+def export_path(experiment: Experiment, layout: RunLayout, form: str) -> Path:
+    """Return where a run's export in a format lies."""
+    return layout.exports / f"{experiment.name}.{FORMATS[form].ending}"
+
+
+def export_backbone(
+    experiment: Experiment,
+    layout: RunLayout,
+    *,
+    form: str,
+    path: Path,
+    checkpoint: Path | None = None,
+) -> Path:
+    """Write the backbone to `path`, and return the path of its card."""
+    source = checkpoint or layout.checkpoints / BEST
+    trained = load_checkpoint(source, student=experiment.student, image=experiment.dataset.image)
+    scores = _scores(experiment, layout, sha256_of(source))
+    return exporting.export(trained, path, form=form, source=source, metrics=scores)
+
+
+def _scores(experiment: Experiment, layout: RunLayout, checkpoint: str) -> dict[str, Any]:
+    """Return the main figure of each protocol that has scored exactly this checkpoint."""
+    scores = {}
+    for name in experiment.evaluate:
+        path = layout.metrics / f"{name}.json"
+        if path.exists():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["checkpoint"]["sha256"] == checkpoint:
+                main = record["main"]
+                keys = (main, f"{main}_low", f"{main}_high", "split", "images")
+                scores[name] = {key: record[key] for key in keys if key in record}
+    return scores

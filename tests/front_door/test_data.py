@@ -1,0 +1,178 @@
+"""Packed images and stored features from Python: samples, batches, rows, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stranger import SIDE, photos
+
+import mvmr
+from pipeline.base.errors import ConfigError, DataError, StaleFeatureError, StoreError
+from pipeline.representations.hog import hog
+
+IMAGE = mvmr.Image(SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+FEATURES = {"hog": {"cell": 8, "dtype": "float32"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    photos(root / "photos", each=20)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> mvmr.Dataset:
+    packed = mvmr.pack(folder / "photos", str(folder / "packed"), samples=25, image=IMAGE)
+    return mvmr.extract(FEATURES, packed)
+
+
+def test_a_sample_is_the_image_with_its_own_targets(data: mvmr.Dataset, folder: Path) -> None:
+    for split in ("train", "validation", "test"):
+        for number, sample in enumerate(data[split]):
+            pixels = torch.from_numpy(np.array(Image.open(folder / "photos" / sample.name)))
+            assert torch.equal(sample.image, pixels.permute(2, 0, 1))
+            assert data.classes[int(str(sample.label))] == Path(sample.name).parent.name
+            normalised = (sample.image.double() / 255 - 0.5) / 0.25
+            expected = hog(normalised[None], bins=24, cell=8).flatten()
+            torch.testing.assert_close(
+                sample.targets["hog"].double(), expected, rtol=1e-4, atol=1e-4
+            )
+            again = data[split][number]
+            assert (again.name, again.index) == (sample.name, sample.index)
+            assert torch.equal(again.image, sample.image)
+    assert sum(len(data[split]) for split in data.manifests) == 60
+
+
+def test_numbers_slices_and_ends(data: mvmr.Dataset) -> None:
+    train = data["train"]
+    assert train[-1].name == train.names[-1] == train[len(train) - 1].name
+    assert [sample.name for sample in train[2:8:3]] == train.names[2:8:3]
+    assert train.labels[3] == train[3].label
+    with pytest.raises(IndexError):
+        train[len(train)]
+    with pytest.raises(DataError, match="Did you mean 'train'"):
+        data["trian"]
+    with pytest.raises(DataError, match="Did you mean 'hog'"):
+        train.features("hgo")
+
+
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
+def test_batches_hold_the_same_samples(data: mvmr.Dataset, mode: str) -> None:
+    loader = data.loader("train", batch_size=8, seed=3, workers=0, mode=mode)  # type: ignore[arg-type]
+    by_index = {sample.index: sample for sample in data["train"]}
+    seen = []
+    for batch in loader:
+        for row, index in enumerate(batch["index"].tolist()):
+            assert torch.equal(batch["images"][row], by_index[index].image)
+            assert torch.equal(batch["targets"]["hog"][row], by_index[index].targets["hog"])
+            assert batch["labels"][row] == by_index[index].label
+            seen.append(index)
+    assert len(seen) == len(set(seen)) == 8 * len(loader)
+
+
+def test_a_store_shows_rows_as_they_were_stored(data: mvmr.Dataset, folder: Path) -> None:
+    store = mvmr.FeatureStore(str(folder / "packed"))
+    assert list(store) == store.keys() == ["hog"]
+    assert len(store) == 1
+    rows = store["hog"]["train"]
+    whole = store["hog"].read("train")
+    assert rows.shape == whole.shape
+    np.testing.assert_array_equal(rows[3:7], whole[3:7])
+    np.testing.assert_array_equal(rows[-1], whole[-1])
+    np.testing.assert_array_equal(rows[10:2:-3], whole[10:2:-3])
+    np.testing.assert_array_equal(np.asarray(rows), whole)
+    assert rows[5:5].shape == (0, whole.shape[1])
+    with pytest.raises(IndexError):
+        rows[len(rows)]
+    with pytest.raises(StoreError, match="Did you mean 'train'"):
+        store["hog"]["trian"]
+    assert "hog" in repr(store)
+    assert "float32" in repr(store)
+    assert "<td>hog</td>" in store._repr_html_()
+    assert "60" in repr(data.store)
+
+
+def test_rows_of_ones_own_come_back(data: mvmr.Dataset, folder: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = {split: draw.normal(size=(len(data[split]), 5)) for split in data.manifests}
+    stored = data.store.put("mine", rows, data, made_from="a draw", dtype="float32")
+    assert stored.width == 5
+    opened = mvmr.open_dataset(folder / "packed", features=["mine", "hog"], image=IMAGE)
+    for split, given in rows.items():
+        np.testing.assert_allclose(opened[split].features("mine").numpy(), given, rtol=1e-6)
+        np.testing.assert_allclose(opened[split][1].targets["mine"], given[1], rtol=1e-6)
+    assert data.store.verify()["mine"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: rows | {"train": rows["train"][:-1]}, r"rows \(\d+, width\) for train"),
+        (lambda rows: {"train": rows["train"]}, "no rows for validation"),
+        (lambda rows: rows | {"more": rows["train"]}, "no split 'more'"),
+        (lambda rows: rows | {"train": rows["train"] * np.nan}, "NaN or infinity"),
+        (lambda rows: rows | {"train": rows["train"] * 1j}, "real numbers"),
+        (lambda rows: rows | {"test": rows["test"][:, :2]}, "rows of one width"),
+        (lambda rows: rows | {"test": [1, 2]}, "NumPy array or a torch tensor"),
+    ],
+)
+def test_rows_that_do_not_fit_the_images_are_refused(
+    data: mvmr.Dataset, change: "object", reason: str
+) -> None:
+    rows = {split: np.ones((len(data[split]), 3)) for split in data.manifests}
+    assert callable(change)
+    with pytest.raises(DataError, match=reason):
+        data.store.put("bad", change(rows), data, made_from="ones")
+    with pytest.raises(DataError, match="made_from must say"):
+        data.store.put("bad", rows, data, made_from=" ")
+    assert "bad" not in data.store
+
+
+def test_features_of_other_images_or_another_view_are_refused(
+    data: mvmr.Dataset, folder: Path, tmp_path: Path
+) -> None:
+    other = mvmr.Image(SIDE, mean=(0.4, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    with pytest.raises(StaleFeatureError, match="computed from images prepared as"):
+        mvmr.open_dataset(folder / "packed", features=["hog"], image=other)
+    with pytest.raises(StaleFeatureError, match=r"representation\.cell is now 4, was 8"):
+        mvmr.open_dataset(folder / "packed", features={"hog": {"cell": 4}}, image=IMAGE)
+    with pytest.raises(StoreError, match="no feature 'clip'"):
+        mvmr.open_dataset(folder / "packed", features=["clip"])
+    again = mvmr.pack(folder / "photos", tmp_path / "again", seed=1, samples=25, image=IMAGE)
+    (tmp_path / "again/features.zarr").rename(tmp_path / "away")
+    (tmp_path / "again/features.zarr").symlink_to(folder / "packed/features.zarr")
+    with pytest.raises(StaleFeatureError, match="'hog' is not of the images that are"):
+        mvmr.open_dataset(str(again.path), features=["hog"], image=IMAGE)
+
+
+def test_how_images_are_seen_is_known_from_features_or_asked_for(
+    data: mvmr.Dataset, folder: Path
+) -> None:
+    assert mvmr.open_dataset(folder / "packed", features=["hog"]).image == IMAGE
+    bare = mvmr.open_dataset(folder / "packed")
+    assert bare.manifests == data.manifests
+    with pytest.raises(ConfigError, match=r"image=mvmr\.Image\(size\)"):
+        bare["train"]
+    with pytest.raises(DataError, match="no packed images"):
+        mvmr.open_dataset(folder / "photos")
+
+
+def test_splits_of_the_folder_are_kept(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        photos(tmp_path / "photos" / split, each=10)
+    data = mvmr.pack(tmp_path / "photos", tmp_path / "packed", image=IMAGE)
+    assert set(data.manifests) == {"train", "validation", "test"}
+    assert len(data["test"]) == 30
+    assert all(name.startswith("test/") for name in data["test"].names)
+
+
+def test_a_data_set_shows_itself(data: mvmr.Dataset) -> None:
+    shown = repr(data)
+    assert "train" in shown
+    assert "3: blue, green, red" in shown
+    assert "hog: " in shown
+    assert "<th>train</th>" in data._repr_html_()
+    assert "images at" in repr(data["train"])
