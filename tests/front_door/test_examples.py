@@ -41,7 +41,7 @@ def test_what_computes_has_an_example_in_its_docstring() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working directory that the page expects."""
-    photos(tmp_path / "photos", each=50)
+    photos(tmp_path / "photos", each=30)
     shutil.copytree(tmp_path / "photos/blue", tmp_path / "other")
     torch.manual_seed(0)
     network = timm.create_model("mobilenetv3_small_050", num_classes=0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("typed_script.py")
 
 
@@ -63,7 +64,6 @@ def test_configs_and_types_are_in_the_wheel(python: Path, tmp_path: Path) -> Non
     assert Path(place).is_relative_to(python.parents[1])
 
 
-@pytest.mark.slow
 def test_mypy_accepts_the_examples_strictly(python: Path, tmp_path: Path) -> None:
     shutil.copy(SCRIPT, tmp_path / "examples.py")
     options = ("--strict", "--no-incremental", "--python-executable", python)
