@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import ConfigError, WeightsError
+from pipeline.base.timm_catalogue import other_activation, unknown_backbone
 from pipeline.models.cifar_resnet import CIFAR_RESNETS, CifarResNet
 from pipeline.models.own_backbone import build_own, own_backbone
 from pipeline.models.student import (
@@ -17,7 +18,6 @@ from pipeline.models.student import (
     TIMM_PREFIX,
     TORCHVISION_RESNETS,
     StudentOptions,
-    unknown_backbone,
 )
 
 
@@ -76,9 +76,12 @@ def build_encoder(
 def load_pretrained(encoder: Encoder, options: StudentOptions, *, channels: int, size: int) -> None:
     """Load timm's weights into a timm backbone; they are fetched at the first use.
 
-    Raises WeightsError if timm offers none, or if they cannot be fetched.
+    Raises ConfigError if they are for another activation, WeightsError if timm offers none, or
+    if they cannot be fetched.
     """
     name = options.architecture.removeprefix(TIMM_PREFIX)
+    if wrong := other_activation(name):
+        raise ConfigError(wrong)
     try:
         network = _timm_network(name, channels, size, pretrained=True)
     except Exception as error:  # timm, its hub and the network fail in many ways

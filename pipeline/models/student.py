@@ -80,15 +80,3 @@ class StudentOptions(Options):
     def is_own(self) -> bool:
         """Whether the network is of the user's own code."""
         return self.architecture.startswith((OWN_PREFIX, PREFIX))
-
-
-def unknown_backbone(name: str) -> str | None:
-    """Return what is wrong with the name of a timm backbone, or None; imports timm."""
-    import timm
-
-    if timm.is_model(name):
-        return None
-    near = unknown_name("timm backbone", name, timm.list_models())
-    # timm has over a thousand names, too many for a message; its own command lists them.
-    hint = near.partition(" Valid:")[0]
-    return f"{hint} `timm.list_models()` lists the valid ones."

@@ -13,6 +13,7 @@ from pipeline.base.digests import digest
 from pipeline.base.errors import ConfigError
 from pipeline.base.options import Options, problems
 from pipeline.base.own_code import PREFIX, OwnCode
+from pipeline.base.timm_catalogue import other_activation, unknown_backbone
 from pipeline.base.yaml_file import override, read_yaml
 from pipeline.datasets.sources import AnySource
 from pipeline.datasets.split import SplitOptions
@@ -20,7 +21,7 @@ from pipeline.evaluation.own_protocol import PROTOCOLS
 from pipeline.evaluation.protocols import AnyProtocol
 from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
 from pipeline.images.original_view import ImageOptions
-from pipeline.models.student import TIMM_PREFIX, StudentOptions, unknown_backbone
+from pipeline.models.student import PRETRAINED, TIMM_PREFIX, StudentOptions
 from pipeline.objective.terms import (
     ObjectiveOptions,
     active,
@@ -159,16 +160,19 @@ def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
     wrong += [*_senseless_validation(experiment), *_untrusted(experiment)]
     wrong += unstored_targets(experiment.objective or {}, experiment.features)
     if not wrong:  # last, as it takes a second to import timm
-        wrong += _unknown_backbone(experiment)
+        wrong += _wrong_backbone(experiment)
     return (None if wrong else experiment), wrong
 
 
-def _unknown_backbone(experiment: Experiment) -> Iterator[str]:
-    architecture = experiment.student.architecture
+def _wrong_backbone(experiment: Experiment) -> Iterator[str]:
+    architecture, weights = experiment.student.architecture, experiment.student.weights
     if architecture.startswith(TIMM_PREFIX):
-        unknown = unknown_backbone(architecture.removeprefix(TIMM_PREFIX))
-        if unknown:
-            yield f"student.architecture: {unknown}"
+        name = architecture.removeprefix(TIMM_PREFIX)
+        wrong = unknown_backbone(name)
+        if wrong is None and weights == PRETRAINED:
+            wrong = other_activation(name)
+        if wrong:
+            yield f"student.architecture: {wrong}"
 
 
 def _untrusted(experiment: Experiment) -> Iterator[str]:

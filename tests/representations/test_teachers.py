@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
+from pipeline.base.timm_catalogue import other_activation
 from pipeline.images.decoding import decode
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.row_check import checked_width
@@ -156,6 +158,43 @@ def test_a_timm_teacher_equals_the_library_applied_by_hand(
     with torch.no_grad():
         theirs = network.forward_head(network.forward_features(images), pre_logits=True)
     assert F.cosine_similarity(embed(teacher), theirs).min() >= 0.99999
+
+
+def test_weights_trained_with_another_activation_are_refused_by_the_name_of_the_right_network(
+    tmp_path: Path,
+) -> None:
+    import timm
+
+    names = [name for name in timm.list_pretrained("*clip*") if "quickgelu" not in name]
+    quick = {n for n in names if "QuickGELU" in str(timm.get_pretrained_cfg(n).notes)}
+    assert len(quick) >= 17
+    assert {name for name in names if other_activation(name)} == quick
+    for name in quick:
+        right = name.replace("_clip_", "_clip_quickgelu_")
+        assert right in timm.list_pretrained(right)
+        assert other_activation(right) is None
+        for given in ({"pretrained": True}, {"weights": tmp_path / "weights.safetensors"}):
+            with pytest.raises(ConfigError, match=f"QuickGELU.*use '{re.escape(right)}'"):
+                TimmOptions.model_validate({"model": name, **given}).build(STUDENT)
+
+
+def test_what_a_folder_says_of_the_activation_of_its_weights_counts(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    about = {"notes": ["natively QuickGELU"], "num_classes": 0, "input_size": [3, 160, 160]}
+    config = {"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": about}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(
+        timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "model.safetensors"
+    )
+    options = TimmOptions(model=f"local-dir:{tmp_path}", pretrained=True)
+    with pytest.raises(ConfigError, match="trained with QuickGELU"):
+        options.build(STUDENT)
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"pretrained_cfg": about | {"notes": []}})
+    )
+    assert options.build(STUDENT)(torch.zeros(1, 3, 160, 160)).shape == (1, 64)
 
 
 class _Pool(nn.Module):

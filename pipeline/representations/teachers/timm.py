@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.base.digests import state_digest
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
+from pipeline.base.timm_catalogue import other_activation
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
     FrozenTeacher,
@@ -77,13 +78,24 @@ def _load(options: TimmOptions) -> nn.Module:
     import timm
 
     published = _published(options.model)
+    # Without a tag, the name says nothing of the weights in a file.
+    if published is not None and (options.pretrained or "." in options.model):
+        _require_activation(options.model)
     if options.weights is not None:
         return _load_file(options.model, options.weights, published)
     try:
-        network: nn.Module = timm.create_model(options.model, pretrained=True, num_classes=0)
+        network: Any = timm.create_model(options.model, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises its own errors and its transport's
         raise _cannot_fetch(options.model, published, error) from error
-    return network
+    if published is None:  # what a repository or folder says of its weights is read with them
+        config = network.pretrained_cfg
+        _require_activation(config["architecture"], config.get("notes", ()))
+    return network  # type: ignore[no-any-return]
+
+
+def _require_activation(model: str, notes: object = None) -> None:
+    if wrong := other_activation(model, notes):
+        raise ConfigError(wrong)
 
 
 def _published(model: str) -> Any:
