@@ -13,7 +13,7 @@ from pipeline.models.ready_encoder import ReadyEncoder, load_encoder
 from stages.experiment.chosen import Chosen
 from stages.experiment.paths import run_layout
 from stages.terminal.console import Screen
-from stages.terminal.result import Result, left_out_lines, others_lines
+from stages.terminal.result import Result, left_out_lines, unlisted_lines
 
 
 def embed(
@@ -53,10 +53,10 @@ def embed(
         "width": done.width,
         "size": image.size,
         "left_out": done.left_out,
-        "others": dict(found.others),
+        "others": dict(found.unlisted.others),
     }
     left_out = left_out_lines(done.left_out, len(found.images))
-    return Result(values, [line, *left_out, *others_lines(found.others)])
+    return Result(values, [line, *left_out, *unlisted_lines(found.unlisted)])
 
 
 def _encoder(

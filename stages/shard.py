@@ -21,11 +21,10 @@ from stages.terminal.result import (
     count,
     left_out_lines,
     megabytes,
-    others_lines,
     rows_table,
+    unlisted_lines,
 )
 
-NAMED = 5
 COLUMNS = (
     Column("split", "split"),
     Column("images", "images", count),
@@ -65,13 +64,14 @@ def shard(screen: Screen, *, chosen: Chosen, data: str, force: bool, compact: bo
             "up_to_date": packed.up_to_date,
             "changes": {name: list(names) for name, names in vars(packed.changes).items()},
             "splits": rows,
-            "others": dict(source.others),
+            "others": dict(source.unlisted.others),
+            "copies": dict(source.unlisted.copies),
+            "closed": dict(source.unlisted.closed),
         },
         [
             rows_table(title, COLUMNS, rows),
             *_left_out(manifests),
-            *others_lines(source.others),
-            *_empty(source.empty),
+            *unlisted_lines(source.unlisted),
             *_gone(manifests),
             *_reduced(manifests),
         ],
@@ -84,13 +84,6 @@ def _left_out(manifests: Sequence[Manifest]) -> list[str]:
     named = {name: why for manifest in manifests for name, why in manifest.left_out.items()}
     every = sum(manifest.samples - manifest.gone for manifest in manifests)
     return left_out_lines(named, every, count=every - sum(m.valid for m in manifests))
-
-
-def _empty(folders: Sequence[str]) -> Iterator[str]:
-    """Name the folders that are no classes because they hold no image."""
-    if folders:
-        some = ", ".join(folders[:NAMED]) + (", ..." if len(folders) > NAMED else "")
-        yield f"{counted(len(folders), 'folders')} without an image: no class ({some})."
 
 
 def _reduced(manifests: Sequence[Manifest]) -> Iterator[str]:

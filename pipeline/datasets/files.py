@@ -96,7 +96,7 @@ def _unpack(archive: Path, folder: str, into: Path) -> None:
 def read_lines(path: Path, what: str) -> list[str]:
     """Return the non-empty lines of a text file; `what` names the file in error messages."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a name may hold other separators
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The {what} {str(path)!r} cannot be read: {error}.") from error
     return [line for line in lines if line.strip()]
@@ -118,8 +118,14 @@ def read_class_list(path: Path) -> list[str]:
 
 
 def stamp_of(path: Path) -> str:
-    """Return a file's size and modification time, to detect that it may have changed."""
-    status = path.stat()
+    """Return a file's size and modification time, to detect that it may have changed.
+
+    It is empty for a link to nothing.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 

@@ -3,13 +3,12 @@
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pipeline.base.errors import DataError
 from pipeline.datasets.files import read_bytes
-from pipeline.datasets.source import Encoded
+from pipeline.datasets.source import Encoded, Unlisted
 from pipeline.images.decoding import decode
 
 # These pass through byte for byte; other formats are decoded and stored as PNG.
@@ -18,16 +17,27 @@ CONVERTED = {".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".tif", ".tiff"}
 ENDINGS = tuple(sorted(PASSED_THROUGH.keys() | CONVERTED))
 
 
+# Thumbnails of a NAS, of macOS' archives and of desktops, and what a disk's check has found.
+COPIES = ("@eaDir", "__MACOSX", ".thumbnails", "lost+found")
+
+
 @dataclass
 class Listing:
-    """Image files, known by their endings, and counts of all other files by ending."""
+    """Image files, known by their endings, and what else is there, as `Unlisted` has it.
+
+    A link to a file that does not exist counts as the image that it would be.
+    """
 
     images: list[Path] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    copies: Counter[str] = field(default_factory=Counter)
+    closed: dict[Path, str] = field(default_factory=dict)
 
-    def add(self, path: Path) -> None:
+    def add(self, entry: "os.DirEntry[str]") -> None:
         """Add a file to the images or the others; ignore anything that is not a file."""
-        if not path.is_file():
+        path = Path(entry.path)
+        plain = entry.is_file(follow_symlinks=False)
+        if not (plain or path.is_file() or (path.is_symlink() and not path.exists())):
             return
         ending = path.suffix.lower()
         if ending in ENDINGS:
@@ -35,10 +45,58 @@ class Listing:
         else:
             self.others[ending or "no ending"] += 1
 
+    def add_copies(self, folder: Path) -> None:
+        """Count the images below a folder of copies."""
+        files = (Path(name) for _, _, names in os.walk(folder) for name in names)
+        count = sum(file.suffix.lower() in ENDINGS for file in files)
+        if count:
+            self.copies[folder.name] += count
 
-def visible(folder: Path) -> list[Path]:
-    """Return the entries of a folder, sorted, without names that start with a dot."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    def update(self, other: "Listing") -> None:
+        """Add all that another listing holds."""
+        self.images += other.images
+        self.others.update(other.others)
+        self.copies.update(other.copies)
+        self.closed |= other.closed
+
+    def unlisted(self, root: Path | None = None) -> Unlisted:
+        """Return what is listed besides the images; folders are named as `text_of` names them."""
+        closed = {text_of(path, root): why for path, why in self.closed.items()}
+        return Unlisted(self.others, self.copies, closed)
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry of a folder is a folder, or a link to one."""
+    if entry.is_symlink():
+        return Path(entry.path).is_dir()  # a link to itself is none
+    return entry.is_dir()
+
+
+def text_of(path: PurePath, root: PurePath | None = None) -> str:
+    r"""Return a path, below `root` if it is given, with / between its parts.
+
+    Bytes that are not UTF-8 are written as \xNN, so that any file and protocol can hold the name.
+    """
+    within = path if root is None else path.relative_to(root)
+    return os.fsencode(within.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def entries(folder: Path, listing: Listing) -> "list[os.DirEntry[str]]":
+    """Return the visible entries of a folder, sorted: names that start with a dot are ignored.
+
+    What does not belong to the images is added to the listing: folders of copies, and the folder
+    itself if it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as scan:
+            every = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        listing.closed[folder] = error.strerror or str(error)
+        return []
+    for entry in every:
+        if entry.name in COPIES:
+            listing.add_copies(Path(entry.path))
+    return [entry for entry in every if entry.name not in COPIES and entry.name[0] != "."]
 
 
 def files_below(folder: Path) -> Listing:
@@ -46,23 +104,20 @@ def files_below(folder: Path) -> Listing:
 
     Symbolic links are followed, cycles only once; names that start with a dot are ignored.
     """
-    found = Listing()
-    for path in _walk(folder):
-        found.add(path)
-    found.images.sort()
-    return found
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    seen = set()
-    for directory, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(directory)
+    found, seen, waiting = Listing(), set[str](), [folder]
+    while waiting:
+        current = waiting.pop()
+        real = os.path.realpath(current)
         if real in seen:  # a link to a folder already visited
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(directory, name) for name in files if not name.startswith("."))
+        for entry in entries(current, found):
+            if is_folder(entry):
+                waiting.append(Path(entry.path))
+            else:
+                found.add(entry)
+    found.images.sort()
+    return found
 
 
 def encoded(path: Path) -> Encoded:

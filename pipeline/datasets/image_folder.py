@@ -1,18 +1,26 @@
 """A folder of images: `root/split/class/image`, `root/class/image`, or images without labels.
 
 Sub-folders of a class belong to it. Symbolic links are followed; names that start with a dot
-are ignored. Classes are sorted by name.
+and folders of copies are ignored. Classes are sorted by name.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pipeline.base.errors import DataError
 from pipeline.base.text import counted, counted_kinds
 from pipeline.datasets.files import read_class_list, stamp_of
-from pipeline.datasets.image_files import ENDINGS, Listing, encoded, files_below, visible
+from pipeline.datasets.image_files import (
+    ENDINGS,
+    Listing,
+    encoded,
+    entries,
+    files_below,
+    is_folder,
+    text_of,
+)
 from pipeline.datasets.source import SPLITS, Encoded, Item, Source, SourceOptions, Split
 
 SPLIT_FOLDERS: dict[str, Split] = {
@@ -54,7 +62,7 @@ class ImageFolder(Source):
 
     A class folder without an image is no class. `parts` are the folders of the splits, recognised
     by name if not given; `chosen` are the class folders to use. An item's name is its path below
-    `root`; `read` accepts any such path.
+    `root`, as `text_of` writes it; `read` accepts any such path.
     """
 
     def __init__(
@@ -71,16 +79,17 @@ class ImageFolder(Source):
                 "Set dataset.source.root to the folder that holds your images."
             )
         self._root = root
+        self._odd = dict[str, Path]()  # paths whose names cannot be written as text
         parts = parts or _split_folders(root) or {"train": root}
-        listed = {split: _by_folder(folder, chosen) for split, folder in parts.items()}
-        found = {split: images for split, (images, _) in listed.items()}
-        self.others = sum((others for _, others in listed.values()), Counter[str]())
-        self.empty = tuple(
-            str((parts[split] / name).relative_to(root))
+        rest = Listing()
+        found = {split: _by_folder(folder, chosen, rest) for split, folder in parts.items()}
+        empty = tuple(
+            text_of(parts[split] / name, root)
             for split, some in found.items()
             for name, files in sorted(some.items())
             if not files and labels != "none"
         )
+        self.unlisted = replace(rest.unlisted(root), empty=empty)
         labelled = {split: _is_labelled(parts[split], found[split], labels) for split in parts}
         self.classes = None
         if any(labelled.values()):
@@ -91,7 +100,9 @@ class ImageFolder(Source):
             if split in parts
         }
         if not any(self.splits.values()):
-            others = f" There are {counted_kinds(self.others)}." if self.others else ""
+            others = f" There are {counted_kinds(rest.others)}." if rest.others else ""
+            closed = (f" {path} cannot be listed: {why}." for path, why in rest.closed.items())
+            others += "".join(closed)
             raise DataError(
                 f"There is no image below {str(root)!r} (looked for {' '.join(ENDINGS)}).{others}"
             )
@@ -101,19 +112,30 @@ class ImageFolder(Source):
     ) -> list[Item]:
         index = {name: i for i, name in enumerate(classes or ())}
         return [
-            Item(path.relative_to(self._root).as_posix(), index.get(folder), stamp_of(path))
+            Item(self._name_of(path), index.get(text_of(Path(folder))), stamp_of(path))
             for folder in sorted(by_folder)
             for path in by_folder[folder]
         ]
 
+    def _name_of(self, path: Path) -> str:
+        name, as_it_is = text_of(path, self._root), path.relative_to(self._root).as_posix()
+        if name != as_it_is:
+            if (self._root / name).exists():
+                raise DataError(
+                    f"{self._root} has two files of the name {name!r}: in one of them, it is "
+                    "written with bytes that are not UTF-8. Rename one."
+                )
+            self._odd[name] = path
+        return name
+
     def read(self, item: Item) -> Encoded:
         """Return one file as it is, or converted to PNG if its format is not passed through."""
-        return encoded(self._root / item.name)
+        return encoded(self._odd.get(item.name, self._root / item.name))
 
 
 def _split_folders(root: Path) -> dict[Split, Path] | None:
     """Return the split folders if `root` has only split folders, and one of them is train."""
-    folders = [entry for entry in visible(root) if entry.is_dir()]
+    folders = [Path(entry.path) for entry in entries(root, Listing()) if is_folder(entry)]
     splits = {SPLIT_FOLDERS.get(folder.name.lower()): folder for folder in folders}
     odd = [folder.name for folder in folders if folder.name.lower() not in SPLIT_FOLDERS]
     if "train" in splits and len(splits.keys() - {None}) > 1 and odd:
@@ -129,10 +151,8 @@ def _split_folders(root: Path) -> dict[Split, Path] | None:
     return {split: folder for split, folder in splits.items() if split is not None}
 
 
-def _by_folder(
-    root: Path, chosen: Sequence[str] | None
-) -> tuple[dict[str, list[Path]], Counter[str]]:
-    """Return the images below each folder of `root`, and counts of other files by ending.
+def _by_folder(root: Path, chosen: Sequence[str] | None, rest: Listing) -> dict[str, list[Path]]:
+    """Return the images below each folder of `root`, and add to `rest` what else is there.
 
     "" stands for `root` itself, if it holds images. With `chosen`, only these folders are read;
     raises DataError if one is missing.
@@ -143,14 +163,16 @@ def _by_folder(
                 f"There is no class folder {str(root / name)!r}, which the list of classes names."
             )
     loose, found = Listing(), dict[str, Listing]()
-    for entry in visible(root) if chosen is None else [root / name for name in sorted(chosen)]:
-        if entry.is_dir():
-            found[entry.name] = files_below(entry)
+    for entry in entries(root, loose) if chosen is None else ():
+        if is_folder(entry):
+            found[entry.name] = files_below(Path(entry.path))
         else:
             loose.add(entry)
+    found |= {name: files_below(root / name) for name in sorted(chosen or ())}
+    for listing in (loose, *found.values()):
+        rest.update(listing)
     images = {name: listing.images for name, listing in found.items()}
-    others = sum((listing.others for listing in found.values()), loose.others)
-    return ({"": loose.images} if loose.images else {}) | images, others
+    return ({"": loose.images} if loose.images else {}) | images
 
 
 def _is_labelled(root: Path, by_folder: Mapping[str, Sequence[Path]], labels: Labels) -> bool:
@@ -173,7 +195,10 @@ def _is_labelled(root: Path, by_folder: Mapping[str, Sequence[Path]], labels: La
 def _common_classes(
     found: Mapping[Split, Mapping[str, Sequence[Path]]], folders: Mapping[Split, Path]
 ) -> tuple[str, ...]:
-    named = {split: {n for n, images in some.items() if images} for split, some in found.items()}
+    named = {
+        split: {text_of(Path(name)) for name, images in some.items() if images}
+        for split, some in found.items()
+    }
     classes = sorted(named["train"] if "train" in named else set().union(*named.values()))
     for split, names in named.items():
         extra = sorted(names - set(classes))

@@ -79,7 +79,7 @@ class ClassFolders(Source):
         self._folder = ImageFolder(root, labels="folders", chosen=chosen, parts=parts)
         self.classes = tuple(self._folder.classes or ())
         self.splits = dict(self._folder.splits)
-        self.others = self._folder.others
+        self.unlisted = self._folder.unlisted
         if labels is not None:
             self.splits["test"] = self._listed(root, test, labels, subset=chosen is not None)
 

@@ -6,8 +6,7 @@ and add a row to `sources.py`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pipeline.base.digests import digest
@@ -55,17 +54,28 @@ class Encoded:
     extension: str
 
 
-class Source(ABC):
-    """Images in the splits that the source itself defines, in a fixed order.
+@dataclass(frozen=True)
+class Unlisted:
+    """What a source holds besides the images that it lists.
 
-    `others` counts the other files found, which are not treated as images, by ending; `empty` are
-    the folders that would be classes if they held an image.
+    `others` counts the files that are not treated as images, by ending. `copies` counts the images
+    in folders that other programs fill with copies, by the names of the folders. `closed` are
+    folders that cannot be listed, with the reasons; `empty` are those that would be classes if they
+    held an image.
     """
+
+    others: Mapping[str, int] = field(default_factory=dict)
+    copies: Mapping[str, int] = field(default_factory=dict)
+    closed: Mapping[str, str] = field(default_factory=dict)
+    empty: Sequence[str] = ()
+
+
+class Source(ABC):
+    """Images in the splits that the source itself defines, in a fixed order."""
 
     classes: Sequence[str] | None
     splits: Mapping[Split, Sequence[Item]]
-    others: Mapping[str, int] = MappingProxyType({})
-    empty: Sequence[str] = ()
+    unlisted: Unlisted = Unlisted()
 
     @abstractmethod
     def read(self, item: Item) -> Encoded:

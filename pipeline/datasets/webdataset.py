@@ -21,7 +21,7 @@ from pipeline.base.digests import digest
 from pipeline.base.errors import DataError, unknown_name
 from pipeline.base.locations import Location
 from pipeline.datasets.files import read_lines
-from pipeline.datasets.image_files import PASSED_THROUGH
+from pipeline.datasets.image_files import PASSED_THROUGH, text_of
 from pipeline.datasets.source import SPLITS, Encoded, Item, Source, SourceOptions, Split
 
 LabelMember = Literal["cls", "txt", "json", "none"]
@@ -33,7 +33,7 @@ class WebDatasetOptions(SourceOptions):
 
     `validation` and `test` are further URLs; `*`, `?` and `[...]` stand for whatever matches.
     `classes` is a file of all class names, one per line, in the order of their numbers. Without
-    it, numbers are their own names, and names are sorted.
+    it, the numbers that occur are their own names, and names are sorted.
     """
 
     kind: Literal["webdataset"] = "webdataset"
@@ -112,7 +112,7 @@ class WebDatasetTars(Source):
                     found.append((name, stamp))
         self.classes = _classes(written, classes)
         index = {name: i for i, name in enumerate(self.classes or ())}
-        numbers = {name: _number(label, index, name) for name, label in written.items()}
+        numbers = {name: _number(label, index, name, classes) for name, label in written.items()}
         self.splits = {
             split: [Item(name, numbers.get(name), stamp) for name, stamp in found]
             for split, found in names.items()
@@ -123,11 +123,11 @@ class WebDatasetTars(Source):
         from fsspec.core import url_to_fs
 
         image = self._images[item.name]
-        files, path = url_to_fs(image.tar)
         try:
+            files, path = url_to_fs(image.tar)
             data = files.cat_file(path, start=image.first, end=image.last)
-        except OSError as error:
-            raise DataError(f"{image.tar} cannot be read ({error}).") from error
+        except Exception as error:  # every service has errors of its own
+            raise DataError(f"{image.tar} cannot be read ({_brief(error)}).") from error
         return Encoded(data, image.extension)
 
 
@@ -180,8 +180,11 @@ def _matching(url: str) -> list[str]:
 
     if not has_magic(url):
         return [url]
-    files, path = url_to_fs(url)
-    found = [str(place) for place in sorted(files.glob(path))]
+    try:
+        files, path = url_to_fs(url)
+        found = [str(place) for place in sorted(files.glob(path))]
+    except Exception as error:  # every service has errors of its own
+        raise DataError(f"The tars {url!r} cannot be listed ({_brief(error)}).") from error
     if not found:
         raise DataError(f"No tar matches {url!r}: set dataset.source to URLs of tars that exist.")
     return [files.unstrip_protocol(place) for place in found] if "://" in url else found
@@ -193,10 +196,10 @@ def _stamp_of(tar: str) -> str:
     try:
         files, path = url_to_fs(tar)
         about = files.info(path)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # every service has errors of its own
         raise DataError(
-            f"The tar {tar!r} cannot be opened ({error}). Set dataset.source to URLs of tars that "
-            "exist; braces such as {000..099} stand for all numbers in the range."
+            f"The tar {tar!r} cannot be opened ({_brief(error)}). Set dataset.source to URLs of "
+            "tars that exist; braces such as {000..099} stand for all numbers in the range."
         ) from error
     return f"{about['size']}:{about.get('mtime') or about.get('ETag') or ''}"
 
@@ -213,7 +216,7 @@ def _samples(tar: str) -> Iterator[tuple[str, dict[str, _Member]]]:
                 if not entry.isreg() or path.name.startswith("."):
                     continue
                 base, _, extension = path.name.partition(".")
-                current = (path.parent / base).as_posix()
+                current = text_of(path.parent / base)
                 if members and current != key:
                     yield key, members
                     members = {}
@@ -223,10 +226,17 @@ def _samples(tar: str) -> Iterator[tuple[str, dict[str, _Member]]]:
                 )
                 text = content.read() if content is not None else b""
                 members[extension] = _Member(entry.offset_data, entry.size, text)
-    except (OSError, tarfile.TarError) as error:
+    except tarfile.TarError as error:
         raise DataError(f"{tar} is not a whole, uncompressed tar: {error}.") from error
+    except Exception as error:  # every service has errors of its own
+        raise DataError(f"{tar} cannot be read ({_brief(error)}).") from error
     if members:
         yield key, members
+
+
+def _brief(error: Exception) -> str:
+    """Return what a service says, in one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _image(members: Mapping[str, _Member], tar: str, key: str) -> _Image:
@@ -264,14 +274,20 @@ def _classes(written: Mapping[str, Written], given: Sequence[str] | None) -> tup
         raise DataError(
             "Some labels are numbers and others names: list all names in dataset.source.classes."
         )
-    return tuple(map(str, range(1 + max(numbers)))) if numbers else tuple(sorted(names))
+    # Numbers may be identifiers with gaps, so only those that occur are classes.
+    return tuple(map(str, sorted(numbers))) if numbers else tuple(sorted(names))
 
 
-def _number(label: Written, index: Mapping[str, int], name: str) -> int:
-    if isinstance(label, int):
-        if not 0 <= label < len(index):
-            raise DataError(f"{name}: class {label} is not one of the {len(index)} classes.")
+def _number(
+    label: Written, index: Mapping[str, int], name: str, given: Sequence[str] | None
+) -> int:
+    """Return the place of a label's class; with `given` names, a number is that place itself."""
+    if isinstance(label, int) and given is not None:
+        if not 0 <= label < len(given):
+            raise DataError(f"{name}: class {label} is not one of the {len(given)} classes.")
         return label
-    if label not in index:
-        raise DataError(f"{name}: {unknown_name('class', label, index)}")
-    return index[label]
+    if isinstance(label, int) and label < 0:
+        raise DataError(f"{name}: {label} is not the number of a class.")
+    if str(label) not in index:
+        raise DataError(f"{name}: {unknown_name('class', str(label), index)}")
+    return index[str(label)]

@@ -223,7 +223,15 @@ def _array(image: Image.Image) -> Pixels:
 
 def upright(image: Image.Image) -> Image.Image:
     """Convert an open image to upright L or RGB, as `decode` does. Raises DataError likewise."""
-    return _plain(ImageOps.exif_transpose(image))
+    return _plain(_turned(image))
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Apply the rotation that EXIF asks for; if that cannot be read, there is none."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF raises errors of a dozen kinds, and the pixels are whole
+        return image
 
 
 def _plain(image: Image.Image) -> Image.Image:

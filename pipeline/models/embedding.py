@@ -1,6 +1,5 @@
 """Embedding images from anywhere on disk, batch by batch, into a Parquet or an NPZ file."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from pipeline.base.devices import available_cores
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted_kinds
-from pipeline.datasets.image_files import ENDINGS, files_below
+from pipeline.datasets.image_files import ENDINGS, Listing, files_below, text_of
+from pipeline.datasets.source import Unlisted
 from pipeline.models.ready_encoder import ReadyEncoder
 
 OUTPUT_ENDINGS = (".parquet", ".npz")
@@ -35,10 +35,10 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Found:
-    """Images as (name, path), and counts of other files in the folders, by ending."""
+    """Images as (name, path), and what else is in the folders."""
 
     images: list[tuple[str, Path]]
-    others: Counter[str]
+    unlisted: Unlisted
 
 
 def find_images(paths: Sequence[Path]) -> Found:
@@ -47,25 +47,23 @@ def find_images(paths: Sequence[Path]) -> Found:
     An image's name is its path, or its path below the folder if that is the only path given.
     Raises DataError if a path does not exist, or if nothing is found.
     """
-    found = Found([], Counter())
+    images, every = list[tuple[str, Path]](), Listing()
     for path in paths:
         if path.is_dir():
-            below, single = files_below(path), len(paths) == 1
-            found.images.extend(
-                ((p.relative_to(path) if single else p).as_posix(), p) for p in below.images
-            )
-            found.others.update(below.others)
+            below, root = files_below(path), path if len(paths) == 1 else None
+            images += ((text_of(p, root), p) for p in below.images)
+            every.update(below)
         elif path.is_file():
-            found.images.append((str(path), path))
+            images.append((text_of(path), path))
         else:
             raise DataError(f"There is no image or folder {str(path)!r}.")
-    if not found.images:
-        others = f" There are {counted_kinds(found.others)}." if found.others else ""
+    if not images:
+        others = f" There are {counted_kinds(every.others)}." if every.others else ""
         raise DataError(
             f"There are no images in {', '.join(map(str, paths))} (looked for "
             f"{' '.join(ENDINGS)}).{others}"
         )
-    return found
+    return Found(images, every.unlisted())
 
 
 def embed(

@@ -166,6 +166,7 @@ def plan_packing(
     every image is read again as well. Raises DataError as `cut` does, or if not one image of what
     is packed is left in the source.
     """
+    _require_open(source, options)
     try:
         manifests = packed_manifests(shards)
     except DataError:
@@ -209,6 +210,16 @@ def plan_packing(
     )
     changes = _changes(packed, splits, identities, classes)
     return PackingPlan(rows, identities, classes, changes, anew, decodable)
+
+
+def _require_open(source: Source, options: ShardOptions) -> None:
+    closed = source.unlisted.closed
+    if closed and options.on_bad_image == "fail":
+        folder, why = next(iter(closed.items()))
+        raise DataError(
+            f"{counted(len(closed), 'folders')} of the source cannot be listed: {folder} ({why}). "
+            "Make it readable or move it elsewhere, or set dataset.shards.on_bad_image to skip."
+        )
 
 
 def _require_one_known(

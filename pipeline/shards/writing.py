@@ -31,6 +31,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.locations import Location, is_local, remove_tree
 from pipeline.base.options import Options, added
 from pipeline.base.progress import Progress
+from pipeline.base.text import counted
 from pipeline.datasets.identity import identity_of, unreadable
 from pipeline.datasets.source import (
     Encoded,
@@ -46,8 +47,10 @@ from pipeline.images.reducing import ReductionOptions, Side, reduced
 from pipeline.shards.listing import LISTING, ListedSample, Smaller, write_listing
 from pipeline.shards.manifest import FORMAT, MANIFEST, Manifest, Shard, sample_key
 from pipeline.shards.reading import INVALID_EXTENSION, read_shard
+from pipeline.shards.wholeness import lacks_end, require_whole
 
 MOST_NAMED = 20  # left-out images that a manifest names
+MOST_TOLD = 5  # images that may be damaged
 NEXT_LISTING = f"{LISTING}.next"
 
 
@@ -157,13 +160,21 @@ def write_rows(
     todo = sum(len(some) for some in tars if packer.differs(some))
     progress.start(f"shard {split}", todo, "images", step="shard")
     shards, samples, left_out = list[Shard](), list[ListedSample](), dict[str, str]()
+    doubtful = list[str]()
     for number, some in enumerate(tars):
         written = packer.packed(number, some)
         shards.append(written.shard)
         samples += written.samples
         left_out |= written.left_out
+        doubtful += written.doubtful
         if packer.differs(some):
             progress.advance(len(some))
+    if doubtful:
+        progress.note(
+            f"{counted(len(doubtful), 'JPEG files')} of {split} have no end mark, as files have "
+            "that a copy has cut or filled with zeros: look at the lower part of "
+            f"{', '.join(doubtful[:MOST_TOLD])}{', ...' if len(doubtful) > MOST_TOLD else ''}."
+        )
     present = [not isinstance(row, KeptRow) or not row.gone for row in rows]
     named = {s.name for s, there in zip(samples, present, strict=True) if there and s.undecodable}
     earlier = {n: why for n, why in (before.left_out if before else {}).items() if n in named}
@@ -265,11 +276,12 @@ def repack_shard(
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A tar, its samples, and why some of its new images are invalid, by their names."""
+    """A tar, its samples, why some of its new images are invalid, and which may be damaged."""
 
     shard: Shard
     samples: Sequence[ListedSample]
     left_out: Mapping[str, str]
+    doubtful: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -305,12 +317,13 @@ class _Packer:
 
     def packed(self, number: int, rows: Sequence[Row]) -> WrittenShard:
         """Write a tar if it differs from what is packed."""
-        path, left_out = self._directory / f"{number:06d}.tar", dict[str, str]()
+        path = self._directory / f"{number:06d}.tar"
+        left_out, doubtful = dict[str, str](), list[str]()
         kept = [row.sample for row in rows if isinstance(row, KeptRow)]
         if self._before is None or self.differs(rows):
             new = [row.item for row in rows if isinstance(row, NewRow)]
             with atomic_path(path) as temporary:
-                samples, left_out = self._write(number, kept, new, temporary)
+                samples, left_out, doubtful = self._write(number, kept, new, temporary)
                 size, sha256 = temporary.stat().st_size, sha256_of(temporary)
         else:
             then = self._before.shards[number]
@@ -319,13 +332,13 @@ class _Packer:
         bad = {place for place, sample in enumerate(samples) if sample.undecodable}
         invalid = tuple(sorted(bad | set(gone)))
         shard = Shard(path.name, len(rows), size, sha256, invalid, gone)
-        return WrittenShard(shard, samples, left_out)
+        return WrittenShard(shard, samples, left_out, doubtful)
 
     def _write(
         self, number: int, kept: Sequence[ListedSample], new: Sequence[Item], path: Path
-    ) -> tuple[list[ListedSample], dict[str, str]]:
+    ) -> tuple[list[ListedSample], dict[str, str], list[str]]:
         """Write a tar: first the rows that it has, then the new ones."""
-        samples, left_out = [*kept], dict[str, str]()
+        samples, left_out, doubtful = [*kept], dict[str, str](), list[str]()
         with (
             ThreadPoolExecutor() as pool,
             tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar,
@@ -346,8 +359,10 @@ class _Packer:
                 )
                 if found.error is not None:
                     left_out[item.name] = str(found.error)
+                elif lacks_end(found.encoded.data):
+                    doubtful.append(item.name)
                 self._add(tar, sample_key(number, place), found.encoded, item.label)
-        return samples, left_out
+        return samples, left_out, doubtful
 
     def _packed_images(self, number: int, count: int) -> Iterator[Encoded]:
         """Yield the first images of a tar as they are packed."""
@@ -369,6 +384,7 @@ class _Packer:
             encoded = self._source.read(item)
             identity = identity_of(encoded.data)
             if identity not in self._decodable:
+                require_whole(encoded.data)
                 decode(encoded.data)
             smaller = stored_smaller(encoded.data, self._options)
         except DataError as error:

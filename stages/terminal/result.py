@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from pipeline.base.text import counted_kinds
+from pipeline.base.text import counted, counted_kinds
+from pipeline.datasets.source import Unlisted
 from stages.terminal import proposal
 from stages.terminal.console import table
 
@@ -83,14 +84,28 @@ def left_out_lines(left_out: Mapping[str, str], images: int, *, count: int = 0) 
     return [*lines, *named, *more]
 
 
-def others_lines(others: Mapping[str, int]) -> list[str]:
-    """Say how many files are not recognised as images, and what to do if they are images."""
-    if not others:
-        return []
-    return [
-        f"Files not recognised as images: {counted_kinds(others)}. Convert those that are "
-        "images to JPEG or PNG first."
-    ]
+def unlisted_lines(unlisted: Unlisted) -> list[str]:
+    """Say what is there besides the images, and what to do if it should be among them."""
+    lines = []
+    if unlisted.others:
+        lines.append(
+            f"Files not recognised as images: {counted_kinds(unlisted.others)}. Convert those that "
+            "are images to JPEG or PNG first."
+        )
+    if unlisted.copies:
+        kinds = ", ".join(f"{number:,} in {name}" for name, number in unlisted.copies.items())
+        lines.append(f"Images in folders of copies, which are left out: {kinds}.")
+    if unlisted.closed:
+        named = [f"{folder} ({why})" for folder, why in unlisted.closed.items()]
+        lines.append(f"{counted(len(named), 'folders')} cannot be listed: {_first(named)}.")
+    if unlisted.empty:
+        count = counted(len(unlisted.empty), "folders")
+        lines.append(f"{count} without an image: no class ({_first(unlisted.empty)}).")
+    return lines
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_LEFT_OUT]) + (", ..." if len(names) > SHOWN_LEFT_OUT else "")
 
 
 def megabytes(size: float) -> str:

@@ -10,6 +10,7 @@ from PIL import EpsImagePlugin, ExifTags, Image
 from replicas import OPTIONS, labels_of, opened, picture, pixels_of
 
 from pipeline.base.errors import DataError
+from pipeline.datasets.split import GroupOptions
 from pipeline.images.decoding import decode
 
 
@@ -35,7 +36,7 @@ def test_names_of_any_kind_in_nested_and_linked_folders(tmp_path: Path) -> None:
         "png",
         "jpg",
     ]
-    assert source.others == {".txt": 1}
+    assert source.unlisted.others == {".txt": 1}
 
 
 def test_a_folder_without_an_image_says_what_there_is(tmp_path: Path) -> None:
@@ -124,3 +125,79 @@ def test_how_files_got_there_is_not_what_they_are(tmp_path: Path) -> None:
         for download in (False, True)
     ]
     assert dumps[::2] == dumps[1::2]
+
+
+def test_names_that_are_not_utf8_are_written_out_and_read(tmp_path: Path) -> None:
+    for number, name in enumerate((b"caf\xe9/nu\xeb.png", "café/né.png".encode())):
+        picture(tmp_path / os.fsdecode(name), number)
+    source = opened(kind="image_folder", root=str(tmp_path))
+    assert source.classes == ("caf\\xe9", "café")
+    items = {item.name: item for item in source.splits["train"]}
+    assert sorted(items) == ["caf\\xe9/nu\\xeb.png", "café/né.png"]
+    for name, item in items.items():
+        item.name.encode()
+        assert source.classes[item.label] == name.partition("/")[0]  # type: ignore[index]
+        path = tmp_path / os.fsdecode(b"caf\xe9/nu\xeb.png" if "\\" in name else name.encode())
+        assert source.read(item).data == path.read_bytes()
+    picture(tmp_path / "caf\\xe9" / "nu\\xeb.png", 2)
+    with pytest.raises(DataError, match="two files of the name"):
+        opened(kind="image_folder", root=str(tmp_path))
+
+
+def too_deep(folder: Path) -> None:
+    """Make folders in folders, below `folder`, of which the last cannot be listed by their path."""
+    name, inside = "d" * 200, os.open(folder, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir(name, dir_fd=inside)
+        below = os.open(name, os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = below
+    os.close(inside)
+
+
+def test_folders_that_cannot_be_listed_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "x.png", 1)
+    too_deep(tmp_path / "a")
+    source = opened(kind="image_folder", root=str(tmp_path))
+    assert [item.name for item in source.splits["train"]] == ["a/x.png"]
+    ((folder, why),) = source.unlisted.closed.items()
+    assert folder.startswith("a/ddd")
+    assert why == "File name too long"
+
+
+def test_links_to_nothing_are_images_that_cannot_be_read(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "x.png", 1)
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "unmounted" / "gone.png")
+    (tmp_path / "a" / "itself.png").symlink_to("itself.png")
+    (tmp_path / "a" / "gone.txt").symlink_to(tmp_path / "gone.txt")
+    source = opened(kind="image_folder", root=str(tmp_path))
+    items = {item.name: item for item in source.splits["train"]}
+    assert sorted(items) == ["a/gone.png", "a/itself.png", "a/x.png"]
+    for name in ("a/gone.png", "a/itself.png"):
+        with pytest.raises(DataError, match="cannot be read"):
+            source.read(items[name])
+
+
+def test_folders_of_copies_are_left_out_and_counted(tmp_path: Path) -> None:
+    copies = ("@eaDir/1.jpg/SYNOPHOTO_THUMB_XL.jpg", "c/@eaDir/2.jpg/T.jpg", "__MACOSX/c/._1.jpg")
+    for number, name in enumerate((*copies, "lost+found/9.png", "c/.thumbnails/1.png", "c/1.jpg")):
+        picture(tmp_path / name, number)
+    (tmp_path / "c" / "@eaDir" / "note.txt").touch()
+    source = opened(kind="image_folder", root=str(tmp_path))
+    assert source.classes == ("c",)
+    assert [item.name for item in source.splits["train"]] == ["c/1.jpg"]
+    counts = {"@eaDir": 2, "__MACOSX": 1, "lost+found": 1, ".thumbnails": 1}
+    assert source.unlisted.copies == counts
+    assert source.unlisted.others == {}
+    assert source.unlisted.empty == ()
+
+
+def test_lines_of_a_list_end_where_files_lines_end(tmp_path: Path) -> None:
+    names = ("one\u2028half", "two\u0085half", "three\x0chalf")
+    for number, name in enumerate(names):
+        picture(tmp_path / "images" / name / "x.png", number)
+    groups = tmp_path / "groups.tsv"
+    lines = [f"{name}/x.png\t{name}" for name in names]
+    groups.write_bytes("\r\n".join([*lines, ""]).encode())
+    key = GroupOptions(file=str(groups)).key()
+    assert [key(f"{name}/x.png") for name in names] == list(names)

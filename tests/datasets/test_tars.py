@@ -1,7 +1,10 @@
 """WebDataset tars from another tool as a source of images."""
 
 import io
-from collections.abc import Mapping, Sequence
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +171,68 @@ def test_tars_that_are_none(tmp_path: Path) -> None:
         opened(kind="webdataset", train=str(tmp_path / "cut.tar"))
     with pytest.raises(ValidationError, match="runs a command"):
         opened(kind="webdataset", train="pipe:touch made")
+
+
+def test_labels_that_are_identifiers_are_as_many_classes_as_occur(tmp_path: Path) -> None:
+    samples = [{"__key__": str(i), "jpg": jpeg(i), "cls": n} for i, n in enumerate((1000003, 7, 7))]
+    source = opened(kind="webdataset", train=write_tars(tmp_path / "tars", samples))
+    assert source.classes == ("7", "1000003")
+    assert labels_of(source, "train") == [1, 0, 0]
+
+
+def test_a_negative_number_is_no_class(tmp_path: Path) -> None:
+    url = write_tars(tmp_path / "tars", [{"__key__": "a", "jpg": jpeg(0), "json": {"label": -1}}])
+    with pytest.raises(DataError, match="-1 is not the number of a class"):
+        opened(kind="webdataset", train=url, labels="json")
+
+
+def test_keys_that_are_not_utf8_are_written_out(tmp_path: Path) -> None:
+    path = tmp_path / "part.tar"
+    with tarfile.open(path, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        member = tarfile.TarInfo("café.jpg")
+        member.size = len(jpeg(0))
+        tar.addfile(member, io.BytesIO(jpeg(0)))
+    source = opened(kind="webdataset", train=str(path), labels="none")
+    (item,) = source.splits["train"]
+    assert item.name == f"{path}/caf\\xe9"
+    assert source.read(item).data == jpeg(0)
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Serves a tar's size and its first bytes, and then breaks off with what it was told."""
+
+    code = 500
+
+    def do_HEAD(self) -> None:
+        """Answer that there is a file, unless the code is for everything."""
+        self.send_response(200 if self.code == 500 else self.code)
+        self.send_header("Content-Length", "20480")
+        self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        """Answer with the error."""
+        self.send_error(self.code)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture(params=[500, 403, 404])
+def broken(request: pytest.FixtureRequest) -> Iterator[str]:
+    handler = type("Handler", (Broken,), {"code": request.param})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("name", ["part.tar", "part-*.tar"])
+def test_a_service_that_fails_is_one_sentence(broken: str, name: str) -> None:
+    pytest.importorskip("aiohttp")
+    with pytest.raises(DataError, match=r"cannot be (opened|read|listed) \(|No tar matches"):
+        opened(kind="webdataset", train=f"{broken}/{name}", labels="none")

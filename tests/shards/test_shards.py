@@ -224,7 +224,7 @@ def test_a_class_folder_without_an_image_is_no_class(folder: Path) -> None:
     (folder / "dust" / "notes.txt").write_text("no image")
     source = ImageFolder(folder)
     assert source.classes == ("apfel grün", "zebra")
-    assert source.empty == ("dust", "void")
+    assert source.unlisted.empty == ("dust", "void")
 
 
 def test_exact_splits_are_stratified_disjoint_and_fixed_by_the_seed() -> None:
