@@ -1,6 +1,7 @@
 """Small replicas of published data sets, in their published formats."""
 
 import io
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -35,6 +36,17 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (9, 7)) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     image_format = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else None
     Image.fromarray(pixels).save(path, format=image_format)
+
+
+def too_deep(folder: Path) -> None:
+    """Make folders in folders, below `folder`, of which the last cannot be listed by their path."""
+    name, inside = "d" * 200, os.open(folder, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir(name, dir_fd=inside)
+        below = os.open(name, os.O_RDONLY, dir_fd=inside)
+        os.close(inside)
+        inside = below
+    os.close(inside)
 
 
 PythonPickler: Any = pickle._Pickler

@@ -11,6 +11,11 @@ import sys
 from stages.terminal import interruption, proposal
 
 FAILED, WRONG_USAGE = 1, 2
+# The libraries that reach places behind a URL; each has errors of its own.
+SERVICES = (
+    *("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google"),
+    *("huggingface_hub", "requests", "s3fs", "urllib3"),
+)
 
 
 def main() -> None:
@@ -71,6 +76,8 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
         return _say(f"Error: {proposal.sentence(str(error))}", code, arguments)
     if isinstance(error, OSError):
         return _say(f"Error: {_of_the_system(error)}", FAILED, arguments)
+    if type(error).__module__.partition(".")[0] in SERVICES:
+        return _say(f"Error: {_of_a_service(error)}", FAILED, arguments)
     raise error
 
 
@@ -102,3 +109,12 @@ def _of_the_system(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.strerror}{where}. Make that place writable, or work elsewhere."
     return f"{error.strerror or error}{where}."
+
+
+def _of_a_service(error: BaseException) -> str:
+    """Describe an error of a place behind a URL."""
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return (
+        f"A place behind a URL failed ({reason}). Check the address, the credentials and the "
+        "network, and run the same command again: it continues from what is finished."
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, ExifTags, Image
-from replicas import OPTIONS, labels_of, opened, picture, pixels_of
+from replicas import OPTIONS, labels_of, opened, picture, pixels_of, too_deep
 
 from pipeline.base.errors import DataError
 from pipeline.datasets.split import GroupOptions
@@ -142,17 +142,6 @@ def test_names_that_are_not_utf8_are_written_out_and_read(tmp_path: Path) -> Non
     picture(tmp_path / "caf\\xe9" / "nu\\xeb.png", 2)
     with pytest.raises(DataError, match="two files of the name"):
         opened(kind="image_folder", root=str(tmp_path))
-
-
-def too_deep(folder: Path) -> None:
-    """Make folders in folders, below `folder`, of which the last cannot be listed by their path."""
-    name, inside = "d" * 200, os.open(folder, os.O_RDONLY)
-    for _ in range(25):
-        os.mkdir(name, dir_fd=inside)
-        below = os.open(name, os.O_RDONLY, dir_fd=inside)
-        os.close(inside)
-        inside = below
-    os.close(inside)
 
 
 def test_folders_that_cannot_be_listed_are_named(tmp_path: Path) -> None:

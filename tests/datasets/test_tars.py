@@ -2,9 +2,7 @@
 
 import io
 import tarfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import fsspec
 import numpy as np
 import pytest
 import webdataset
+from broken_service import broken_service
 from PIL import Image
 from pydantic import ValidationError
 from replicas import labels_of, opened
@@ -198,41 +197,13 @@ def test_keys_that_are_not_utf8_are_written_out(tmp_path: Path) -> None:
     assert source.read(item).data == jpeg(0)
 
 
-class Broken(BaseHTTPRequestHandler):
-    """Serves a tar's size and its first bytes, and then breaks off with what it was told."""
-
-    code = 500
-
-    def do_HEAD(self) -> None:
-        """Answer that there is a file, unless the code is for everything."""
-        self.send_response(200 if self.code == 500 else self.code)
-        self.send_header("Content-Length", "20480")
-        self.send_header("Accept-Ranges", "bytes")
-        self.end_headers()
-
-    def do_GET(self) -> None:
-        """Answer with the error."""
-        self.send_error(self.code)
-
-    def log_message(self, *arguments: Any) -> None:
-        """Be quiet."""
-
-
-@pytest.fixture(params=[500, 403, 404])
-def broken(request: pytest.FixtureRequest) -> Iterator[str]:
-    handler = type("Handler", (Broken,), {"code": request.param})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("code", [500, 403, 404])
 @pytest.mark.parametrize("name", ["part.tar", "part-*.tar"])
-def test_a_service_that_fails_is_one_sentence(broken: str, name: str) -> None:
+def test_a_service_that_fails_is_one_sentence(code: int, name: str) -> None:
     pytest.importorskip("aiohttp")
-    with pytest.raises(DataError, match=r"cannot be (opened|read|listed) \(|No tar matches"):
-        opened(kind="webdataset", train=f"{broken}/{name}", labels="none")
+    with (
+        broken_service(code) as url,
+        pytest.raises(DataError, match=r"cannot be (opened|read|listed) \(|No tar matches"),
+    ):
+        opened(kind="webdataset", train=f"{url}/{name}", labels="none")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from digits_run import QUICK, ROOT
 from PIL import Image
+from replicas import picture, too_deep
 from safetensors.torch import load_file
 
 from pipeline.base.errors import TrainingError
@@ -435,7 +436,8 @@ def test_unlabelled_images_go_the_whole_way(
     (tmp_path / "photos" / "2024").mkdir(parents=True)
     for i in range(130):
         pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "photos" / "2024" / f"{i}.jpg")
+        name = os.fsdecode(f"é{i}.jpg".encode("latin-1" if i % 2 else "utf-8"))
+        Image.fromarray(pixels).save(tmp_path / "photos" / "2024" / name)
     text = (ROOT / "configs/folder_clip.yaml").read_text()
     text = text.replace("root: data/raw/images", "root: photos")
     text = text.replace(
@@ -468,3 +470,29 @@ def test_unlabelled_images_go_the_whole_way(
     record = json.loads((tmp_path / "runs/folder_clip/metrics/retrieval.json").read_text())
     assert set(record["with_clip"]) == {"agreement_at_1", "dcor_squared_unbiased"}
     assert run(["evaluate", *small, "-s", "evaluate.linear={}"]) == 1
+
+
+def test_what_a_folder_holds_besides_images_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(300):
+        picture(tmp_path / "images" / f"{number}.png", number)
+    picture(tmp_path / "images" / os.fsdecode(b"caf\xe9.png"), 400)
+    picture(tmp_path / "images" / "@eaDir" / "0.png" / "thumb.png", 0)
+    (tmp_path / "images" / "gone.png").symlink_to("nowhere.png")
+    too_deep(tmp_path / "images")
+    command = ["shard", "-c", str(ROOT / "configs/folder_self_supervised.yaml")]
+    command += ["-s", "dataset.name=own", "-s", "dataset.source.root=images"]
+    command += ["-s", "train.batch_size=20"]
+    assert run([*command, "-s", "dataset.shards.on_bad_image=fail"]) == 1
+    assert "cannot be listed: ddd" in capsys.readouterr().err
+    assert run([*command, "-s", "dataset.shards.on_bad_image=skip"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 of 302 images cannot be read and are left out: gone.png: " in told
+    assert "folders of copies, which are left out: 1 in @eaDir" in told
+    assert "1 folder cannot be listed: ddd" in told
+    listings = [path.read_text() for path in Path("data/own/shards").rglob("samples.jsonl")]
+    names = {json.loads(line)["name"] for text in listings for line in text.strip().split("\n")}
+    assert "caf\\xe9.png" in names
+    assert len(names) == 302

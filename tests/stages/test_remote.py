@@ -1,6 +1,7 @@
 """Remote shards and stores have the same content, and no half-written feature counts."""
 
 import itertools
+import json
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_service import broken_service
 from ruamel.yaml import YAML
 from upath import UPath
 
@@ -39,6 +41,7 @@ from pipeline.representations.scattering import ScatteringOptions
 from pipeline.shards.manifest import read_manifests
 from pipeline.shards.repair import split_damage
 from pipeline.shards.writing import ShardOptions, write_split
+from stages.terminal import cli
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -452,3 +455,19 @@ def configure(root: Path) -> None:
     data["evaluate"] = {"knn": {}}
     with (root / "params.yaml").open("w") as file:
         YAML().dump(data, file)
+
+
+def test_a_service_that_fails_is_one_sentence_in_json_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.chdir(tmp_path)
+    config = str(ROOT / "configs/digits.yaml")
+    with broken_service() as url:
+        source = f"dataset.source={{kind: webdataset, train: '{url}/a.tar'}}"
+        for more in (["--data", url], ["-s", source]):
+            assert cli.run(["shard", "-c", config, "--json", *more]) == 1
+            told = capsys.readouterr()
+            document = json.loads(told.out)
+            assert "500, message='Internal Server Error'" in document["error"]
+            assert "Traceback" not in told.err
