@@ -19,12 +19,18 @@ from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices
 from pipeline.evaluation.subjects import Subject
-from pipeline.metrics.accuracy import bootstrap_interval, per_class_accuracy, top_k_accuracy
+from pipeline.metrics.accuracy import (
+    bootstrap_interval,
+    class_averages,
+    per_class_accuracy,
+    top_k_accuracy,
+)
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.training.trial import Trial, Wanted
 
 Values = dict[str, Any]
+BALANCED, SIZES = "balanced_accuracy", "class_sizes"
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,8 @@ def classified(
     """Return the outcome for the labelled test images' shares (N, K) of each class; rows sum to 1.
 
     `classes` (K,) are the labels of the columns. Accuracies are in percent, with top-5 if there are
-    more than 5 classes. Chance is the accuracy of always naming the most frequent class.
+    more than 5 classes. `class_sizes` has the number of classes with test images, and the images
+    of the largest and the smallest. Chance is the accuracy of always naming the largest.
     """
     known = setting.images.known("test")
     labels = setting.images.labels("test")[known]
@@ -162,6 +169,13 @@ def classified(
         "top1_low": 100 * interval.low,
         "top1_high": 100 * interval.high,
     }
+    averages = class_averages(places, targets, seed=setting.seed)
+    for name, average in zip((BALANCED, "macro_f1"), averages, strict=True):
+        accuracies |= {
+            name: 100 * average.mean,
+            f"{name}_low": 100 * average.low,
+            f"{name}_high": 100 * average.high,
+        }
     if len(classes) > 5:
         accuracies["top5"] = 100 * top_k_accuracy(shares, targets, k=5)
     by_class = 100 * per_class_accuracy(places, targets, classes=len(classes))
@@ -171,9 +185,16 @@ def classified(
         for label, value in zip(classes.tolist(), by_class.tolist(), strict=True)
         if value == value  # a class without test images has none
     }
+    counts = targets.bincount()
+    present = counts[counts > 0]
+    class_sizes = {
+        "classes": len(present),
+        "largest": present.max().item(),
+        "smallest": present.min().item(),
+    }
     return Outcome(
         main="top1",
-        values={**accuracies, **values},
+        values={**accuracies, **values, SIZES: class_sizes},
         images=images,
         details={"top1_by_class": per_class, **(details or {})},
         predictions=Predictions(
@@ -182,6 +203,6 @@ def classified(
             predicted=predicted,
             confidence=shares.gather(1, places[:, None])[:, 0],
         ),
-        chance=100 * targets.bincount().max().item() / len(targets),
+        chance=100 * counts.max().item() / len(targets),
         per_image=PerImage(rows, hits),
     )

@@ -1,4 +1,9 @@
-"""Accuracy, overall and by class, confusion matrices and bootstrap intervals."""
+"""Accuracy, overall and by class, and bootstrap intervals.
+
+Where classes are of unequal size, accuracy tells most about the large ones. Balanced accuracy is
+the mean of the classes' accuracies; macro F1 is the mean of their F1, which also counts images of
+other classes that are taken for one. Both are as in scikit-learn.
+"""
 
 from dataclasses import dataclass
 
@@ -30,19 +35,60 @@ def top_k_accuracy(scores: Tensor, targets: Tensor, *, k: int = 1) -> float:
     return (best == targets[:, None]).any(dim=1).double().mean().item()
 
 
-def confusion_matrix(predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
-    """Return counts (classes, classes): rows are true classes, columns predicted ones."""
+def per_class_accuracy(predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
+    """Return the accuracy on the images of each class (classes,), NaN for a class without any.
+
+    Raises DataError for a class out of range.
+    """
     for what, indices in (("predictions", predictions), ("targets", targets)):
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < classes:
             raise DataError(f"Expected {what} from 0 to {classes - 1}; found others.")
-    cells = targets.long() * classes + predictions.long()
-    return cells.bincount(minlength=classes * classes).reshape(classes, classes)
+    hits = targets[predictions == targets].bincount(minlength=classes)
+    return hits.double() / targets.bincount(minlength=classes)
 
 
-def per_class_accuracy(predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
-    """Return the accuracy on the images of each class (classes,), NaN for a class without any."""
-    counts = confusion_matrix(predictions, targets, classes=classes).double()
-    return counts.diagonal() / counts.sum(dim=1)
+def class_averages(
+    predictions: Tensor,
+    targets: Tensor,
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> tuple[Interval, Interval]:
+    """Return balanced accuracy and macro F1 of predictions (N,) for targets (N,), in [0, 1].
+
+    A class without images counts for macro F1 if it is predicted, with an F1 of 0. The intervals
+    are percentile bootstraps, which draw as many images of each class as there are. Raises
+    DataError if there are no images.
+    """
+    if not len(targets):
+        raise DataError("Accuracy needs at least one image; found none.")
+    named, indices = torch.cat([targets, predictions]).cpu().unique(return_inverse=True)
+    actual, guesses = indices.split(len(targets))
+    actual, order = actual.sort()
+    guesses, sizes = guesses[order], actual.bincount(minlength=len(named))
+    first, size = (sizes.cumsum(0) - sizes)[actual], sizes[actual]
+    balanced, f1 = _averages(guesses[None], actual, sizes)
+    source = torch.Generator().manual_seed(seed)
+    drawn = []
+    for part in torch.empty(resamples).split(max(1, _DRAWS_AT_ONCE // len(indices))):
+        chosen = torch.rand(len(part), len(actual), generator=source, dtype=torch.float64)
+        drawn.append(_averages(guesses[first + (chosen * size).long()], actual, sizes))
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    bounds = (torch.cat(each).quantile(tails).tolist() for each in zip(*drawn, strict=True))
+    means = (balanced.item(), f1.item())
+    found = [Interval(mean, *b) for mean, b in zip(means, bounds, strict=True)]
+    return found[0], found[1]
+
+
+def _averages(guesses: Tensor, actual: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return balanced accuracy and macro F1 (R,) of guesses (R, N) for classes of `sizes` (K,)."""
+    R, K = len(guesses), len(sizes)
+    cells = guesses + K * torch.arange(R)[:, None]
+    guessed = cells.flatten().bincount(minlength=R * K).view(R, K)
+    right = cells[guesses == actual].bincount(minlength=R * K).view(R, K).double()
+    there = sizes > 0
+    return (right[:, there] / sizes[there]).mean(dim=1), (2 * right / (guessed + sizes)).mean(dim=1)
 
 
 def bootstrap_interval(

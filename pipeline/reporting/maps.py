@@ -17,6 +17,11 @@ LEAST_IMAGES = 10
 SEED = 0
 PERPLEXITY = 30
 PCA_FIRST = 50  # PCA dimensions given to t-SNE
+EQUAL = 1e-6  # relative difference between embeddings that are equal but for rounding
+EQUAL_SAYS = {
+    "PCA": "all embeddings are equal",
+    "t-SNE": "all embeddings point in the same direction",
+}
 COLOURS = 10  # and as many marks
 NAMED_CLASSES = COLOURS**2  # at most; each has its own pair of colour and mark
 SPELT_CLASSES = 20  # at most, for the map itself to show class names
@@ -117,24 +122,25 @@ def project(space: Tensor, method: str) -> tuple[Array, str]:
     """Return features (N, D) in the plane (N, 2), and a note on the method.
 
     PCA uses the features themselves; t-SNE uses cosine neighbourhoods, as the
-    nearest-neighbour protocols do.
+    nearest-neighbour protocols do. Embeddings that are all equal are one point.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    values = space.double() if method == "PCA" else F.normalize(space.double(), dim=1)
+    points: Array = values.numpy()
+    if np.ptp(points, axis=0).max() <= EQUAL * np.abs(points).max():
+        return np.zeros((len(points), 2)), EQUAL_SAYS[method]
     if method == "PCA":
-        pca = PCA(min(2, *space.shape), random_state=SEED)
-        points: Array = _two(pca.fit_transform(space.double().numpy()))
-        kept = float(np.nan_to_num(pca.explained_variance_ratio_).sum())
-        return points, f"the two axes hold {100 * kept:.0f} % of the variance"
-    unit = F.normalize(space.double(), dim=1).numpy()
-    if unit.shape[1] > PCA_FIRST:
-        unit = PCA(min(PCA_FIRST, *unit.shape), random_state=SEED).fit_transform(unit)
-    unit = _two(unit)
-    perplexity = min(PERPLEXITY, (len(unit) - 1) / 3)
-    init = "pca" if unit.var() > 0 else "random"
-    tsne = TSNE(perplexity=perplexity, init=init, random_state=SEED, n_jobs=1)
-    near: Array = tsne.fit_transform(unit)
+        pca = PCA(min(2, *points.shape), random_state=SEED)
+        points = _two(pca.fit_transform(points))
+        held = 100 * pca.explained_variance_ratio_.sum()
+        return points, f"the two axes hold {held:.0f} % of the variance"
+    if points.shape[1] > PCA_FIRST:
+        points = PCA(min(PCA_FIRST, *points.shape), random_state=SEED).fit_transform(points)
+    perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1)
+    near: Array = tsne.fit_transform(_two(points))
     return near, "nearby images are similar; distances between clusters say little"
 
 

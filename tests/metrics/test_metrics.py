@@ -1,24 +1,44 @@
 """Metrics against scikit-learn, closed forms and known spectra."""
 
 import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix as scikit_confusion
-from sklearn.metrics import recall_score, top_k_accuracy_score
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    f1_score,
+    recall_score,
+    top_k_accuracy_score,
+)
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from pipeline.base.errors import DataError
 from pipeline.metrics.accuracy import (
     bootstrap_interval,
-    confusion_matrix,
+    class_averages,
     per_class_accuracy,
     top_k_accuracy,
 )
 from pipeline.metrics.effective_rank import effective_rank
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Allow this process so many more bytes of memory than it has."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,11 +59,9 @@ def test_top_k_of_all_classes_is_certain_and_of_no_images_an_error() -> None:
         top_k_accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
 
 
-def test_the_confusion_matrix_and_class_accuracies_agree_with_scikit_learn() -> None:
+def test_class_accuracies_agree_with_scikit_learn() -> None:
     predictions = torch.randint(6, (300,), generator=generator())
     targets = torch.randint(5, (300,), generator=generator(1))  # class 5 has no image
-    expected = scikit_confusion(targets, predictions, labels=range(6))
-    assert confusion_matrix(predictions, targets, classes=6).tolist() == expected.tolist()
     accuracies = per_class_accuracy(predictions, targets, classes=6)
     recalls = recall_score(targets, predictions, labels=range(5), average=None)
     np.testing.assert_allclose(accuracies[:5], recalls)
@@ -56,16 +74,76 @@ def test_accuracies_and_confusion_agree_with_torchmetrics() -> None:
     for k in (1, 5):
         expected = multiclass_accuracy(scores, targets, 12, average="micro", top_k=k)
         assert top_k_accuracy(scores, targets, k=k) == pytest.approx(expected.item())
-    guesses = scores.argmax(dim=1)
-    expected = multiclass_confusion_matrix(guesses, targets, 12)
-    assert torch.equal(confusion_matrix(guesses, targets, classes=12), expected)
+    by_class = multiclass_accuracy(scores, targets, 12, average="none")
+    found = per_class_accuracy(scores.argmax(dim=1), targets, classes=12)
+    torch.testing.assert_close(found.float(), by_class)
 
 
 def test_a_class_out_of_range_is_a_data_error() -> None:
     with pytest.raises(DataError, match="predictions from 0 to 2"):
-        confusion_matrix(torch.tensor([3]), torch.tensor([0]), classes=3)
+        per_class_accuracy(torch.tensor([3]), torch.tensor([0]), classes=3)
     with pytest.raises(DataError, match="targets from 0 to 2"):
-        confusion_matrix(torch.tensor([0]), torch.tensor([-1]), classes=3)
+        per_class_accuracy(torch.tensor([0]), torch.tensor([-1]), classes=3)
+
+
+def unequal(seed: int, images: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and targets of classes 3, 4, 40 and 41, of which 41 is only predicted."""
+    shares = torch.tensor([0.8, 0.15, 0.05])
+    drawn = shares.multinomial(images, replacement=True, generator=generator(seed))
+    targets = torch.tensor([3, 4, 40])[drawn]
+    wrong = torch.rand(images, generator=generator(seed + 1)) < 0.1 + 0.2 * drawn
+    guesses = torch.tensor([3, 4, 40, 41])[torch.randint(4, (images,), generator=generator(seed))]
+    return torch.where(wrong, guesses, targets), targets
+
+
+def test_averages_over_classes_agree_with_scikit_learn() -> None:
+    predictions, targets = unequal(0)
+    balanced, f1 = class_averages(predictions, targets, seed=0)
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        assert balanced.mean == pytest.approx(balanced_accuracy_score(targets, predictions))
+    assert f1.mean == pytest.approx(f1_score(targets, predictions, average="macro"))
+    assert class_averages(predictions, targets, seed=0) == (balanced, f1)
+    assert class_averages(predictions, targets, seed=1) != (balanced, f1)
+    order = torch.randperm(400, generator=generator())
+    shuffled = class_averages(predictions[order], targets[order], seed=0)
+    assert [interval.mean for interval in shuffled] == pytest.approx([balanced.mean, f1.mean])
+
+
+def test_the_interval_of_balanced_accuracy_is_that_of_independent_classes() -> None:
+    targets = torch.cat([torch.zeros(3000), torch.ones(300)]).long()
+    predictions = torch.cat([(torch.arange(3000) < 600), (torch.arange(300) < 150)]).long()
+    (found, _) = class_averages(predictions, targets, seed=0, resamples=4000)
+    half = 1.96 * math.sqrt(0.8 * 0.2 / 3000 + 0.5 * 0.5 / 300) / 2
+    assert found.mean == pytest.approx(0.65)
+    assert found.low == pytest.approx(0.65 - half, abs=0.06 * half)
+    assert found.high == pytest.approx(0.65 + half, abs=0.06 * half)
+
+
+def test_the_intervals_of_averages_cover_the_truth_about_as_often_as_promised() -> None:
+    truth = class_averages(*unequal(10_000, images=400_000), seed=0, resamples=1)
+    covered = [0, 0]
+    for trial in range(100):
+        found = class_averages(*unequal(trial), seed=trial, resamples=200, level=0.9)
+        for which, interval in enumerate(found):
+            covered[which] += interval.low <= truth[which].mean <= interval.high
+    assert all(80 <= count <= 97 for count in covered)
+
+
+def test_a_hundred_thousand_classes_fit_into_memory() -> None:
+    targets = torch.arange(100_000)
+    predictions = targets.clone()
+    predictions[::2] = 0
+    with limited_memory(3 << 30):
+        accuracies = per_class_accuracy(predictions, targets, classes=100_000)
+        balanced, _ = class_averages(predictions, targets, seed=0, resamples=10)
+    assert accuracies.mean().item() == pytest.approx(0.50001)
+    assert balanced.mean == pytest.approx(0.50001)
+
+
+def test_averages_of_no_images_are_an_error() -> None:
+    nothing = torch.zeros(0, dtype=torch.long)
+    with pytest.raises(DataError, match="at least one image"):
+        class_averages(nothing, nothing, seed=0)
 
 
 def test_the_interval_of_an_accuracy_is_the_binomial_one() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.base.errors import TrainingError
 from pipeline.base.locks import exclusive
 from pipeline.base.timing import read_attempts
 from pipeline.evaluation.record import read_per_image
+from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
 from stages.terminal.cli import run
 
 
@@ -496,3 +498,22 @@ def test_what_a_folder_holds_besides_images_is_named(
     names = {json.loads(line)["name"] for text in listings for line in text.strip().split("\n")}
     assert "caf\\xe9.png" in names
     assert len(names) == 302
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_encoder_that_maps_all_images_to_one_point_is_scored_and_reported(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = inside / "runs/digits/checkpoints/best.pt"
+    trained = load_checkpoint(path)
+    constant = {name: torch.zeros_like(tensor) for name, tensor in trained.encoder.items()}
+    bias = next(name for name in reversed(constant) if "backbone" in name and "bias" in name)
+    constant[bias] = torch.ones_like(constant[bias])
+    save_checkpoint(path, replace(trained, encoder=constant))
+    assert run(["evaluate", "--only", "retrieval", *QUICK]) == 0
+    assert run(["evaluate", "--only", "knn", *QUICK]) == 0
+    assert run(["report", *QUICK]) == 0, capsys.readouterr().err
+    page = (inside / "runs/digits/report.html").read_text()
+    assert "All embeddings are equal." in page
+    assert "All embeddings point in the same direction." in page
+    assert "its embedding has collapsed" in page
