@@ -10,16 +10,17 @@ from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
 from stages.experiment.dvc_lock import changed_by_hand, record_fingerprints
 from stages.experiment.paths import RunLayout, dataset_layout, run_layout
+from stages.experiment.requirements import require_weights
 from stages.steps.train_student import train_student
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result
 
 LAST_ROW = (
-    ("train/objective", "objective"),
-    ("validation/objective", "objective on validation"),
-    ("images_per_second", "images a second"),
-    ("wait_share", "share of time waiting for data"),
+    ("train/objective", "objective", "{:.4g}"),
+    ("validation/objective", "objective on validation", "{:.4g}"),
+    ("images_per_second", "images a second", "{:.0f}"),
+    ("wait_share", "of the time waiting for data", "{:.1%}"),
 )
 
 
@@ -47,6 +48,7 @@ def train(
         objective=True,
         device=True,
     )
+    require_weights(experiment)
     wanted = Wanted(lr=auto_lr, batch_size=auto_batch_size)
     done = train_student(experiment, stored, layout, screen.progress, wanted=wanted, force=force)
     if done is None:
@@ -78,7 +80,9 @@ def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False
     if chosen["score"] is not None:
         shown.append([chosen["rule"], f"{chosen['score']:.4g}"])
     shown += [[name, f"{value:.4g}"] for name, value in chosen.get("tuned", {}).items()]
-    shown += [[f"{label}, last epoch", f"{last[n]:.4g}"] for n, label in LAST_ROW if n in last]
+    shown += [
+        [f"{label}, last epoch", how.format(last[n])] for n, label, how in LAST_ROW if n in last
+    ]
     shown += [
         [f"{name}, share explained on validation", f"{100 * share:.1f} %"]
         for name, share in explained_shares(last)

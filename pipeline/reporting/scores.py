@@ -40,14 +40,16 @@ class Score:
     def label(self) -> str:
         """Its name in a table."""
         if self.role in ("feature", "teacher"):
-            return f"{self.subject}, {'teacher' if self.role == 'teacher' else 'stored'}"
+            word = "teacher" if self.role == "teacher" else "stored"
+            return word if self.subject == word else f"{self.subject}, {word}"
         return LABELS[self.role]
 
     @property
     def named(self) -> str:
         """Its name in a sentence."""
         if self.role in ("feature", "teacher"):
-            return f"the {'teacher' if self.role == 'teacher' else 'stored'} {self.subject}"
+            word = "teacher" if self.role == "teacher" else "stored"
+            return f"the {word}" if self.subject == word else f"the {word} {self.subject}"
         return self.label.replace(",", "")
 
     @property

@@ -60,10 +60,11 @@ def _selection(run: RunFacts) -> Iterator[Note]:
         )
     elif rule in RULES:
         spared = " No test image took part." if "test" in run.splits else ""
+        cut = rule != "last" and run.config["dataset"]["split"]["validation"] > 0
         yield Note(
             "good",
             f"The checkpoint is that of epoch {run.training['epoch']}, chosen by {RULES[rule]}"
-            f"{', which were cut from the training images' if rule != 'last' else ''}.{spared}",
+            f"{', which were cut from the training images' if cut else ''}.{spared}",
         )
     yield from (Note("caution", doubt) for doubt in doubts(run.curves, run.training))
 

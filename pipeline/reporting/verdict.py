@@ -59,7 +59,8 @@ def _from(run: RunFacts) -> str:
     parts = []
     if teachers:
         named = [f"{name} ({_model(run, name)})" for name in teachers]
-        parts.append(f"from the frozen teacher{'s' * (len(teachers) > 1)} {listed(named)}")
+        said = f"from the frozen teacher{'s' * (len(teachers) > 1)} {listed(named)}"
+        parts.append(said.replace("teacher teacher", "teacher"))
     if any(term.get("kind") in VIEWS for term in terms.values()):
         parts.append("from two views of each image")
     if others:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pipeline.base.errors import WeightsMissingError
 from pipeline.loading.loaders import require_a_batch
 from pipeline.representations.representation import RepresentationOptions
+from stages.experiment.run_identity import given_weights
 from stages.experiment.schema import Experiment
 
 
@@ -26,6 +27,15 @@ def missing_files(features: Mapping[str, RepresentationOptions]) -> list[str]:
         for key, path in options.files().items()
         if not path.is_file()
     ]
+
+
+def require_weights(experiment: Experiment) -> None:
+    """Raise WeightsMissingError if the checkpoint that training starts from is missing."""
+    weights = given_weights(experiment)
+    if weights is not None and not weights.exists():
+        raise WeightsMissingError(
+            f"student.weights: there is no file and no finished run {experiment.student.weights!r}."
+        )
 
 
 def require_files(features: Mapping[str, RepresentationOptions]) -> None:

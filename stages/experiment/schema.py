@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from pipeline.base.digests import digest
 from pipeline.base.errors import ConfigError
@@ -85,7 +85,8 @@ class DatasetOptions(PackingOptions):
 class Experiment(Options):
     """A whole experiment file.
 
-    `train: none` evaluates `student.weights` as they are; it needs no objective.
+    `train: none` evaluates `student.weights` as they are; it needs no objective, and ignores one
+    without terms.
     """
 
     name: Name
@@ -96,6 +97,13 @@ class Experiment(Options):
     objective: Annotated[ObjectiveOptions | None, BeforeValidator(_none)]
     train: Annotated[TrainOptions | None, BeforeValidator(_none)]
     evaluate: ProtocolSection
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_objective(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("train") == "none" and not data.get("objective"):
+            return {**data, "objective": "none"}
+        return data
 
     def digest(self) -> str:
         """Return the SHA-256 of the resolved experiment."""

@@ -41,6 +41,15 @@ def check_runs(names: Sequence[str]) -> None:
         )
 
 
+def require_checkpoint(path: Path) -> None:
+    """Raise DataError if a checkpoint that was named is missing; it lists those of the runs."""
+    if path.exists():
+        return
+    there = ", ".join(map(str, sorted(RUNS.glob("*/checkpoints/best.pt"))))
+    listed = f"Those of runs are {there}." if there else "No run has one yet."
+    raise DataError(f"There is no checkpoint {str(path)!r}. {listed}")
+
+
 def _how_to_make(name: str, there: Sequence[str]) -> str:
     config = CONFIGS / f"{name}.yaml"
     if (RUNS / name / "curves.csv").exists():

@@ -23,7 +23,17 @@ from stages.terminal.shared_options import (
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FORMATS = ("safetensors", "onnx", "torchvision", "timm", "released")
+EMBEDDINGS = (".npz", ".parquet")
 SHELLS = ("bash", "zsh", "fish")
+
+
+def _of_known_kind(context: click.Context, _: click.Parameter, path: Path) -> Path:
+    """Refuse to write embeddings to a file of an unknown kind, before anything is loaded."""
+    if path.suffix not in EMBEDDINGS:
+        raise click.UsageError(
+            f"Embeddings are written to a .parquet or .npz file; found {path.name!r}.", context
+        )
+    return path
 
 
 @click.group(cls=PipelineGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -264,6 +274,7 @@ def export(**options: Any) -> int:
     type=FILE,
     default=Path("runs/embeddings.npz"),
     show_default=True,
+    callback=_of_known_kind,
     help="Where to write: an .npz file (names, embeddings) or a .parquet file (name, embedding).",
 )
 @click.option(

@@ -7,6 +7,7 @@ it is plain lines, one per phase and one every half minute, so that a log shows 
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from stages.terminal import proposal
 
 PLAIN_SECONDS = 30.0  # between two lines of progress if the output is not a terminal
 FIRST_SECONDS = 2.0  # after which a phase gets a line of its own there
+RECENT_SECONDS = 60.0  # from whose rate the time left is told
 FILE_WIDTH = 120
 
 
@@ -87,6 +89,7 @@ class ConsoleProgress:
         self._what, self._unit, self._status = "", "", ""
         self._total = self._done = 0
         self._began = self._said = 0.0
+        self._recent = deque[tuple[float, int]]()  # times, and what was done by then
         self._told = False
         self._lock = threading.RLock()
         self._over = threading.Event()
@@ -108,6 +111,7 @@ class ConsoleProgress:
             self.finish()
             self._what, self._unit, self._total, self._done = what, unit, total, 0
             self._began = self._said = time.monotonic()
+            self._recent = deque([(self._began, 0)])
             self._status, self._told = "", False
             self._task = self._bar.add_task(what, total=total or None, rate="", status="")
 
@@ -116,6 +120,8 @@ class ConsoleProgress:
         with self._lock:
             self._done += count
             self._status = status or self._status
+            if count:
+                self._remember()
             if self._task is not None:
                 beside = ", ".join([self._count(), self._rate(), *self._left()])
                 self._bar.update(self._task, completed=self._done, rate=beside, status=self._status)
@@ -155,6 +161,13 @@ class ConsoleProgress:
         beside = [self._count(), self._rate(), *self._left()]
         self.note(f"{self._what}: {', '.join([*beside, *filter(None, [self._status])])}")
 
+    def _remember(self) -> None:
+        """Keep the recent past: after a pause, two more counts are enough to forget it."""
+        now = time.monotonic()
+        self._recent.append((now, self._done))
+        while len(self._recent) > 2 and now - self._recent[0][0] > RECENT_SECONDS:
+            self._recent.popleft()
+
     def _count(self) -> str:
         if not self._total:
             return counted(self._done, self._unit)
@@ -163,8 +176,9 @@ class ConsoleProgress:
     def _left(self) -> list[str]:
         if not self._done or not self._total:
             return []
-        elapsed = time.monotonic() - self._began
-        seconds = max(0.0, elapsed * (self._total / self._done - 1))
+        (then, before), (now, _) = self._recent[0], self._recent[-1]
+        rest = max(0, self._total - self._done)
+        seconds = rest * (now - then) / (self._done - before)
         return [f"{seconds:.0f} s left" if seconds < 100 else f"{seconds / 60:.0f} min left"]
 
     def _rate(self) -> str:

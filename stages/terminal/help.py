@@ -1,11 +1,19 @@
 """The layout of help: commands by section, in the order of the pipeline, each with an example."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from pipeline.base.errors import unknown_name
+
+# Keys of an experiment that are looked for among the options.
+KEYS = (
+    *("train.epochs", "train.batch_size", "train.lr", "train.select", "train.precision"),
+    *("train.optimizer", "train.parallel.devices", "train.loading.workers", "seed", "features"),
+    *("dataset.image.size", "dataset.source.root", "student.architecture", "student.weights"),
+)
 
 
 class _WithExample(click.Command):
@@ -38,7 +46,29 @@ class OneOf(click.Choice[str]):
 
 
 class StageCommand(_WithExample):
-    """A command of the pipeline."""
+    """A command of the pipeline; it says how to set a key that was given as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options, or raise NoSuchOption that names the key which was meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            key = _key_meant(error.option_name)
+            if key and any("-s" in parameter.opts for parameter in self.params):
+                raise click.UsageError(
+                    f"No such option {error.option_name}. Keys of the experiment are set with "
+                    f"-s {key}=VALUE.",
+                    ctx,
+                ) from None
+            raise
+
+
+def _key_meant(option: str) -> str | None:
+    """Return the key of `KEYS` whose last words an option has, or resembles."""
+    by_words = {word: key for key in KEYS for word in (key, key.rpartition(".")[2])}
+    word = option.lstrip("-").replace("-", "_")
+    near = get_close_matches(word, by_words, n=1, cutoff=0.8)
+    return by_words[near[0]] if near else None
 
 
 class _Group(click.Group):

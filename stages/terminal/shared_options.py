@@ -11,7 +11,7 @@ from pipeline.base.processes import is_first_process
 from stages.experiment.chosen import Chosen
 from stages.experiment.dvc_links import void_links
 from stages.terminal import completion, interruption, proposal
-from stages.terminal.checks import require_names
+from stages.terminal.checks import require_checkpoint, require_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Section = Literal["features", "evaluate"]
@@ -123,6 +123,8 @@ def call(
         interruption.tell_by(screen.progress.note)
         screen.progress.start("loading libraries", 0, "")
         with interruption.at_once():
+            if options.get("checkpoint") is not None:
+                require_checkpoint(options["checkpoint"])
             if "config" in options:
                 chosen = Chosen(options.pop("config"), options.pop("assignments"))
                 if check:

@@ -343,3 +343,25 @@ def test_other_options_of_a_protocol_are_said() -> None:
     second = replace(run_of({"linear": (other, images)}), name="other")
     (table,) = comparison_of(first, second).protocols
     assert any("not scored with the same options" in told for told in table.told)
+
+
+def test_validation_images_of_the_users_own_are_not_said_to_be_cut() -> None:
+    run = a_run()
+    split = {**run.config["dataset"]["split"], "validation": 0}
+    own = replace(run, config={**run.config, "dataset": {**run.config["dataset"], "split": split}})
+    assert "which were cut from the training images" in text_of(run)
+    assert "validation images." in text_of(own)
+    assert "cut from" not in text_of(own)
+
+
+def test_a_teacher_called_teacher_is_named_once() -> None:
+    metrics, images = scored("linear", student=right(range(50)), teacher=right(range(20, 55)))
+    cached = (replace(TEACHER, name="teacher"),)
+    features = {"teacher": {"kind": "open_clip", "model": "ViT-B-16"}}
+    term = {"kind": "regression", "weight": 1, "representation": "teacher"}
+    changed = {"features": features, "objective": {"teacher": term}}
+    told = text_of(run_of({"linear": (metrics, images)}, cached=cached, config=changed))
+    assert "from the frozen teacher (ViT-B-16)" in told
+    assert "above the teacher" in told
+    assert "teacher teacher" not in told
+    assert "teacher, teacher" not in told

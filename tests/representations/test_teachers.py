@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.base.digests import digest, state_digest
@@ -158,6 +159,30 @@ def test_a_timm_teacher_equals_the_library_applied_by_hand(
     with torch.no_grad():
         theirs = network.forward_head(network.forward_features(images), pre_logits=True)
     assert F.cosine_similarity(embed(teacher), theirs).min() >= 0.99999
+
+
+def test_weights_of_another_network_are_told_in_one_sentence(
+    tmp_path: Path, clip: OpenClipOptions
+) -> None:
+    import timm
+
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), path)
+    with pytest.raises(WeightsError, match=r"another network: \d+ tensors missing \(.*") as caught:
+        TimmOptions(model="test_vit", weights=path).build(STUDENT)
+    assert "unexpected" in str(caught.value)
+    assert len(str(caught.value)) < 300
+    state = torch.load(clip.pretrained, weights_only=True)
+    state["visual.proj"] = state["visual.proj"][:, :3]
+    torch.save(state, tmp_path / "clip.pt")
+    narrow = clip.model_copy(update={"pretrained": str(tmp_path / "clip.pt")})
+    with pytest.raises(WeightsError, match=r"1 tensor of another shape \(visual\.proj\)"):
+        narrow.build(STUDENT)
+
+
+def test_a_file_given_as_pretrained_is_told_its_key() -> None:
+    with pytest.raises(ValidationError, match=r"weights: FILE\.pt"):
+        TimmOptions.model_validate({"model": "test_vit", "pretrained": "FILE.pt"})
 
 
 def test_weights_trained_with_another_activation_are_refused_by_the_name_of_the_right_network(

@@ -121,3 +121,23 @@ def test_a_table_shows_values_and_leaves_what_is_missing_blank() -> None:
     lines = [line.split() for line in text_of(shown).splitlines()]
     assert ["a", "2.5"] in lines
     assert ["b"] in lines
+
+
+def test_the_time_left_forgets_a_pause_after_two_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    progress = ConsoleProgress(log())
+    progress.start("extract", 200, "images")
+
+    def worked(count: int, seconds: float) -> list[str]:
+        nonlocal now
+        for _ in range(count):
+            now += seconds
+            progress.advance(1)
+        return progress._left()
+
+    assert worked(100, 1.0) == ["100 s left".replace("100 s", "2 min")]
+    worked(1, 600.0)  # the machine slept
+    assert worked(2, 1.0) == ["97 s left"]
+    assert worked(47, 2.0) == ["100 s left".replace("100 s", "2 min")]
+    assert worked(50, 1.0) == ["0 s left"]

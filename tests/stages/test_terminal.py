@@ -70,7 +70,6 @@ TEACHER = "{kind: open_clip, model: ViT-B-32, pretrained: nowhere.pt}"
         (["export", "--format", "torchvision", *QUICK], 2, "export it as safetensors"),
         (["embed", "nowhere", *QUICK], 1, "no image or folder 'nowhere'"),
         (["embed", "configs", *QUICK], 1, "no images in configs"),
-        (["embed", "params.yaml", *QUICK, "-o", "x.csv"], 2, ".parquet or .npz"),
         (["embed", "params.yaml", *QUICK], 1, "params.yaml: Not a readable image"),
         (["embed", "params.yaml", "--exported", "nowhere.onnx"], 2, "no card"),
         (["evaluate", *QUICK, "-s", "evaluate.knn={ks: [2000]}"], 1, "Make ks smaller"),
@@ -107,6 +106,47 @@ def test_no_training_needs_weights(inside: Path, capsys: pytest.CaptureFixture[s
     assert "student.weights: train is none" in capsys.readouterr().err
     assert run(["train", "-s", "objective=none"]) == 2
     assert "objective: training needs one" in capsys.readouterr().err
+
+
+def test_weights_as_they_are_need_no_objective(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["-s", "train=none", "-s", "student.weights=runs/digits/checkpoints/best.pt"]
+    text = Path("params.yaml").read_text()
+    start, end = text.index("\nobjective:"), text.index("\ntrain:")
+    Path("without.yaml").write_text(text[:start] + text[end:])
+    for more in (["-s", "objective={}"], ["-s", "objective=none"], ["-c", "without.yaml"]):
+        assert run(["train", *QUICK[2:4], *given, *more]) == 0, capsys.readouterr().err
+    assert run(["train", "-c", "without.yaml"]) == 2
+    assert "objective: this key is required" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "--epoch", "3"],
+            "No such option --epoch. Keys of the experiment are set with -s train.epochs=VALUE.",
+        ),
+        (["train", "--batch-size=3"], "-s train.batch_size=VALUE"),
+        (["shard", "--seed", "3"], "-s seed=VALUE"),
+        (["train", "--onlx"], "No such option: --onlx"),
+        (["embed", "params.yaml", "-o", "x.csv"], ".parquet or .npz file; found 'x.csv'"),
+        (
+            ["evaluate", "--checkpoint", "runs/other/checkpoints/best.pt"],
+            "no checkpoint "
+            "'runs/other/checkpoints/best.pt'. Those of runs are runs/digits/checkpoints/best.pt.",
+        ),
+        (["train", "-s", "student.weights=nowhere.pt"], "no finished run 'nowhere.pt'"),
+    ],
+)
+def test_what_is_missing_or_not_known_is_said_at_once(
+    inside: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(arguments) > 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert message in told
+    assert "mvmr train" not in told.partition("Error:")[2]
 
 
 def every_command(

@@ -1,6 +1,7 @@
 """What all teachers share: a frozen network, its own preparation of images, its identity."""
 
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.base.errors import WeightsError, WeightsMissingError
 from pipeline.base.precision import full_precision
+from pipeline.base.text import counted
 from pipeline.images.original_view import Preparation, standardise
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 
@@ -191,6 +193,26 @@ def _json(value: Setting) -> JsonValue:
 def library_versions(*distributions: str) -> dict[str, JsonValue]:
     """Return the versions of the libraries that prepare a teacher's images and run it."""
     return {name: version(name) for name in (*distributions, "torchvision", "pillow")}
+
+
+def mismatch(error: Exception) -> str:
+    """Return in one sentence how weights differ from a network, from what torch says of it.
+
+    Any other error is cut to its first line.
+    """
+    text = str(error)
+    missing, unexpected = (
+        re.findall(r'"([^"]*)"', match[1])
+        if (match := re.search(f"{what} key.*: (.*)", text))
+        else []
+        for what in ("Missing", "Unexpected")
+    )
+    shapes = re.findall(r"size mismatch for (\S+):", text)
+    named = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    told = [f"{counted(len(n), 'tensors')} {what} ({n[0]})" for what, n in named if n]
+    if not told:
+        return (text.splitlines() or [type(error).__name__])[0][:400]
+    return f"they are of another network: {', '.join(told)}."
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

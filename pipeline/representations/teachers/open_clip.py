@@ -25,6 +25,7 @@ from pipeline.representations.teachers.frozen import (
     TeacherOptions,
     Transform,
     library_versions,
+    mismatch,
 )
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
@@ -109,7 +110,7 @@ def load_model(options: OpenClipOptions) -> nn.Module:
             raise _cannot_fetch(options.model, error) from error
         raise WeightsError(
             f"The weights {checkpoint or options.model!r} do not load into open_clip's "
-            f"{options.model!r}: {_brief(error)}"
+            f"{options.model!r}: {mismatch(error)}"
         ) from error
     return model.eval()
 

@@ -6,7 +6,7 @@ The embedding is the input of a classifier: `forward_head(..., pre_logits=True)`
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from pipeline.base.digests import state_digest
@@ -22,6 +22,7 @@ from pipeline.representations.teachers.frozen import (
     Transform,
     in_mode,
     library_versions,
+    mismatch,
     read_state,
 )
 
@@ -40,6 +41,15 @@ class TimmOptions(TeacherOptions):
     pretrained: bool = False
     weights: Annotated[Path, Field(strict=False)] | None = None
     precision: Precision = "float32"
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _no_file(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(
+                f"{value!r} is neither true nor false; weights in a file are weights: {value}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> "TimmOptions":
@@ -133,7 +143,7 @@ def _load_file(model: str, path: Path, published: Any) -> nn.Module:
         )
     except Exception as error:  # conversions of foreign formats fail in many ways
         raise WeightsError(
-            f"The weights {str(path)!r} do not load into timm's {model!r}: {_brief(error)}"
+            f"The weights {str(path)!r} do not load into timm's {model!r}: {mismatch(error)}"
         ) from error
     network.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy alive
     return network  # type: ignore[no-any-return]
