@@ -29,10 +29,10 @@ class Progress(Protocol):
 
 @contextmanager
 def not_kept(what: str, progress: Progress) -> Iterator[None]:
-    """On an interruption, tell the user that `what` is lost; other work is kept."""
+    """On an interruption or an error, tell the user that `what` is lost; other work is kept."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError):
         progress.note(f"Interrupted: {what} starts over the next time.")
         raise
 

@@ -129,6 +129,12 @@ def stamp_of(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
+def bytes_in(stamp: str) -> int:
+    """Return the size of the file that a stamp is of."""
+    size = stamp.partition(":")[0]
+    return int(size) if size else 0
+
+
 def png_of(pixels: "np.ndarray[Any, np.dtype[np.uint8]]") -> Encoded:
     """Encode pixels (H, W) or (H, W, 3) as a PNG, without loss."""
     buffer = io.BytesIO()

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pipeline.base.errors import DataError
 from pipeline.base.text import counted, counted_kinds
-from pipeline.datasets.files import read_class_list, stamp_of
+from pipeline.datasets.files import bytes_in, read_class_list, stamp_of
 from pipeline.datasets.image_files import (
     ENDINGS,
     Listing,
@@ -131,6 +131,10 @@ class ImageFolder(Source):
     def read(self, item: Item) -> Encoded:
         """Return one file as it is, or converted to PNG if its format is not passed through."""
         return encoded(self._odd.get(item.name, self._root / item.name))
+
+    def bytes_of(self, item: Item) -> int:
+        """Return the size of one file."""
+        return bytes_in(item.stamp)
 
 
 def _split_folders(root: Path) -> dict[Split, Path] | None:

@@ -103,6 +103,10 @@ class ClassFolders(Source):
         """Return one file as it is."""
         return self._folder.read(item)
 
+    def bytes_of(self, item: Item) -> int:
+        """Return the size of one file."""
+        return self._folder.bytes_of(item)
+
 
 def _existing(root: Path, *folders: str) -> Path:
     for folder in folders:

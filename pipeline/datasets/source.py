@@ -81,6 +81,11 @@ class Source(ABC):
     def read(self, item: Item) -> Encoded:
         """Return one image's file content. Called from several threads at once."""
 
+    def bytes_of(self, item: Item) -> int:
+        """Return the bytes of one image's file, 0 if they are not known without reading it."""
+        del item
+        return 0
+
     def listing_digest(self) -> str:
         """Return a digest of every name, label and stamp, without reading an image."""
         return digest(

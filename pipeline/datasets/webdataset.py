@@ -130,6 +130,11 @@ class WebDatasetTars(Source):
             raise DataError(f"{image.tar} cannot be read ({_brief(error)}).") from error
         return Encoded(data, image.extension)
 
+    def bytes_of(self, item: Item) -> int:
+        """Return the size of one image file."""
+        image = self._images[item.name]
+        return image.last - image.first
+
 
 @dataclass(frozen=True)
 class _Member:

@@ -6,9 +6,11 @@ added at the end. Another seed, other shares or another number of samples per ta
 anew, from files whose identities are known.
 """
 
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import DataError
@@ -363,6 +365,24 @@ def _changes(
 
 def _named(label: Any, classes: Sequence[str] | None) -> Any:
     return classes[label] if isinstance(label, int) and classes is not None else label
+
+
+def require_room(plan: PackingPlan, source: Source, shards: Location) -> None:
+    """Raise DataError if the disk has not enough room for the images that a plan packs.
+
+    Nothing is known of object storage, or of sources that do not tell the sizes of images.
+    """
+    if not isinstance(shards, Path):
+        return
+    new = [row.item for rows in plan.splits.values() for row in rows if isinstance(row, NewRow)]
+    needed = sum(source.bytes_of(item) for item in new)
+    place = next(folder for folder in (shards, *shards.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise DataError(
+            f"Packing {counted(len(new), 'images')} takes {needed / 1e6:,.0f} MB, and "
+            f"{free / 1e6:,.0f} MB are free at {place}. Make room, or name another place by --data."
+        )
 
 
 def pack(

@@ -103,8 +103,8 @@ def _of_the_system(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"No space is left on the disk{where}. Make room and run the same command again: it "
-            "continues from what is finished."
+            f"No space is left on the disk{where}. Make room and run the same command again: what "
+            "is finished is kept."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.strerror}{where}. Make that place writable, or work elsewhere."

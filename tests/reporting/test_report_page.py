@@ -71,6 +71,21 @@ def test_the_page_is_whole(
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
+@pytest.mark.parametrize("width", [1199, 1000, 700])
+def test_intervals_are_in_sight_on_small_screens(
+    pages: dict[str, Path], window: Browser, width: int
+) -> None:
+    window.open(pages["run"], width=width, scheme="light")
+    cut_off = (
+        "const table = document.querySelector('#scores table');"
+        "const edge = table.closest('.wide').getBoundingClientRect().right;"
+        "const column = [...table.rows[0].cells].findIndex(c => c.textContent.includes('95 %'));"
+        "return [...table.rows].map(r => r.cells[column].getBoundingClientRect())"
+        ".filter(box => box.right > edge || box.width < 20).length"
+    )
+    assert window.run(cut_off) == 0
+
+
 def test_every_panel_is_there(pages: dict[str, Path], window: Browser) -> None:
     window.open(pages["run"], width=1400, scheme="light")
     found = window.run("return [...document.querySelectorAll('main section')].map(s => s.id)")

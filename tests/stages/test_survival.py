@@ -13,9 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.models.checkpoint import BEST, LAST
@@ -320,11 +322,24 @@ def test_a_full_disk_is_one_sentence_and_room_is_enough_to_go_on(
         ballast.write_bytes(bytes(free - 120_000))
         output = project.call("mvmr", "extract-features", "--workers", "2", code=1)
         assert "No space is left" in output
-        assert "continues from what is finished" in output
+        assert "what is finished is kept" in output
         assert "Traceback" not in output
         ballast.unlink()
         project.call("mvmr", "extract-features", "--workers", "2")
         assert project.store() == undisturbed.store()
+
+
+def test_too_little_room_for_shards_is_said_before_they_are_packed(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    for number in range(150):
+        Image.fromarray(np.roll(pixels, number)).save(tmp_path / "images" / f"{number}.png")
+    source = f"dataset.source={{kind: image_folder, root: {tmp_path}/images}}"
+    with small_disk(project.data, "16m"):
+        output = project.call("mvmr", "shard", "-s", source, "-s", "train.batch_size=20", code=1)
+        assert "Packing 150 images takes 40 MB, and 17 MB are free" in output
+        assert not list(project.data.rglob("*.tar"))
 
 
 def test_a_worker_that_dies_on_one_shard_is_named_and_the_others_finish(

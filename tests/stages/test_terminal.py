@@ -130,7 +130,7 @@ def test_weights_as_they_are_need_no_objective(
         ),
         (["train", "--batch-size=3"], "-s train.batch_size=VALUE"),
         (["shard", "--seed", "3"], "-s seed=VALUE"),
-        (["train", "--onlx"], "No such option: --onlx"),
+        (["train", "--onlx"], "No such option '--onlx'. Did you mean"),
         (["embed", "params.yaml", "-o", "x.csv"], ".parquet or .npz file; found 'x.csv'"),
         (
             ["evaluate", "--checkpoint", "runs/other/checkpoints/best.pt"],
