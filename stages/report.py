@@ -1,16 +1,18 @@
 """`mvmr report`: write one HTML page about a run, or a page that compares several."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import DataError
-from pipeline.evaluation.record import headline
 from pipeline.models.checkpoint import BEST
 from pipeline.reporting import RunFacts, render_comparison, run_from_json
+from pipeline.reporting.formats import duration
+from pipeline.reporting.proposals import Proposal
+from pipeline.reporting.summary import Summary, summary
 from stages.experiment.chosen import Chosen
 from stages.experiment.dvc_lock import changed_by_hand
 from stages.experiment.paths import comparison_page, dataset_layout, run_layout
@@ -52,7 +54,7 @@ def report(
     run = write_report(
         experiment, file, chosen.assignments, stored, layout, screen.progress, path=path
     )
-    result = _told(path, ["mvmr", "export"], scores=run.metrics)
+    result = _told(path, ["mvmr", "export"], told=summary(run, chosen.assignments))
     changed_by_hand(experiment, ["report"], screen.progress, data=data)
     return result
 
@@ -61,13 +63,22 @@ def _told(
     path: Path,
     following: Sequence[str],
     *,
-    scores: Mapping[str, Mapping[str, Any]] | None = None,
+    told: Summary | None = None,
 ) -> Result:
-    """Return where the page is, and the first of the `scores`."""
+    """Return where the page is, and what a summary says in words."""
     size = path.stat().st_size
-    shown = [f"{name}: {headline(record)}" for name, record in (scores or {}).items()][:1]
+    values: dict[str, Any] = {"report": str(path), "bytes": size}
+    shown = list[str]()
+    if told is not None:
+        values |= {"verdict": told.verdict, "proposals": [asdict(p) for p in told.proposals]}
+        shown += [*told.verdict, *map(_proposed, told.proposals)]
     shown.append(f"Open {path} in a browser ({megabytes(size)} MB).")
-    return Result({"report": str(path), "bytes": size}, shown, following)
+    return Result(values, shown, following)
+
+
+def _proposed(proposal: Proposal) -> str:
+    cost = "" if proposal.seconds is None else f" (about {duration(proposal.seconds)})"
+    return f"Try: {proposal.why} `{proposal.command}`{cost}"
 
 
 def _read(name: str) -> RunFacts:

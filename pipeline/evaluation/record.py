@@ -11,12 +11,13 @@ import numpy as np
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import DataError
 from pipeline.base.text import spoken
-from pipeline.evaluation.protocol import Outcome, Predictions, Values
+from pipeline.evaluation.protocol import BALANCED, SIZES, Outcome, Predictions, Values
 from pipeline.metrics.paired import ScoredImages
 
 LIBRARIES = ("mvmr", "torch", "torchvision", "numpy")
 IDENTITY = "identity"
 IMAGE = "image"
+UNEQUAL = 3
 
 
 def full_record(outcomes: Mapping[str, Outcome], provenance: Values) -> Values:
@@ -39,6 +40,17 @@ def full_record(outcomes: Mapping[str, Outcome], provenance: Values) -> Values:
     }
 
 
+def leading(record: Mapping[str, Any]) -> str:
+    """Return the figure that is told first: the main one, or balanced accuracy.
+
+    The latter leads where the largest class has more than `UNEQUAL` times as many images as the
+    smallest. Records of earlier versions do not know the sizes of classes.
+    """
+    sizes = record.get(SIZES)
+    unequal = sizes is not None and sizes["largest"] > UNEQUAL * sizes["smallest"]
+    return BALANCED if unequal and BALANCED in record else str(record["main"])
+
+
 def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
     """Return the main figure alone, of student and controls, for `dvc metrics show`.
 
@@ -53,8 +65,8 @@ def summary(outcomes: Mapping[str, Outcome]) -> dict[str, float | str]:
 
 
 def headline(record: Mapping[str, Any]) -> str:
-    """Return the main figure of the student, with its interval if it has one."""
-    main = record["main"]
+    """Return the leading figure of the student, with its interval if it has one."""
+    main = leading(record)
     interval = (record.get(f"{main}_low"), record.get(f"{main}_high"))
     between = f" ({interval[0]:.4g} to {interval[1]:.4g})" if None not in interval else ""
     value = record.get(main)

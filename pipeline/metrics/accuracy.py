@@ -63,7 +63,7 @@ def class_averages(
     """
     if not len(targets):
         raise DataError("Accuracy needs at least one image; found none.")
-    named, indices = torch.cat([targets, predictions]).cpu().unique(return_inverse=True)
+    named, indices = torch.unique(torch.cat([targets, predictions]).cpu(), return_inverse=True)
     actual, guesses = indices.split(len(targets))
     actual, order = actual.sort()
     guesses, sizes = guesses[order], actual.bincount(minlength=len(named))
@@ -71,7 +71,7 @@ def class_averages(
     balanced, f1 = _averages(guesses[None], actual, sizes)
     source = torch.Generator().manual_seed(seed)
     drawn = []
-    for part in torch.empty(resamples).split(max(1, _DRAWS_AT_ONCE // len(indices))):
+    for part in torch.split(torch.empty(resamples), max(1, _DRAWS_AT_ONCE // len(indices))):
         chosen = torch.rand(len(part), len(actual), generator=source, dtype=torch.float64)
         drawn.append(_averages(guesses[first + (chosen * size).long()], actual, sizes))
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)

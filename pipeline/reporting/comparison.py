@@ -286,11 +286,12 @@ def _pair(first: RunFacts, second: RunFacts, protocol: Protocol) -> Paired | _Un
         return _Unpaired("results for each image are not there for both", intervals=True)
     a, b = ours.values[STUDENT], theirs.values[STUDENT]
     if len(set(splits)) == 1 and tuple(ours.names) == tuple(theirs.names):
-        return paired(a, b, seed=seed)
+        return paired(a, b, seed=seed, classes=ours.classes)
     here, there = ours.common(theirs)
     if len(here) < FEWEST_COMMON:
         return _Unpaired(OTHERS, intervals=False)
-    return paired(a[here], b[there], seed=seed)
+    classes = [ours.classes[place] for place in here] if ours.classes else ()
+    return paired(a[here], b[there], seed=seed, classes=classes)
 
 
 def overlaid(runs: Sequence[RunFacts]) -> Overlaid | Absent:

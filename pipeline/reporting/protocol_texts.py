@@ -27,10 +27,15 @@ _ASKS = {
     "the stored feature? No label is used.",
     "effective_rank": "How many dimensions does the embedding use?",
 }
-_FIGURES = {"top1": "top-1 accuracy", "map": "mean average precision"}
+_FIGURES = {
+    "top1": "top-1 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "map": "mean average precision",
+}
 # The guess that reaches chance level, by the figure's name up to its first `_`.
 _BY_CHANCE = {
     "top1": "naming the most frequent class every time",
+    "balanced": "naming any one class every time",
     "map": "ranking the images at random",
     "recall": "drawing the other images at random",
     "agreement": "drawing the neighbours at random",

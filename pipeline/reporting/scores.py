@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.base.text import spoken
+from pipeline.evaluation.protocol import BALANCED, SIZES
+from pipeline.evaluation.record import leading
 from pipeline.metrics.paired import Paired, ScoredImages, paired
 from pipeline.reporting.comparison_texts import Standing, signed, standing_of
 from pipeline.reporting.formats import number
@@ -68,8 +70,10 @@ class Score:
 class Protocol:
     """One protocol: `scores` has the student first; `table` holds all numbers of all subjects.
 
-    `chance` is the main figure of a guess without looking at images, where known; `chance_says`
-    describes that guess. `options` are those of the protocol.
+    `main` is balanced accuracy where classes are of unequal size; `class_sizes` has their number,
+    and the images of the largest and the smallest. `chance` is the main figure of a guess
+    without looking at images, where known; `chance_says` describes that guess. `options` are those
+    of the protocol.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Protocol:
     published_value: float | None
     heads: tuple[str, ...]
     table: tuple[tuple[str, tuple[str, ...]], ...]
+    class_sizes: Mapping[str, int] | None = None
 
     @property
     def student(self) -> Score:
@@ -143,7 +148,10 @@ def protocols(run: RunFacts) -> tuple[Protocol, ...]:
 def _protocol(run: RunFacts, name: str) -> Protocol:
     metrics = run.metrics[name]
     published = published_for(run.name, run.student.architecture).get(name)
-    main, kind = metrics["main"], metrics["protocol"]["kind"]
+    main, kind = leading(metrics), metrics["protocol"]["kind"]
+    chance = metrics.get("chance")
+    if main == BALANCED:
+        chance = 100 / metrics[SIZES]["classes"]
     subjects = {STUDENT: metrics, **metrics["controls"]}
     rows = {subject: dict(_numbers(values)) for subject, values in subjects.items()}
     heads = list(dict.fromkeys(head for row in rows.values() for head in row))
@@ -155,8 +163,8 @@ def _protocol(run: RunFacts, name: str) -> Protocol:
         main=main,
         figure=figure_of(main),
         unit="" if main in UNITLESS else "%",
-        chance=metrics.get("chance"),
-        chance_says=chance_of(main, metrics.get("chance")),
+        chance=chance,
+        chance_says=chance_of(main, chance),
         options=metrics["protocol"],
         split=metrics["split"],
         images=metrics["images"],
@@ -168,11 +176,12 @@ def _protocol(run: RunFacts, name: str) -> Protocol:
             (_label(run, subject), tuple(row.get(head, "") for head in heads))
             for subject, row in rows.items()
         ),
+        class_sizes=metrics.get(SIZES),
     )
 
 
 def _score(run: RunFacts, protocol: str, subject: str, values: Mapping[str, Any]) -> Score:
-    main = run.metrics[protocol]["main"]
+    main = leading(run.metrics[protocol])
     return Score(
         subject,
         _role(run, subject),
@@ -186,7 +195,8 @@ def _score(run: RunFacts, protocol: str, subject: str, values: Mapping[str, Any]
 def _lead(images: ScoredImages | None, subject: str, seed: int) -> Paired | None:
     if images is None or subject == STUDENT or not {STUDENT, subject} <= images.values.keys():
         return None
-    return paired(images.values[STUDENT], images.values[subject], seed=seed)
+    ours, theirs = images.values[STUDENT], images.values[subject]
+    return paired(ours, theirs, seed=seed, classes=images.classes)
 
 
 def _role(run: RunFacts, subject: str) -> Role:

@@ -1,10 +1,11 @@
 """What a newcomer asks first: what was done, how good it is, whether to trust it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.reporting.cached import Cache, cache
 from pipeline.reporting.formats import count, duration, millions, number, size
+from pipeline.reporting.proposals import Proposal, proposals
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.scores import Protocol, judging, protocols
 from pipeline.reporting.trust import Note, notes
@@ -16,23 +17,25 @@ class Summary:
     """`verdict` sums up the run in a few sentences.
 
     `facts` say what was done. `headlines` are the protocols that the verdict is based on.
-    `notes` say whether to trust the scores.
+    `notes` say whether to trust the scores, `proposals` what to try next.
     """
 
     verdict: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     headlines: tuple[Protocol, ...]
     notes: tuple[Note, ...]
+    proposals: tuple[Proposal, ...]
 
 
-def summary(run: RunFacts) -> Summary:
-    """Return the summary of a run."""
+def summary(run: RunFacts, assignments: Sequence[str] = ()) -> Summary:
+    """Return the summary of a run; `assignments` are the overrides that it was made with."""
     scored = protocols(run)
     return Summary(
         verdict=tuple(verdict(run, scored)),
         facts=tuple(_facts(run)),
         headlines=judging(scored) or scored,
         notes=tuple(notes(run, scored)),
+        proposals=proposals(run, scored, assignments),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.evaluation.protocol import BALANCED
 from pipeline.reporting.comparison_texts import Standing, listed
 from pipeline.reporting.formats import count, millions, percent
 from pipeline.reporting.health import has_collapsed
@@ -87,6 +88,12 @@ def _labels(run: RunFacts, scored: Sequence[Protocol]) -> str:
 
 def _reached(protocol: Protocol) -> str:
     images = f"{count(protocol.images[protocol.split])} {protocol.split} images"
+    if protocol.main == BALANCED and protocol.class_sizes is not None:
+        largest, smallest = (count(protocol.class_sizes[n]) for n in ("largest", "smallest"))
+        images += (
+            f", where each class counts alike because the largest has {largest} of them and the "
+            f"smallest {smallest}"
+        )
     reached = _sentence(protocol).format(value=percent(protocol.student.value), images=images)
     chance = f" ({protocol.chance_says})" if protocol.chance_says else ""
     beside = [_beside(protocol, score) for score in _told(protocol)]

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -17,11 +18,12 @@ from pipeline.base.locations import Location
 from pipeline.base.progress import Progress
 from pipeline.base.timing import read_attempts
 from pipeline.datasets.source import Split
-from pipeline.evaluation.record import LIBRARIES, read_per_image
+from pipeline.evaluation.protocol import BALANCED
+from pipeline.evaluation.record import LIBRARIES, leading, read_per_image
 from pipeline.features.store import FeatureStore
 from pipeline.features.store.integrity import REDUCTION
 from pipeline.loading.batch import NO_LABEL
-from pipeline.metrics.paired import ScoredImages
+from pipeline.metrics.paired import ScoredImages, class_mean
 from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
 from pipeline.models.encoder import parameters_count
 from pipeline.reporting import Report, RunFacts
@@ -221,16 +223,30 @@ def per_image(
         path = layout.per_image(name)
         if not path.exists():
             continue
-        images = found[name] = read_per_image(path)
+        main = leading(record)
+        images = read_per_image(path)
+        if main == BALANCED:
+            told = _classes(images, layout.predictions / name / "predictions.csv")
+            images = replace(images, classes=told)
+        found[name] = images
         own = images.values.get("student")
         if own is not None and not math.isclose(
-            100 * own.mean(), record[record["main"]], abs_tol=1e-3
+            100 * class_mean(own, images.classes), record[main], abs_tol=1e-3
         ):
             raise DataError(
                 f"{path} and the scores of {name} are of different evaluations: run `mvmr "
                 "evaluate` and `mvmr report` with the run's config."
             )
     return found
+
+
+def _classes(images: ScoredImages, predictions: Path) -> list[str]:
+    """Return the class of each image, which predictions tell."""
+    with predictions.open(newline="", encoding="utf-8") as file:
+        classes = {row["image"]: row["actual"] for row in csv.DictReader(file)}
+    if not classes.keys() >= set(images.names):
+        raise DataError(f"{predictions} is of another evaluation: run `mvmr evaluate`.")
+    return [classes[name] for name in images.names]
 
 
 def _json(path: Path) -> dict[str, Any]:

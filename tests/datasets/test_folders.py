@@ -128,8 +128,8 @@ def test_how_files_got_there_is_not_what_they_are(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_utf8_are_written_out_and_read(tmp_path: Path) -> None:
-    for number, name in enumerate((b"caf\xe9/nu\xeb.png", "café/né.png".encode())):
-        picture(tmp_path / os.fsdecode(name), number)
+    for number, raw in enumerate((b"caf\xe9/nu\xeb.png", "café/né.png".encode())):
+        picture(tmp_path / os.fsdecode(raw), number)
     source = opened(kind="image_folder", root=str(tmp_path))
     assert source.classes == ("caf\\xe9", "café")
     items = {item.name: item for item in source.splits["train"]}

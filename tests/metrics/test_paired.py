@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap
+from sklearn.metrics import balanced_accuracy_score
 
 from pipeline.base.errors import DataError
 from pipeline.evaluation.protocol import Outcome, PerImage
@@ -161,3 +162,21 @@ def test_scores_and_a_table_of_different_evaluations_are_refused(tmp_path: Path)
     other = {"linear": {"main": "top1", "top1": 100.0}}
     with pytest.raises(DataError, match=r"linear are of different evaluations: run `mvmr eval"):
         per_image(layout, other)
+
+
+def test_where_classes_count_alike_the_difference_is_of_balanced_accuracies() -> None:
+    random = np.random.default_rng(0)
+    actual, ours, theirs = random.choice(["a", "b", "c"], (3, 500), p=[0.8, 0.15, 0.05])
+    first, second = (actual == ours).astype(float), (actual == theirs).astype(float)
+    found = paired(first, second, seed=0, classes=list(actual))
+    expected = balanced_accuracy_score(actual, ours) - balanced_accuracy_score(actual, theirs)
+    assert found.difference == pytest.approx(100 * expected)
+    assert found.p is None
+    apart = first - second
+    variance = np.mean([apart[actual == c].var() / (actual == c).sum() for c in "abc"]) / 3
+    assert found.high - found.low == pytest.approx(100 * 2 * 1.96 * np.sqrt(variance), rel=0.06)
+    alone = paired(first, second, seed=0, classes=["a"] * 500)
+    assert (alone.difference, alone.low) == (
+        paired(first, second, seed=0).difference,
+        paired(first, second, seed=0).low,
+    )

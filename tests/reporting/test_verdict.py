@@ -1,6 +1,7 @@
 """What the report says of scores: every sentence true, for every shape that a run may have."""
 
 import re
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 from test_reporting import N, a_run
 
-from pipeline.metrics.paired import ScoredImages
+from pipeline.base.timing import Attempt
+from pipeline.metrics.paired import ScoredImages, class_mean
 from pipeline.reporting.comparison import Comparison, compared, scores
 from pipeline.reporting.confusion import Confusion, Prediction, confusion
 from pipeline.reporting.page import Panel, render
-from pipeline.reporting.run_facts import Cached, Collapse, RunFacts, Split
+from pipeline.reporting.run_facts import Cached, Collapse, RunFacts, Split, Work
 from pipeline.reporting.sample import Absent
 from pipeline.reporting.scores import protocols
 from pipeline.reporting.summary import summary
@@ -365,3 +367,106 @@ def test_a_teacher_called_teacher_is_named_once() -> None:
     assert "above the teacher" in told
     assert "teacher teacher" not in told
     assert "teacher, teacher" not in told
+
+
+def unequal(**subjects: np.ndarray) -> tuple[dict[str, Any], ScoredImages]:
+    """Return a protocol's metrics where the first 54 of 60 images are of one of two classes."""
+    classes = ["ant"] * 54 + ["bee"] * (N - 54)
+    metrics, images = scored("linear", **subjects)
+    for name, values in (("student", metrics), *metrics["controls"].items()):
+        mean = 100 * class_mean(subjects[name], classes)
+        values |= {"balanced_accuracy": mean, "balanced_accuracy_low": mean - 5}
+        values |= {"balanced_accuracy_high": mean + 5}
+    metrics["class_sizes"] = {"classes": 2, "largest": 54, "smallest": N - 54}
+    return metrics, replace(images, classes=classes)
+
+
+def test_balanced_accuracy_leads_where_classes_are_of_unequal_size() -> None:
+    found = unequal(student=right(range(27), range(54, N)), pixels=right(range(54)))
+    told = text_of(run_of({"linear": found}))
+    assert "is right on 75.0 % of 60 test images, where each class counts alike" in told
+    assert f"because the largest has 54 of them and the smallest {N - 54}" in told
+    assert "chance: 50.0 %, by naming any one class every time" in told
+    assert "25.0 points above raw pixels" in told
+    found[0]["class_sizes"] = {"classes": 2, "largest": 18, "smallest": N - 54}
+    plain_ = (found[0], ScoredImages(NAMES, {"student": right(range(27), range(54, N))}))
+    told = text_of(run_of({"linear": plain_}))
+    assert "counts alike" not in told
+    assert "is right on 55.0 % of 60 test images" in told
+
+
+def steps(*losses: float, **more: float) -> tuple[dict[str, float | None], ...]:
+    return tuple(
+        {"epoch": float(n), "step": 10.0 * n, "validation/objective": loss, **more}
+        for n, loss in enumerate(losses, 1)
+    )
+
+
+def proposed(run: RunFacts, *assignments: str) -> list[str]:
+    return [one.command for one in summary(run, assignments).proposals]
+
+
+def test_a_curve_that_still_falls_after_few_steps_asks_for_more() -> None:
+    took = Work("train", (Attempt(0.0, 30.0, True, (), 2, ""),))
+    run = run_of({"linear": BEATING}, curves=steps(9, 7, 5, 3), work=(took,), health={})
+    (proposal, *_) = summary(run, ["train.lr=1e-3"]).proposals
+    assert proposal.command == "mvmr train -s train.lr=1e-3 -s train.epochs=200"
+    assert "40 steps are few, and 33 % of the objective's fall came" in proposal.why
+    assert proposal.seconds == 300.0
+    done = run_of({"linear": BEATING}, curves=steps(9, 3, 3, 3), health={})
+    assert not any("train.epochs" in command for command in proposed(done))
+    long = tuple({**row, "step": 1000 * row["step"]} for row in run.curves if row["step"])
+    assert not any("train.epochs" in c for c in proposed(replace(run, curves=long)))
+
+
+def test_learning_rates_beyond_the_usual_are_named() -> None:
+    def with_rate(lr: float, *losses: float, name: str = "adam") -> list[str]:
+        train = {**a_run().config["train"], "lr": lr, "optimizer": {"name": name}}
+        changed = {"train": train}
+        return proposed(
+            run_of({"linear": BEATING}, curves=steps(*losses), config=changed, health={})
+        )
+
+    assert with_rate(0.1, 9, 5, 6, 4)[0] == "mvmr train -s train.lr=0.01"
+    assert with_rate(1e-3, 9, 5, 12, 10)[0] == "mvmr train -s train.lr=0.0001"
+    assert with_rate(1e-6, 9, 8, 7, 6)[0] == "mvmr train -s train.lr=0.001"
+    assert with_rate(1e-3, 9, 8, 7, 6, name="sgd")[0] == "mvmr train -s train.lr=0.1"
+    assert "train.lr" not in with_rate(1e-3, 9, 8, 7, 6)[0]
+    assert "train.lr" not in with_rate(0.1, 9, 8, 7, 6, name="sgd")[0]
+
+
+def test_collapse_is_answered_by_what_keeps_images_apart() -> None:
+    terms = {"invariance": {"kind": "invariance", "weight": 25.0, "on": "z"}}
+    gone = {"student": Collapse(1.0, 64, 0.9)}
+    run = run_of({"linear": BEATING}, config={"objective": terms}, health=gone)
+    first = proposed(run)[0]
+    assert shlex.split(first)[3] == "objective.variance={weight: 12.5, on: z}"
+    spread = {**terms, "variance": {"kind": "variance", "weight": 1.0, "on": "z"}}
+    run = run_of({"linear": BEATING}, config={"objective": spread}, health=gone)
+    assert proposed(run)[0] == "mvmr train -s train.lr=0.0001"
+
+
+def test_scores_of_chance_everywhere_are_the_labels() -> None:
+    nothing = scored("linear", student=right(range(22)), pixels=right(range(19)))
+    run = run_of({"linear": nothing}, health={})
+    assert proposed(run)[0] == "mvmr shard --force"
+    assert "mvmr shard --force" not in proposed(run_of({"linear": BEATING}, health={}))
+
+
+def test_targets_that_are_one_direction_are_centred() -> None:
+    terms = {"hog": {"kind": "regression", "loss": "cosine", "weight": 1, "representation": "hog"}}
+    flat = {"validation/trivial/hog": 0.3}
+
+    def with_term(term: dict[str, Any], **more: float) -> list[str]:
+        changed = {"objective": {"hog": {**terms["hog"], **term}}}
+        curves = steps(0.3, 0.1, 0.1, 0.1, **more)
+        return proposed(run_of({"linear": BEATING}, config=changed, curves=curves, health={}))
+
+    assert "mvmr train -s objective.hog.whiten=1" in with_term({}, **flat)
+    for same in (with_term({"whiten": 0}, **flat), with_term({"loss": "squared"}, **flat)):
+        assert not any("whiten" in command for command in same)
+    assert not any("whiten" in c for c in with_term({}, **{"validation/trivial/hog": 0.9}))
+
+
+def test_given_weights_have_no_proposal() -> None:
+    assert proposed(run_of({"linear": BEATING}, config={"train": None})) == []

@@ -172,7 +172,7 @@ def test_weights_of_another_network_are_told_in_one_sentence(
         TimmOptions(model="test_vit", weights=path).build(STUDENT)
     assert "unexpected" in str(caught.value)
     assert len(str(caught.value)) < 300
-    state = torch.load(clip.pretrained, weights_only=True)
+    state = torch.load(str(clip.pretrained), weights_only=True)
     state["visual.proj"] = state["visual.proj"][:, :3]
     torch.save(state, tmp_path / "clip.pt")
     narrow = clip.model_copy(update={"pretrained": str(tmp_path / "clip.pt")})

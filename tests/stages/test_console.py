@@ -125,7 +125,7 @@ def test_a_table_shows_values_and_leaves_what_is_missing_blank() -> None:
 
 def test_the_time_left_forgets_a_pause_after_two_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    monkeypatch.setattr("stages.terminal.console.time.monotonic", lambda: now)
     progress = ConsoleProgress(log())
     progress.start("extract", 200, "images")
 
