@@ -1,44 +1,61 @@
 """`mvmr plan`: estimate the cost of the active experiment before it is started."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import RenderableType
 
-from pipeline.base.progress import Progress
+from pipeline.base.devices import device_from
+from pipeline.base.progress import Progress, Silent
 from pipeline.base.timing import saved_seconds
 from pipeline.datasets.source import SPLITS, Source
 from pipeline.datasets.split import cut
 from pipeline.features.store import FeatureStore, StoredFeature
+from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
+from pipeline.models.encoder import Encoder, build_encoder
 from pipeline.planning.cost import (
     FeatureCost,
     TrainingCost,
     extraction_cost,
     training_cost,
 )
+from pipeline.planning.stage_costs import (
+    ScoringRates,
+    drawing_seconds,
+    operations_a_second,
+    scoring_seconds,
+    stage_start,
+    start_seconds,
+)
 from pipeline.planning.stored_rows import stored_rows
 from pipeline.planning.trial_sample import TrialSample, sample_of
+from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.packing import PackingPlan, packed_manifests, plan_packing
 from pipeline.training.fit import Run
 from stages.experiment.chosen import Chosen
 from stages.experiment.freshness import provenance
 from stages.experiment.paths import DatasetLayout, dataset_layout, other_stores
-from stages.experiment.requirements import require_enough
+from stages.experiment.requirements import require_enough, require_files
 from stages.experiment.schema import Experiment
+from stages.experiment.state import states
 from stages.terminal import proposal
 from stages.terminal.announcement import announce, source_name
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result, megabytes
 
-FEW_IMAGES = 256  # below which fixed costs are counted per image
+FEW_IMAGES, MOST_IMAGES = 96, 256  # to measure; below, fixed costs are counted per image
+MEASURED_SHARE = 12
+EMBEDDED = 32  # images in a batch by which the encoder is timed
 
 
-def plan(screen: Screen, *, chosen: Chosen, data: str, images: int) -> Result:
-    """Measure a few images on this machine, and estimate the cost of the whole experiment.
+def plan(screen: Screen, *, chosen: Chosen, data: str, images: int | None) -> Result:
+    """Measure a few images on this machine, and estimate what `dvc repro` takes, by stages.
 
     Of what is packed and stored already, only the rest is counted.
     """
@@ -65,7 +82,12 @@ def plan(screen: Screen, *, chosen: Chosen, data: str, images: int) -> Result:
         names = {item.name: item.name for items in source.splits.values() for item in items}
         splits = cut(source, dataset.split, names)
     require_enough(experiment, len(splits["train"]))
+    require_files(_to_compute(experiment, layout))
+    few = min(MOST_IMAGES, max(FEW_IMAGES, len(splits["train"]) // MEASURED_SHARE))
+    images = images or few
     measured_images = min(images, len(splits["train"]))
+    progress.start("measure the start of a process", 0, "")
+    start = start_seconds()
     with tempfile.TemporaryDirectory(prefix="mvmr-plan-") as root:
         sample = sample_of(
             source, splits, dataset.shards, count=images, root=Path(root), progress=progress
@@ -82,17 +104,91 @@ def plan(screen: Screen, *, chosen: Chosen, data: str, images: int) -> Result:
         }
         stored = {name: feature for name, (_, feature) in measured.items()}
         training = _training(experiment, sample, stored, progress)
+        stages = _forecast(experiment, data, sample, costs, training, source, start)
     values = _values(experiment, sample, costs, training, measured_images)
+    values |= {"stages": stages, "seconds": sum(stages.values())}
     for name, rows in there.items():
         values["features"][name]["stored_rows"] = rows
     return Result(
         {**values, "changes": str(packing.changes) if packing else ""},
         [
             *_shown(experiment, sample, costs, training, measured_images),
+            table("What dvc repro will do", ["", "time"], _stage_rows(stages)),
             *_changed(packing, there, total, costs),
         ],
         ["dvc", "repro"] if proposal.is_of_params() else ["mvmr", "shard"],
     )
+
+
+def _to_compute(experiment: Experiment, layout: DatasetLayout) -> dict[str, RepresentationOptions]:
+    """Return the features that no store has, whatever they were made with."""
+    store = FeatureStore(layout.features)
+    return {name: o for name, o in experiment.features.items() if name not in store}
+
+
+def _forecast(
+    experiment: Experiment,
+    data: str,
+    sample: TrialSample,
+    costs: dict[str, FeatureCost],
+    training: TrainingCost | None,
+    source: Source,
+    start: float,
+) -> dict[str, float]:
+    """Return the seconds of each stage that is not done."""
+    image = experiment.dataset.image
+    encoder = build_encoder(
+        experiment.student, channels=image.channels, size=image.size, seed=experiment.seed
+    )
+    widths = {
+        "student": encoder.h_width,
+        "untrained": encoder.h_width,
+        "pixels": image.channels * image.size**2,
+        **{name: cost.width for name, cost in costs.items()},
+    }
+    rates = ScoringRates(_embedding_seconds(encoder, image), operations_a_second())
+    work = {"shard": sample.cost.seconds, "select": 0.0, "report": 0.0}
+    work |= {f"extract@{name}": cost.seconds for name, cost in costs.items()}
+    step = training.image_seconds if training else 0.0
+    if training is not None and experiment.train is not None:
+        work["train"] = experiment.train.epochs * training.epoch_seconds
+    for name, options in experiment.evaluate.items():
+        work[f"evaluate@{name}"] = scoring_seconds(
+            options,
+            images={str(split): count for split, count in sample.images.items()},
+            widths=widths,
+            classes=len(source.classes or ()),
+            encoders=2,
+            rates=rates,
+            step_seconds=step,
+        )
+    work["report"] = drawing_seconds([*sample.images.values()][-1])
+    done = {s.stage for s in states(experiment, data, Silent()) if s.condition == "done"}
+    todo = ["source", *(s for s in _in_order(experiment) if s not in done), "keep"]
+    return {stage: work.get(stage, 0.0) + stage_start(stage, start) for stage in todo}
+
+
+def _in_order(experiment: Experiment) -> list[str]:
+    extracted = [f"extract@{name}" for name in experiment.features]
+    scored = [f"evaluate@{name}" for name in experiment.evaluate]
+    return ["shard", *extracted, "select", "train", *scored, "report"]
+
+
+def _embedding_seconds(encoder: Encoder, image: ImageOptions) -> float:
+    """Return the seconds that an encoder takes for an image, on the device that is there."""
+    device = device_from("auto")
+    network = encoder.to(device).eval()
+    batch = torch.zeros(EMBEDDED, image.channels, image.size, image.size, device=device)
+    with torch.inference_mode():
+        network.features(batch).sum().item()  # the first time, memory is allocated
+        began = time.perf_counter()
+        network.features(batch).sum().item()
+    return (time.perf_counter() - began) / EMBEDDED
+
+
+def _stage_rows(stages: dict[str, float]) -> list[list[str]]:
+    rows = [[stage, _time(seconds)] for stage, seconds in stages.items()]
+    return [*rows, ["together", _time(sum(stages.values()))]]
 
 
 def _packing(

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from pipeline.base.devices import available_cores
 from pipeline.base.progress import Progress
 from pipeline.features.encoding import Encoding
 from pipeline.features.extraction.cluster import ClusterOptions, local_workers
@@ -36,7 +37,7 @@ from pipeline.training.step_views import TRAINING
 from pipeline.training.train_options import ParallelOptions
 
 MEASURED_EPOCHS = 3  # the first one warms up
-TIMED_WIDTH = 4096  # numbers per vector in a timed fit, whose time is proportional to them
+TIMED_WIDTH = 1024  # numbers per vector in a timed fit, whose time is proportional to them
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class FeatureCost:
 class TrainingCost:
     """Seconds per epoch, including validation; peak bytes of the host and of a GPU.
 
-    `resident_bytes` is the size of images and targets in memory. `host_bytes` includes it only if
-    they fit there.
+    `image_seconds` is what a training step takes for an image. `resident_bytes` is the size of
+    images and targets in memory. `host_bytes` includes it only if they fit there.
     """
 
     epoch_seconds: float
+    image_seconds: float
     host_bytes: int
     gpu_bytes: int
     resident_bytes: int
@@ -83,7 +85,7 @@ def extraction_cost(
     """
     store = FeatureStore(sample.root / "features.zarr")
     store.create()
-    meter, began = PaceMeter(progress), time.perf_counter()
+    meter, began, cpu = PaceMeter(progress), time.perf_counter(), time.process_time()
     workers = local_workers(ClusterOptions(), sample.shards)
     stored = extract(
         {name: options},
@@ -91,11 +93,14 @@ def extraction_cost(
         shards=sample.root / "shards",
         store=store,
         work=sample.root / "work",
-        options=ClusterOptions(workers),
+        options=ClusterOptions(workers=1),  # in this process, without the start of another
         progress=meter,
     )[name]
     elapsed = time.perf_counter() - began
-    pace, fixed = _pace(sample, meter, workers, elapsed)
+    busy = (time.process_time() - cpu) / (elapsed * available_cores())
+    pace, fixed = _pace(sample, meter, elapsed)
+    if workers > 1:  # together they keep all cores busy
+        pace = pace.times(max(1 / workers, min(1.0, busy)))
     original = stored.report["original_width"]
     fit_width = min(original, PROJECTED_WIDTH)
     fitted, _ = split_counts(options, fit_width, sample.images["train"])
@@ -108,13 +113,11 @@ def extraction_cost(
     return FeatureCost(width, size, 1 / pace.per_image, seconds, by_components), stored
 
 
-def _pace(
-    sample: TrialSample, meter: PaceMeter, workers: int, elapsed: float
-) -> tuple[Pace, float]:
-    """Return the pace of extraction with warm workers, and the seconds of everything else."""
+def _pace(sample: TrialSample, meter: PaceMeter, elapsed: float) -> tuple[Pace, float]:
+    """Return the pace of extraction when it is warm, and the seconds of everything else."""
     (phase,) = meter.of("extract")
     border = len(phase.times) - len(sample.manifests["test"].shards)
-    pace = Pace.of(phase.piece(min(workers, border - 1), border), phase.piece(border))
+    pace = Pace.of(phase.piece(min(1, border - 1), border), phase.piece(border))
     before = sum(sum(p.counts) for p in (*meter.of("sample"), *meter.of("measure")))
     done = phase.piece()
     return pace, max(0.0, elapsed - pace.seconds(done.shards, done.images + before))
@@ -159,8 +162,8 @@ def training_cost(
 ) -> TrainingCost:
     """Train on the sample for a few epochs, on one device; `run` has its shards and features.
 
-    The batch is as large as the sample allows, and the time of a step is counted per image. The
-    rest of an epoch's time is compared with that of a run on `few`, the sample's test split.
+    A run on `few`, the sample's test split, has smaller batches and fewer images: comparing both
+    separates what a step and a validation cost from what an image in them does.
     """
     epoch = _epoch(run, work / "large", progress)
     short = _epoch(replace(run, train=few, validation=few), work / "small", progress)
@@ -171,12 +174,15 @@ def training_cost(
     fixed = max(0.0, epoch.validation - per_image * run.validation.valid_samples)
     whole = sample.images
     held_out = whole.get("validation", 0)
-    seconds = whole["train"] * epoch.step / epoch.batch + fixed + held_out * per_image
+    batch = run.options.batch_size
+    step = _step_seconds(epoch, short, batch)
+    seconds = whole["train"] / batch * step + fixed + held_out * per_image
     resident = _resident_bytes(run, whole["train"] + held_out)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     fits = resident <= memory_share * _available_bytes()
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return TrainingCost(seconds, peak + (resident if fits else 0), gpu, resident)
+    host = peak + (resident if fits else 0)
+    return TrainingCost(seconds, step / batch, host, gpu, resident)
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,14 @@ class _Epoch:
     batch: int
     step: float
     validation: float
+
+
+def _step_seconds(large: _Epoch, small: _Epoch, batch: int) -> float:
+    """Return the seconds of a step with `batch` images, from two with fewer."""
+    per_image = (large.step - small.step) / max(1, large.batch - small.batch)
+    if large.batch <= small.batch or not 0 < per_image < large.step / large.batch:
+        per_image = large.step / large.batch
+    return large.step + (batch - large.batch) * per_image
 
 
 def _epoch(run: Run, work: Path, progress: Progress | None) -> _Epoch:

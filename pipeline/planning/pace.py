@@ -94,6 +94,10 @@ class Pace:
         b = (large.shards * small.seconds - small.shards * large.seconds) / determinant
         return cls(a, b) if a >= 0 and b > 0 else all_by_images
 
+    def times(self, factor: float) -> "Pace":
+        """Return the pace at which everything takes `factor` times as long."""
+        return Pace(factor * self.per_shard, factor * self.per_image)
+
     def seconds(self, shards: int, images: int) -> float:
         """Return the seconds that `images` images in `shards` tars take."""
         return shards * self.per_shard + images * self.per_image

@@ -89,9 +89,7 @@ def doctor(**options: Any) -> int:
 @click.option(
     "--images",
     type=click.IntRange(min=24),
-    default=1536,
-    show_default=True,
-    help="Number of images to measure; use fewer for a large network on a slow machine.",
+    help="Number of images to measure.  [default: one of twelve, from 96 to 256]",
 )
 @data_option
 def plan(**options: Any) -> int:

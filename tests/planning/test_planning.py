@@ -1,9 +1,18 @@
 """The estimates of a plan, compared with the actual costs."""
 
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from digits_run import QUICK
 from hypothesis import given
 from hypothesis import strategies as st
 from watched import Watched
@@ -173,8 +182,85 @@ def test_the_command_leaves_nothing_behind(
         arguments += ["-s", assignment]
     assert run(arguments) == 0
     said = capsys.readouterr().out
-    for part in ("1,259 train, 179 validation, 359 test", "shards", "40 epochs", "memory"):
+    for part in (
+        "1,259 train, 179 validation, 359 test",
+        "shards",
+        "40 epochs",
+        "memory",
+        "report",
+    ):
         assert part in said
     assert ("Caching saves" in said) == (objective == "hog")
     assert list(tmp_path.iterdir()) == []
     assert torch.get_num_threads() == threads
+
+
+STAGE = re.compile(r"Running stage '([^']*)'")
+
+
+def repro(root: Path) -> dict[str, float]:
+    """Run the whole experiment with DVC, and return the seconds of each stage."""
+    shutil.copy(CONFIG.parents[1] / "dvc.yaml", root)
+    (root / ".dvcignore").touch()
+    paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    settings = {**os.environ, "PATH": paths, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=root, env=settings, check=True)
+    begun, ended = dict[str, float](), 0.0
+    with subprocess.Popen(
+        ["dvc", "repro"], cwd=root, env=settings, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout or ():
+            if found := STAGE.search(line):
+                begun[found[1].replace("@digits-", "@").replace("@digits", "")] = time.monotonic()
+        ended = time.monotonic()
+    assert process.returncode == 0
+    times = [*begun.values(), ended]
+    return dict(zip(begun, (b - a for a, b in pairwise(times)), strict=True))
+
+
+@pytest.mark.slow
+def test_the_forecast_of_every_stage_is_near_what_dvc_takes(tmp_path: Path) -> None:
+    shutil.copy(CONFIG, tmp_path / "params.yaml")
+    began = time.monotonic()
+    answer = subprocess.run(
+        [Path(sys.executable).with_name("mvmr"), "plan", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    planned = time.monotonic() - began
+    forecast = json.loads(answer.stdout)["stages"]
+    took = repro(tmp_path)
+    assert forecast.keys() == took.keys()
+    assert planned <= max(20, sum(took.values()) / 10)
+    assert sum(took.values()) / 1.5 < sum(forecast.values()) < 1.5 * sum(took.values())
+    kinds = {name.partition("@")[0] for name in took}
+    for kind in kinds & {"extract", "train", "evaluate", "report"}:
+        expected, found = (
+            sum(s for n, s in some.items() if n.startswith(kind)) for some in (forecast, took)
+        )
+        assert found / 1.5 < expected < 1.5 * found, (kind, expected, found)
+
+
+def test_what_is_done_is_not_forecast_again(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "--json", "--images", "100", *QUICK]) == 0
+    assert list(json.loads(capsys.readouterr().out)["stages"]) == ["source", "select", "keep"]
+    changed = ["-s", "evaluate.knn.ks=[5]"]
+    assert run(["plan", "--json", "--images", "100", *QUICK, *changed]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert "evaluate@knn" in stages
+    assert "train" not in stages
+    assert all(seconds > 0 for seconds in stages.values())
+
+
+def test_a_missing_file_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    missing = "features.t={kind: timm, model: test_vit, weights: nowhere.pt}"
+    assert run(["plan", "-c", str(CONFIG), "-s", missing]) == 1
+    told = capsys.readouterr()
+    assert "features.t.weights: there is no file 'nowhere.pt'" in told.err
+    assert "measur" not in told.out

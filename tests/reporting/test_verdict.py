@@ -372,7 +372,7 @@ def test_a_teacher_called_teacher_is_named_once() -> None:
 def unequal(**subjects: np.ndarray) -> tuple[dict[str, Any], ScoredImages]:
     """Return a protocol's metrics where the first 54 of 60 images are of one of two classes."""
     classes = ["ant"] * 54 + ["bee"] * (N - 54)
-    metrics, images = scored("linear", **subjects)
+    metrics, images = scored("linear", "top1", "test", **subjects)
     for name, values in (("student", metrics), *metrics["controls"].items()):
         mean = 100 * class_mean(subjects[name], classes)
         values |= {"balanced_accuracy": mean, "balanced_accuracy_low": mean - 5}
