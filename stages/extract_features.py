@@ -8,6 +8,7 @@ from stages.experiment.dvc_lock import changed_by_hand
 from stages.experiment.paths import dataset_layout
 from stages.experiment.requirements import require_enough
 from stages.steps.store_features import store_features
+from stages.terminal import interruption
 from stages.terminal.announcement import announce
 from stages.terminal.console import Screen
 from stages.terminal.feature_table import FEATURE_COLUMNS, feature_values
@@ -47,15 +48,16 @@ def extract_features(
         device=True,
     )
     require_enough(experiment, read_manifests(layout.shards)["train"].valid)
-    features = store_features(
-        wanted,
-        experiment.dataset.image,
-        layout,
-        screen.progress,
-        cluster=ClusterOptions(workers, scheduler, batch_size),
-        beside=experiment.features if run_by_dvc() else {},
-        force=force,
-    )
+    with interruption.soon():
+        features = store_features(
+            wanted,
+            experiment.dataset.image,
+            layout,
+            screen.progress,
+            cluster=ClusterOptions(workers, scheduler, batch_size),
+            beside=experiment.features if run_by_dvc() else {},
+            force=force,
+        )
     stages = [f"extract@{name}" for name in wanted]
     changed_by_hand(experiment, stages, screen.progress, data=data)
     rows = [feature_values(feature) for feature in features.values()]

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.base.atomic import atomic_path, write_json
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import ConfigError
+from pipeline.images.original_view import ImageOptions
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.student import TIMM_PREFIX, TORCHVISION_RESNETS
 
@@ -170,6 +171,7 @@ def _card(
         "architecture": student.architecture,
         "student": student.model_copy(update={"weights": None}).model_dump(mode="json"),
         "preprocessing": image.model_dump(mode="json"),
+        "preparation": _preparation(image),
         "embedding_size": checkpoint.build().h_width,
         "load": FORMATS[form].load.format(
             file=path.name,
@@ -182,4 +184,18 @@ def _card(
         "sha256": sha256_of(path),
         "training": dict(checkpoint.about),
         "metrics": dict(metrics),
+    }
+
+
+def _preparation(image: ImageOptions) -> dict[str, str]:
+    """Return the steps from an image file to the network's input, for who writes them anew."""
+    size = image.size
+    return {
+        "orientation": "upright, as EXIF says; transparency over white",
+        "colours": "red, green, blue" if image.channels == 3 else "grey (ITU-R 601-2 luma)",
+        "resize": f"the shorter side to {image.resize or size} pixels, bicubic, antialiased "
+        "(Pillow's BICUBIC)",
+        "crop": f"the central {size} x {size} pixels",
+        "scaling": "values from 0 to 1, minus mean, divided by std, for each channel",
+        "layout": f"float32 (batch, {image.channels}, {size}, {size}): batch, channel, row, column",
     }

@@ -20,9 +20,10 @@ from pipeline.base.signals import answer_by, answers_restored
 
 CODE = 1
 PATIENCE_SECONDS = 0.5  # then the user is told that the program is stopping
-CLOSING_SECONDS = 2.0  # for the interpreter's shutdown after an interruption
+UNWINDING_SECONDS = 1.5  # for work that loses nothing if its unwinding is cut short
 
-_asked = False
+_asked = _bidden = False
+_most_seconds: float | None = None  # that unwinding may take
 _tell: Callable[[str], None] | None = None
 _arguments: list[str] = []
 
@@ -64,9 +65,9 @@ def too_late() -> str:
 
 def farewell() -> None:
     """Ignore signals and say nothing more: the last sentence is being printed."""
-    global _tell
+    global _tell, _bidden
     answer_by(signal.SIG_IGN)
-    _tell = None
+    _tell, _bidden = None, True
 
 
 def was_asked() -> bool:
@@ -77,14 +78,29 @@ def was_asked() -> bool:
 def end(code: int) -> None:
     """Prepare the end of the process: from now on, a signal only cuts its shutdown short.
 
-    After an interruption, shutdown is silent and takes two seconds at most. Worker processes also
-    end by themselves once this process has ended.
+    After an interruption, there is no shutdown, in which threads of libraries take seconds or abort
+    the process. Worker processes end by themselves once this process has ended.
     """
     answer_by(lambda *_: os._exit(code))
     if _asked:
         sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        _later(CLOSING_SECONDS, lambda: os._exit(code))
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    """Let a signal end the program after `UNWINDING_SECONDS`, for work that keeps what is finished.
+
+    What such work would unwind, as a cluster, may take long on a busy machine.
+    """
+    global _most_seconds
+    _most_seconds = UNWINDING_SECONDS
+    try:
+        yield
+    finally:
+        if not _asked:
+            _most_seconds = None
 
 
 @contextmanager
@@ -107,6 +123,8 @@ def _unwind(number: int, frame: FrameType | None) -> None:
         _leave(number, frame)
     _asked = True
     _later(PATIENCE_SECONDS, _say_that_it_ends)
+    if _most_seconds is not None:
+        _later(_most_seconds, lambda: _leave(number, frame))
     raise KeyboardInterrupt
 
 
@@ -127,5 +145,6 @@ def _leave(_: int, __: FrameType | None) -> None:
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None and stream.isatty():
             os.write(stream.fileno(), b"\r\x1b[2K\x1b[?25h")  # the progress line; the cursor
-    os.write(2, f"{sentence(_arguments)}\n".encode())
+    if not _bidden:
+        os.write(2, f"{sentence(_arguments)}\n".encode())
     os._exit(CODE)

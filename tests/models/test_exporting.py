@@ -1,11 +1,14 @@
 """Exported backbones, read back by the library that each format is for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mvmr import load_encoder
 from pipeline.base.digests import sha256_of
@@ -113,3 +116,24 @@ def test_a_damaged_card_is_an_error(tmp_path: Path) -> None:
     card_of(path).write_text("{}")
     with pytest.raises(WeightsError, match="export again"):
         load_encoder(path)
+
+
+def test_an_image_prepared_by_hand_as_the_card_says_is_what_the_encoder_sees(
+    tmp_path: Path,
+) -> None:
+    trained = checkpoint(architecture="resnet8")
+    larger = replace(trained, image=IMAGE.model_copy(update={"resize": 72}))
+    card = json.loads(card_of(exported(larger, tmp_path, "safetensors")).read_text())
+    assert "shorter side to 72 pixels, bicubic" in card["preparation"]["resize"]
+    assert card["preparation"]["crop"] == "the central 64 x 64 pixels"
+    assert card["preparation"]["colours"] == "red, green, blue"
+    pixels = np.random.default_rng(0).integers(0, 256, (180, 144, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    image = Image.fromarray(pixels).convert("RGB").resize((72, 90), Image.Resampling.BICUBIC)
+    values = np.asarray(image.crop((4, 13, 68, 77)), dtype=np.float32) / 255
+    mean, std = (np.array(card["preprocessing"][name]) for name in ("mean", "std"))
+    expected = ((values - mean) / std).transpose(2, 0, 1)
+    _, preprocessing = load_encoder(tmp_path / "best.pt")
+    found = preprocessing(Image.fromarray(pixels)).numpy()
+    assert np.abs(found - expected).max() < 2.5 / 255 / 0.2
+    assert np.abs(found - expected).mean() < 0.3 / 255 / 0.2

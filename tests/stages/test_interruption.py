@@ -27,9 +27,13 @@ SENTENCE = "Interrupted. Finished work is kept. Continue with: "
 STREAM = ["-s", "train.loading={mode: streaming, workers: 2, buffer: 64}"]
 
 
-def start(root: Path, arguments: list[str], **options: int) -> "subprocess.Popen[str]":
+def start(
+    root: Path, arguments: list[str], *, dvc: bool = False, **options: int
+) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("DVC_STAGE", None)
+    if dvc:
+        environment["DVC_STAGE"] = "extract"
     return subprocess.Popen(
         [*MVMR, *arguments],
         cwd=root,
@@ -166,6 +170,36 @@ def test_workers_that_extract_end_without_a_word(
     again = start(root, arguments)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dvc", [False, True])
+def test_extraction_ends_within_seconds_under_load(
+    project: Path, tmp_path: Path, dvc: bool
+) -> None:
+    root = copy_of(project, tmp_path)
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for moment in range(15):
+            shutil.rmtree(root / "data/digits/features.zarr/scattering", ignore_errors=True)
+            arguments = ["extract-features", "--workers", str(1 + moment % 2)]
+            process = start(root, arguments, dvc=dvc)
+            own = psutil.Process(process.pid)
+            wait_until(lambda: list(root.glob("data/digits/work/scattering-*")), process)
+            time.sleep(0.2 * moment)
+            if process.poll() is not None:
+                continue
+            family, asked = own.children(recursive=True), time.monotonic()
+            os.killpg(process.pid, signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+            assert time.monotonic() - asked < 3
+            assert process.returncode == 1, output
+            assert output.count(SENTENCE) == 1
+            assert psutil.wait_procs(family, timeout=20)[1] == []
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
 
 
 @pytest.mark.slow
