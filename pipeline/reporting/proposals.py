@@ -59,7 +59,7 @@ def proposals(
         _collapse(run),
         _rate(run),
         _selection(run),
-        _steps(run),
+        _steps(run, judges),
         _centring(run),
         _size(run),
         _small_classes(run, judges),
@@ -242,20 +242,29 @@ def _selection(run: RunFacts) -> Iterator[Proposal]:
             )
 
 
-def _steps(run: RunFacts) -> Iterator[Proposal]:
+def _steps(run: RunFacts, judges: Sequence[Protocol]) -> Iterator[Proposal]:
+    """Propose more epochs after few steps, if the objective still fell or a control is ahead.
+
+    With a rate that decays, the objective falls little at the end however short the training.
+    """
     losses, epochs = _objective(run), run.epochs or 0
     steps = next((int(row["step"] or 0) for row in reversed(run.curves) if row.get("step")), 0)
-    late = _late(losses) if len(losses) > 3 else 1.0
-    if not steps or steps >= ENOUGH_STEPS or late < STILL_FALLING:
+    late = _late(losses) if len(losses) > 3 else 0.0
+    ahead = [
+        score.named
+        for protocol in judges
+        for score in protocol.scores
+        if score.role in ("untrained", "pixels", "feature") and protocol.standing(score) == "behind"
+    ]
+    if not 0 < steps < ENOUGH_STEPS or not (late >= STILL_FALLING or ahead or len(losses) <= 3):
         return
     longer = min(MOST_LONGER, max(2, round(ENOUGH_STEPS / steps)))
-    falling = f", and {100 * late:.0f} % of the objective's fall came in the last quarter of them"
-    yield _train(
-        run,
-        f"{count(steps)} steps are few{falling if len(losses) > 3 else ''}.",
-        {"train.epochs": epochs * longer},
-        longer,
-    )
+    why = f"{count(steps)} steps are few"
+    if late >= STILL_FALLING:
+        why += f", and {100 * late:.0f} % of the objective's fall came in the last quarter of them"
+    elif ahead:
+        why += f", and {ahead[0]} is ahead"
+    yield _train(run, f"{why}.", {"train.epochs": epochs * longer}, longer)
 
 
 def _centring(run: RunFacts) -> Iterator[Proposal]:

@@ -413,8 +413,10 @@ def test_a_curve_that_still_falls_after_few_steps_asks_for_more() -> None:
     assert proposal.command == "mvmr train -s train.lr=1e-3 -s train.epochs=200"
     assert "40 steps are few, and 33 % of the objective's fall came" in proposal.why
     assert proposal.seconds == 300.0
-    done = run_of({"linear": BEATING}, curves=steps(9, 3, 3, 3), health={})
+    done = run_of({"linear": BEATEN}, curves=steps(9, 3, 3, 3), health={})
     assert not any("train.epochs" in command for command in proposed(done))
+    behind = run_of({"linear": BEATING}, curves=steps(9, 3, 3, 3), health={})
+    assert "mvmr train -s train.epochs=200" in proposed(behind)
     long = tuple({**row, "step": 1000 * row["step"]} for row in run.curves if row["step"])
     assert not any("train.epochs" in c for c in proposed(replace(run, curves=long)))
 
