@@ -156,7 +156,7 @@ class ConsoleProgress:
     def _speak(self) -> None:
         self._said, self._told = time.monotonic(), True
         if not self._done:
-            self.note(f"{self._what} ...")
+            self.note(f"{self._what}: {self._status}" if self._status else f"{self._what} ...")
             return
         beside = [self._count(), self._rate(), *self._left()]
         self.note(f"{self._what}: {', '.join([*beside, *filter(None, [self._status])])}")

@@ -342,3 +342,46 @@ def test_the_dashboard_is_said_to_be_where_it_answers() -> None:
         assert address.hostname == "127.0.0.1"
         assert address.port is not None
         socket.create_connection((address.hostname, address.port), timeout=10).close()
+
+
+class Counting(Silent):
+    """Keeps what is told before the first tar is done."""
+
+    def __init__(self) -> None:
+        self.before: list[str] = []
+        self.done = 0
+
+    def advance(self, count: int, status: str = "") -> None:
+        """Keep a status until something is done."""
+        self.done += count
+        if not self.done and status:
+            self.before.append(status)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_images_are_counted_before_their_tar_is_done(tmp_path: Path, workers: int) -> None:
+    source, told = DigitsOptions().open(), Counting()
+    items = [item for some in source.splits.values() for item in some][:1000]
+    write_split(
+        source,
+        items,
+        tmp_path / "shards" / "train",
+        dataset="digits",
+        split="train",
+        options=ShardOptions(samples=1000),
+        provenance={},
+        progress=Silent(),
+    )
+    extract(
+        {"scattering": ScatteringOptions()},
+        image=ImageOptions(size=32, channels=1, mean=(0.3,), std=(0.4,)),
+        shards=tmp_path / "shards",
+        store=FeatureStore(tmp_path / "features.zarr"),
+        work=tmp_path / "work",
+        options=ClusterOptions(workers=workers),
+        progress=told,
+    )
+    counts = [int(text.split()[0].replace(",", "")) for text in told.before]
+    assert len(counts) > 3
+    assert counts == sorted(counts)
+    assert told.before[0].endswith("images computed")

@@ -22,7 +22,7 @@ from pipeline.base.processes import deaf_children, without_the_script
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.text import counted
 from pipeline.features.extraction.task import Task
-from pipeline.features.extraction.worker import TASKS_AT_ONCE, end_tasks
+from pipeline.features.extraction.worker import COMPUTED, TASKS_AT_ONCE, end_tasks
 
 Result = TypeVar("Result")
 # Starting a worker process takes seconds, which does not pay if it gets fewer shards than this.
@@ -117,7 +117,8 @@ class Cluster:
                 raise
             return deadly
 
-        deadly = attempt(range(len(tasks)), progress)
+        with self._counted(sum(task.images for task in tasks), progress):
+            deadly = attempt(range(len(tasks)), progress)
         if len(deadly) > 1:  # Dask also blames tasks that only waited for the same worker
             deadly = [number for number in deadly if attempt([number], Silent())]
         if deadly:
@@ -127,6 +128,22 @@ class Cluster:
                 "all others are done. Try again with fewer workers."
             )
         return [results[i] for i in range(len(tasks))]
+
+    @contextmanager
+    def _counted(self, total: int, progress: Progress) -> Iterator[None]:
+        """Show the number of images that are computed, also of tasks that have not ended."""
+        seen = 0
+
+        def count(event: tuple[float, int]) -> None:
+            nonlocal seen
+            seen = min(total, seen + event[1])
+            progress.advance(0, f"{seen:,} of {counted(total, 'images')} computed")
+
+        self.client.subscribe_topic(COMPUTED, count)
+        try:
+            yield
+        finally:
+            self.client.unsubscribe_topic(COMPUTED)
 
     def _completed(self, futures: Sequence[Future]) -> Iterator[Future]:
         """Yield futures as they end, whether well or not."""

@@ -36,6 +36,7 @@ from pipeline.shards.manifest import read_manifest
 
 TASKS_AT_ONCE = 2
 BATCHES_TO_WRITE = 2  # that wait for the thread that writes
+COMPUTED = "mvmr-computed"  # the topic of events with numbers of images
 
 _places, _turn, _ended = Semaphore(TASKS_AT_ONCE), Lock(), Event()
 
@@ -123,6 +124,7 @@ def _represented(task: Task) -> Generator[Vectors]:
                     for how, pixels in batch.images.items()
                 }
                 yield batch.rows, _computed(networks, ready)
+                get_worker().log_event(COMPUTED, len(batch.rows))
 
 
 def _computed(
