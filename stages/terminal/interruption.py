@@ -20,7 +20,7 @@ from pipeline.base.signals import answer_by, answers_restored
 
 CODE = 1
 PATIENCE_SECONDS = 0.5  # then the user is told that the program is stopping
-UNWINDING_SECONDS = 1.5  # for work that loses nothing if its unwinding is cut short
+UNWINDING_SECONDS = 1.2  # for work that loses nothing if its unwinding is cut short
 
 _asked = _bidden = False
 _most_seconds: float | None = None  # that unwinding may take

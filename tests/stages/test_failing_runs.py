@@ -68,7 +68,7 @@ def save_teacher(path: Path) -> None:
     """Export a network that has learnt digits, from images normalised by MEAN and STD."""
     digits = load_digits()
     pixels = (np.rint(digits.data * 255 / 16) / 255 - MEAN) / STD
-    learnt = MLPClassifier((32,), max_iter=200, random_state=0).fit(
+    learnt = MLPClassifier((32,), tol=1e-3, max_iter=1000, random_state=0).fit(
         pixels[:1200], digits.target[:1200]
     )
     layer = nn.Linear(64, 32)
