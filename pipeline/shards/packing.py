@@ -367,12 +367,15 @@ def _named(label: Any, classes: Sequence[str] | None) -> Any:
     return classes[label] if isinstance(label, int) and classes is not None else label
 
 
-def require_room(plan: PackingPlan, source: Source, shards: Location) -> None:
+def _require_room(
+    plan: PackingPlan, source: Source, shards: Location, options: ShardOptions
+) -> None:
     """Raise DataError if the disk has not enough room for the images that a plan packs.
 
-    Nothing is known of object storage, or of sources that do not tell the sizes of images.
+    Nothing is known of object storage, of sources that do not tell the sizes of images, and of
+    images that are stored reduced.
     """
-    if not isinstance(shards, Path):
+    if not isinstance(shards, Path) or options.max_side is not None:
         return
     new = [row.item for rows in plan.splits.values() for row in rows if isinstance(row, NewRow)]
     needed = sum(source.bytes_of(item) for item in new)
@@ -399,8 +402,10 @@ def pack(
     """Write what a plan says and return the manifests of all splits.
 
     Splits that are packed anew are written below `work` first, where the file system can rename
-    them, so that an interruption leaves what is there.
+    them, so that an interruption leaves what is there. Raises DataError if there
+    is not enough room.
     """
+    _require_room(plan, source, shards, options)
     aside = plan.anew and is_local(shards)
     target = work if aside else shards
     if plan.anew:

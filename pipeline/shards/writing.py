@@ -288,13 +288,14 @@ class WrittenShard:
 class _Checked:
     """An image that was read: what is stored of it, or why it cannot be decoded.
 
-    If it is stored reduced, `smaller` says how.
+    If it is stored reduced, `smaller` says how. It is `doubtful` if its file lacks an end.
     """
 
     identity: str
     encoded: Encoded
     smaller: Smaller | None = None
     error: DataError | None = None
+    doubtful: bool = False
 
 
 class _Packer:
@@ -359,7 +360,7 @@ class _Packer:
                 )
                 if found.error is not None:
                     left_out[item.name] = str(found.error)
-                elif lacks_end(found.encoded.data):
+                elif found.doubtful:
                     doubtful.append(item.name)
                 self._add(tar, sample_key(number, place), found.encoded, item.label)
         return samples, left_out, doubtful
@@ -394,10 +395,11 @@ class _Packer:
                     "dataset.shards.on_bad_image to skip."
                 ) from error
             return _Checked(identity, Encoded(b"", INVALID_EXTENSION), error=error)
+        doubtful = lacks_end(encoded.data)
         if smaller is None:
-            return _Checked(identity, encoded)
+            return _Checked(identity, encoded, doubtful=doubtful)
         data, what = smaller
-        return _Checked(identity, Encoded(data, "jpg"), what)
+        return _Checked(identity, Encoded(data, "jpg"), what, doubtful=doubtful)
 
 
 def stored_smaller(data: bytes, options: ShardOptions) -> tuple[bytes, Smaller] | None:
