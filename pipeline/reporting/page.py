@@ -136,7 +136,7 @@ def _recipes(report: Report) -> dict[str, tuple[str, Callable[[], Any]]]:
     teachers = [feature.name for feature in run.cached if feature.teacher]
     compared = [STUDENT, UNTRAINED, *teachers[:1]]
     return {
-        "summary": ("Summary", lambda: summary(run)),
+        "summary": ("Summary", lambda: summary(run, report.assignments)),
         "scores": ("Scores", lambda: protocols(run) or Absent("nothing has been evaluated")),
         "cached": ("What was cached", lambda: cache(run)),
         "curves": ("Training", lambda: curves(run)),

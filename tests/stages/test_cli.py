@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from digits_run import QUICK, ROOT
 from PIL import Image
 from replicas import picture, too_deep
 from safetensors.torch import load_file
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from pipeline.base.errors import TrainingError
 from pipeline.base.locks import exclusive
@@ -517,3 +519,24 @@ def test_an_encoder_that_maps_all_images_to_one_point_is_scored_and_reported(
     assert "All embeddings are equal." in page
     assert "All embeddings point in the same direction." in page
     assert "its embedding has collapsed" in page
+
+
+@pytest.mark.parametrize("protocol", ["linear", "online", "knn", "ten_percent"])
+def test_averages_over_classes_stand_beside_top1_and_follow_from_the_predictions(
+    project: Path, protocol: str
+) -> None:
+    record = metrics(project, protocol)
+    with (project / f"runs/digits/predictions/{protocol}/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    actual, predicted = ([row[name] for row in rows] for name in ("actual", "predicted"))
+    balanced = balanced_accuracy_score(actual, predicted)
+    assert record["balanced_accuracy"] == pytest.approx(100 * balanced)
+    f1 = f1_score(actual, predicted, average="macro")
+    assert record["macro_f1"] == pytest.approx(100 * f1)
+    for name in ("balanced_accuracy", "macro_f1"):
+        assert record[f"{name}_low"] < record[name] < record[f"{name}_high"]
+        for control in record["controls"].values():
+            assert control[f"{name}_low"] <= control[name] <= control[f"{name}_high"]
+    sizes = Counter(actual).values()
+    counts = {"classes": 10, "largest": max(sizes), "smallest": min(sizes)}
+    assert record["class_sizes"] == counts
