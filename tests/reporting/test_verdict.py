@@ -472,3 +472,61 @@ def test_targets_that_are_one_direction_are_centred() -> None:
 
 def test_given_weights_have_no_proposal() -> None:
     assert proposed(run_of({"linear": BEATING}, config={"train": None})) == []
+
+
+def waiting(share: float) -> RunFacts:
+    run = a_run()
+    return replace(run, curves=tuple({**row, "wait_share": share} for row in run.curves))
+
+
+def trained_for(epochs: int) -> RunFacts:
+    run = a_run()
+    return replace(run, config={**run.config, "train": {**run.config["train"], "epochs": epochs}})
+
+
+def unreadable(number: int) -> RunFacts:
+    run = a_run()
+    splits = {**run.splits, "train": replace(run.splits["train"], invalid=number)}
+    return replace(run, splits=splits)
+
+
+def converged(found: bool) -> RunFacts:
+    metrics, images = scored("linear", student=right(range(50)), pixels=right(range(49)))
+    return run_of({"linear": ({**metrics, "converged": found}, images)})
+
+
+def of_rank(rank: float) -> RunFacts:
+    return replace(a_run(), health={"student": Collapse(rank, 64, 0.0)})
+
+
+def over(images: int) -> RunFacts:
+    metrics, _ = scored("linear", student=right(range(50)), pixels=right(range(49)))
+    metrics["images"] = {"test": images}
+    return run_of({"linear": (metrics, ScoredImages([], {}))})
+
+
+def chosen_on(split: str) -> RunFacts:
+    found = scored("linear", split="validation", student=right(range(50)))
+    return run_of({"linear": found}, training={"epoch": 2, "rule": f"{split}/objective"})
+
+
+SENTENCES = [
+    ("Training waited for data", waiting(0.5), waiting(0.01)),
+    ("The curves hold 2 of 20 epochs", trained_for(20), trained_for(2)),
+    ("The last epoch was the best", trained_for(2), trained_for(20)),
+    ("could not be decoded were left out: 3 train", unreadable(3), unreadable(0)),
+    ("did not converge for student", converged(False), converged(True)),
+    ("The embedding has collapsed", of_rank(1.0), of_rank(40.0)),
+    ("The embedding has not collapsed", of_rank(40.0), of_rank(1.0)),
+    ("There are only 60 test images", over(60), over(5000)),
+    ("which also chose the checkpoint", chosen_on("validation"), chosen_on("train")),
+    ("on which nothing was chosen", chosen_on("train"), chosen_on("validation")),
+]
+
+
+@pytest.mark.parametrize(("sentence", "true", "false"), SENTENCES, ids=[s[0] for s in SENTENCES])
+def test_a_sentence_on_trust_is_said_when_its_condition_holds_and_not_else(
+    sentence: str, true: RunFacts, false: RunFacts
+) -> None:
+    assert sentence in text_of(true)
+    assert sentence not in text_of(false)
