@@ -64,8 +64,14 @@ def proposals(
         _size(run),
         _small_classes(run, judges),
     )
-    found = islice((proposal for rule in rules for proposal in rule), MOST)
-    return tuple(replace(one, command=_repeating(one.command, assignments)) for one in found)
+    found = dict[str, Proposal]()
+    for rule in rules:
+        for proposal in rule:
+            found.setdefault(proposal.command, proposal)
+    return tuple(
+        replace(one, command=_repeating(one.command, assignments))
+        for one in islice(found.values(), MOST)
+    )
 
 
 def _repeating(command: str, assignments: Sequence[str]) -> str:
@@ -122,15 +128,16 @@ def _teacher(run: RunFacts, judges: Sequence[Protocol]) -> Iterator[Proposal]:
     terms = {t["representation"]: n for n, t in run.objective.items() if "representation" in t}
     for name, term in terms.items():
         pairs = [
-            (teacher.value, pixels.value)
+            (score.value, pixels.value)
             for p in judges
-            if (teacher := p.of(name)) and teacher.role == "teacher" and (pixels := p.of(PIXELS))
+            if (score := p.of(name)) and score.role == "teacher" and (pixels := p.of(PIXELS))
         ]
         if not pairs or 2 * sum(ours <= theirs for ours, theirs in pairs) <= len(pairs):
             continue
         (ours, theirs), options = pairs[0], run.config["features"][name]
+        teacher = "The teacher" if name == "teacher" else f"The teacher {name}"
         why = (
-            f"The teacher {name} itself reaches {percent(ours)} %, no more than raw pixels "
+            f"{teacher} itself reaches {percent(ours)} %, no more than raw pixels "
             f"({percent(theirs)} %): "
         )
         if "mean" in options:
@@ -156,18 +163,20 @@ def _usual(run: RunFacts, mean: Sequence[float]) -> tuple[list[float], list[floa
 
 
 def _collapse(run: RunFacts) -> Iterator[Proposal]:
+    """Propose terms that keep images apart if there are none, else a smaller learning rate."""
     found = run.health.get(STUDENT)
-    if found is None or not has_collapsed(found):
-        return
-    says = f"The embedding has collapsed (effective rank {percent(found.rank)} of {found.limit})"
+    collapsed = found is not None and has_collapsed(found)
     if any(term["kind"] in SPREADING for term in run.objective.values()):
-        yield _train(run, f"{says}: the learning rate is probably too high.", _tenth(run))
+        if collapsed:
+            why = "The embedding has collapsed: the learning rate is probably too high."
+            yield _train(run, why, _tenth(run))
         return
     first: Mapping[str, Any] = next(iter(run.objective.values()))
     weight, on = _weight(first), first["on"]
+    says = "The embedding has collapsed, because no" if collapsed else "No"
     yield _train(
         run,
-        f"{says}, because no term of the objective keeps images apart.",
+        f"{says} term of the objective keeps images apart: one point for all would satisfy it.",
         {
             "objective.variance": {"weight": weight / 2, "on": on},
             "objective.covariance": {"weight": weight / 25, "on": on},
@@ -199,15 +208,15 @@ def _rate(run: RunFacts) -> Iterator[Proposal]:
         yield _train(
             run, f"The learning rate {lr:g} is high for {optimizer}{unsteady}.", _tenth(run)
         )
-    elif back and not steady:
-        yield _train(run, "The objective ended where it began: the rate is too high.", _tenth(run))
-    elif lr < low and steady and _late(losses) > STILL_FALLING:
+    elif lr < low and (back or (steady and _late(losses) > STILL_FALLING)):
         yield _train(
             run,
-            f"The objective fell steadily to the end, and the learning rate {lr:g} is low for "
-            f"{optimizer}.",
+            f"The objective fell {'little' if back else 'steadily to the end'}, and the learning "
+            f"rate {lr:g} is low for {optimizer}.",
             {"train.lr": usual},
         )
+    elif back and not steady:
+        yield _train(run, "The objective ended where it began: the rate is too high.", _tenth(run))
 
 
 def _objective(run: RunFacts) -> list[float]:
@@ -263,7 +272,7 @@ def _steps(run: RunFacts, judges: Sequence[Protocol]) -> Iterator[Proposal]:
     if late >= STILL_FALLING:
         why += f", and {100 * late:.0f} % of the objective's fall came in the last quarter of them"
     elif ahead:
-        why += f", and {ahead[0]} is ahead"
+        why += f", and the student is behind {ahead[0]}"
     yield _train(run, f"{why}.", {"train.epochs": epochs * longer}, longer)
 
 
