@@ -1,14 +1,17 @@
 """Threads that work beside the one that starts them, and end with it."""
 
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from threading import Barrier, Lock
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 _starting = Lock()  # whoever asks at the same time must not get another pool
 
@@ -36,6 +39,26 @@ def _started(threads: int) -> ThreadPoolExecutor:
 def _on_one_core() -> None:
     torch.get_num_threads()  # the first use in a thread takes over the setting of the process
     torch.set_num_threads(1)
+
+
+def mapped_ahead(
+    function: Callable[[Given], Made], items: Iterable[Given], *, threads: int, ahead: int
+) -> Iterator[Made]:
+    """Yield `function(item)` of each item, in order; up to `ahead` more are begun before.
+
+    Items are taken in the consumer's thread. An exception is raised at its item's turn. When the
+    consumer stops, those that are not begun are cancelled, and the others awaited.
+    """
+    pool, begun = thread_pool(threads), deque[Future[Made]]()
+    try:
+        for item in items:
+            begun.append(pool.submit(function, item))
+            if len(begun) > ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        wait([future for future in begun if not future.cancel()])
 
 
 class InOrder:

@@ -8,11 +8,11 @@ import numpy as np
 import psutil
 import torch
 
-from pipeline.base.ahead import mapped_ahead
 from pipeline.base.devices import available_cores
 from pipeline.base.errors import DataError
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted
+from pipeline.base.threads import mapped_ahead
 from pipeline.loading.batch import Batch, SplitData, label_tensor
 from pipeline.loading.batch_pixels import BatchPixels, RandomViews
 from pipeline.loading.resident import HeldSplit, load_decoded, load_encoded

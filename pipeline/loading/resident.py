@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.base.ahead import mapped_ahead
 from pipeline.base.devices import available_cores
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.seeds import generator
+from pipeline.base.threads import mapped_ahead
 from pipeline.datasets.source import Label
 from pipeline.images.cutting import original_view_of
 from pipeline.images.decoding import opened

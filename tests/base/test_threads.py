@@ -1,13 +1,16 @@
 """Threads beside the one that starts them: a pool for each number, one core for each thread."""
 
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, current_thread
 from typing import Any
 
+import pytest
 import torch
 
 from pipeline.base.precision import full_precision
-from pipeline.base.threads import thread_pool
+from pipeline.base.threads import mapped_ahead, thread_pool
 
 CPU = torch.device("cpu")
 
@@ -58,3 +61,38 @@ def test_threads_that_leave_in_any_order_restore_the_precision_once() -> None:
         assert setting.fp32_precision == "bf16"
     finally:
         setting.fp32_precision = before
+
+
+def test_work_ahead_keeps_the_order_and_the_bound() -> None:
+    begun: list[int] = []
+    seen: list[int] = []
+
+    def given() -> Iterator[int]:
+        for number in range(40):
+            begun.append(number)
+            yield number
+
+    def slow(number: int) -> int:
+        time.sleep(0.002 * (number % 3))
+        return number * number
+
+    for square in mapped_ahead(slow, given(), threads=3, ahead=5):
+        seen.append(square)
+        assert len(begun) - len(seen) <= 6
+    assert seen == [number * number for number in range(40)]
+
+
+def test_an_error_ahead_comes_at_its_turn_and_a_consumer_may_stop() -> None:
+    def refuse(number: int) -> int:
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    ahead = mapped_ahead(refuse, range(10), threads=2, ahead=8)
+    assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(ahead)
+    stopped = mapped_ahead(refuse, range(3), threads=2, ahead=2)
+    assert next(stopped) == 0
+    stopped.close()  # type: ignore[attr-defined]
+    assert [*mapped_ahead(refuse, range(3), threads=2, ahead=2)] == [0, 1, 2]
