@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.base.errors import DataError, TrainingError
-from pipeline.base.seeds import seed_from
+from pipeline.base.seeds import generators_kept, seed_from
 from pipeline.datasets.source import Split
 from pipeline.evaluation.few_labels import labelled_rows
 from pipeline.evaluation.image_set import Images
@@ -142,6 +142,7 @@ def _fitted(subject: Subject, chosen: Tensor, setting: Setting) -> Judged:
     return shares, result.classifier.classes, values
 
 
+@generators_kept()
 def _fine_tuned(
     options: SemiSupervisedOptions,
     encoder: Encoder,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.base.digests import digest
 from pipeline.base.errors import DataError, StaleFeatureError
 from pipeline.base.locations import Location
 from pipeline.base.text import counted
@@ -83,6 +84,13 @@ class SplitData:
                 f"from 0 to {self.manifest.samples - 1}."
             )
         return replace(self, only=only)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the shards, and of which samples are read if these are not all."""
+        if self.only is None:
+            return self.manifest.digest
+        return digest([self.manifest.digest, sorted(self.only)])
 
     @cached_property
     def samples_by_shard(self) -> tuple[int, ...]:

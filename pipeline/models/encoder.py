@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import ConfigError, WeightsError
+from pipeline.base.seeds import generators_kept, seeded
 from pipeline.models.cifar_resnet import CIFAR_RESNETS, CifarResNet
 from pipeline.models.student import (
     STEMS,
@@ -50,14 +51,14 @@ def build_encoder(options: StudentOptions, *, channels: int, size: int, seed: in
     Initial weights depend only on `seed`; the global generator is left as it was. `weights`
     is not read here. Raises ConfigError if a timm backbone cannot take such images.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         backbone, width = _backbone(options, channels, size)
         projector = build_projector(width, options.projector)
     z_width = options.projector[-1] if options.projector else width
     return Encoder(backbone, projector, width, z_width)
 
 
+@generators_kept()
 def load_pretrained(encoder: Encoder, options: StudentOptions, *, channels: int, size: int) -> None:
     """Load timm's weights into a timm backbone; they are fetched at the first use.
 

@@ -11,6 +11,7 @@ from pipeline.features.store import StoredFeature
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
 from pipeline.models.student import PRETRAINED
 from pipeline.shards.manifest import Manifest
+from pipeline.training.determinants import determinants
 from stages.experiment.dvc_stages import training_outs
 from stages.experiment.finished import is_kept, keep
 from stages.experiment.paths import RunLayout, starting_weights
@@ -48,16 +49,19 @@ def run_key(
     That is its sections, the options found by trial (`tuned`), the manifests of train and
     validation, the stored targets, and the weights that it starts from.
     """
-    weights = given_weights(experiment)
-    return digest(
-        {
-            "sections": experiment.training_sections(),
-            "tuned": sorted(tuned),
-            "shards": [manifest.digest for manifest in manifests],
-            "targets": {name: feature.digest for name, feature in targets.items()},
-            "weights": sha256_of(weights) if weights and weights.exists() else None,
-        }
+    run = determinants(
+        seed=experiment.seed,
+        student=experiment.student,
+        objective=experiment.objective,
+        train=experiment.train,
+        image=experiment.dataset.image,
+        shards={manifest.split: manifest.digest for manifest in manifests},
+        targets=targets,
+        weights=given_weights(experiment),
     )
+    options = {name: run.pop(name) for name in ("seed", "student", "objective", "train", "image")}
+    sections, shards = {"name": experiment.name, **options}, [*run.pop("shards").values()]
+    return digest({**run, "sections": sections, "shards": shards, "tuned": sorted(tuned)})
 
 
 def evaluation_key(

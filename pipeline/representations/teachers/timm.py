@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.base.digests import state_digest
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
+from pipeline.base.seeds import generators_kept
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
     FrozenTeacher,
@@ -71,6 +72,7 @@ def _transform(settings: dict[str, Setting]) -> Callable[[Image.Image], Tensor]:
     return lambda image: prepare(image.convert("RGB"))
 
 
+@generators_kept()
 def _load(options: TimmOptions) -> nn.Module:
     import timm
 
