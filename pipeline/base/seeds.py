@@ -61,7 +61,8 @@ def generators_kept() -> Iterator[None]:
     Those of GPUs that come into use only here get the seed of the CPU's generator, as they would
     have had without this.
     """
-    state, used = torch.get_rng_state(), torch.cuda.is_initialized()
+    state = torch.get_rng_state()
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     states = torch.cuda.get_rng_state_all() if used else []
     try:
         yield

@@ -9,7 +9,7 @@ from pipeline.features.extraction.fingerprint import fingerprint_of
 from pipeline.features.store import FeatureStore, recipe_of
 from pipeline.features.store.identities import places_of
 from pipeline.images.original_view import ImageOptions
-from pipeline.representations.representation import RepresentationOptions
+from pipeline.representations.representation import RepresentationOptions, identity_of
 from pipeline.shards.listing import beginning_of
 
 
@@ -24,7 +24,7 @@ def stored_rows(
     It is 0 if the weights of a teacher are missing here.
     """
     try:
-        recipe = recipe_of(fingerprint_of(options, options.build(image).identity(), {}))
+        recipe = recipe_of(fingerprint_of(options, identity_of(options.build(image)), {}))
     except MvmrError:
         return 0
     alike = [found for store in stores for found in store.every() if found.recipe == recipe]

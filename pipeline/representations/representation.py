@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pipeline.base.digests import state_digest
 from pipeline.base.options import Options
 from pipeline.images.original_view import ImageOptions, Preparation
 from pipeline.representations.storing import ReduceOptions, StoredType
@@ -36,8 +37,17 @@ class Representation(nn.Module, ABC):
         """Everything that the values depend on: parameters, weights digest, versions.
 
         Two representations with equal identities give equal vectors. `implementation` is a
-        number; raise it by one whenever a change of the code changes its outputs.
+        number; raise it by one whenever a change of the code changes its outputs. `identity_of`
+        adds the digest of weights that it leaves out.
         """
+
+
+def identity_of(representation: Representation) -> dict[str, JsonValue]:
+    """Return an identity with `weights`: what it states, or the digest of all weights, if any."""
+    identity = representation.identity()
+    if "weights" in identity or not representation.state_dict():
+        return identity
+    return {**identity, "weights": state_digest(representation)}
 
 
 class RepresentationOptions(Options, ABC):

@@ -25,7 +25,7 @@ from pipeline.models.encoder import Encoder
 from pipeline.models.student import StudentOptions
 from pipeline.objective.objective import Objective
 from pipeline.objective.terms import AnyTerm, least_rows, representations_of, views_of
-from pipeline.representations.representation import Representation
+from pipeline.representations.representation import Representation, identity_of
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Choosing, Curves, Position, Selection
 from pipeline.training.collectives import in_all_processes
@@ -104,7 +104,7 @@ class Run:
                 targets={name: stored[name] for name in named if name in stored},
                 weights=self.weights,
             ),
-            "live": {name: network.identity() for name, network in self.live.items()},
+            "live": {name: identity_of(network) for name, network in self.live.items()},
         }
 
 

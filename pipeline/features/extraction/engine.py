@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline.base.digests import digest
 from pipeline.base.errors import ConfigError, StoreError
@@ -35,7 +34,8 @@ from pipeline.features.store.feature import without_basis
 from pipeline.features.store.identities import Identities, places_of, write_identities
 from pipeline.features.store.writer import DONE, LOCK
 from pipeline.images.original_view import ImageOptions
-from pipeline.representations.representation import RepresentationOptions
+from pipeline.representations.representation import RepresentationOptions, identity_of
+from pipeline.representations.row_check import checked_width
 from pipeline.shards.listing import read_contents
 from pipeline.shards.manifest import Manifest, read_manifests
 
@@ -112,7 +112,7 @@ def feature_digest(
 
     Raises WeightsError if the weights of a teacher are missing.
     """
-    return _short(fingerprint_of(options, options.build(image).identity(), manifests))
+    return _short(fingerprint_of(options, identity_of(options.build(image)), manifests))
 
 
 def _short(fingerprint: Fingerprint) -> str:
@@ -139,9 +139,8 @@ def feature_task(
             "name it in the objective instead, where it is computed for every batch."
         )
     representation = options.build(image)
-    fingerprint = fingerprint_of(options, representation.identity(), manifests)
-    blank = representation.preparation(Image.new("RGB", (image.size, image.size)))
-    width = representation(blank[None]).shape[1]
+    fingerprint = fingerprint_of(options, identity_of(representation), manifests)
+    width = checked_width(representation, f"The representation {name!r}")
     if options.reduce.pca is not None and options.reduce.pca > width:
         raise ConfigError(
             f"features.{name}.reduce.pca: {options.reduce.pca} components are more than the "

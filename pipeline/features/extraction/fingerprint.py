@@ -13,7 +13,7 @@ from pipeline.features.store import (
     check_fingerprint,
 )
 from pipeline.images.original_view import ImageOptions
-from pipeline.representations.representation import JsonValue, RepresentationOptions
+from pipeline.representations.representation import JsonValue, RepresentationOptions, identity_of
 from pipeline.shards.manifest import Manifest, read_manifests
 
 # A reduction is fitted on at most this many images, with this seed.
@@ -63,7 +63,7 @@ def check_features(
         feature = store[name]
         expected, found = {}, dict(feature.fingerprint)
         try:
-            identity = options.build(image).identity()
+            identity = identity_of(options.build(image))
         except WeightsMissingError as error:
             progress.note(f"{name}: {error} The stored feature is checked without its weights.")
             identity = found["representation"]

@@ -38,7 +38,7 @@ class FrozenTeacher(Representation):
         precision: Precision,
     ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(requires_grad=False)
+        self.network = network.eval().requires_grad_(requires_grad=False)
         self.preparation = preparation
         self.precision = precision
         self._identity = dict(identity)
