@@ -37,7 +37,7 @@ from pipeline.evaluation.protocol import (
     found_by_trying,
 )
 from pipeline.evaluation.subjects import Subject
-from pipeline.images.original_view import normalise
+from pipeline.images.original_view import normalise, normalise_views
 from pipeline.images.random_views import (
     Augmentation,
     AugmentationOptions,
@@ -233,7 +233,7 @@ class _Learning:
         device = self.setting.device
         views = random_view(batch, self._augment, device)
         targets = class_indices(batch["labels"], self.classes).to(device)
-        return F.cross_entropy(network(normalise(views, self.data.image)), targets)
+        return F.cross_entropy(network(normalise_views(views, self.data.image)), targets)
 
     def optimizer(self, network: nn.Module) -> Optimizer:
         """Return an optimiser for backbone and head, each at its own rate."""

@@ -70,12 +70,14 @@ class Paired:
 def paired(first: Array, second: Array, *, seed: int) -> Paired:
     """Compare two scores (N,) of the same images, the first minus the second.
 
-    Raises DataError if they have different numbers of images, or none.
+    Raises DataError if they have different numbers of images, or none, or are not finite.
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise DataError(
             f"Expected two scores of the same images; found {first.shape} and {second.shape}."
         )
+    if not np.isfinite(first - second).all():
+        raise DataError("Scores that are compared must be finite.")
     # Few values are distinct, so we draw how often each value occurs. The distribution is that
     # of drawing image by image, at a thousandth of the cost.
     steps, counts = np.unique(first - second, return_counts=True)

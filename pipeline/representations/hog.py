@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.base.arguments import require_floating
 from pipeline.base.errors import ConfigError
 from pipeline.images.original_view import ImageOptions
-from pipeline.representations.handcrafted import HandCrafted
+from pipeline.representations.handcrafted import HandCrafted, in_working_precision
 from pipeline.representations.representation import RepresentationOptions
 
 
@@ -42,6 +43,8 @@ def hog(images: Tensor, *, bins: int = 24, cell: int = 8) -> Tensor:
     first. A cell holds the mean over its pixels; rows and columns beyond the last whole cell are
     left out. On a GPU the order of summation varies, so values differ by rounding between runs.
     """
+    require_floating(images, "hog")
+    images = in_working_precision(images)
     B, C, H, W = images.shape
     if bins < 2 or not 1 <= cell <= min(H, W):
         raise ConfigError(

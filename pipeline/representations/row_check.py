@@ -18,7 +18,7 @@ def checked_width(representation: Representation, name: str) -> int:
     Two images are represented together, in the other order, and one of them alone. Raises
     WeightsError unless there is one finite vector for each, the same every time.
     """
-    images = torch.stack([representation.preparation(picture) for picture in _pictures()])
+    images = torch.stack([representation.preparation(picture) for picture in trial_pictures()])
     try:
         both = representation(images)
         turned, alone = representation(images.flip(0)).flip(0), representation(images[:1])
@@ -43,7 +43,8 @@ def checked_width(representation: Representation, name: str) -> int:
     return int(both.shape[1])
 
 
-def _pictures() -> list[Image.Image]:
+def trial_pictures() -> list[Image.Image]:
+    """Return the two images by which a representation is checked, always the same."""
     draws = np.random.default_rng(0)
     # Unlike noise alone, a gradient stays different after an image is scaled down.
     shades = np.linspace(0, 180, 96)[None, :, None]
