@@ -52,6 +52,7 @@ from pipeline.representations.teachers.frozen import FrozenTeacher
 CPU = torch.device("cpu")
 RGB = ImageOptions(size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
 ONES = torch.ones(4, dtype=torch.int64)
+AUGMENTED = LinearOptions(augmentation=AugmentationOptions())
 HOLED = torch.full((4, 3), 1.0).index_fill(0, torch.tensor([2]), float("nan"))
 TWO = torch.arange(20) % 2
 
@@ -234,7 +235,6 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: Encoding.fit("int8", rows(4, 3).numpy()).encode(np.ones((4, 1))),
     ),
 }
-AUGMENTED = LinearOptions(augmentation=AugmentationOptions())
 
 
 def view(images: Tensor) -> Tensor:
@@ -242,15 +242,15 @@ def view(images: Tensor) -> Tensor:
     return views
 
 
-def pixels(images: Tensor) -> Tensor:
+def pixels(images: Tensor) -> Any:
     return PixelsOptions().build(RGB)(images)
 
 
-def augmented(images: Tensor) -> Tensor:
+def augmented(images: Tensor) -> Any:
     return AugmentedOptions().build(RGB)(images)
 
 
-def teacher(images: Tensor) -> Tensor:
+def teacher(images: Tensor) -> Any:
     return FrozenTeacher(torch.nn.Flatten(), OriginalView(RGB), {}, "float32")(images)
 
 

@@ -8,6 +8,7 @@ from pipeline.datasets.cifar import Cifar10Options, Cifar20Options, Cifar100Opti
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.image_folder import ImageFolderOptions
 from pipeline.datasets.imagenet import ImageNetOptions, TinyImageNetOptions
+from pipeline.datasets.parquet import ParquetOptions
 from pipeline.datasets.source import SourceOptions
 from pipeline.datasets.stl10 import Stl10Options
 from pipeline.datasets.voc07 import Voc07Options
@@ -20,6 +21,7 @@ AnySource = Annotated[
     | DigitsOptions
     | ImageFolderOptions
     | ImageNetOptions
+    | ParquetOptions
     | Stl10Options
     | TinyImageNetOptions
     | Voc07Options
