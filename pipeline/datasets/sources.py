@@ -7,6 +7,7 @@ from pydantic import Field
 from pipeline.datasets.cifar import Cifar10Options, Cifar20Options, Cifar100Options
 from pipeline.datasets.digits import DigitsOptions
 from pipeline.datasets.image_folder import ImageFolderOptions
+from pipeline.datasets.image_table import TableOptions
 from pipeline.datasets.imagenet import ImageNetOptions, TinyImageNetOptions
 from pipeline.datasets.parquet import ParquetOptions
 from pipeline.datasets.source import SourceOptions
@@ -23,6 +24,7 @@ AnySource = Annotated[
     | ImageNetOptions
     | ParquetOptions
     | Stl10Options
+    | TableOptions
     | TinyImageNetOptions
     | Voc07Options
     | WebDatasetOptions,
