@@ -26,9 +26,9 @@ from pipeline.shards.manifest import read_manifests
 from pipeline.training.curve_names import explained_shares
 from pipeline.training.doubts import doubts
 from pipeline.training.fit import CURVES, Run, fit, tune
+from pipeline.training.run_loggers import publish_logs
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
-from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.trial import Wanted
 from stages.experiment.chosen import Chosen
 from stages.experiment.dvc_lock import changed_by_hand, record_fingerprints
@@ -263,8 +263,7 @@ def _publish(work: Path, layout: RunLayout) -> None:
     # Replaced by renaming: the old file may be a link into DVC's cache, which must stay as it is.
     with atomic_path(layout.curves) as temporary:
         shutil.copyfile(work / CURVES, temporary)
-    for file in sorted((work / TENSORBOARD).iterdir()):
-        shutil.copy2(file, layout.logs / file.name)
+    publish_logs(work, layout.logs)
     about = load_checkpoint(layout.checkpoints / BEST).about
     tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
     write_json(layout.training_metrics, {**about["selection"], **tuned})

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from pipeline.base.errors import ConfigError, DataError, NotFiniteError
-from pipeline.base.processes import leave_the_message_to_the_first
+from pipeline.base.processes import is_first_process, leave_the_message_to_the_first
 from pipeline.base.progress import Progress
 from pipeline.base.seeds import generators_kept, seeded
 from pipeline.base.signals import stoppable
@@ -34,6 +35,7 @@ from pipeline.training.epoch_times import EpochClock, EpochTime
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours, OnlineProbe
 from pipeline.training.recalibration import Recalibration
+from pipeline.training.run_loggers import run_loggers
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
 from pipeline.training.step_views import TRAINING, VALIDATION, random_views
@@ -110,18 +112,23 @@ class Run:
 
 @generators_kept()
 def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
-    """Train, and write `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files to `work`.
+    """Train, and write `best.pt`, `last.pt`, `epochs.csv` and the loggers' files to `work`.
 
     Returns the times of the epochs that this call trained.
 
     If an earlier call was interrupted, training resumes from its last save in `work`; a finished
     run is left as it is. Only the first process writes. Raises TrainingError, naming each
-    difference, if `work` holds another run; NotFiniteError if the objective is not finite;
-    KeyboardInterrupt if the run was asked to stop; it is saved first.
+    difference, if `work` holds another run; ConfigError if a logger is not installed;
+    NotFiniteError if the objective is not finite; KeyboardInterrupt if the run was asked to stop,
+    which is saved first.
     """
-    with plain_lightning():
-        trainer = build_trainer(run.options, work)
-    claim(work, run.content(), progress, writes=trainer.is_global_zero)
+    claim(work, run.content(), progress, writes=is_first_process())
+    name = run.about.get("experiment", work.name)
+    with plain_lightning(), run_loggers(run.options.loggers, work, name) as loggers:
+        return _fit(run, build_trainer(run.options, work, loggers), work, progress)
+
+
+def _fit(run: Run, trainer: Trainer, work: Path, progress: Progress) -> list[EpochTime]:
     options = run.options
     loader = training_loader(
         run.train,
@@ -149,7 +156,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
     progress.start("build the student", 0, "")
     module = _module(run, len(loader), gather=trainer.world_size > 1, progress=progress)
     saved = newest_checkpoint(work, progress)
-    with plain_lightning(), stoppable(progress) as stop:
+    with stoppable(progress) as stop:
         observers = _Observers(run, module, work)
         saving = Saving(work, options.saving, stop)
         curves = Curves(work / CURVES, loader, progress)

@@ -37,10 +37,10 @@ from pipeline.training.determinants import RECORD
 from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours
+from pipeline.training.run_loggers import TENSORBOARD
 from pipeline.training.saving import PREVIOUS, RESUME
 from pipeline.training.start import initial_encoder
 from pipeline.training.train_options import TrainOptions
-from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.trial import Wanted
 
 
@@ -83,7 +83,7 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> No
     for tag in ("train/objective", "validation/probe_top1", "validation/knn_top1"):
         scalars = [event.value for event in written.Scalars(tag)]
         assert scalars == pytest.approx([float(row[tag]) for row in rows], rel=1e-4)
-    assert {"step/objective", "step/learning_rate"} <= set(written.Tags()["scalars"])
+    assert {"batch/objective", "batch/learning_rate"} <= set(written.Tags()["scalars"])
 
 
 def test_a_checkpoint_holds_the_student_alone(data: Path, tmp_path: Path) -> None:
