@@ -4,6 +4,7 @@ import builtins
 import csv
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ def test_an_interrupted_run_continues_its_curves(data: Path, tmp_path: Path, nam
     work, options = tmp_path / "work", {**RESUMED, "epochs": 3, "loggers": [name]}
     with pytest.raises(Pulled):
         fit(make_run(data, **options), work=work, progress=PullThePlug(7))
+    time.sleep(1.1)  # wandb names the directory of a run by the second
     fit(make_run(data, **options), work=work, progress=Silent())
     found = READ[name](work)
     assert found["epoch"] == [1, 2, 3]
