@@ -1,6 +1,7 @@
 """Every error that a user can cause or meet, as one tree.
 
     MvmrError
+    ├── ArgumentError      a function was given what it does not take; a ValueError too
     ├── ConfigError        the experiment file is wrong
     ├── DataError          images, sources or shards
     ├── StoreError         the feature store
@@ -26,6 +27,10 @@ MOST_LISTED = 50  # names in one message
 
 class MvmrError(Exception):
     """Base of all errors raised on purpose by this project."""
+
+
+class ArgumentError(MvmrError, ValueError):
+    """A function was given an argument of another form than it takes."""
 
 
 class ConfigError(MvmrError):

@@ -1,6 +1,8 @@
 """Seeds derived from several seeds, and generators with such seeds."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -42,3 +44,31 @@ def _mixed(bits: "npt.NDArray[np.uint64]") -> "npt.NDArray[np.uint64]":
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from PyTorch's CPU generator as if seeded by `seed`, and leave it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leave PyTorch's generators, which belong to the caller, as they were before.
+
+    Those of GPUs that come into use only here get the seed of the CPU's generator, as they would
+    have had without this.
+    """
+    state = torch.get_rng_state()
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    states = torch.cuda.get_rng_state_all() if used else []
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        if used:
+            torch.cuda.set_rng_state_all(states)
+        else:
+            torch.cuda.manual_seed_all(torch.initial_seed())

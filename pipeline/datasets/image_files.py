@@ -130,9 +130,26 @@ def encoded(path: Path) -> Encoded:
     if extension:
         return Encoded(data, extension)
     try:
-        image = decode(data)
+        return _converted(data)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def as_packed(data: bytes) -> Encoded:
+    """Return an image, known by its first bytes, as it is, or as PNG if it is not passed through.
+
+    Raises DataError if it must be decoded and cannot be.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return Encoded(data, "jpg")
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return Encoded(data, "png")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return Encoded(data, "webp")
+    return _converted(data)
+
+
+def _converted(data: bytes) -> Encoded:
     buffer = io.BytesIO()
-    image.save(buffer, format="png")
+    decode(data).save(buffer, format="png")
     return Encoded(buffer.getvalue(), "png")

@@ -9,23 +9,21 @@ tar holds can be remembered, so that of a source which only gets new tars only t
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from pipeline.base.atomic import write_json
-from pipeline.base.digests import digest
-from pipeline.base.errors import DataError, unknown_name
+from pipeline.base.errors import DataError
 from pipeline.base.locations import Location
 from pipeline.datasets.files import read_lines
 from pipeline.datasets.image_files import PASSED_THROUGH, text_of
+from pipeline.datasets.remote_files import brief, expanded, remembered, url_stamp
 from pipeline.datasets.source import SPLITS, Encoded, Item, Source, SourceOptions, Split
+from pipeline.datasets.written_labels import Written, WrittenClasses, written_label
 
 LabelMember = Literal["cls", "txt", "json", "none"]
-Written = int | str  # a label as it stands in a tar: a class's number or name
 
 
 class WebDatasetOptions(SourceOptions):
@@ -100,8 +98,8 @@ class WebDatasetTars(Source):
         written: dict[str, Written] = {}
         names: dict[Split, list[tuple[str, str]]] = {split: [] for split in SPLITS if split in urls}
         for split, found in names.items():
-            for tar in _expanded(urls[split]):
-                stamp = _stamp_of(tar)
+            for tar in expanded(urls[split], "tar"):
+                stamp = url_stamp(tar, "tar")
                 for key, first, last, extension, label in _listed(
                     tar, stamp, labels, json_key, listings
                 ):
@@ -110,11 +108,12 @@ class WebDatasetTars(Source):
                     if label is not None:
                         written[name] = label
                     found.append((name, stamp))
-        self.classes = _classes(written, classes)
-        index = {name: i for i, name in enumerate(self.classes or ())}
-        numbers = {name: _number(label, index, name, classes) for name, label in written.items()}
+        meant = WrittenClasses.of(written.values(), classes)
+        self.classes = meant.names
         self.splits = {
-            split: [Item(name, numbers.get(name), stamp) for name, stamp in found]
+            split: [
+                Item(name, meant.label(written.get(name), name), stamp) for name, stamp in found
+            ]
             for split, found in names.items()
         }
 
@@ -127,7 +126,7 @@ class WebDatasetTars(Source):
             files, path = url_to_fs(image.tar)
             data = files.cat_file(path, start=image.first, end=image.last)
         except Exception as error:  # every service has errors of its own
-            raise DataError(f"{image.tar} cannot be read ({_brief(error)}).") from error
+            raise DataError(f"{image.tar} cannot be read ({brief(error)}).") from error
         return Encoded(data, image.extension)
 
     def bytes_of(self, item: Item) -> int:
@@ -154,59 +153,17 @@ def _listed(
 ) -> list[_Entry]:
     """Return what a tar holds, as remembered if neither the tar nor the question has changed."""
     question = {"tar": tar, "stamp": stamp, "labels": labels, "json_key": json_key}
-    remembered = None if listings is None else listings / f"{digest(tar)[:24]}.json"
-    if remembered is not None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(remembered.read_text(encoding="utf-8"))
-            if known["question"] == question:
-                return [
-                    (k, int(a), int(b), str(e), label) for k, a, b, e, label in known["samples"]
-                ]
-    found = list[_Entry]()
-    for key, members in _samples(tar):
-        image, label = _image(members, tar, key), None
-        if labels in members:
-            label = _label(members[labels], labels, json_key, f"{tar}/{key}")
-        found.append((key, image.first, image.last, image.extension, label))
-    if remembered is not None:
-        write_json(remembered, {"question": question, "samples": found})
-    return found
 
+    def look() -> list[_Entry]:
+        found = list[_Entry]()
+        for key, members in _samples(tar):
+            image, label = _image(members, tar, key), None
+            if labels in members:
+                label = _label(members[labels], labels, json_key, f"{tar}/{key}")
+            found.append((key, image.first, image.last, image.extension, label))
+        return found
 
-def _expanded(url: str) -> list[str]:
-    from webdataset.shardlists import expand_urls
-
-    return [tar for one in expand_urls(url) for tar in _matching(one)]
-
-
-def _matching(url: str) -> list[str]:
-    """Return the tars that a URL with *, ? or [...] stands for, sorted; any other is itself."""
-    from fsspec.core import has_magic, url_to_fs
-
-    if not has_magic(url):
-        return [url]
-    try:
-        files, path = url_to_fs(url)
-        found = [str(place) for place in sorted(files.glob(path))]
-    except Exception as error:  # every service has errors of its own
-        raise DataError(f"The tars {url!r} cannot be listed ({_brief(error)}).") from error
-    if not found:
-        raise DataError(f"No tar matches {url!r}: set dataset.source to URLs of tars that exist.")
-    return [files.unstrip_protocol(place) for place in found] if "://" in url else found
-
-
-def _stamp_of(tar: str) -> str:
-    from fsspec.core import url_to_fs
-
-    try:
-        files, path = url_to_fs(tar)
-        about = files.info(path)
-    except Exception as error:  # every service has errors of its own
-        raise DataError(
-            f"The tar {tar!r} cannot be opened ({_brief(error)}). Set dataset.source to URLs of "
-            "tars that exist; braces such as {000..099} stand for all numbers in the range."
-        ) from error
-    return f"{about['size']}:{about.get('mtime') or about.get('ETag') or ''}"
+    return [tuple(entry) for entry in remembered(listings, tar, question, look)]
 
 
 def _samples(tar: str) -> Iterator[tuple[str, dict[str, _Member]]]:
@@ -234,14 +191,9 @@ def _samples(tar: str) -> Iterator[tuple[str, dict[str, _Member]]]:
     except tarfile.TarError as error:
         raise DataError(f"{tar} is not a whole, uncompressed tar: {error}.") from error
     except Exception as error:  # every service has errors of its own
-        raise DataError(f"{tar} cannot be read ({_brief(error)}).") from error
+        raise DataError(f"{tar} cannot be read ({brief(error)}).") from error
     if members:
         yield key, members
-
-
-def _brief(error: Exception) -> str:
-    """Return what a service says, in one line."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _image(members: Mapping[str, _Member], tar: str, key: str) -> _Image:
@@ -255,7 +207,7 @@ def _image(members: Mapping[str, _Member], tar: str, key: str) -> _Image:
     )
 
 
-def _label(member: _Member, kind: LabelMember, json_key: str, name: str) -> Written:
+def _label(member: _Member, kind: LabelMember, json_key: str, name: str) -> Written | None:
     try:
         text = member.content.decode().strip()
         value: Any = json.loads(text)[json_key] if kind == "json" else text
@@ -263,36 +215,7 @@ def _label(member: _Member, kind: LabelMember, json_key: str, name: str) -> Writ
         raise DataError(
             f"{name}.{kind} holds no label ({error!r}): set dataset.source.labels and json_key."
         ) from error
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if not isinstance(value, int | str) or isinstance(value, bool) or value == "":
+    written = written_label(value, f"{name}.{kind}")
+    if value in (None, "") or isinstance(written, list):
         raise DataError(f"{name}.{kind}: a label is a class's number or name; found {value!r}.")
-    return value
-
-
-def _classes(written: Mapping[str, Written], given: Sequence[str] | None) -> tuple[str, ...] | None:
-    if given is not None or not written:
-        return None if given is None else tuple(given)
-    numbers = {label for label in written.values() if isinstance(label, int)}
-    names = {label for label in written.values() if isinstance(label, str)}
-    if numbers and names:
-        raise DataError(
-            "Some labels are numbers and others names: list all names in dataset.source.classes."
-        )
-    # Numbers may be identifiers with gaps, so only those that occur are classes.
-    return tuple(map(str, sorted(numbers))) if numbers else tuple(sorted(names))
-
-
-def _number(
-    label: Written, index: Mapping[str, int], name: str, given: Sequence[str] | None
-) -> int:
-    """Return the place of a label's class; with `given` names, a number is that place itself."""
-    if isinstance(label, int) and given is not None:
-        if not 0 <= label < len(given):
-            raise DataError(f"{name}: class {label} is not one of the {len(given)} classes.")
-        return label
-    if isinstance(label, int) and label < 0:
-        raise DataError(f"{name}: {label} is not the number of a class.")
-    if str(label) not in index:
-        raise DataError(f"{name}: {unknown_name('class', str(label), index)}")
-    return index[str(label)]
+    return written

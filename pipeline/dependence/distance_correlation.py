@@ -11,6 +11,8 @@ three statistics (Szekely, Rizzo and Bakirov 2007; Szekely and Rizzo 2013 for th
 
 All are invariant to scale, shift and rotation of either side, and to a permutation of the rows
 of both. Everything is computed in float32, or in float64 for float64 rows, even inside autocast.
+Distances are squared, so rows in float32 that spread by less than 1e-18 count as constant, and
+those that spread by more than 1e18 give NaN.
 """
 
 from collections.abc import Mapping
@@ -21,7 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor, distributed
 
-from pipeline.base.errors import TrainingError, unknown_name
+from pipeline.base.arguments import require_matrix
+from pipeline.base.errors import ArgumentError, TrainingError, unknown_name
 from pipeline.base.square_root import safe_sqrt
 from pipeline.dependence.distances import (
     ROUNDINGS,
@@ -46,16 +49,16 @@ def distance_correlation(
     """Return the distance correlation of two samples, rows (B, D) and (B, E), as a scalar.
 
     It is 0 if either side is constant, and its gradient is then 0 too. NaN and infinity in the
-    rows give NaN. Raises TrainingError if there are too few rows for the statistic, ValueError for
-    a statistic that does not exist and for samples that do not go together.
+    rows give NaN. Raises TrainingError if there are too few rows for the statistic, ArgumentError
+    for a statistic that does not exist and for samples that do not go together.
     """
     x, y = _as_sample(x), _as_sample(y)
     if statistic not in MINIMUM_ROWS:
-        raise ValueError(unknown_name("statistic", statistic, MINIMUM_ROWS))
+        raise ArgumentError(unknown_name("statistic", statistic, MINIMUM_ROWS))
     if len(x) != len(y):
-        raise ValueError(f"Both samples need equally many rows; found {len(x)} and {len(y)}.")
+        raise ArgumentError(f"Both samples need equally many rows; found {len(x)} and {len(y)}.")
     if x.shared != y.shared:
-        raise ValueError("Both samples need to be shared by all processes, or neither.")
+        raise ArgumentError("Both samples need to be shared by all processes, or neither.")
     if len(x) < MINIMUM_ROWS[statistic]:
         raise TrainingError(
             f"The statistic {statistic} needs at least {MINIMUM_ROWS[statistic]} rows in a batch; "
@@ -75,10 +78,9 @@ class Sample:
     """
 
     def __init__(self, rows: Tensor, *, shared: bool = False) -> None:
-        if rows.ndim != 2 or len(rows) == 0:
-            raise ValueError(f"A sample is a matrix (B, D) of rows; found {tuple(rows.shape)}.")
-        if rows.is_complex():
-            raise ValueError(f"A sample has real numbers; found {rows.dtype}.")
+        require_matrix(rows, "A sample")
+        if not len(rows):
+            raise ArgumentError("A sample is a matrix (B, D) of at least one row; found none.")
         self.rows = rows
         self.shared = shared and process_count() > 1
         share = len(rows) // process_count() if self.shared else len(rows)
@@ -87,9 +89,21 @@ class Sample:
 
     @classmethod
     def of_distances(cls, distances: Tensor) -> "Sample":
-        """Return a sample with the given distances (B, B) between its rows."""
+        """Return a sample with the given distances (B, B) between its rows.
+
+        Raises ArgumentError unless they are symmetric, with 0 on the diagonal.
+        """
         sample = cls(distances)
-        sample.distances = distances
+        sample.distances = distances if distances.dtype == torch.float64 else distances.float()
+        mirrored = sample.distances.T
+        if sample.distances.shape != mirrored.shape or not (
+            torch.allclose(mirrored, sample.distances, equal_nan=True)
+            and not distances.diagonal().any()
+        ):
+            raise ArgumentError(
+                "Distances between rows are a symmetric matrix with 0 on its diagonal; found "
+                f"another one of shape {tuple(distances.shape)}."
+            )
         return sample
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.base.arguments import require_matrix
 from pipeline.base.precision import full_precision
 
 # Squared distances below this many rounding errors of the squared norms are only rounding.
@@ -19,8 +20,9 @@ def pairwise_distances(x: Tensor) -> Tensor:
     data's spread. A distance d between rows of centred norm r has an error of about eps r^2 / d:
     about 2e-7 relative in float32 if rows are spread out. Distances below a bound of at most
     4 sqrt(eps) r (1.4e-3 r in float32) cannot be told from rounding and are 0, as are their
-    gradients.
+    gradients. Raises ArgumentError unless the rows are a matrix of real numbers.
     """
+    require_matrix(x, "Rows")
     wide = x if x.dtype == torch.float64 else x.float()
     distances: Tensor = _Distances.apply(wide)
     return distances

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.base.devices import sent
 from pipeline.base.errors import TrainingError
+from pipeline.base.seeds import generators_kept
 from pipeline.evaluation.feature_batches import (
     Batches,
     EmbeddedViews,
@@ -101,6 +102,7 @@ class _Candidate:
     optimizer: torch.optim.Optimizer
 
 
+@generators_kept()
 def augmented_fit(
     train: Rows,
     validation: Rows,

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.base.arguments import require_one_width
 from pipeline.base.errors import DataError
 from pipeline.base.progress import Progress
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
@@ -103,8 +104,9 @@ def knn_probe(
     """Classify by the neighbours in `train`: choose on `validation`, score `test`.
 
     A k above the number of training images is skipped. Raises DataError if every k is skipped, if
-    there are fewer than two classes, or if a class has no training image.
+    there are fewer than two classes, if a class has no training image, or if widths differ.
     """
+    require_one_width(train.features, validation.features, test.features)
     ks = [k for k in options.ks if k <= len(train)]
     if not ks:
         raise DataError(

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.base.arguments import require_features
 from pipeline.base.errors import DataError
 from pipeline.base.text import counted
 from pipeline.loading.batch import NO_LABEL
-
-_ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,13 @@ class LabelledFeatures:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        check_features(self.features)
+        require_features(self.features)
         if self.labels.shape != (len(self.features),):
             raise DataError(
                 f"Expected one label for each of {counted(len(self.features), 'images')}; "
                 f"found labels of shape {tuple(self.labels.shape)}."
             )
-        if self.labels.is_floating_point() or self.labels.is_complex():
+        if self.labels.is_floating_point() or self.labels.dtype in (torch.bool, torch.complex64):
             raise DataError(f"Expected integer labels; found {self.labels.dtype}.")
         unlabelled = int((self.labels == NO_LABEL).sum())
         if unlabelled:
@@ -40,24 +39,6 @@ class LabelledFeatures:
 
     def __len__(self) -> int:
         return len(self.features)
-
-
-def check_features(features: Tensor) -> None:
-    """Raise DataError unless `features` is a non-empty, floating, finite matrix (N, D)."""
-    if features.ndim != 2 or not features.numel() or not features.is_floating_point():
-        raise DataError(
-            "Expected floating-point features of shape (images, width); "
-            f"found {features.dtype} of shape {tuple(features.shape)}."
-        )
-    first = 0
-    for rows in torch.split(features, _ROWS_AT_ONCE):
-        bad = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten()
-        if len(bad):
-            raise DataError(
-                f"Features must be finite; row {first + int(bad[0])} holds NaN or infinity. "
-                "Has the training diverged?"
-            )
-        first += len(rows)
 
 
 def classes_of(training: Tensor, *others: Tensor) -> Tensor:
@@ -84,8 +65,16 @@ def classes_of(training: Tensor, *others: Tensor) -> Tensor:
 
 
 def class_indices(labels: Tensor, classes: Tensor) -> Tensor:
-    """Return the index (N,), on the CPU, of each label (N,) in the sorted `classes` (K,)."""
-    return torch.searchsorted(classes, labels.cpu().contiguous())
+    """Return the index (N,), on the CPU, of each label (N,) in the sorted `classes` (K,).
+
+    Raises DataError if a label is none of them.
+    """
+    labels = labels.cpu().contiguous()
+    places = torch.searchsorted(classes, labels)
+    unknown = labels[classes[places.clamp(max=len(classes) - 1)] != labels]
+    if len(unknown):
+        raise DataError(f"Label {int(unknown[0])} is none of the {len(classes)} classes.")
+    return places
 
 
 def _distinct(labels: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.base.arguments import require_one_width
+from pipeline.base.errors import ArgumentError
 from pipeline.base.progress import Progress
 from pipeline.evaluation.augmented_fit import augmented_fit, one_class
 from pipeline.evaluation.feature_batches import Rows
@@ -62,7 +64,10 @@ class LinearOptions(LinearFitOptions):
         else:
             setting.progress.start(f"linear probe of {subject.name}", len(set(self.l2)), "fits")
             result = linear_probe(
-                *splits, options=self, device=setting.device, progress=setting.progress
+                *splits,
+                options=self.model_copy(update={"ten_crop": False}),
+                device=setting.device,
+                progress=setting.progress,
             )
             chosen = result.l2s.index(result.l2)
             classifier = result.classifier
@@ -119,8 +124,15 @@ def linear_probe(
 ) -> LinearResult:
     """Fit on `train` for each penalty, choose by accuracy on `validation`, score `test`.
 
-    Raises DataError if there are fewer than two classes, or a class without a training image.
+    Raises DataError if there are fewer than two classes, a class without a training image, or
+    features of several widths; ArgumentError for options that need images.
     """
+    if options.augmentation is not None or options.ten_crop:
+        raise ArgumentError(
+            "linear_probe sees features alone: augmentation and ten_crop need images, so use "
+            "LinearOptions.score."
+        )
+    require_one_width(train.features, validation.features, test.features)
     classes = classes_of(train.labels, validation.labels, test.labels)
     targets = class_indices(validation.labels, classes)
     strengths = tuple(sorted(set(options.l2), reverse=True))
@@ -168,6 +180,11 @@ def ten_crop_logits(classifier: LinearClassifier, embed: Embed, images: Images) 
 def ten_crop(images: Tensor, size: int) -> list[Tensor]:
     """Cut corners and centre (B, C, size, size) from square images, and mirror each crop."""
     side = images.shape[-1]
+    if images.shape[-2] != side or not 1 <= size <= side:
+        raise ArgumentError(
+            f"Crops of {size} pixels are cut from square images that are as large; found "
+            f"{tuple(images.shape)}."
+        )
     far, middle = side - size, (side - size) // 2
     corners = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
     crops = [images[..., top : top + size, left : left + size] for top, left in corners]

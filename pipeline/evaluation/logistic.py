@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.base.arguments import require_features, require_shape
+from pipeline.base.errors import ArgumentError, DataError
 from pipeline.base.progress import Progress
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
 
@@ -77,7 +79,14 @@ def fit_binary(
 
     `present` (N, K) is 1 or 0, and negative where the image does not count for that class. Each
     class's loss is the mean over the images that count. Otherwise, this is like `fit_logistic`.
+    Raises DataError if no image counts for a class, or if labels and features do not go together.
     """
+    require_features(features)
+    require_shape(present, "labels", (len(features), *present.shape[1:2]))
+    if present.max() > 1 or not (present >= 0).any(dim=0).all():
+        raise DataError(
+            "Labels are 1, 0, or below to be ignored; each class needs one that counts."
+        )
     features, mean, scale = _standardised(features, device)
     problem = _Binary(features, present.to(device))
     classes = torch.arange(present.shape[1], device=device)
@@ -111,6 +120,8 @@ def _path(
     tolerance: float,
     progress: Progress | None,
 ) -> Iterator[tuple[Tensor, bool]]:
+    if not l2s:
+        raise ArgumentError("A fit needs at least one penalty; found none.")
     features = problem.features
     weight = features.new_zeros(features.shape[1] + 1, problem.outputs)  # last row: the intercept
     for l2 in l2s:

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.base.arguments import require_features, require_shape
 from pipeline.base.errors import DataError
 from pipeline.datasets.source import Split
 from pipeline.dependence.distance_correlation import UNBIASED_MINIMUM_ROWS, distance_correlation
-from pipeline.evaluation.labelled_features import LabelledFeatures, check_features
+from pipeline.evaluation.labelled_features import LabelledFeatures
 from pipeline.evaluation.protocol import Outcome, PerImage, ProtocolOptions, Setting, Values
 from pipeline.evaluation.subjects import Subject
 from pipeline.loading.batch import NO_LABEL
@@ -126,8 +127,8 @@ def neighbour_agreement(
     agree on k / (N - 1) on average. Raises DataError if they differ in N, or if N is not above the
     largest k.
     """
-    check_features(student)
-    check_features(teacher)
+    require_features(student)
+    require_features(teacher)
     if len(student) != len(teacher):
         raise DataError(
             "Student and teacher must embed the same images; "
@@ -144,8 +145,9 @@ def mean_dependence(x: Tensor, y: Tensor, seed: int) -> float:
     """Return the mean bias-corrected squared distance correlation over random batches.
 
     No image is in two batches. The uncorrected statistic would be far from 0 for unrelated spaces.
-    Raises TrainingError for fewer than four images.
+    Raises TrainingError for fewer than four images, DataError if `x` and `y` differ in them.
     """
+    require_shape(y, "vectors", (len(x), *y.shape[1:]))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     batches = torch.split(order, DEPENDENCE_BATCH)
     whole = [rows for rows in batches if len(rows) == DEPENDENCE_BATCH] or [order]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.base.errors import DataError, TrainingError
-from pipeline.base.seeds import seed_from
+from pipeline.base.seeds import generators_kept, seed_from
 from pipeline.datasets.source import Split
 from pipeline.evaluation.few_labels import labelled_rows
 from pipeline.evaluation.image_set import Images
@@ -37,7 +37,7 @@ from pipeline.evaluation.protocol import (
     found_by_trying,
 )
 from pipeline.evaluation.subjects import Subject
-from pipeline.images.original_view import normalise
+from pipeline.images.original_view import normalise, normalise_views
 from pipeline.images.random_views import (
     Augmentation,
     AugmentationOptions,
@@ -142,6 +142,7 @@ def _fitted(subject: Subject, chosen: Tensor, setting: Setting) -> Judged:
     return shares, result.classifier.classes, values
 
 
+@generators_kept()
 def _fine_tuned(
     options: SemiSupervisedOptions,
     encoder: Encoder,
@@ -232,7 +233,7 @@ class _Learning:
         device = self.setting.device
         views = random_view(batch, self._augment, device)
         targets = class_indices(batch["labels"], self.classes).to(device)
-        return F.cross_entropy(network(normalise(views, self.data.image)), targets)
+        return F.cross_entropy(network(normalise_views(views, self.data.image)), targets)
 
     def optimizer(self, network: nn.Module) -> Optimizer:
         """Return an optimiser for backbone and head, each at its own rate."""

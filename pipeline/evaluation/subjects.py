@@ -17,7 +17,8 @@ from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.labelled_features import LabelledFeatures
 from pipeline.features.store import StoredFeature
-from pipeline.images.original_view import ImageOptions, normalise
+from pipeline.images.image_batch import unit_images
+from pipeline.images.original_view import ImageOptions, normalise_views
 from pipeline.models.encoder import Encoder
 
 WIDEST_PIXELS = 32
@@ -30,8 +31,8 @@ class Subject:
     """Features of every valid image, by split, computed when first requested.
 
     `of(split)` returns (N, D) float32; row i is of the same image in every subject. `embed` maps
-    any images (B, C, size, size), uint8 or in [0, 1], to features (B, D) on its device; it is None
-    for stored features. `encoder` is the network, if there is one.
+    any images (B, C, size, size), uint8 or views in [0, 1], to features (B, D) on its device; it is
+    None for stored features. `encoder` is the network, if there is one.
     """
 
     name: str
@@ -158,7 +159,10 @@ def encoder_digest(encoder: Encoder) -> str:
 def _frozen(network: Embed, image: ImageOptions, device: torch.device) -> Embed:
     def embed(batch: Tensor) -> Tensor:
         with torch.no_grad():
-            return network(normalise(batch.to(device), image)).float()
+            images = batch.to(device)
+            if not images.is_floating_point():
+                images = unit_images(images, image.channels)
+            return network(normalise_views(images, image)).float()
 
     return embed
 

@@ -11,13 +11,13 @@ from typing import Literal
 
 import torch
 
+from pipeline.base.arguments import require_features
 from pipeline.base.errors import DataError
 from pipeline.datasets.source import Split
 from pipeline.evaluation.augmented_fit import augmented_fit, several_classes
 from pipeline.evaluation.feature_batches import Rows
 from pipeline.evaluation.fit_options import LinearFitOptions
 from pipeline.evaluation.image_set import Images
-from pipeline.evaluation.labelled_features import check_features
 from pipeline.evaluation.logistic import LinearClassifier, fit_binary
 from pipeline.evaluation.protocol import Outcome, Setting, Values
 from pipeline.evaluation.subjects import Subject
@@ -95,7 +95,7 @@ def _labelled(subject: Subject, images: Images, split: Split) -> Rows:
     """
     known = images.known(split)
     features, present = subject.of(split)[known], images.labels(split)[known]
-    check_features(features)
+    require_features(features)
     empty = [n for n, c in zip(images.classes, (present == 1).sum(dim=0), strict=True) if c == 0]
     if empty:
         raise DataError(

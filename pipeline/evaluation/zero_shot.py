@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from pipeline.base.arguments import require_features, require_shape
 from pipeline.base.errors import ConfigError, DataError, unknown_name
-from pipeline.evaluation.labelled_features import check_features
 from pipeline.evaluation.protocol import Outcome, ProtocolOptions, Setting, Values, classified
 from pipeline.evaluation.subjects import Subject
 from pipeline.representations.representation import RepresentationOptions
@@ -88,7 +88,9 @@ class RidgeMap:
     """
 
     def __init__(self, features: Tensor, targets: Tensor) -> None:
-        check_features(features)
+        require_features(features)
+        require_features(targets)
+        require_shape(targets, "targets", (len(features), targets.shape[1]))
         self.feature_mean = features.double().mean(dim=0)
         self.target_mean = targets.double().mean(dim=0)
         width = features.shape[1]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.base.errors import StoreError
+from pipeline.base.errors import ArgumentError, StoreError, unknown_name
 from pipeline.representations.storing import StoredType
 
 Array = npt.NDArray[Any]
@@ -53,18 +53,24 @@ ARRAY_TYPES: Mapping[StoredType, ArrayType] = {
 class Encoding:
     """Encodes rows (B, K) of floats as an array holds them, and decodes them.
 
-    `offset` and `scale` (K,) are for int8 only.
+    `offset` and `scale` (K,) are for int8 only, which needs them.
     """
 
     stored_type: StoredType
     offset: Array | None = None
     scale: Array | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ArgumentError for an unknown type, or an int8 that was not fitted."""
+        if self.stored_type not in ARRAY_TYPES:
+            raise ArgumentError(unknown_name("stored type", self.stored_type, ARRAY_TYPES))
+
     @classmethod
     def fit(cls, stored_type: StoredType, sample: Array) -> "Encoding":
         """Fit an encoding to `sample` (N, K), some of the rows to store."""
         if stored_type != "int8":
             return cls(stored_type)
+        _refuse(~np.isfinite(sample), "is not finite")
         low, high = sample.min(0).astype(np.float64), sample.max(0).astype(np.float64)
         reach = INT8_HEADROOM * (high - low) / 2
         scale = np.where(reach > 0, reach / INT8_LARGEST, 1.0)
@@ -101,8 +107,17 @@ class Encoding:
         """Encode rows (B, K) as numbers of the array's type, rounded to the nearest.
 
         Raises StoreError if a number is not finite, or is beyond the range of a floating-point
-        type; int8 saturates instead.
+        type; int8 saturates instead. Raises ArgumentError unless they are a real matrix, of as many
+        columns as an encoding was fitted to.
         """
+        if self.stored_type == "int8" and self.scale is None:
+            raise ArgumentError("An encoding in int8 must be fitted to a sample first.")
+        fitted = None if self.scale is None else len(self.scale)
+        if rows.ndim != 2 or np.iscomplexobj(rows) or fitted not in (None, rows.shape[1]):
+            raise ArgumentError(
+                f"Rows to encode are a real matrix{'' if fitted is None else f' of {fitted} '}"
+                f"columns; found {rows.dtype} of shape {rows.shape}."
+            )
         rows = np.asarray(rows, dtype=np.float32)
         _refuse(~np.isfinite(rows), "is not finite")
         if self.offset is not None and self.scale is not None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.base.arguments import require_matrix, require_width
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.precision import full_precision
 from pipeline.base.progress import Progress, Silent
@@ -49,6 +50,7 @@ class Pca:
 
     def apply(self, x: Tensor) -> Tensor:
         """Map vectors (B, D) to scores (B, K)."""
+        require_width(x, len(self.mean))
         with full_precision(x.device):
             return (x.float() - self.mean.to(x.device)) @ self.basis.to(x.device)
 
@@ -68,11 +70,12 @@ def fit_pca(sample: Tensor, components: int, *, seed: int, progress: Progress | 
     The fit is exact if N or D is at most `EXACT_LIMIT`. Otherwise, it uses a randomised range
     finder (Halko, Martinsson and Tropp 2011, algorithm 4.4), which needs no D x D matrix.
     `progress` advances by `PASSES` in total. Raises ConfigError if the sample has fewer rows or
-    columns than components, DataError if it has values that are not finite.
+    columns than components, or one row; DataError if it has values that are not finite.
     """
     progress = progress or Silent()
+    require_matrix(sample, "A sample")
     N, D = sample.shape
-    if components > min(N, D):
+    if not 1 <= components <= min(N, D) or N < 2:
         raise ConfigError(
             f"{components} principal components need a sample of at least as many images, and "
             f"numbers per image; found {N} images of {D} numbers. Lower `pca`."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.base.arguments import require_width
 from pipeline.base.errors import ConfigError
 from pipeline.base.seeds import generator
 from pipeline.representations.storing import ReduceOptions
@@ -33,9 +34,9 @@ class Projection:
     @classmethod
     def draw(cls, input_width: int, width: int, *seeds: int) -> "Projection":
         """Draw a projection from `seeds`; ConfigError if `width` exceeds `input_width`."""
-        if width > input_width:
+        if not 1 <= width <= input_width:
             raise ConfigError(
-                f"A projection to {width} numbers needs at least as many numbers per image; "
+                f"A projection to {width} numbers needs one at least, and as many per image; "
                 f"the representation has {input_width}. Lower it, or store all of them."
             )
         random = generator(*seeds)
@@ -49,6 +50,7 @@ class Projection:
 
     def apply(self, x: Tensor) -> Tensor:
         """Map vectors (B, D) to (B, width), a block of rows at a time."""
+        require_width(x, len(self.outputs))
         outputs, signs = self.outputs.to(x.device), self.signs.to(x.device)
         result = torch.zeros((len(x), self.width), device=x.device)
         rows = max(1, BLOCK_NUMBERS // x.shape[1])

@@ -7,6 +7,8 @@ over the training images, so a vector's coordinates do not depend on the batch t
 
 from torch import Tensor
 
+from pipeline.base.errors import ArgumentError
+
 # The least variance that a component counts with, as a share of the mean variance of all.
 SHRINKAGE = 1e-3
 
@@ -22,8 +24,14 @@ def whitened(
     """Return rows (B, D), centred, each component divided by its deviation to the `exponent`.
 
     An exponent of 0 only centres, 1 standardises. `mean` and `deviation` are (D,). See `divisors`
-    for the shrinkage. Raises ValueError if an argument is out of range.
+    for the shrinkage. Raises ArgumentError if an argument is out of range, or of another width.
     """
+    for numbers in (mean, deviation):
+        if numbers.shape != rows.shape[1:]:
+            raise ArgumentError(
+                f"Each of {rows.shape[1:].numel()} components has a mean and a deviation; found "
+                f"{tuple(numbers.shape)}."
+            )
     return (rows - mean) / divisors(deviation, exponent, shrinkage=shrinkage)
 
 
@@ -36,7 +44,7 @@ def divisors(deviation: Tensor, exponent: float, *, shrinkage: float = SHRINKAGE
     the default, instead of without bound. If no component varies, all are divided by 1.
     """
     if not 0 <= exponent <= 1 or not 0 <= shrinkage <= 1:
-        raise ValueError(
+        raise ArgumentError(
             f"Exponent and shrinkage lie between 0 and 1; found {exponent} and {shrinkage}."
         )
     variance = deviation.square()

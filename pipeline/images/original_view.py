@@ -14,7 +14,9 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.base.arguments import require_floating
 from pipeline.base.options import Options
+from pipeline.images.image_batch import checked_images, require_channels
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -102,15 +104,18 @@ def _centre_box(
 
 
 def normalise(images: Tensor, options: ImageOptions) -> Tensor:
-    """Normalise images (..., C, H, W) by mean and std; uint8 in [0, 255], floats in [0, 1]."""
-    channels = len(options.mean)
-    if images.ndim < 3 or images.shape[-3] != channels:
-        raise ValueError(
-            f"Expected images (..., {channels}, H, W), one channel per mean; "
-            f"found {tuple(images.shape)}."
-        )
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise ValueError(f"Images are uint8, or floats in [0, 1]; found {images.dtype}.")
+    """Normalise images (..., C, H, W) by mean and std; uint8 in [0, 255], floats in [0, 1].
+
+    Raises ArgumentError for images of another form.
+    """
+    return normalise_views(checked_images(images, len(options.mean)), options)
+
+
+def normalise_views(images: Tensor, options: ImageOptions) -> Tensor:
+    """Normalise images that are known to be uint8, or floats in [0, 1], as random views are.
+
+    Unlike `normalise` it does not look at the values, for which a host would wait for a GPU.
+    """
     return standardise(images, options.mean, options.std)
 
 
@@ -126,7 +131,9 @@ def standardise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...])
 
 
 def denormalise(images: Tensor, options: ImageOptions) -> Tensor:
-    """Undo `normalise`: map images (..., C, H, W) back to [0, 1]."""
+    """Undo `normalise`: map images (..., C, H, W) of floats back to [0, 1]."""
+    require_channels(images, len(options.mean))
+    require_floating(images, "denormalise", dimensions=3)
     mean, std = (_column(v, images.dtype, images.device) for v in (options.mean, options.std))
     return images * std + mean
 

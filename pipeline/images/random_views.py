@@ -31,6 +31,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.base.devices import sent
+from pipeline.base.errors import ArgumentError
 from pipeline.base.options import Options
 from pipeline.base.seeds import Numbers
 from pipeline.images.drawn_operations import (
@@ -39,6 +40,7 @@ from pipeline.images.drawn_operations import (
     RandAugmentDraws,
     random_operations,
 )
+from pipeline.images.image_batch import unit_images
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.view_operations import (
     crop_and_resize,
@@ -240,19 +242,24 @@ class Augmentation(nn.Module):
     def forward(self, images: Tensor, drawn: DrawnView | None = None) -> Tensor:
         """Return one view of each image: (B, C, size, size), float32 in [0, 1].
 
-        Without draws, they are made by torch's global CPU generator.
+        Without draws, they are made by torch's global CPU generator. Raises ArgumentError for
+        images of another form.
         """
+        pixels = images if drawn is None or drawn.crops is None else drawn.crops
+        self._require_shape(pixels)
+        return self.views(unit_images(pixels, self.shape[0]), drawn)
+
+    @torch.no_grad()
+    def views(self, images: Tensor, drawn: DrawnView | None = None) -> Tensor:
+        """Return one view of each of images, or of their crops, of floats that lie in [0, 1].
+
+        Unlike the module itself it does not look at the values, for which a host would wait.
+        """
+        self._require_shape(images)
         if drawn is None:
             numbers = torch.rand(len(images), self.numbers, dtype=torch.float64).numpy()
             drawn = DrawnView(numbers)
-        crops = drawn.crops
-        views = images if crops is None else crops
-        if views.shape[1:] != self.shape:
-            raise ValueError(
-                f"Expected images of shape (B, {', '.join(map(str, self.shape))}); "
-                f"found {tuple(views.shape)}."
-            )
-        views = views.float() / 255 if views.dtype == torch.uint8 else views.float()
+        crops, views = drawn.crops, images.float()
         counts = [self.crop.count, 1, *(step.count for step in self.steps)]
         crop, flip, *colour = np.split(drawn.numbers, np.cumsum(counts)[:-1], axis=1)
         with torch.autocast(views.device.type, enabled=False):
@@ -265,6 +272,13 @@ class Augmentation(nn.Module):
             if not self.colour_first:
                 views = self._coloured(views, colour)
         return views.clamp(0, 1)
+
+    def _require_shape(self, images: Tensor) -> None:
+        if images.shape[1:] != self.shape:
+            raise ArgumentError(
+                f"Expected images of shape (B, {', '.join(map(str, self.shape))}); "
+                f"found {tuple(images.shape)}."
+            )
 
     def _coloured(self, views: Tensor, numbers: list[Numbers]) -> Tensor:
         for step, own in zip(self.steps, numbers, strict=True):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.base.digests import digest
 from pipeline.base.errors import DataError, StaleFeatureError
 from pipeline.base.locations import Location
 from pipeline.base.text import counted
@@ -83,6 +84,13 @@ class SplitData:
                 f"from 0 to {self.manifest.samples - 1}."
             )
         return replace(self, only=only)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the shards, and of which samples are read if these are not all."""
+        if self.only is None:
+            return self.manifest.digest
+        return digest([self.manifest.digest, sorted(self.only)])
 
     @cached_property
     def samples_by_shard(self) -> tuple[int, ...]:
@@ -162,7 +170,7 @@ def label_tensor(labels: Sequence[Label | None], manifest: Manifest) -> Tensor:
 
 
 class Loader(ABC):
-    """Training batches: every `iter()` is the next epoch.
+    """Training batches: every `iter()` is the next epoch, whole, even if the last was left early.
 
     `state_dict` returns the position; a loader that loads it continues with the next unseen
     sample. `waited_seconds` is the time that its consumer has spent waiting for batches.
@@ -173,21 +181,23 @@ class Loader(ABC):
         self.delivered = 0
         self.waited_seconds = 0.0
         self._batches = batches
+        self._next = (0, 0)  # epoch and first batch of the next iteration
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.delivered >= self._batches:  # a consumer may stop after `len` batches
-            self.epoch, self.delivered = self.epoch + 1, 0
-        batches = self._epoch_batches(self.epoch, self.delivered)
+        epoch, delivered = self._next
+        self._next = (epoch + 1, 0)
+        batches = self._epoch_batches(epoch, delivered)
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
             self.waited_seconds += time.perf_counter() - asked
             if batch is None:
                 return
-            self.delivered += 1
+            delivered += 1
+            self.epoch, self.delivered = epoch, delivered
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -197,6 +207,8 @@ class Loader(ABC):
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from a position that `state_dict` returned."""
         self.epoch, self.delivered = state["epoch"], state["delivered"]
+        ended = self.delivered >= self._batches
+        self._next = (self.epoch + 1, 0) if ended else (self.epoch, self.delivered)
 
     @abstractmethod
     def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:

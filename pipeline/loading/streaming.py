@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.base.processes import deaf_children
+from pipeline.base.seeds import generator
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.batch_pixels import BatchPixels
@@ -48,6 +49,8 @@ class StreamingLoader(Loader):
             num_workers=workers,
             persistent_workers=workers > 0,
             multiprocessing_context="forkserver" if workers else None,
+            # It seeds the workers' generators, and would otherwise draw from the caller's.
+            generator=generator(seed),
         )
 
     def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:

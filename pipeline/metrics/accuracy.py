@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.base.errors import DataError
+from pipeline.base.arguments import require_classes, require_matrix
+from pipeline.base.errors import ArgumentError, DataError
 
 _DRAWS_AT_ONCE = 4_000_000
 
@@ -27,22 +28,35 @@ class Interval:
 def top_k_accuracy(scores: Tensor, targets: Tensor, *, k: int = 1) -> float:
     """Return the share of rows of `scores` (N, K) with the target (N,) among the k largest.
 
-    In [0, 1]; it is 1 if k >= K. Raises DataError if there are no rows.
+    In [0, 1]; it is 1 if k >= K. Raises DataError if there are no rows, if a score is NaN, or if a
+    target is no class.
     """
     if not len(targets):
         raise DataError("Accuracy needs at least one image; found none.")
+    require_matrix(scores, "Scores")
+    require_classes(targets, "targets", rows=len(scores), classes=scores.shape[1])
+    if k < 1 or scores.isnan().any():
+        raise DataError(f"Accuracy needs a k of at least 1, and scores that are not NaN; k is {k}.")
     best = scores.topk(min(k, scores.shape[1]), dim=1).indices
     return (best == targets[:, None]).any(dim=1).double().mean().item()
+
+
+def require_level(level: float, resamples: int) -> None:
+    """Raise ArgumentError unless an interval can be of this level, from so many resamples."""
+    if not 0 < level < 1 or resamples < 1:
+        raise ArgumentError(
+            f"An interval has a level between 0 and 1, from at least 1 resample; found {level} "
+            f"and {resamples}."
+        )
 
 
 def per_class_accuracy(predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
     """Return the accuracy on the images of each class (classes,), NaN for a class without any.
 
-    Raises DataError for a class out of range.
+    Raises DataError unless both are (N,) classes.
     """
     for what, indices in (("predictions", predictions), ("targets", targets)):
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < classes:
-            raise DataError(f"Expected {what} from 0 to {classes - 1}; found others.")
+        require_classes(indices, what, rows=len(targets), classes=classes)
     hits = targets[predictions == targets].bincount(minlength=classes)
     return hits.double() / targets.bincount(minlength=classes)
 
@@ -96,10 +110,15 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the mean of `values` (N,) with its percentile bootstrap interval.
 
-    For an accuracy, the value of each image is 0 or 1. Raises DataError if there are none.
+    For an accuracy, the value of each image is 0 or 1. Raises DataError if there are none, or if
+    one is not finite.
     """
-    if not len(values):
-        raise DataError("An interval needs at least one value; found none.")
+    if values.ndim != 1 or not len(values) or not torch.isfinite(values).all():
+        raise DataError(
+            "An interval needs at least one value (N,), and finite ones; found a shape of "
+            f"{tuple(values.shape)}."
+        )
+    require_level(level, resamples)
     values = values.double().cpu()
     source = torch.Generator().manual_seed(seed)
     means = torch.empty(resamples, dtype=torch.float64)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.base.arguments import require_shape
 from pipeline.base.errors import DataError
-from pipeline.metrics.accuracy import Interval
+from pipeline.metrics.accuracy import Interval, require_level
 
 _RECALLS = 11
 _RANKINGS = 20
@@ -35,8 +36,16 @@ def average_precision(
     """Return the average precision of `scores` (N,) for `present` (N,): 1, 0, or < 0 to ignore.
 
     `weights` (..., N) count each image. The result is NaN if every positive image has weight 0.
-    Images with equal scores count as one step of the ranking.
+    Images with equal scores count as one step of the ranking. Raises DataError if no image counts,
+    if a score is NaN, or if a label is above 1.
     """
+    require_shape(present, "labels", scores.shape[:1])
+    require_shape(scores, "scores", present.shape)
+    if not (present >= 0).any() or present.max() > 1 or scores.isnan().any():
+        raise DataError(
+            "Average precision needs an image that counts, labels of 1, 0 or below, and scores "
+            "that are not NaN."
+        )
     kept = present >= 0
     scores, present = scores[kept], present[kept].double()
     order = scores.argsort(descending=True)
@@ -71,6 +80,7 @@ def mean_over_classes(scores: Tensor, present: Tensor) -> tuple[AveragePrecision
 
     Raises DataError if a class has no positive image.
     """
+    require_shape(scores, "scores", present.shape)
     found = [average_precision(s, p) for s, p in zip(scores.T, present.T, strict=True)]
     areas = torch.stack([value.area for value in found])
     empty = areas.isnan().nonzero().flatten().tolist()
@@ -98,6 +108,8 @@ def bootstrap_mean(
 
     Images are resampled; a class without a positive image in a resample is left out of its mean.
     """
+    require_level(level, resamples)
+    mean = mean_over_classes(scores, present)[0].eleven_point.item()
     source = torch.Generator().manual_seed(seed)
     count = len(scores)
     at_once = max(1, _NUMBERS_AT_ONCE // count)
@@ -114,5 +126,4 @@ def bootstrap_mean(
     tail = (1 - level) / 2
     bounds = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     low, high = torch.cat(means).quantile(bounds).tolist()
-    mean = mean_over_classes(scores, present)[0].eleven_point.item()
     return Interval(mean, low, high)

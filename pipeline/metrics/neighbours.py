@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.base.errors import DataError
+from pipeline.base.arguments import require_classes, require_features, require_one_width
+from pipeline.base.errors import ArgumentError, DataError
 from pipeline.base.progress import Progress, Silent
 
 
@@ -36,8 +37,17 @@ def nearest(
     vector has cosine 0 with everything. Besides the result, memory holds one block of
     `queries_at_once` x `bank_at_once`, so the bank may be larger than the device's memory. If it
     fits into half of a GPU's free memory, it is sent once, otherwise for every block of queries.
-    Raises DataError if the bank offers fewer than k neighbours.
+    Raises DataError if the bank offers fewer than k neighbours, if rows are not finite, or if
+    queries and bank do not go together.
     """
+    for rows in (queries, bank):
+        require_features(rows)
+    require_one_width(queries, bank)
+    if k < 1 or (exclude_self and len(queries) != len(bank)):
+        raise ArgumentError(
+            f"Expected a k of at least 1, and the bank itself as queries if they are excluded; "
+            f"found k = {k}, {len(queries)} queries and a bank of {len(bank)}."
+        )
     offered = len(bank) - exclude_self
     if offered < k:
         raise DataError(f"Expected at least {k} images as neighbours; found {offered}.")
@@ -64,8 +74,16 @@ def vote(
     """Return each class's share of the votes (Q, classes) of the k nearest neighbours.
 
     A vote has weight exp(cosine / temperature), or 1 if `temperature` is "uniform".
-    `bank_classes` (N,) are the class indices of the rows that `neighbours` points to.
+    `bank_classes` (N,) are the class indices of the rows that `neighbours` points to. Raises
+    ArgumentError if there are fewer than k neighbours, or the temperature is not above 0.
     """
+    require_classes(bank_classes, "labels", rows=len(bank_classes), classes=classes)
+    found = neighbours.indices.shape[1]
+    if not 1 <= k <= found or (temperature != "uniform" and not temperature > 0):
+        raise ArgumentError(
+            f"A vote is of 1 to {found} neighbours, at a temperature above 0 or uniform; found "
+            f"k = {k} and {temperature}."
+        )
     scores = torch.zeros(len(neighbours.indices), classes)
     similarities, indices = neighbours.similarities[:, :k], neighbours.indices[:, :k]
     if temperature == "uniform":

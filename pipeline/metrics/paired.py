@@ -74,13 +74,15 @@ def paired(first: Array, second: Array, *, seed: int, classes: Sequence[str] = (
 
     With the `classes` (N,) of the images, the means of all classes count alike, and as many images
     of each are drawn as there are. Raises DataError if there are different numbers of images, or
-    none.
+    none, or if scores are not finite.
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise DataError(
             f"Expected two scores of the same images; found {first.shape} and {second.shape}."
         )
     apart, source = first - second, np.random.default_rng(seed)
+    if not np.isfinite(apart).all():
+        raise DataError("Scores that are compared must be finite.")
     differences, drawn = zip(
         *(_drawn(part, source) for part in _parts(apart, classes)), strict=True
     )

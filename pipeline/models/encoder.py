@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import ConfigError, WeightsError
+from pipeline.base.seeds import generators_kept, seeded
 from pipeline.base.timm_catalogue import other_activation, unknown_backbone
 from pipeline.models.cifar_resnet import CIFAR_RESNETS, CifarResNet
 from pipeline.models.own_backbone import build_own, own_backbone
@@ -59,8 +60,7 @@ def build_encoder(
     is not read here. A `network` takes the place of the one that options of the user's own code
     would build. Raises ConfigError if a backbone cannot take such images.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         if network is None:
             backbone, width = _backbone(options, channels, size)
         else:
@@ -73,6 +73,7 @@ def build_encoder(
     return Encoder(backbone, projector, width, z_width)
 
 
+@generators_kept()
 def load_pretrained(encoder: Encoder, options: StudentOptions, *, channels: int, size: int) -> None:
     """Load timm's weights into a timm backbone; they are fetched at the first use.
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.base.arguments import require_matrix
+from pipeline.base.errors import ArgumentError
 from pipeline.objective.losses import require_equal_shapes, wide
 
 NOWHERE = -1
@@ -32,6 +34,8 @@ def affinity_divergence(
     of the bank that a target is itself, or `NOWHERE`; that row is left out of both. The divergence
     is at least 0.
     """
+    if not predicted:
+        raise ArgumentError("A divergence needs the predictions of at least one view; found none.")
     q = log_affinities(targets, bank, temperature=target_temperature, own=own)
     divergences = []
     for rows in predicted:
@@ -58,6 +62,18 @@ def log_affinities(
     rows: Tensor, bank: Tensor, *, temperature: float, own: Tensor | None = None
 ) -> Tensor:
     """Return the log-softmax (B, M) of the cosines of rows (B, D) with a bank (M, D)."""
+    require_matrix(rows, "A batch")
+    require_matrix(bank, "A bank")
+    if not len(bank) or bank.shape[1] != rows.shape[1] or not temperature > 0:
+        raise ArgumentError(
+            f"Affinities need a bank of rows of {rows.shape[1]} numbers, and a temperature above "
+            f"0; found {tuple(bank.shape)} and {temperature}."
+        )
+    if own is not None and own.shape != rows.shape[:1]:
+        raise ArgumentError(
+            f"Each of {len(rows)} rows has one row of the bank as its own; found "
+            f"{tuple(own.shape)}."
+        )
     cosines = F.normalize(wide(rows), dim=1) @ F.normalize(wide(bank), dim=1).T
     return torch.log_softmax(_without(cosines / temperature, own), dim=1)
 

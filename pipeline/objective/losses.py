@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.base.errors import TrainingError
+from pipeline.base.arguments import require_matrix
+from pipeline.base.errors import ArgumentError, TrainingError
 
 # Added to a variance before its root, as in VICReg: gradients stay finite on a collapsed batch.
 VARIANCE_EPSILON = 1e-4
@@ -63,16 +64,24 @@ def standardised(x: Tensor) -> Tensor:
 
 
 def require_equal_shapes(x: Tensor, y: Tensor) -> None:
-    """Raise ValueError if two batches differ in shape, TrainingError if they are empty."""
+    """Raise ArgumentError unless two matrices have one shape, TrainingError if they are empty."""
     # Broadcasting would turn a mistake into a number.
+    for batch in (x, y):
+        require_matrix(batch, "A batch")
     if x.shape != y.shape:
-        raise ValueError(f"Expected the same shape; found {tuple(x.shape)} and {tuple(y.shape)}.")
+        raise ArgumentError(
+            f"Expected the same shape; found {tuple(x.shape)} and {tuple(y.shape)}."
+        )
     if not len(x):
         raise TrainingError("A loss needs a batch of at least 1 row; found none.")
 
 
 def require_rows(x: Tensor) -> None:
-    """Raise TrainingError if a batch has fewer than the two rows that a statistic needs."""
+    """Raise TrainingError if a batch has fewer than the two rows that a statistic needs.
+
+    Raises ArgumentError if it is no matrix of real numbers.
+    """
+    require_matrix(x, "A batch")
     if len(x) < 2:
         raise TrainingError(
             f"Variance and covariance need batches of at least 2 rows; found {len(x)}."

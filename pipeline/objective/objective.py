@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from pipeline.base.errors import ConfigError, TrainingError, unknown_name
+from pipeline.base.errors import ArgumentError, ConfigError, TrainingError, unknown_name
 from pipeline.base.precision import full_precision
 from pipeline.dependence.distance_correlation import Sample, distance_correlation
 from pipeline.dependence.gathering import gather_rows
@@ -73,6 +73,11 @@ class Moment:
 
     progress: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ArgumentError if the progress is not from 0 to 1."""
+        if not 0 <= self.progress <= 1:
+            raise ArgumentError(f"Progress is from 0 to 1; found {self.progress}.")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from pipeline.base.errors import ArgumentError
 from pipeline.dependence.means import mean_of_processes, process_count
 from pipeline.objective.losses import require_equal_shapes, require_rows, wide
 
@@ -59,6 +60,10 @@ def gaussian_distance(x: Tensor, directions: Tensor, *, over_processes: bool = F
     those of all processes, which must bring equally many and the same directions.
     """
     require_rows(x)
+    if directions.ndim != 2 or len(directions) != x.shape[1] or not directions.shape[1]:
+        raise ArgumentError(
+            f"Directions are columns ({x.shape[1]}, count); found {tuple(directions.shape)}."
+        )
     x = wide(x)
     nodes, window, weights = _quadrature_on(x.device, x.dtype)
     angles = (x @ directions)[..., None] * nodes  # (B, directions, nodes)

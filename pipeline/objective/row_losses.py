@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.base.errors import ArgumentError, unknown_name
 from pipeline.objective.losses import require_equal_shapes, wide
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
@@ -62,6 +63,9 @@ def best_constant_loss(name: str, targets: Tensor) -> Tensor:
     For the cosine it is the direction of the mean of unit rows, for the squared error the mean. The
     best row for `cosine_smooth_l1` is found by L-BFGS from the mean of the targets.
     """
+    if name not in ROW_LOSSES:
+        raise ArgumentError(unknown_name("loss", name, ROW_LOSSES))
+    require_equal_shapes(targets, targets)
     targets = wide(targets)
     match name:
         case "cosine":

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.images.original_view import ImageOptions, OriginalView, denormalise, normalise
-from pipeline.images.random_views import AugmentationOptions, build_augmentation
+from pipeline.images.image_batch import require_normalised
+from pipeline.images.original_view import ImageOptions, OriginalView, denormalise, normalise_views
+from pipeline.images.random_views import Augmentation, AugmentationOptions, build_augmentation
 from pipeline.representations.handcrafted import image_identity, in_working_precision
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 
@@ -41,7 +42,7 @@ class Augmented(Representation):
     """
 
     def __init__(
-        self, augmentation: nn.Module, image: ImageOptions, parameters: Mapping[str, JsonValue]
+        self, augmentation: Augmentation, image: ImageOptions, parameters: Mapping[str, JsonValue]
     ) -> None:
         super().__init__()
         self.preparation = OriginalView(image)
@@ -53,9 +54,11 @@ class Augmented(Representation):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised original views (B, C, H, W) to (B, D), a new draw at each call."""
         # Rounding can leave [0, 1] by a unit in the last place; an augmentation may refuse that.
-        plain = denormalise(in_working_precision(images), self._image).clamp(0, 1)
-        views = self._augmentation(plain).to(plain.dtype)
-        return normalise(views, self._image).flatten(1)
+        images = in_working_precision(images)
+        require_normalised(images, (self._image.channels, self._image.size, self._image.size))
+        plain = denormalise(images, self._image).clamp(0, 1)
+        views = self._augmentation.views(plain).to(plain.dtype)
+        return normalise_views(views, self._image).flatten(1)
 
     def identity(self) -> dict[str, JsonValue]:
         """Return the policy and how its images are prepared; it does not include the draw."""

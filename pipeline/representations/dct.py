@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.images.original_view import ImageOptions
-from pipeline.representations.handcrafted import HandCrafted
+from pipeline.representations.handcrafted import HandCrafted, in_working_precision
 from pipeline.representations.representation import RepresentationOptions
 
 
@@ -32,6 +32,7 @@ def dct_2d(images: Tensor) -> Tensor:
 
     y[k, l] = 4 sum_mn x[m, n] cos(pi k (2m + 1) / 2H) cos(pi l (2n + 1) / 2W)
     """
+    images = in_working_precision(images)
     H, W = images.shape[-2:]
     across, down = (_cosines(side, images.dtype, images.device) for side in (W, H))
     return down @ images @ across.T

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from pipeline.base.arguments import require_floating
 from pipeline.base.precision import full_precision
+from pipeline.images.image_batch import require_normalised
 from pipeline.images.original_view import ImageOptions, OriginalView
 from pipeline.representations.representation import JsonValue, Representation
 
@@ -30,10 +32,12 @@ class HandCrafted(Representation):
         self._values = dict(parameters)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, C, H, W) to (B, D), in float32 unless they are float64.
+        """Map normalised images (B, C, size, size) to (B, D), in float32 unless they are float64.
 
-        Gradients flow to images that require them, and are finite.
+        Gradients flow to images that require them, and are finite. Raises ArgumentError for images
+        of another form, such as uint8.
         """
+        require_normalised(images, (self._image.channels, self._image.size, self._image.size))
         with full_precision(images.device):  # training may compute it inside autocast
             return self._transform(in_working_precision(images)).flatten(1)
 
@@ -43,7 +47,8 @@ class HandCrafted(Representation):
 
 
 def in_working_precision(images: Tensor) -> Tensor:
-    """Return float64 images as they are and all others as float32."""
+    """Return images of float64 as they are and of other floats as float32."""
+    require_floating(images, "A representation", dimensions=2)
     return images if images.dtype == torch.float64 else images.float()
 
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.base.arguments import require_floating
 from pipeline.base.errors import ConfigError
 from pipeline.images.original_view import ImageOptions
-from pipeline.representations.handcrafted import HandCrafted
+from pipeline.representations.handcrafted import HandCrafted, in_working_precision
 from pipeline.representations.representation import RepresentationOptions
 
 
@@ -43,6 +44,8 @@ def hog(images: Tensor, *, bins: int = 24, cell: int = 8) -> Tensor:
     left out. Gradients flow to images that require them; where an image is flat, they are 0. On a
     GPU the order of summation varies, so values differ by rounding between runs.
     """
+    require_floating(images, "hog")
+    images = in_working_precision(images)
     B, C, H, W = images.shape
     if bins < 2 or not 1 <= cell <= min(H, W):
         raise ConfigError(

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.base.errors import ArgumentError
 from pipeline.base.square_root import safe_sqrt
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted, in_working_precision
@@ -34,6 +35,8 @@ def local_std(images: Tensor) -> Tensor:
     """
     images = in_working_precision(images)
     *_, H, W = images.shape
+    if min(H, W) < 2:
+        raise ArgumentError(f"local_std needs sides of at least 2 pixels; found {H} x {W}.")
     flat = images.reshape(-1, 1, H, W)
     padded = F.pad(flat, (WINDOW // 2,) * 4, mode="reflect")
     # On differences from the centre, this one-pass formula cannot cancel: one of the nine is

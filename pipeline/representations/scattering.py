@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ArgumentError, ConfigError
 from pipeline.base.square_root import safe_sqrt
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted
@@ -69,15 +69,16 @@ class Scattering2D:
         order: int = 2,
         bank: FilterBank | None = None,
     ) -> None:
+        whole = isinstance(J, int) and isinstance(L, int)
+        if not whole or J < 1 or L < 1 or order not in (1, 2):
+            raise ConfigError(
+                "scattering needs whole J and L of at least 1 and an order of 1 or 2; "
+                f"found J = {J}, L = {L}, order = {order}."
+            )
         if min(shape) < 2**J:
             raise ConfigError(
                 f"scattering needs images of at least 2^J = {2**J} pixels a side; "
                 f"found {shape[0]} x {shape[1]}."
-            )
-        if J < 1 or L < 1 or order not in (1, 2):
-            raise ConfigError(
-                "scattering needs J and L of at least 1 and an order of 1 or 2; "
-                f"found J = {J}, L = {L}, order = {order}."
             )
         self.shape, self.J, self.L, self.order = shape, J, L, order
         self._bank = bank or morlet_bank((padded_side(shape[0], J), padded_side(shape[1], J)), J, L)
@@ -96,11 +97,13 @@ class Scattering2D:
         Gradients flow to images that require them; where a modulus is 0, its gradient is 0.
         """
         if tuple(images.shape[-2:]) != self.shape:
-            raise ValueError(
+            raise ArgumentError(
                 f"This transform is for images of {self.shape}; found {tuple(images.shape[-2:])}."
             )
         if images.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"Scattering takes float32 or float64 images; found {images.dtype}.")
+            raise ArgumentError(
+                f"Scattering takes float32 or float64 images; found {images.dtype}."
+            )
         plan = self._plan_for(images)
         planes = images.reshape(-1, *self.shape)
         result = planes.new_empty(len(planes), self.channels, *(s >> self.J for s in self.shape))

@@ -83,11 +83,8 @@ class Curves(Callback):
             self._shown = self._ended
             numbers = dict(zip(outputs["values"], values.tolist(), strict=True))
             status = self._status(trainer, numbers)
-            trainer.loggers[0].log_metrics(
-                {f"step/{n}": v for n, v in numbers.items()}
-                | {"step/learning_rate": _rate(trainer)},
-                trainer.global_step,
-            )
+            steps = numbers | {"learning_rate": _rate(trainer)}
+            _log(trainer, {f"batch/{n}": v for n, v in steps.items()})
         self._progress.advance(1, status)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,7 +107,7 @@ class Curves(Callback):
         row |= {f"validation/{EXPLAINED}{n}": share for n, share in explained_shares(row)}
         if trainer.is_global_zero:
             self._write(row)
-            trainer.loggers[0].log_metrics(row, trainer.global_step)
+            _log(trainer, {name: value for name, value in row.items() if name != "step"})
             self._progress.note(_line(row, trainer.max_epochs or 0))
 
     def _speed(self, trainer: Trainer) -> float:
@@ -149,6 +146,12 @@ class Curves(Callback):
         """Restore what `state_dict` returned."""
         self._names, self._sums = state_dict["names"], state_dict["sums"]
         self._samples = state_dict["samples"]
+
+
+def _log(trainer: Trainer, values: dict[str, float]) -> None:
+    """Give values to all loggers. DVCLive reserves the name `step`, so no value has it."""
+    for logger in trainer.loggers:
+        logger.log_metrics(values, trainer.global_step)
 
 
 def _rate(trainer: Trainer) -> float:

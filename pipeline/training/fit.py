@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from pipeline.base.errors import ConfigError, NotFiniteError
-from pipeline.base.processes import leave_the_message_to_the_first
+from pipeline.base.errors import ConfigError, DataError, NotFiniteError
+from pipeline.base.processes import is_first_process, leave_the_message_to_the_first
 from pipeline.base.progress import Progress
+from pipeline.base.seeds import generators_kept, seeded
 from pipeline.base.signals import stoppable
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import SplitData
@@ -23,15 +25,17 @@ from pipeline.models.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from pipeline.models.encoder import Encoder
 from pipeline.models.student import StudentOptions
 from pipeline.objective.objective import Objective
-from pipeline.objective.terms import AnyTerm, least_rows, views_of
-from pipeline.representations.representation import Representation
+from pipeline.objective.terms import AnyTerm, least_rows, representations_of, views_of
+from pipeline.representations.representation import Representation, identity_of
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Choosing, Curves, Position, Selection
 from pipeline.training.collectives import in_all_processes
+from pipeline.training.determinants import claim, determinants
 from pipeline.training.epoch_times import EpochClock, EpochTime
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours, OnlineProbe
 from pipeline.training.recalibration import Recalibration
+from pipeline.training.run_loggers import run_loggers
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
 from pipeline.training.step_views import TRAINING, VALIDATION, random_views
@@ -62,6 +66,21 @@ class Run:
     about: Mapping[str, Any]
     weights: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Raise DataError if training and validation images do not belong together."""
+        for what in ("dataset", "classes", "multi_label"):
+            ours, theirs = (getattr(d.manifest, what) for d in (self.train, self.validation))
+            if ours != theirs:
+                raise DataError(
+                    f"Training and validation images need the same {what}; found {ours!r} and "
+                    f"{theirs!r}: pack both from one data set."
+                )
+        if self.train.image != self.validation.image:
+            raise DataError(
+                f"Training and validation images need the same form; found {self.train.image!r} "
+                f"and {self.validation.image!r}."
+            )
+
     @property
     def image(self) -> ImageOptions:
         """How the student sees an image."""
@@ -72,18 +91,44 @@ class Run:
         views = views_of(self.objective)
         return random_views(views, self.options, stream=stream, live=bool(self.live))
 
+    def content(self) -> dict[str, Any]:
+        """Return everything that determines the run, as a JSON value."""
+        named, stored = representations_of(self.objective), self.train.features
+        both = {"train": self.train, "validation": self.validation}
+        return {
+            **determinants(
+                seed=self.seed,
+                student=self.student,
+                objective=self.objective,
+                train=self.options,
+                image=self.image,
+                shards={name: data.digest for name, data in both.items()},
+                targets={name: stored[name] for name in named if name in stored},
+                weights=self.weights,
+            ),
+            "live": {name: identity_of(network) for name, network in self.live.items()},
+        }
 
+
+@generators_kept()
 def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
-    """Train, and write `best.pt`, `last.pt`, `epochs.csv` and TensorBoard's files to `work`.
+    """Train, and write `best.pt`, `last.pt`, `epochs.csv` and the loggers' files to `work`.
 
     Returns the times of the epochs that this call trained.
 
-    If an earlier call was interrupted, training resumes from its last save in `work`. Only the
-    first process writes. Raises NotFiniteError if the objective is not finite. Raises
-    KeyboardInterrupt if the run was asked to stop; it is saved first.
+    If an earlier call was interrupted, training resumes from its last save in `work`; a finished
+    run is left as it is. Only the first process writes. Raises TrainingError, naming each
+    difference, if `work` holds another run; ConfigError if a logger is not installed;
+    NotFiniteError if the objective is not finite; KeyboardInterrupt if the run was asked to stop,
+    which is saved first.
     """
-    with plain_lightning():
-        trainer = build_trainer(run.options, work)
+    claim(work, run.content(), progress, writes=is_first_process())
+    name = run.about.get("experiment", work.name)
+    with plain_lightning(), run_loggers(run.options.loggers, work, name) as loggers:
+        return _fit(run, build_trainer(run.options, work, loggers), work, progress)
+
+
+def _fit(run: Run, trainer: Trainer, work: Path, progress: Progress) -> list[EpochTime]:
     options = run.options
     loader = training_loader(
         run.train,
@@ -111,7 +156,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
     progress.start("build the student", 0, "")
     module = _module(run, len(loader), gather=trainer.world_size > 1, progress=progress)
     saved = newest_checkpoint(work, progress)
-    with plain_lightning(), stoppable(progress) as stop:
+    with stoppable(progress) as stop:
         observers = _Observers(run, module, work)
         saving = Saving(work, options.saving, stop)
         curves = Curves(work / CURVES, loader, progress)
@@ -131,6 +176,7 @@ def fit(run: Run, *, work: Path, progress: Progress) -> list[EpochTime]:
     return clock.times
 
 
+@generators_kept()
 def tune(run: Run, wanted: Wanted, *, progress: Progress) -> TrainOptions:
     """Return the options of `run` with the wanted values found: first batch size, then rate.
 
@@ -226,8 +272,7 @@ def _objective(run: Run, encoder: Encoder, *, gather: bool) -> Objective:
     blank = torch.zeros((2, image.channels, image.size, image.size))
     widths = {name: feature.width for name, feature in run.train.features.items()}
     widths |= {name: network(blank).shape[1] for name, network in run.live.items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(run.seed)
+    with seeded(run.seed):
         return Objective(
             run.objective,
             h_width=encoder.h_width,

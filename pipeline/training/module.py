@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from pipeline.base.devices import sent
 from pipeline.base.errors import NotFiniteError, TrainingError
 from pipeline.base.seeds import seed_from
-from pipeline.images.original_view import ImageOptions, normalise
+from pipeline.images.original_view import ImageOptions, normalise, normalise_views
 from pipeline.images.random_views import build_augmentation
 from pipeline.loading.batch import Batch
 from pipeline.loading.batch_pixels import random_view
@@ -143,7 +143,7 @@ class StudentModule(lightning.LightningModule):
         """Return where training is; what a step draws is the same in all processes."""
         last = self._options.epochs * self._steps_per_epoch - 1
         progress = self.global_step / max(1, last)
-        return Moment(progress, seed_from(self._seed, stream, number))
+        return Moment(min(1.0, progress), seed_from(self._seed, stream, number))
 
     def _activations(self, views: Mapping[Any, Tensor]) -> Activations:
         wanted = [view for view in views if view in self.objective.views]
@@ -160,7 +160,7 @@ class StudentModule(lightning.LightningModule):
     def _augmented(self, batch: Batch, number: int) -> Tensor:
         """Return a random view; each number is another one."""
         view = random_view(batch, self._augment, self.device, number=number)
-        return self._laid_out(normalise(view, self._image))
+        return self._laid_out(normalise_views(view, self._image))
 
     def _laid_out(self, images: Tensor) -> Tensor:
         if self._options.channels_last:

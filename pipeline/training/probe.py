@@ -11,6 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from pipeline.base.seeds import seeded
 from pipeline.loading.batch import NO_LABEL
 from pipeline.metrics.neighbours import nearest, vote
 from pipeline.training.collectives import rows_of_all_processes, sum_over_processes
@@ -27,8 +28,7 @@ class OnlineProbe(Callback):
     """
 
     def __init__(self, width: int, classes: int, *, lr: float, seed: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             self.classifier = nn.Linear(width, classes)
         self._optimizer = torch.optim.Adam(self.classifier.parameters(), lr=lr)
         self._restored: dict[str, Any] | None = None

@@ -11,6 +11,7 @@ from pipeline.training.optimisers import OptimizerOptions
 from pipeline.training.schedules import ScheduleOptions
 
 Positive = Annotated[float, Field(gt=0)]
+LoggerName = Literal["tensorboard", "csv", "dvclive", "wandb", "mlflow"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -68,7 +69,8 @@ class TrainOptions(Options):
     With `validate_on: original`, the validation objective sees the image as it is in place of every
     random view, which only makes sense if no term compares two views. With `recalibrate`, the
     statistics of batch norms are re-estimated on this number of original training images before
-    each validation, and kept in the checkpoints.
+    each validation, and kept in the checkpoints. `loggers` get the curves as they are drawn, in
+    addition to `epochs.csv`.
     """
 
     epochs: Count
@@ -91,6 +93,7 @@ class TrainOptions(Options):
     select: Literal["auto", "probe", "objective"] = "auto"
     validate_on: Literal["views", "original"] = added("views")
     recalibrate: Annotated[int, Field(ge=2)] | None = added(None)
+    loggers: Annotated[tuple[LoggerName, ...], Field(strict=False)] = added(("tensorboard",))
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "TrainOptions":

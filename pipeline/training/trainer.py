@@ -3,24 +3,23 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.text import counted
 from pipeline.training.train_options import ParallelOptions, TrainOptions
 
-TENSORBOARD = "tensorboard"
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def build_trainer(options: TrainOptions, work: Path) -> Trainer:
+def build_trainer(options: TrainOptions, work: Path, loggers: Sequence[Logger] = ()) -> Trainer:
     """Return a trainer without callbacks; its rank and world size are known at once.
 
     Raises ConfigError if the options need a GPU and there is none, or too few.
@@ -54,7 +53,7 @@ def build_trainer(options: TrainOptions, work: Path) -> Trainer:
         sync_batchnorm=parallel.sync_batch_norm,
         use_distributed_sampler=False,  # the loaders divide the samples
         default_root_dir=work,
-        logger=TensorBoardLogger(work, name="", version=TENSORBOARD),
+        logger=[*loggers] or False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         enable_checkpointing=False,

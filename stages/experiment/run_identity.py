@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.digests import digest, sha256_of
-from pipeline.base.own_code import OwnCode, source_digest
+from pipeline.base.own_code import source_digest
 from pipeline.evaluation.own_protocol import PROTOCOLS
 from pipeline.features.store import StoredFeature
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
-from pipeline.models.own_backbone import STUDENTS
-from pipeline.models.student import OWN_PREFIX, PRETRAINED
-from pipeline.objective.terms import OWN_TERMS, OwnTerm
+from pipeline.models.student import PRETRAINED
 from pipeline.shards.manifest import Manifest
+from pipeline.training.determinants import determinants
 from stages.experiment.dvc_stages import training_outs
 from stages.experiment.finished import is_kept, keep
 from stages.experiment.paths import RunLayout, starting_weights
@@ -52,17 +51,19 @@ def run_key(
     That is its sections, the options found by trial (`tuned`), the manifests of train and
     validation, the stored targets, the weights that it starts from, and code of the user's own.
     """
-    weights, code = given_weights(experiment), own_training_code(experiment)
-    return digest(
-        {
-            **({"code": code} if code else {}),
-            "sections": experiment.training_sections(),
-            "tuned": sorted(tuned),
-            "shards": [manifest.digest for manifest in manifests],
-            "targets": {name: feature.digest for name, feature in targets.items()},
-            "weights": sha256_of(weights) if weights and weights.exists() else None,
-        }
+    run = determinants(
+        seed=experiment.seed,
+        student=experiment.student,
+        objective=experiment.objective,
+        train=experiment.train,
+        image=experiment.dataset.image,
+        shards={manifest.split: manifest.digest for manifest in manifests},
+        targets=targets,
+        weights=given_weights(experiment),
     )
+    options = {name: run.pop(name) for name in ("seed", "student", "objective", "train", "image")}
+    sections, shards = {"name": experiment.name, **options}, [*run.pop("shards").values()]
+    return digest({**run, "sections": sections, "shards": shards, "tuned": sorted(tuned)})
 
 
 def evaluation_key(
@@ -81,10 +82,10 @@ def evaluation_key(
     """
     protocol, own = provenance["protocol"], {"name", "seed", "student"}
     named = [Path(value) for value in protocol.values() if isinstance(value, str)]
-    code = _source_of(PROTOCOLS, protocol["code"], trust=True) if "code" in protocol else {}
+    code = protocol.get("code")
     return digest(
         {
-            **code,
+            **({code: source_digest(PROTOCOLS.find(code, trust=True))} if code else {}),
             "protocol": protocol,
             "files": {str(path): sha256_of(path) for path in named if path.is_file()},
             "checkpoint": provenance["checkpoint"]["sha256"],
@@ -96,22 +97,6 @@ def evaluation_key(
             "version": version("mvmr"),
         }
     )
-
-
-def own_training_code(experiment: Experiment) -> dict[str, str]:
-    """Return a digest of each piece of the user's own code that training runs, by its name."""
-    student, found = experiment.student, dict[str, str]()
-    if student.is_own:
-        name = student.architecture.removeprefix(OWN_PREFIX)
-        found |= _source_of(STUDENTS, name, trust=student.trust)
-    for term in (experiment.objective or {}).values():
-        if isinstance(term, OwnTerm):
-            found |= _source_of(OWN_TERMS, term.code, trust=term.trust)
-    return found
-
-
-def _source_of(table: OwnCode[Any], name: str, *, trust: bool) -> dict[str, str]:
-    return {name: source_digest(table.find(name, trust=trust))}
 
 
 def tuned_values(work: Path) -> dict[str, Any]:

@@ -109,12 +109,6 @@ class Experiment(Options):
         """Return the SHA-256 of the resolved experiment."""
         return digest(self.model_dump(mode="json"))
 
-    def training_sections(self) -> dict[str, Any]:
-        """Return what training depends on in this file, besides shards and features."""
-        own = {"name", "seed", "student", "objective", "train"}
-        image = self.dataset.image.model_dump(mode="json")
-        return {**self.model_dump(mode="json", include=own), "image": image}
-
     def targets(self) -> dict[str, RepresentationOptions]:
         """Return the stored features that the objective names."""
         named = self._representations()

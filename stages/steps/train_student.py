@@ -22,9 +22,9 @@ from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from pipeline.shards.manifest import read_manifests
 from pipeline.training.fit import CURVES, Run, fit, tune
+from pipeline.training.run_loggers import publish_logs
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
-from pipeline.training.trainer import TENSORBOARD
 from pipeline.training.trial import Wanted
 from stages.experiment.dvc_stages import training_outs
 from stages.experiment.finished import is_kept, keep, restore
@@ -200,8 +200,7 @@ def _publish(work: Path, layout: RunLayout) -> None:
     # Replaced by renaming: the old file may be a link into DVC's cache, which must stay as it is.
     with atomic_path(layout.curves) as temporary:
         shutil.copyfile(work / CURVES, temporary)
-    for file in sorted((work / TENSORBOARD).iterdir()):
-        shutil.copy2(file, layout.logs / file.name)
+    publish_logs(work, layout.logs)
     about = load_checkpoint(layout.checkpoints / BEST).about
     tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
     write_json(layout.training_metrics, {**about["selection"], **tuned})

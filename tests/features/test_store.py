@@ -259,3 +259,7 @@ def test_rows_that_do_not_fit_are_refused(
     writer, encoding = begin(tmp_path, "x", rows, samples_per_shard=5)
     with pytest.raises(StoreError, match="has 10 rows of 3 numbers"):
         writer.write_rows("train", first, np.ones(shape), encoding)
+    with pytest.raises(StoreError, match="has 10 rows of 3 numbers"):
+        writer.write_raw("train", first, np.ones(shape, dtype=np.float32))
+    with pytest.raises(StoreError, match=r"float32; found rows 0 to 10 of shape .* float64"):
+        writer.write_raw("train", 0, np.ones((10, 3)))

@@ -206,6 +206,32 @@ def test_an_interrupted_epoch_continues_with_the_next_unseen_sample(
         assert rest == (expected[0][stop:] or expected[1])
 
 
+@pytest.mark.parametrize(("mode", "workers"), [("resident", 0), ("streaming", 0), ("streaming", 1)])
+def test_looking_at_a_batch_takes_none_from_an_epoch(
+    data: SplitData, mode: str, workers: int
+) -> None:
+    batches = loader(data, mode, workers)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    seen = check(next(iter(batches)))
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's draws are its own
+    for _ in range(2):
+        epoch = [check(batch) for batch in batches]
+        assert len(epoch) == len(batches)
+        assert len(set(chain(*epoch))) == 10 * len(batches)
+        assert epoch[0] != seen  # every iteration has its own order
+
+
+def test_a_look_in_between_does_not_hide_the_position_that_is_continued(data: SplitData) -> None:
+    first, second = loader(data, "resident"), loader(data, "resident")
+    running = iter(first)
+    seen = [check(next(running)) for _ in range(4)]
+    second.load_state_dict(first.state_dict())
+    next(iter(first))
+    rest = [check(batch) for batch in second]
+    assert seen + rest == [check(batch) for batch in loader(data, "resident")]
+
+
 def test_evaluation_sees_every_valid_sample_in_order(data: SplitData) -> None:
     evaluation = EvaluationLoader(data, 40)
     for _ in range(2):

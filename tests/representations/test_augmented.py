@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.images.original_view import ImageOptions, normalise
+from pipeline.images.random_views import Augmentation, DrawnView, PaddedCrop
 from pipeline.representations.augmented import Augmented, AugmentedOptions
 
 # With these numbers, 0 and 1 come back from normalisation slightly outside [0, 1]: in the first
@@ -12,10 +13,10 @@ from pipeline.representations.augmented import Augmented, AugmentedOptions
 OPTIONS = ImageOptions(size=16, channels=3, mean=(0.2, 0.2, 0.4), std=(0.17, 0.31, 0.2))
 
 
-class Negative(nn.Module):
+class Negative(Augmentation):
     """A tiny augmentation that checks the range of its input."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def views(self, images: Tensor, drawn: DrawnView | None = None) -> Tensor:
         """Map [0, 1] to itself."""
         assert float(images.min()) >= 0
         assert float(images.max()) <= 1
@@ -33,7 +34,9 @@ def test_augments_in_the_range_of_images_and_returns_to_the_normalised_one(
 ) -> None:
     images = plain_images(4, dtype)
     images[0], images[1] = 0, 1
-    vectors = Augmented(Negative(), OPTIONS, {})(normalise(images, OPTIONS))
+    vectors = Augmented(
+        Negative(PaddedCrop(), [], flip_p=0, colour_first=False, shape=(3, 16, 16)), OPTIONS, {}
+    )(normalise(images, OPTIONS))
     assert vectors.dtype == dtype
     assert torch.allclose(vectors, normalise(1 - images, OPTIONS).flatten(1), atol=1e-5)
 

@@ -23,7 +23,7 @@ from torch import nn
 from training_runs import IMAGE, RESUMED, SELF_SUPERVISED, STUDENT, TRAIN, make_data, make_run
 from watched import Watched
 
-from pipeline.base.errors import ConfigError, TrainingError, WeightsError
+from pipeline.base.errors import ConfigError, DataError, TrainingError, WeightsError
 from pipeline.base.progress import Silent
 from pipeline.images.original_view import normalise
 from pipeline.loading.evaluation_loader import EvaluationLoader
@@ -31,14 +31,17 @@ from pipeline.models.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, 
 from pipeline.models.encoder import build_encoder
 from pipeline.models.student import StudentOptions
 from pipeline.objective.objective import Objective
+from pipeline.representations.hog import HogOptions
 from pipeline.training.averaging import Averaging
-from pipeline.training.fit import CURVES, Run, fit
+from pipeline.training.determinants import RECORD
+from pipeline.training.fit import CURVES, Run, fit, tune
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours
+from pipeline.training.run_loggers import TENSORBOARD
 from pipeline.training.saving import PREVIOUS, RESUME
 from pipeline.training.start import initial_encoder
 from pipeline.training.train_options import TrainOptions
-from pipeline.training.trainer import TENSORBOARD
+from pipeline.training.trial import Wanted
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def test_it_learns_and_leaves_what_it_promises(data: Path, tmp_path: Path) -> No
     for tag in ("train/objective", "validation/probe_top1", "validation/knn_top1"):
         scalars = [event.value for event in written.Scalars(tag)]
         assert scalars == pytest.approx([float(row[tag]) for row in rows], rel=1e-4)
-    assert {"step/objective", "step/learning_rate"} <= set(written.Tags()["scalars"])
+    assert {"batch/objective", "batch/learning_rate"} <= set(written.Tags()["scalars"])
 
 
 def test_a_checkpoint_holds_the_student_alone(data: Path, tmp_path: Path) -> None:
@@ -107,6 +110,69 @@ def test_two_runs_are_equal_and_another_seed_is_not(data: Path, tmp_path: Path) 
         run = replace(make_run(data, epochs=1), seed=seed)
         fit(run, work=tmp_path / name, progress=Silent())
     assert curves(tmp_path / "a") == curves(tmp_path / "b") != curves(tmp_path / "c")
+
+
+def test_a_directory_keeps_its_run(data: Path, tmp_path: Path) -> None:
+    run = make_run(data, epochs=1)
+    fit(run, work=tmp_path, progress=Silent())
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert fit(run, work=tmp_path, progress=Silent()) == []  # the same one is not repeated
+    others = {
+        "seed is now 6, was 5": replace(run, seed=6),
+        r"train\.lr is now 0\.002, was 0\.003": make_run(data, epochs=1, lr=2e-3),
+        r"train\.epochs is now 2, was 1": make_run(data, epochs=2),
+        r"objective\.pixels is now None": make_run(data, {"invariance": {}}, epochs=1),
+        r"student\.projector is now \[16, 8\]": replace(
+            run, student=STUDENT.model_copy(update={"projector": (16, 8)})
+        ),
+        r"shards\.train is now": replace(run, train=run.train.subset(run.train.indices()[:100])),
+        "live": replace(run, live={"pixels": HogOptions().build(IMAGE)}),
+    }
+    for difference, other in others.items():
+        with pytest.raises(TrainingError, match=rf"holds another run: .*{difference}"):
+            fit(other, work=tmp_path, progress=Silent())
+    assert files == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+
+
+def test_an_interrupted_run_continues_with_its_own_options_alone(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Pulled):
+        fit(make_run(data, **RESUMED), work=tmp_path, progress=PullThePlug(7))
+    with pytest.raises(TrainingError, match=r"train\.ema is now 0\.8, was 0\.9"):
+        fit(make_run(data, **{**RESUMED, "ema": 0.8}), work=tmp_path, progress=Silent())
+    (tmp_path / RECORD).unlink()  # as a version without records left it
+    screen = Watched()
+    fit(make_run(data, **RESUMED), work=tmp_path, progress=screen)
+    assert any("does not say what was begun" in note for note in screen.notes)
+    with pytest.raises(TrainingError, match="another run"):
+        fit(make_run(data), work=tmp_path, progress=Silent())
+    (tmp_path / RECORD).write_text("{")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        fit(make_run(data, **RESUMED), work=tmp_path, progress=Silent())
+
+
+def test_training_leaves_the_callers_generators_as_they_were(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    before = (torch.get_rng_state(), random.getstate(), repr(np.random.get_state()))  # noqa: NPY002
+    run = make_run(data, epochs=1, augmentation={"policy": "custom"})
+    fit(run, work=tmp_path, progress=Silent())
+    tune(run, Wanted(lr=True), progress=Silent())
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.initial_seed() == 3
+    assert random.getstate() == before[1]
+    assert repr(np.random.get_state()) == before[2]  # noqa: NPY002
+
+
+def test_training_and_validation_images_belong_together(data: Path) -> None:
+    run = make_run(data)
+    others = [
+        replace(run.validation, image=IMAGE.model_copy(update={"mean": (0.5,)})),
+        replace(run.validation, manifest=replace(run.validation.manifest, classes=("a", "b"))),
+    ]
+    for validation in others:
+        with pytest.raises(DataError, match="need the same"):
+            replace(run, validation=validation)
 
 
 class Pulled(BaseException):

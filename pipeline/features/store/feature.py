@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.base.damage import Damage
 from pipeline.base.digests import digest
 from pipeline.base.errors import (
+    ArgumentError,
     DamagedChunkError,
     MvmrError,
     StaleFeatureError,
@@ -101,12 +102,17 @@ class StoredFeature:
         """Return rows `first` to `last` (excluded) of a split, (rows, width), decoded.
 
         Raises DamagedChunkError, naming the file, if a chunk is missing or cut short, or fails
-        its checksum; StoreError if there is no such split.
+        its checksum; StoreError if there is no such split; ArgumentError for other rows.
         """
         if split not in self._arrays:
             raise StoreError(f"Feature {self.name!r}: {unknown_name('split', split, self._arrays)}")
         array = self._arrays[split]
         last = array.shape[0] if last is None else last
+        if not 0 <= first <= last <= array.shape[0]:
+            raise ArgumentError(
+                f"{split} of feature {self.name!r} has {array.shape[0]:,} rows; asked for "
+                f"{first:,} to {last:,}."
+            )
         try:
             numbers: Array = np.asarray(array[first:last])
         except UNREADABLE as error:

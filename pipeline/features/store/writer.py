@@ -190,20 +190,30 @@ class FeatureWriter:
             numbers = encoding.encode(rows)
         except StoreError as error:
             raise StoreError(f"{split}, rows from sample {first} on: {error}") from error
-        array = self._array(split)
-        samples, width = array.shape
-        if numbers.shape[1:] != (width,) or not 0 <= first <= samples - len(numbers):
-            raise StoreError(
-                f"{split} of feature {self._name!r} has {samples:,} rows of {width} numbers; found "
-                f"rows {first:,} to {first + len(numbers):,} of shape {numbers.shape}."
-            )
         if keep is not None and keep.any():
-            numbers = np.where(keep[:, None], array[first : first + len(rows)], numbers)
-        array[first : first + len(rows)] = numbers
+            self._require_place(split, first, numbers)
+            held = self._array(split)[first : first + len(rows)]
+            numbers = np.where(keep[:, None], held, numbers)
+        self.write_raw(split, first, numbers)
 
     def write_raw(self, split: str, first: int, numbers: Array) -> None:
-        """Write rows as the array holds them, as whole chunks, beginning at row `first`."""
+        """Write rows as the array holds them, as whole chunks, beginning at row `first`.
+
+        Raises StoreError if they are of another width or type, or beyond the last row.
+        """
+        self._require_place(split, first, numbers)
         self._array(split)[first : first + len(numbers)] = numbers
+
+    def _require_place(self, split: str, first: int, numbers: Array) -> None:
+        array = self._array(split)
+        samples, width = array.shape
+        wrong = numbers.shape[1:] != (width,) or numbers.dtype != array.dtype
+        if wrong or not 0 <= first <= samples - len(numbers):
+            raise StoreError(
+                f"{split} of feature {self._name!r} has {samples:,} rows of {width} numbers, "
+                f"{array.dtype}; found rows {first:,} to {first + len(numbers):,} of shape "
+                f"{numbers.shape}, {numbers.dtype}."
+            )
 
     def read_raw(self, split: str, rows: "npt.NDArray[np.int64]") -> Array:
         """Return the rows with these numbers as the array holds them, gaps included."""

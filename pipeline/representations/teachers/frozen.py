@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.base.arguments import require_floating
 from pipeline.base.errors import WeightsError, WeightsMissingError
 from pipeline.base.precision import full_precision
 from pipeline.base.text import counted
@@ -59,7 +60,11 @@ class FrozenTeacher(Representation):
 
     @torch.no_grad()  # a loss cannot use inference_mode's tensors
     def forward(self, images: Tensor) -> Tensor:
-        """Map prepared images (B, C, H, W) to embeddings (B, D), not normalised."""
+        """Map prepared images (B, C, H, W) to embeddings (B, D), not normalised.
+
+        Raises ArgumentError for images of another form, such as uint8.
+        """
+        require_floating(images, "A teacher")
         device = images.device
         bfloat16 = torch.autocast(device.type, dtype=torch.bfloat16)
         with bfloat16 if self.precision == "bfloat16" else full_precision(device):

@@ -16,6 +16,7 @@ from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
 from pipeline.base.precision import full_precision
 from pipeline.base.progress import Progress, Silent
+from pipeline.base.seeds import generators_kept
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
     FrozenTeacher,
@@ -87,6 +88,7 @@ class OpenClipOptions(TeacherOptions):
         return FrozenTeacher(tower, preparation, identity, self.precision)
 
 
+@generators_kept()
 def load_model(options: OpenClipOptions) -> nn.Module:
     """Load both towers on the CPU, in float32 and evaluation mode, with their weights.
 

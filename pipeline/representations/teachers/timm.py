@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.base.digests import state_digest
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError, unknown_name
+from pipeline.base.seeds import generators_kept
 from pipeline.base.timm_catalogue import other_activation
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
@@ -84,6 +85,7 @@ def _transform(settings: dict[str, Setting]) -> Transform:
     return prepare
 
 
+@generators_kept()
 def _load(options: TimmOptions) -> nn.Module:
     import timm
 

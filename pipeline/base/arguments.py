@@ -1,0 +1,84 @@
+"""Checks of what a function is given: another form would be turned into some other number."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.base.errors import ArgumentError, DataError
+from pipeline.base.text import counted
+
+_ROWS_AT_ONCE = 65_536
+
+
+def require_matrix(x: Tensor, what: str) -> None:
+    """Raise ArgumentError unless `x` is a matrix (B, D) of real numbers, with D at least 1."""
+    if x.ndim != 2 or not x.shape[1] or x.is_complex():
+        raise ArgumentError(
+            f"{what} must be a matrix (B, D) of real numbers; found {x.dtype} of shape "
+            f"{tuple(x.shape)}."
+        )
+
+
+def require_width(x: Tensor, width: int) -> None:
+    """Raise ArgumentError unless `x` is a matrix (B, width) of real numbers."""
+    require_matrix(x, "Vectors")
+    if x.shape[1] != width:
+        raise ArgumentError(f"Vectors must have {width} numbers each; found {x.shape[1]}.")
+
+
+def require_floating(images: Tensor, what: str, *, dimensions: int = 4) -> None:
+    """Raise ArgumentError unless images have that many dimensions and are floating-point."""
+    if images.ndim < dimensions or not images.is_floating_point():
+        raise ArgumentError(
+            f"{what} takes floating-point images ({'B, C, ' * (dimensions == 4)}H, W); found "
+            f"{images.dtype} of shape {tuple(images.shape)}."
+        )
+
+
+def require_features(features: Tensor) -> None:
+    """Raise DataError unless `features` is a non-empty, floating, finite matrix (N, D)."""
+    if features.ndim != 2 or not features.numel() or not features.is_floating_point():
+        raise DataError(
+            "Expected floating-point features of shape (images, width); "
+            f"found {features.dtype} of shape {tuple(features.shape)}."
+        )
+    first = 0
+    for rows in torch.split(features, _ROWS_AT_ONCE):
+        bad = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten()
+        if len(bad):
+            raise DataError(
+                f"Features must be finite; row {first + int(bad[0])} holds NaN or infinity. "
+                "Has the training diverged?"
+            )
+        first += len(rows)
+
+
+def require_one_width(*features: Tensor) -> None:
+    """Raise DataError unless all features (N, D) have the same D."""
+    widths = [part.shape[1] for part in features]
+    if len(set(widths)) > 1:
+        raise DataError(
+            f"Features that are compared need one width; found {', '.join(map(str, widths))}."
+        )
+
+
+def require_classes(labels: Tensor, what: str, *, rows: int, classes: int) -> None:
+    """Raise DataError unless `labels` (rows,) are integers from 0 to `classes` - 1."""
+    require_shape(labels, what, (rows,))
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"Expected integer {what}; found {labels.dtype}.")
+    if rows and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"Expected {what} from 0 to {classes - 1}; found {int(labels.min())} to "
+            f"{int(labels.max())}."
+        )
+
+
+def require_shape(x: Tensor, what: str, shape: Sequence[int]) -> None:
+    """Raise DataError unless `x` has this shape."""
+    if x.shape != tuple(shape):
+        raise DataError(
+            f"Expected {what} of shape {tuple(shape)}, for {counted(shape[0], 'images')}; found "
+            f"{tuple(x.shape)}."
+        )
