@@ -9,13 +9,15 @@ from torch import Tensor
 
 from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
 from pipeline.objective.references import Reference
-from pipeline.objective.terms import AnyTerm, ObjectiveOptions
+from pipeline.objective.terms import AnyTerm, ObjectiveOptions, OwnTerm
 
 
 def every_term() -> dict[str, Any]:
     """Return options of terms by name; their representation, if they need one, is `r`."""
     found: dict[str, Any] = {}
     for kind in get_args(AnyTerm):
+        if kind is OwnTerm:  # which is whatever its user makes it
+            continue
         name = kind.model_fields["kind"].default
         given = {"representation": "r"} if "representation" in kind.model_fields else {}
         found[name] = {"kind": name, **given}
