@@ -21,12 +21,28 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from ruamel.yaml import YAML
 
+from pipeline.base.devices import device_from
+from pipeline.base.progress import Silent
+from pipeline.evaluation.image_set import Images
+from pipeline.evaluation.knn import KnnOptions
+from pipeline.evaluation.linear import LinearOptions
+from pipeline.evaluation.protocol import Setting
+from pipeline.evaluation.retrieval import RetrievalOptions
+from pipeline.evaluation.subjects import image_subjects
+from pipeline.loading.batch import SplitData
+from pipeline.models.checkpoint import BEST, load_checkpoint
+from pipeline.shards.manifest import read_manifests
 from stages.terminal.cli import run as mvmr
 
 WAYS = ("file", "original view")
-FIGURES = (("linear", "top1"), ("knn", "top1"), ("retrieval", "recall_at_1"))
+FIGURES: dict[str, tuple[Any, str]] = {
+    "linear": (LinearOptions(), "top1"),
+    "knn": (KnnOptions(), "top1"),
+    "retrieval": (RetrievalOptions(), "recall_at_1"),
+}
 TEACHER = "effnet"
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "self-supervised": {
@@ -80,8 +96,9 @@ def experiment(
             "augmentation": {"policy": "custom", "min_scale": 0.2},
             "loading": {"mode": "resident", "workers": 2},
             "channels_last": True,
+            "precision": "bf16" if torch.cuda.is_available() else "32",
         },
-        "evaluate": {"linear": {}, "knn": {}, "retrieval": {}},
+        "evaluate": {"retrieval": {}},
     }
 
 
@@ -121,13 +138,36 @@ def one(arguments: argparse.Namespace, objective: str, way: str, seed: int) -> N
     if way == "original view":
         before.start()  # which makes the loader cut boxes of original views
     call(arguments, ["train"], content)
-    call(arguments, ["evaluate"], content)
-    metrics = arguments.root / "runs" / name / "metrics"
-    records = {p: json.loads((metrics / f"{p}.json").read_text()) for p, _ in FIGURES}
     path.parent.mkdir(exist_ok=True)
     result = {"objective": objective, "views": way, "seed": seed, "epochs": arguments.epochs}
-    scores = {protocol: records[protocol][figure] for protocol, figure in FIGURES}
-    path.write_text(json.dumps({**result, **scores}))
+    path.write_text(json.dumps({**result, **scores(arguments, name, seed)}))
+
+
+def scores(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
+    """Return the figures of a run's best checkpoint on the test images."""
+    trained = load_checkpoint(arguments.root / "runs" / name / "checkpoints" / BEST)
+    shards = arguments.root / "data" / "photographs" / "shards"
+    images = Images(
+        {
+            split: SplitData(shards / split, manifest, {}, trained.image)
+            for split, manifest in read_manifests(shards).items()
+        }
+    )
+    device, work = device_from("auto"), arguments.root / "work" / name
+    student = image_subjects(
+        {"student": trained.build()}, images, device=device, cache=work, progress=Silent()
+    )["student"]
+    setting = Setting(
+        images=images,
+        references={},
+        specifications={},
+        checkpoint=trained,
+        device=device,
+        seed=seed,
+        work=work,
+        progress=Silent(),
+    )
+    return {p: options.score(student, setting).values[f] for p, (options, f) in FIGURES.items()}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -155,7 +195,7 @@ def table(arguments: argparse.Namespace) -> Iterator[str]:
     for epochs, objective in sorted({(r["epochs"], r["objective"]) for r in found}):
         own = [r for r in found if (r["epochs"], r["objective"]) == (epochs, objective)]
         yield f"{objective}, {epochs} epochs"
-        for protocol, _ in FIGURES:
+        for protocol in FIGURES:
             by_way = {w: {r["seed"]: r[protocol] for r in own if r["views"] == w} for w in WAYS}
             seeds = sorted(set.intersection(*(set(scores) for scores in by_way.values())))
             lead = [by_way[WAYS[0]][s] - by_way[WAYS[1]][s] for s in seeds]
