@@ -22,6 +22,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from pipeline.features.store import FeatureStore
 from pipeline.images.decoding import decode
+from pipeline.models.ready_encoder import load_encoder
 from pipeline.shards.listing import read_names
 from pipeline.shards.manifest import read_manifests
 from pipeline.shards.reading import read_shard
@@ -224,6 +225,9 @@ def test_the_python_of_every_page_runs(project: Path) -> None:
     (project / "runs/photos").symlink_to("digits")
     for name in ("scan.png", "photo.jpg"):
         Image.fromarray(np.arange(120, dtype=np.uint8).reshape(10, 12)).save(project / name)
+    module, preprocessing = load_encoder(project / "runs/photos/checkpoints/best.pt")
+    embedded = module(preprocessing(project / "photo.jpg")[None]).detach().numpy()
+    np.savez(project / "runs/photos.npz", names=["photo.jpg"], embeddings=embedded)
     files = {example(added)[1] for added in EXAMPLES}
     others = [found for found in pages() if found.name != FROM_PYTHON]  # has a test of its own
     every = [(found.name, block.text) for found in others for block in found.blocks("python")]

@@ -107,8 +107,8 @@ def test_files_behind_a_url_without_labels(tmp_path: Path, scheme: str) -> None:
 @pytest.mark.parametrize(
     ("labels", "feature", "classes", "expected"),
     [
-        ([1, None, 2], None, ["0", "1", "2"], [1, None, 2]),
-        ([1.0, float("nan"), 2.0], None, ["0", "1", "2"], [1, None, 2]),
+        ([1, None, 7], None, ["1", "7"], [0, None, 1]),
+        ([1.0, float("nan"), 2.0], None, ["1", "2"], [0, None, 1]),
         (["wolf", "ant", None], None, ["ant", "wolf"], [1, 0, None]),
         ([[2, 0], [], [1]], {"feature": CLASS_LABEL, "_type": "List"}, NAMES, [(0, 2), (), (1,)]),
         ([[2, 0], [], None], [CLASS_LABEL], NAMES, [(0, 2), (), None]),

@@ -60,7 +60,7 @@ def test_a_table_of_paths_and_names(tmp_path: Path, images: list[bytes]) -> None
 @pytest.mark.parametrize(
     ("cells", "options", "classes", "expected"),
     [
-        (["2", "0", "-1"], {}, ["0", "1", "2"], [2, 0, None]),
+        (["2", "0", "-1"], {}, ["0", "2"], [1, 0, None]),
         (["a;c", "", "b"], {"separator": ";"}, ["a", "b", "c"], [(0, 2), (), (1,)]),
         (["0 2", "1", "2"], {"separator": " "}, ["0", "1", "2"], [(0, 2), (1,), (2,)]),
         (["x", "y", "z"], {"labels": "none"}, [], [None, None, None]),

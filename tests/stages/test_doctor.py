@@ -154,10 +154,10 @@ def test_a_change_makes_stale_what_depends_on_it(
     assert run(["evaluate", *QUICK]) == 0
     capsys.readouterr()
     assert run(["report", *QUICK]) == 0
-    *_, score, place, following = capsys.readouterr().out.splitlines()
-    assert score.startswith("linear: top1 ")
-    assert place.startswith("Open runs/digits/report.html in a browser")
-    assert following.startswith("Next: mvmr export")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("A linear classifier on its features") for line in lines)
+    assert any(line.startswith("Open runs/digits/report.html in a browser") for line in lines)
+    assert lines[-1].startswith("Next: mvmr export")
     assert {state.condition for state in conditions().values()} == {"done"}
     changed = conditions("features.hog.bins=12")
     assert changed["extract@hog"].condition == "stale"

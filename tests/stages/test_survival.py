@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -338,7 +339,7 @@ def test_too_little_room_for_shards_is_said_before_they_are_packed(tmp_path: Pat
     source = f"dataset.source={{kind: image_folder, root: {tmp_path}/images}}"
     with small_disk(project.data, "16m"):
         output = project.call("mvmr", "shard", "-s", source, "-s", "train.batch_size=20", code=1)
-        assert "Packing 150 images takes 40 MB, and 17 MB are free" in output
+        assert re.search(r"Packing 150 images takes 4\d MB, and 1\d MB are free at", output)
         assert not list(project.data.rglob("*.tar"))
 
 
