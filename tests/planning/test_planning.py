@@ -242,6 +242,7 @@ def test_the_forecast_of_every_stage_is_near_what_dvc_takes(tmp_path: Path) -> N
         assert found / 1.5 < expected < 1.5 * found, (kind, expected, found)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_forecast_again(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

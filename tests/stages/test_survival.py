@@ -312,6 +312,7 @@ def small_disk(place: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_room_is_enough_to_go_on(
     undisturbed: Project, tmp_path: Path
 ) -> None:
@@ -343,6 +344,7 @@ def test_too_little_room_for_shards_is_said_before_they_are_packed(tmp_path: Pat
         assert not list(project.data.rglob("*.tar"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_on_one_shard_is_named_and_the_others_finish(
     undisturbed: Project, tmp_path: Path
 ) -> None:
