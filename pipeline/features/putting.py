@@ -1,5 +1,6 @@
 """Storing rows that somebody computed elsewhere, in the same format and with the same checks."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -49,7 +50,8 @@ def put_rows(
     manifests = read_manifests(shards)
     identity = {"kind": options.kind, "made_from": made_from}
     fingerprint = fingerprint_of(options, identity, manifests)
-    directory = work / f"{name}-{digest(fingerprint)[:16]}"
+    content = _digest_of(rows)
+    directory = work / f"{name}-{digest([fingerprint, content])[:16]}"
     writer = FeatureWriter(store, name, directory, fingerprint)
     valid = np.delete(rows["train"], sorted(manifests["train"].invalid), axis=0)
     encoding, sample = Encoding(stored_type), torch.from_numpy(valid[:WITNESSED])
@@ -84,4 +86,15 @@ def put_rows(
             for first in range(0, len(array), chunk):
                 writer.write_rows(split, first, array[first : first + chunk], encoding)
             write_identities(writer.home, split, read_contents(shards / split, manifest))
-        return writer.publish({"options": options.model_dump(mode="json"), **report})
+        return writer.publish(
+            {"options": options.model_dump(mode="json"), **report, "rows": content}
+        )
+
+
+def _digest_of(rows: Mapping[Split, Array]) -> str:
+    """Return the SHA-256 of rows, which their description does not determine."""
+    content = hashlib.sha256()
+    for split, array in sorted(rows.items()):
+        content.update(f"{split} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()

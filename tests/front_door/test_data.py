@@ -107,6 +107,26 @@ def test_rows_of_ones_own_come_back(data: mvmr.Dataset, folder: Path) -> None:
     assert data.store.verify()["mine"] == []
 
 
+def test_other_rows_under_the_same_words_are_another_feature(data: mvmr.Dataset) -> None:
+    rows = {split: np.ones((len(data[split]), 3)) for split in data.manifests}
+    first = data.store.put("again", rows, data, made_from="ones").digest
+    same = data.store.put("again", rows, data, made_from="ones").digest
+    other = {split: 2 * ones for split, ones in rows.items()}
+    changed = data.store.put("again", other, data, made_from="ones")
+    assert (same, changed.digest == first) == (first, False)
+    assert (data.store["again"]["train"][:] == 2).all()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../evil", "a/b", ".hidden"])
+def test_a_name_that_is_no_folders_leaves_the_store_alone(data: mvmr.Dataset, name: str) -> None:
+    rows = {split: np.ones((len(data[split]), 3)) for split in data.manifests}
+    before = data.store.keys()
+    with pytest.raises(mvmr.MvmrError, match="A feature's name has letters"):
+        data.store.put(name, rows, data, made_from="ones")
+    assert data.store.keys() == before
+    assert data.store.verify()["hog"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -74,8 +74,9 @@ class StoredFeature:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the fingerprint."""
-        return digest(self.fingerprint)
+        """SHA-256 of the fingerprint, and of the rows if they were computed elsewhere."""
+        rows = self.report.get("rows")
+        return digest(self.fingerprint) if rows is None else digest([self.fingerprint, rows])
 
     @property
     def splits(self) -> dict[str, int]:

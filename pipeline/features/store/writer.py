@@ -1,6 +1,7 @@
 """Writing a feature so that an interrupted run can be continued."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.base.digests import digest
-from pipeline.base.errors import MvmrError, StoreError
+from pipeline.base.errors import ArgumentError, MvmrError, StoreError
 from pipeline.base.locations import Location, is_local, move_tree, names_in, remove_tree
 from pipeline.features.encoding import ARRAY_TYPES, Array, Encoding
 from pipeline.features.store.feature import (
@@ -39,6 +40,7 @@ DONE = "done"
 REPORT = "report"  # of a reduction
 # Held, in the folder of all unfinished features, by whoever writes to the store.
 LOCK = "lock"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]*")  # that is no path
 
 
 class FeatureWriter:
@@ -52,6 +54,12 @@ class FeatureWriter:
     def __init__(
         self, store: FeatureStore, name: str, work: Location, fingerprint: Fingerprint
     ) -> None:
+        """Raise ArgumentError unless the name can be that of a feature's folder."""
+        if not NAME.fullmatch(name):
+            raise ArgumentError(
+                "A feature's name has letters, digits, spaces, _ and -, and begins with one of the "
+                f"first two; found {name!r}."
+            )
         self.work = work
         self.target = store.path / name
         self.home = work / "feature" if is_local(work) else self.target
