@@ -98,7 +98,7 @@ def _resized_box(pixels: Pixels, box: Box, size: int, *, cubic: bool) -> Pixels:
     right = math.ceil(box.left + box.width - NEAR)
     part = pixels[top:bottom, left:right]
     inner = Box(box.top - top, box.left - left, box.height, box.width)
-    if (bottom - top, right - left) == (round(box.height), round(box.width)):
+    if np.allclose((bottom - top, right - left), (box.height, box.width), rtol=0, atol=NEAR):
         return _interpolated(part, size, size, cubic=cubic)
     return _by_fractions(part, inner, size, cubic=cubic)
 
