@@ -1,20 +1,25 @@
-"""How busy extraction keeps an accelerator, and how much memory that takes.
+"""How busy extraction and training keep an accelerator, and how much memory that takes.
 
-    python -m benchmarks.feeding [--cases 32 96 224 12MP] [--rounds R] [--seconds S]
+    python -m benchmarks.feeding [--cases 32 96 224 12MP] [--fed extraction streaming resident]
+                                 [--rounds R] [--seconds S]
     python -m benchmarks.feeding --memory [--images 1000 10000]
 
-The accelerator is a stand-in (`benchmarks/stand_in.py`), fed by one worker on all cores that this
-process may use. The files are JPEG: 32 x 32 and 96 x 96 pixels as they are, 448 x 448 seen at
-224 px, 3464 x 3464 (12 megapixels) seen at 224 px. Per round, in turns:
+The accelerator is a stand-in (`benchmarks/stand_in.py`), fed by extraction with one worker, or by
+the streaming or the resident loader of training, on all cores that this process may use. The files
+are JPEG: 32 x 32 and 96 x 96 pixels as they are, 448 x 448 seen at 224 px, 3464 x 3464
+(12 megapixels) seen at 224 px. Per round, in turns:
 
-    bare     one process a core decodes and prepares files in memory, nothing else
-    hungry   extraction, with an accelerator ten times as fast as that: decoding is the limit
+    bare     one process a core decodes files in memory and prepares them for extraction, or cuts
+             one random view of each for training, nothing else
+    hungry   what feeds, with an accelerator ten times as fast as that: decoding is the limit
     own      an accelerator a quarter as fast, on images that it has
-    calm     extraction with that accelerator
+    calm     what feeds, with that accelerator
 
-Rates are images per second, of extraction after its first tar; ratios are taken within a round.
-Where decoding is the limit, the ratio of images per second of CPU time is printed too, which hardly
-depends on other programs.
+Rates are images per second: of extraction after its first tar, of training over a whole epoch after
+the first. Where files have the view's size, random views are cut on the accelerator and cost
+nothing here, and the resident loader keeps what it has decoded, so that only `calm` says something
+of it. Ratios are taken within a round. Where decoding is the limit, the ratio of images per second
+of CPU time is printed too, which hardly depends on other programs.
 With --memory, the peak memory of a worker that extracts so many photographs of 448 x 448.
 """
 
@@ -26,31 +31,42 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 
 from benchmarks.accelerator.teacher import Photographs, pack
-from benchmarks.stand_in import StandInOptions
-from benchmarks.timing import rounds, spread, verdict
+from benchmarks.stand_in import StandInOptions, take_time
+from benchmarks.timing import cost_of, rounds, spread, verdict
 from pipeline.base.devices import available_cores
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore
-from pipeline.images.decoding import decode
-from pipeline.images.original_view import ImageOptions, OriginalView
+from pipeline.images.cutting import cut_views, original_view_of
+from pipeline.images.decoding import opened
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import OriginalView
+from pipeline.images.random_views import AugmentationOptions
+from pipeline.images.view_operations import drawn_boxes
+from pipeline.loading.batch import SplitData
+from pipeline.loading.batch_pixels import RandomViews
+from pipeline.loading.loaders import LoadingOptions, training_loader
 from pipeline.planning.pace import PaceMeter
+from pipeline.shards.manifest import read_manifests
 
 TARS = 8
 HUNGRY, CALM = 10.0, 0.25  # rates of the accelerator, over that of bare decoding
 STEP_SECONDS = 0.25
 FEWEST_IMAGES = 64
+BARE_SECONDS = 3.0
 SETTINGS = {
     "MALLOC_ARENA_MAX": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -83,21 +99,42 @@ class Rate:
     cpu: float
 
 
-def bare_rate(files: Sequence[bytes], case: Case, seconds: float) -> Rate:
-    """Return the rate at which one process a core decodes and prepares."""
+Work = Callable[[bytes], object]
+
+
+def prepared(case: Case) -> Work:
+    """Return what extraction does to a file before its network."""
+    prepare = OriginalView(case.image)
+    return lambda data: prepare.pixels(opened(data))
+
+
+def cut(case: Case) -> Work:
+    """Return what training does to a file before its step, with boxes that are drawn already."""
+    if case.file == case.view:
+        return lambda data: original_view_of(opened(data), case.image)
+    boxes = drawn_boxes(
+        np.random.default_rng(0).random((64, 22)), 0.2, height=case.file, width=case.file
+    )
+    turns = cycle(np.split(boxes, len(boxes)))
+    return lambda data: cut_views(opened(data), case.image, next(turns))
+
+
+def bare_rate(files: Sequence[bytes], work_of: Callable[[Case], Work], case: Case) -> Rate:
+    """Return the rate at which one process a core works on files, for a second or two."""
     cores = available_cores()
     with ProcessPoolExecutor(cores, get_context("fork")) as pool:
-        work = partial(_decode_for, files, case, seconds)
-        found = list(pool.map(work, range(cores)))
+        found = list(pool.map(partial(_alone, files, work_of, case), range(cores)))
     return Rate(sum(one.clock for one in found), sum(one.cpu for one in found) / cores)
 
 
-def _decode_for(files: Sequence[bytes], case: Case, seconds: float, number: int) -> Rate:
+def _alone(
+    files: Sequence[bytes], work_of: Callable[[Case], Work], case: Case, number: int
+) -> Rate:
     torch.set_num_threads(1)
-    prepare, done = OriginalView(case.image), number
+    work, done = work_of(case), number
     began, used = time.perf_counter(), time.process_time()
-    while time.perf_counter() < began + seconds:
-        prepare.pixels(decode(files[done % len(files)]))
+    while time.perf_counter() < began + BARE_SECONDS:
+        work(files[done % len(files)])
         done += 1
     images = done - number
     return Rate(images / (time.perf_counter() - began), images / (time.process_time() - used))
@@ -128,7 +165,7 @@ def own_rate(rate: float, case: Case, batch: int, seconds: float) -> Rate:
     return Rate(done / (time.perf_counter() - began), done / (time.process_time() - used))
 
 
-def fed_rate(shards: Path, rate: float, case: Case, batch: int) -> Rate:
+def extraction_rate(shards: Path, rate: float, case: Case, batch: int) -> Rate:
     """Return the rate of an extraction by one worker in this process, after its first tar."""
     meter = CpuMeter()
     with tempfile.TemporaryDirectory() as directory:
@@ -148,11 +185,40 @@ def fed_rate(shards: Path, rate: float, case: Case, batch: int) -> Rate:
     return Rate(piece.images / piece.seconds, piece.images / used)
 
 
-def compare(name: str, repeats: int, seconds: float) -> None:
-    """Print the rates of one case, and their ratios."""
+def training_rate(mode: str, shards: Path, rate: float, case: Case, batch: int) -> Rate:
+    """Return the rate of a loader's second epoch, for steps of the accelerator."""
+    (manifest,) = read_manifests(shards).values()
+    loader = training_loader(
+        SplitData(shards / "train", manifest, {}, case.image),
+        LoadingOptions.model_validate({"mode": mode, "workers": available_cores()}),
+        batch_size=batch,
+        seed=0,
+        views=RandomViews(AugmentationOptions(policy="custom"), original=False),
+    )
+
+    def epoch() -> int:
+        for _ in loader:
+            take_time(batch / rate)
+        return batch * len(loader)
+
+    epoch()
+    cost = cost_of(epoch)
+    return Rate(1 / cost.wall_each, 1 / cost.cpu_each)
+
+
+WAYS: dict[str, tuple[Callable[[Case], Work], Callable[[Path, float, Case, int], Rate]]] = {
+    "extraction": (prepared, extraction_rate),
+    "streaming": (cut, partial(training_rate, "streaming")),
+    "resident": (cut, partial(training_rate, "resident")),
+}
+
+
+def compare(name: str, fed: str, repeats: int, seconds: float) -> None:
+    """Print the rates of one case and what feeds, and their ratios."""
     case = CASES[name]
+    work_of, fed_rate = WAYS[fed]
     files = Photographs(None, 16, made_side=case.file).files
-    first = bare_rate(files, case, 1.0)
+    first = bare_rate(files, work_of, case)
     guess = first.clock
     fast, slow = HUNGRY * first.cpu * available_cores(), CALM * guess
     found: dict[str, list[Rate]] = {role: [] for role in ("bare", "hungry", "own", "calm")}
@@ -165,15 +231,16 @@ def compare(name: str, repeats: int, seconds: float) -> None:
             count = max(FEWEST_IMAGES, int(rate * seconds))
             pack(Photographs(made, count), shards, samples=-(-count // TARS))
         work = {
-            "bare": partial(bare_rate, files, case, seconds / 2),
+            "bare": partial(bare_rate, files, work_of, case),
             "hungry": partial(fed_rate, hungry, fast, case, batch_of(fast)),
-            "own": partial(own_rate, slow, case, batch_of(slow), seconds / 2),
+            "own": partial(own_rate, slow, case, batch_of(slow), BARE_SECONDS),
             "calm": partial(fed_rate, calm, slow, case, batch_of(slow)),
         }
         for turns in rounds(list(work), repeats):
             for role in turns:
                 found[role].append(work[role]())
-    print(f"{name}: files of {case.file} px seen at {case.view} px, {available_cores()} cores")
+    cores = available_cores()
+    print(f"{fed}, {name}: files of {case.file} px seen at {case.view} px, {cores} cores")
     for role, rates in found.items():
         print(f"{role:>8} {spread([rate.clock for rate in rates], 1)} images/s")
     for what, over, under, wanted in (
@@ -199,7 +266,7 @@ def peak_memory(count: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         shards = Path(directory) / "shards"
         pack(Photographs(None, count, made_side=case.file), shards, samples=500)
-        fed_rate(shards, 1e6, case, 64)
+        extraction_rate(shards, 1e6, case, 64)
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
@@ -217,6 +284,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--fed", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="of one extraction")
     parser.add_argument("--memory", action="store_true")
@@ -228,8 +296,8 @@ def main() -> None:
     elif options.memory:
         compare_memory(options.images)
     else:
-        for name in options.cases:
-            compare(name, options.rounds, options.seconds)
+        for fed, name in product(options.fed, options.cases):
+            compare(name, fed, options.rounds, options.seconds)
 
 
 if __name__ == "__main__":

@@ -165,15 +165,10 @@ class Litdata:
             output_dir=str(root),
             chunk_bytes="64MB",
             num_workers=1,
+            start_method="fork",  # or it changes how all others start
         )
-        crop = transform(data.image.size)
-
-        class Crops(StreamingDataset):  # type: ignore[misc]
-            def __getitem__(self, index: Any) -> Any:
-                image, label = super().__getitem__(index)
-                return crop(Image.open(io.BytesIO(image))), label
-
-        dataset = Crops(str(root), shuffle=True, drop_last=True)
+        cropped = partial(_cropped, transform(data.image.size))
+        dataset = StreamingDataset(str(root), shuffle=True, drop_last=True, transform=cropped)
         self._loader = StreamingDataLoader(
             dataset, batch_size=BATCH, num_workers=WORKERS, persistent_workers=True
         )
@@ -184,6 +179,11 @@ class Litdata:
 
 def _sample(files: Sequence[tuple[bytes, Any]], index: int) -> tuple[bytes, Any]:
     return files[index]
+
+
+def _cropped(crop: Callable[[Any], Any], sample: tuple[bytes, Any]) -> tuple[Any, Any]:
+    image, label = sample
+    return crop(Image.open(io.BytesIO(image))), label
 
 
 def ours(data: SplitData, mode: str, names: Sequence[str]) -> Any:

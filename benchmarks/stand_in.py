@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pipeline.images.original_view import ImageOptions, OriginalView
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import OriginalView
 from pipeline.representations.representation import (
     JsonValue,
     Representation,

@@ -18,7 +18,8 @@ from pipeline.datasets.split import SplitOptions
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore, StoredFeature
-from pipeline.images.original_view import ImageOptions, OriginalView
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import OriginalView
 from pipeline.representations.representation import (
     JsonValue,
     Representation,

@@ -22,7 +22,8 @@ from pipeline.features.encoding import Encoding
 from pipeline.features.principal_components import fit_pca
 from pipeline.features.projection import Projection
 from pipeline.features.whitening import whitened
-from pipeline.images.original_view import ImageOptions, OriginalView, denormalise, normalise
+from pipeline.images.original_view import ImageOptions, denormalise, normalise
+from pipeline.images.preparation import OriginalView
 from pipeline.images.random_views import AugmentationOptions, build_augmentation
 from pipeline.metrics.accuracy import bootstrap_interval, per_class_accuracy, top_k_accuracy
 from pipeline.metrics.average_precision import average_precision, bootstrap_mean, mean_over_classes

@@ -9,6 +9,7 @@ finer than the view's pixels. `tests/images/test_cutting.py` measures it.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,11 @@ def original_view_of(image: ImageFile, options: ImageOptions) -> Tensor:
     return cut_views(image, options, original=True)[0]
 
 
+def part_of_whole(image: ImageFile, options: ImageOptions, box: Box, *, cubic: bool) -> Tensor:
+    """Return a part of the resized image as (C, size, size), uint8; the box may have fractions."""
+    return _cut(image, options, [_Cut(box, cubic, within=True)])[0]
+
+
 def cut_views(
     file: ImageFile,
     image: ImageOptions,
@@ -55,24 +61,38 @@ def cut_views(
     `boxes` (V, 4) are top, left, height and width. They are resized bilinearly, or with `cubic`,
     bicubically. Raises DataError if the file cannot be decoded.
     """
+    centre = Box(*centre_box(file.width, file.height, image))
+    wanted = [_Cut(centre, cubic=True, within=True)] if original else []
+    if boxes is not None:
+        wanted += [_Cut(Box(*box), cubic, within=False) for box in boxes.tolist()]
+    return _cut(file, image, wanted)
+
+
+class _Cut(NamedTuple):
+    """A box to be cut, by itself or, `within`, as a part of the resized image."""
+
+    box: Box
+    cubic: bool
+    within: bool
+
+
+def _cut(file: ImageFile, image: ImageOptions, wanted: Sequence[_Cut]) -> Tensor:
     size = image.size
-    wanted = [] if boxes is None else [(Box(*box), cubic, False) for box in boxes.tolist()]
-    if original:
-        wanted.insert(0, (Box(*centre_box(file.width, file.height, image)), True, True))
     share = max(
-        (MARGIN * size / min(box.height, box.width) for box, *_ in wanted),
+        (MARGIN * size / min(cut.box.height, cut.box.width) for cut in wanted),
         default=1.0,
     )
     stored = file.stored(share)
     pixels, orientation = stored.pixels, stored.orientation
     if image.channels == 1 and pixels.shape[2] == 3:
         pixels = np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
-    views = np.empty((len(wanted), size, size, image.channels), dtype=np.uint8)
-    for view, (box, smooth, within) in zip(views, wanted, strict=True):
-        own = _scaled(_as_stored(box, file, orientation), stored.scale)
-        cut = (_part_of_whole if within else _resized_box)(pixels, own, size, cubic=smooth)
-        view[:] = orientation.upright(cut)  # one channel fills three
-    return torch.from_numpy(views).permute(0, 3, 1, 2).contiguous()
+    views = np.empty((len(wanted), image.channels, size, size), dtype=np.uint8)
+    for view, cut in zip(views, wanted, strict=True):
+        own = _scaled(_as_stored(cut.box, file, orientation), stored.scale)
+        resize = _part_of_whole if cut.within else _resized_box
+        resized = orientation.upright(resize(pixels, own, size, cubic=cut.cubic))
+        view[:] = resized.transpose(2, 0, 1)  # one channel fills three
+    return torch.from_numpy(views)
 
 
 def _as_stored(box: Box, file: ImageFile, orientation: Orientation) -> Box:

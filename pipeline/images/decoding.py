@@ -76,9 +76,9 @@ def opened(image: bytes | Image.Image) -> "ImageFile":
     asked for.
     """
     if isinstance(image, Image.Image):
-        return _Decoded(_array(upright(image)))
+        return _Decoded(upright(image))
     header = _plain_jpeg(image)
-    return _Decoded(_array(_by_pillow(image))) if header is None else _JpegFile(image, header)
+    return _Decoded(_by_pillow(image)) if header is None else _JpegFile(image, header)
 
 
 class ImageFile(ABC):
@@ -90,6 +90,10 @@ class ImageFile(ABC):
     @abstractmethod
     def stored(self, share: float = 1.0) -> "Stored":
         """Return the pixels as the file stores them, at a scale of at least `share`."""
+
+    @abstractmethod
+    def decoded(self) -> Image.Image:
+        """Return the whole image, as `decode` does; it is decoded once."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +110,21 @@ class Stored:
 
 
 class _Decoded(ImageFile):
-    def __init__(self, pixels: Pixels) -> None:
-        self._pixels = pixels
-        self.height, self.width = pixels.shape[:2]
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        self.width, self.height = image.size
 
     def stored(self, share: float = 1.0) -> Stored:
-        return Stored(self._pixels)
+        return Stored(_array(self._image))
+
+    def decoded(self) -> Image.Image:
+        return self._image
 
 
 class _JpegFile(ImageFile):
     def __init__(self, data: bytes, header: "_Jpeg") -> None:
         self._data, self._header = data, header
+        self._whole: Image.Image | None = None
         sides = (header.height, header.width)
         self.height, self.width = sides[::-1] if header.orientation.transposed else sides
 
@@ -126,6 +134,11 @@ class _JpegFile(ImageFile):
         if pixels is None:  # damaged, or of a rare kind
             return Stored(_array(_by_pillow(self._data)))
         return Stored(pixels, eighths / 8, self._header.orientation)
+
+    def decoded(self) -> Image.Image:
+        if self._whole is None:
+            self._whole = decode(self._data)
+        return self._whole
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ Hand-crafted representations are computed from the normalised original view; tea
 images in their own way. Both start from a decoded image.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -40,29 +39,6 @@ class ImageOptions(Options):
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"resize ({self.resize}) must not be smaller than size ({self.size})")
         return self
-
-
-class Preparation(Protocol):
-    """Turns one decoded image into a tensor; equal preparations give equal tensors.
-
-    It has two steps: one for each image on the CPU, and one for a batch on any device. Together
-    they give what a call gives, bit for bit.
-    """
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return one prepared image (C, H, W), float32."""
-        ...
-
-    def pixels(self, image: Image.Image) -> Tensor:
-        """Return the image (C, H, W) as `finish` takes it: uint8, where 8 bits hold it."""
-        ...
-
-    def finish(self, pixels: Tensor) -> Tensor:
-        """Return prepared images (B, C, H, W), float32, on the device of their pixels."""
-        ...
-
-    def __hash__(self) -> int: ...
-    def __eq__(self, other: object, /) -> bool: ...
 
 
 def original_view(image: Image.Image, options: ImageOptions) -> Tensor:
@@ -142,22 +118,3 @@ def denormalise(images: Tensor, options: ImageOptions) -> Tensor:
 def _column(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):  # cached, and also used with gradients
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
-
-
-@dataclass(frozen=True)
-class OriginalView:
-    """The preparation of hand-crafted representations: the normalised original view."""
-
-    options: ImageOptions
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the normalised original view (C, size, size), float32."""
-        return self.finish(self.pixels(image))
-
-    def pixels(self, image: Image.Image) -> Tensor:
-        """Return the original view (C, size, size), uint8."""
-        return original_view(image, self.options)
-
-    def finish(self, pixels: Tensor) -> Tensor:
-        """Return normalised original views (..., C, size, size), float32."""
-        return normalise(pixels, self.options)

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.images.image_batch import require_normalised
-from pipeline.images.original_view import ImageOptions, OriginalView, denormalise, normalise_views
+from pipeline.images.original_view import ImageOptions, denormalise, normalise_views
+from pipeline.images.preparation import OriginalView
 from pipeline.images.random_views import Augmentation, AugmentationOptions, build_augmentation
 from pipeline.representations.handcrafted import image_identity, in_working_precision
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions

@@ -5,7 +5,8 @@ from typing import Literal
 from torch import Tensor
 
 from pipeline.base.errors import ConfigError
-from pipeline.images.original_view import ImageOptions, OriginalView
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import OriginalView
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from pipeline.base.arguments import require_floating
 from pipeline.base.precision import full_precision
 from pipeline.images.image_batch import require_normalised
-from pipeline.images.original_view import ImageOptions, OriginalView
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import OriginalView
 from pipeline.representations.representation import JsonValue, Representation
 
 

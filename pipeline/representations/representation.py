@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.base.digests import state_digest
 from pipeline.base.options import Options
-from pipeline.images.original_view import ImageOptions, Preparation
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import Preparation
 from pipeline.representations.storing import ReduceOptions, StoredType
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
@@ -73,6 +74,11 @@ class RepresentationOptions(Options, ABC):
     def in_this_process_only(self) -> bool:
         """Whether other processes cannot build it, because it was handed over in memory."""
         return False
+
+    @property
+    def exact(self) -> "RepresentationOptions | None":
+        """The options whose vectors these only come near to; None if there are none."""
+        return None
 
     def files(self) -> dict[str, Path]:
         """Return the local files that `build` reads, by the option that names each."""

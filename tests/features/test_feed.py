@@ -22,6 +22,7 @@ from pipeline.features.extraction.feed import (
     Feed,
     Files,
 )
+from pipeline.images.decoding import ImageFile, opened
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +39,11 @@ class Slow:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the pixel as a float."""
-        return self.finish(self.pixels(image))
+        return self.finish(self.pixels(opened(image)))
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def pixels(self, image: ImageFile) -> Tensor:
         """Return the pixel (1, 1, 1)."""
-        value: Any = image.getpixel((0, 0))
+        value: Any = image.decoded().getpixel((0, 0))
         if self.gate is None:
             time.sleep(value % 5 / 1000)
         else:

@@ -17,13 +17,8 @@ from PIL import Image
 
 from pipeline.base.errors import DataError
 from pipeline.images.decoding import MAX_PIXELS, decode
-from pipeline.images.original_view import (
-    ImageOptions,
-    OriginalView,
-    denormalise,
-    normalise,
-    original_view,
-)
+from pipeline.images.original_view import ImageOptions, denormalise, normalise, original_view
+from pipeline.images.preparation import OriginalView
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -14,7 +14,8 @@ from pipeline.base.progress import Silent
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
 from pipeline.features.store import FeatureStore, StoredFeature
-from pipeline.images.original_view import ImageOptions, OriginalView
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import OriginalView
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 from pipeline.representations.row_check import checked_width

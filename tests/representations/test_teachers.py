@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
 from pipeline.base.timm_catalogue import other_activation
-from pipeline.images.decoding import decode
+from pipeline.images.decoding import decode, opened
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.row_check import checked_width
 from pipeline.representations.teachers.exported import ExportedOptions
@@ -368,7 +368,7 @@ def test_eight_bits_and_a_batch_give_the_bits_of_the_librarys_own_transform(
     ]
     for how in hows:
         for image in (*pictures(), pictures()[0].convert("L")):
-            whole, pixels = how(image), how.pixels(image)
+            whole, pixels = how(image), how.pixels(opened(image))
             assert (pixels.dtype == torch.uint8) == (how is not hows[-1])
             assert torch.equal(how.finish(pixels[None])[0], whole)
 

@@ -15,8 +15,8 @@ from typing import Self
 
 from torch import Tensor
 
-from pipeline.images.decoding import decode
-from pipeline.images.original_view import Preparation
+from pipeline.images.decoding import opened
+from pipeline.images.preparation import Preparation
 
 BATCHES_AHEAD = 3
 # A thread of the pool prepares so many images at a time, and fewer of large files.
@@ -128,6 +128,6 @@ class Feed:
         for place, file in enumerate(files, first):
             if self._stopped.is_set():
                 return
-            image = decode(file)
+            image = opened(file)
             for how, images in room.items():
                 images[place] = how.pixels(image)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pipeline.base.digests import digest
 from pipeline.features.extraction.task import FeatureTask
-from pipeline.images.original_view import ImageOptions, Preparation
+from pipeline.images.decoding import opened
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import Preparation
 from pipeline.representations.representation import Representation, RepresentationOptions
 
 CPU_BATCH = 64
@@ -44,7 +46,7 @@ def _built(
 
 def blanks_of(networks: Mapping[str, Representation]) -> dict[Preparation, Tensor]:
     """Return one blank image (C, H, W) for each way of preparing images, before it is finished."""
-    blank = Image.new("RGB", (64, 64))
+    blank = opened(Image.new("RGB", (64, 64)))
     hows = {network.preparation for network in networks.values()}
     return {how: how.pixels(blank) for how in hows}
 
@@ -61,7 +63,7 @@ def batch_size(networks: Mapping[str, Representation], device: torch.device) -> 
 def _fitting(network: Representation, device: torch.device) -> int:
     """Return the largest power of two that takes at most its share of a GPU's free memory."""
     how = network.preparation
-    blank = how.pixels(Image.new("RGB", (64, 64)))
+    blank = how.pixels(opened(Image.new("RGB", (64, 64))))
     images = blank.new_zeros(TRIED_IMAGES, *blank.shape).to(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)

@@ -30,7 +30,7 @@ from pipeline.features.extraction.task import Task
 from pipeline.features.fidelity import Witness
 from pipeline.features.projection import first_projection
 from pipeline.features.reduction import Reduction
-from pipeline.images.original_view import Preparation
+from pipeline.images.preparation import Preparation
 from pipeline.representations.representation import Representation
 from pipeline.shards.manifest import read_manifest
 

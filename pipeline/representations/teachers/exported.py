@@ -14,8 +14,8 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
     FrozenTeacher,
     LibraryPreparation,
+    LibraryTeacherOptions,
     Precision,
-    TeacherOptions,
     Transform,
     in_mode,
     library_versions,
@@ -25,7 +25,7 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 Statistics = Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=3)]
 
 
-class ExportedOptions(TeacherOptions):
+class ExportedOptions(LibraryTeacherOptions):
     """`program` maps (B, C, input_size, input_size) to (B, D) for any B, in evaluation mode.
 
     Images have as many channels as `mean`, 1 or 3. Their shorter side is resized to `resize`
@@ -69,10 +69,10 @@ class ExportedOptions(TeacherOptions):
             "std": self.std,
             "interpolation": self.interpolation,
         }
-        preparation = LibraryPreparation(_transform, settings)
+        preparation, described = self.prepared(LibraryPreparation(_transform, settings))
         identity = {
             "kind": self.kind,
-            "preprocessing": preparation.describe(),
+            "preprocessing": described,
             "weights": sha256_of(self.program),
             "libraries": library_versions(),
         }

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.base.arguments import require_floating
-from pipeline.base.errors import WeightsError, WeightsMissingError
+from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
 from pipeline.base.precision import full_precision
 from pipeline.base.text import counted
-from pipeline.images.original_view import Preparation, standardise
+from pipeline.images.decoding import ImageFile
+from pipeline.images.original_view import ImageOptions, standardise
+from pipeline.images.preparation import FastPreparation, Preparation
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 
 Precision = Literal["float32", "bfloat16"]
@@ -27,6 +29,39 @@ Setting = str | int | float | tuple["Setting", ...] | None
 
 class TeacherOptions(RepresentationOptions):
     """Options whose `build` gives a frozen network; reports recognise teachers by this class."""
+
+
+class LibraryTeacherOptions(TeacherOptions):
+    """Options of teachers whose library prepares images in its own way.
+
+    `preparation: exact` is the library's, bit for bit. `fast` decodes large JPEG files at a reduced
+    scale and resizes as the student's views are resized; vectors differ a little, and have an
+    identity of their own.
+    """
+
+    preparation: Literal["exact", "fast"] = "exact"
+
+    @property
+    def exact(self) -> "LibraryTeacherOptions | None":
+        """The same teacher with its library's preparation, if this is another one."""
+        if self.preparation == "exact":
+            return None
+        return self.model_copy(update={"preparation": "exact"})
+
+    def prepared(self, library: "LibraryPreparation") -> tuple[Preparation, JsonValue]:
+        """Return the preparation that is asked for, and what identifies it.
+
+        Raises ConfigError if there is no fast one.
+        """
+        if self.preparation == "exact":
+            return library, library.describe()
+        fast = library.fast()
+        return fast, {
+            "fast": 1,
+            "decoder": f"simplejpeg {version('simplejpeg')}",
+            "interpolation": "bicubic" if fast.cubic else "bilinear",
+            **fast.options.model_dump(mode="json"),
+        }
 
 
 class FrozenTeacher(Representation):
@@ -115,10 +150,10 @@ class LibraryPreparation:
         prepared: Tensor = self._made().whole(image)
         return prepared
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def pixels(self, image: ImageFile) -> Tensor:
         """Return the image (C, H, W) before the last two steps, uint8, or after them."""
-        parts = self._made()
-        return self(image) if parts.last is None else _pixels(parts.first(image))
+        parts, decoded = self._made(), image.decoded()
+        return self(decoded) if parts.last is None else _pixels(parts.first(decoded))
 
     def finish(self, pixels: Tensor) -> Tensor:
         """Return prepared images (B, C, H, W), float32."""
@@ -144,6 +179,36 @@ class LibraryPreparation:
     def describe(self) -> JsonValue:
         """Return the settings as JSON, for an identity."""
         return {key: _json(value) for key, value in self.settings}
+
+    def fast(self) -> FastPreparation:
+        """Return a fast preparation that shows the same part of an image at the same size.
+
+        Raises ConfigError unless the library resizes the shorter side, bicubically or bilinearly,
+        crops the centre to a square, and normalises.
+        """
+        from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+        parts = self._made()
+        steps = parts.first.transforms if parts.last else ()  # type: ignore[attr-defined]
+        changing = [step for step in steps if isinstance(step, nn.Module)]
+        kernels = (InterpolationMode.BICUBIC, InterpolationMode.BILINEAR)
+        match changing:
+            case [
+                Resize(size=int(resize) | [int(resize)], interpolation=kernel),
+                CenterCrop(size=(int(size), int(width))),
+            ] if size == width and kernel in kernels:
+                mean, std = parts.last or ((), ())
+                channels: Any = len(mean)
+                options = ImageOptions(
+                    size=size, resize=resize, channels=channels, mean=mean, std=std
+                )
+                return FastPreparation(options, cubic=kernel == InterpolationMode.BICUBIC)
+        raise ConfigError(
+            "preparation: fast resizes the shorter side (bicubic or bilinear), crops a square from "
+            "the centre and normalises. This teacher's library does something else "
+            f"({', '.join(type(step).__name__ for step in changing) or 'unknown steps'}): leave "
+            "`preparation` out."
+        )
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
     FrozenTeacher,
     LibraryPreparation,
+    LibraryTeacherOptions,
     Precision,
     Setting,
-    TeacherOptions,
     Transform,
     library_versions,
     mismatch,
@@ -35,7 +35,7 @@ CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 LocalFile = Annotated[Path, Field(strict=False)]
 
 
-class OpenClipOptions(TeacherOptions):
+class OpenClipOptions(LibraryTeacherOptions):
     """Which model, and where its weights are.
 
     `model` is a name that open_clip knows, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, or the name of
@@ -76,12 +76,14 @@ class OpenClipOptions(TeacherOptions):
 
         model: Any = load_model(self)
         tower = model.visual
-        preparation = LibraryPreparation(_transform, get_model_preprocess_cfg(model))
+        preparation, described = self.prepared(
+            LibraryPreparation(_transform, get_model_preprocess_cfg(model))
+        )
         identity = {
             "kind": self.kind,
             "model": FOLDER if self.model.startswith(FOLDER) else self.model,
             "architecture": digest(_architecture(self)),
-            "preprocessing": preparation.describe(),
+            "preprocessing": described,
             "weights": state_digest(tower),
             "libraries": library_versions("open_clip_torch"),
         }

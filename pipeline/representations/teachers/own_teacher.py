@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import ConfigError, WeightsMissingError
 from pipeline.base.own_code import source_digest
-from pipeline.images.original_view import ImageOptions, OriginalView, Preparation
+from pipeline.images.decoding import ImageFile
+from pipeline.images.original_view import ImageOptions
+from pipeline.images.preparation import OriginalView, Preparation
 from pipeline.representations.teachers.frozen import FrozenTeacher, Precision, TeacherOptions
 
 Prepare = Callable[[Image.Image], Tensor]
@@ -41,9 +43,9 @@ class OwnPreparation:
             )
         return found.float()
 
-    def pixels(self, image: Image.Image) -> Tensor:
+    def pixels(self, image: ImageFile) -> Tensor:
         """Return the prepared image: nothing is known of its steps."""
-        return self(image)
+        return self(image.decoded())
 
     def finish(self, pixels: Tensor) -> Tensor:
         """Return the prepared images as they are."""

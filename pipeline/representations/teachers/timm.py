@@ -17,9 +17,9 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
     FrozenTeacher,
     LibraryPreparation,
+    LibraryTeacherOptions,
     Precision,
     Setting,
-    TeacherOptions,
     Transform,
     in_mode,
     library_versions,
@@ -30,7 +30,7 @@ from pipeline.representations.teachers.frozen import (
 HUB, FOLDER = "hf-hub:", "local-dir:"
 
 
-class TimmOptions(TeacherOptions):
+class TimmOptions(LibraryTeacherOptions):
     """`model` is any name that timm knows, with its tag (`vit_small_patch14_dinov2.lvd142m`).
 
     Weights are timm's own (`pretrained: true`, fetched once), or those of a local `weights`
@@ -64,11 +64,13 @@ class TimmOptions(TeacherOptions):
         from timm.data import resolve_model_data_config
 
         network = _load(self)
-        preparation = LibraryPreparation(_transform, resolve_model_data_config(network))
+        preparation, described = self.prepared(
+            LibraryPreparation(_transform, resolve_model_data_config(network))
+        )
         identity = {
             "kind": self.kind,
             "model": FOLDER if self.model.startswith(FOLDER) else self.model,
-            "preprocessing": preparation.describe(),
+            "preprocessing": described,
             "weights": state_digest(network),
             "libraries": library_versions("timm"),
         }
