@@ -55,7 +55,7 @@ from pipeline.images.decoding import opened
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.preparation import OriginalView
 from pipeline.images.random_views import AugmentationOptions
-from pipeline.images.view_operations import drawn_boxes
+from pipeline.images.view_operations import BOX_NUMBERS, drawn_boxes
 from pipeline.loading.batch import SplitData
 from pipeline.loading.batch_pixels import RandomViews
 from pipeline.loading.loaders import LoadingOptions, training_loader
@@ -113,7 +113,7 @@ def cut(case: Case) -> Work:
     if case.file == case.view:
         return lambda data: original_view_of(opened(data), case.image)
     boxes = drawn_boxes(
-        np.random.default_rng(0).random((64, 22)), 0.2, height=case.file, width=case.file
+        np.random.default_rng(0).random((64, BOX_NUMBERS)), 0.2, height=case.file, width=case.file
     )
     turns = cycle(np.split(boxes, len(boxes)))
     return lambda data: cut_views(opened(data), case.image, next(turns))

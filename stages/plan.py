@@ -12,6 +12,7 @@ from rich.console import RenderableType
 
 from pipeline.base.devices import device_from
 from pipeline.base.progress import Progress, Silent
+from pipeline.base.text import counted
 from pipeline.base.timing import saved_seconds
 from pipeline.datasets.source import SPLITS, Source
 from pipeline.datasets.split import cut
@@ -334,7 +335,8 @@ def _stored_rows(sample: TrialSample, costs: dict[str, FeatureCost]) -> list[lis
     rows = [["shards", "", megabytes(shards.bytes), f"{rate:.0f}", _time(shards.seconds)]]
     for name, cost in costs.items():
         speed = f"{cost.images_per_second:.3g}"
-        rows.append([name, str(cost.width), megabytes(cost.bytes), speed, _time(cost.seconds)])
+        label = f"{name}, {counted(cost.views, 'views')} too" if cost.views else name
+        rows.append([label, str(cost.width), megabytes(cost.bytes), speed, _time(cost.seconds)])
     size = shards.bytes + sum(cost.bytes for cost in costs.values())
     seconds = shards.seconds + sum(cost.seconds for cost in costs.values())
     return [*rows, ["together", "", megabytes(size), "", _time(seconds)]]

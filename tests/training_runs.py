@@ -49,7 +49,7 @@ def objective(terms: Mapping[str, Any]) -> Any:
     return TypeAdapter(ObjectiveOptions).validate_python(terms)
 
 
-def make_data(root: Path) -> None:
+def make_data(root: Path, hog: HogOptions | None = None) -> None:
     source = DigitsOptions().open()
     splits = cut(source, SplitOptions(method="exact", validation=0.05))
     wanted: dict[Split, Any] = {
@@ -68,7 +68,7 @@ def make_data(root: Path) -> None:
             progress=Silent(),
         )
     extract(
-        {"hog": HogOptions(cell=4)},
+        {"hog": hog or HogOptions(cell=4)},
         image=IMAGE,
         shards=root / "shards",
         store=FeatureStore(root / "features.zarr"),

@@ -4,10 +4,12 @@ JPEG files are decoded by libjpeg-turbo through simplejpeg, which also decodes a
 and all others by Pillow. At full scale, both give the same pixels to the bit.
 """
 
+import hashlib
 import io
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -76,9 +78,10 @@ def opened(image: bytes | Image.Image) -> "ImageFile":
     asked for.
     """
     if isinstance(image, Image.Image):
-        return _Decoded(upright(image))
+        shown = upright(image)
+        return _Decoded(shown.tobytes(), shown)
     header = _plain_jpeg(image)
-    return _Decoded(_by_pillow(image)) if header is None else _JpegFile(image, header)
+    return _Decoded(image, _by_pillow(image)) if header is None else _JpegFile(image, header)
 
 
 class ImageFile(ABC):
@@ -86,6 +89,14 @@ class ImageFile(ABC):
 
     width: int
     height: int
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @cached_property
+    def content(self) -> bytes:
+        """SHA-256 of the file, or of the pixels of an image that Pillow has opened."""
+        return hashlib.sha256(self._data).digest()
 
     @abstractmethod
     def stored(self, share: float = 1.0) -> "Stored":
@@ -110,7 +121,8 @@ class Stored:
 
 
 class _Decoded(ImageFile):
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, data: bytes, image: Image.Image) -> None:
+        super().__init__(data)
         self._image = image
         self.width, self.height = image.size
 
@@ -123,7 +135,8 @@ class _Decoded(ImageFile):
 
 class _JpegFile(ImageFile):
     def __init__(self, data: bytes, header: "_Jpeg") -> None:
-        self._data, self._header = data, header
+        super().__init__(data)
+        self._header = header
         self._whole: Image.Image | None = None
         sides = (header.height, header.width)
         self.height, self.width = sides[::-1] if header.orientation.transposed else sides

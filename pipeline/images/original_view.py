@@ -51,6 +51,11 @@ def original_view(image: Image.Image, options: ImageOptions) -> Tensor:
     shorter = options.resize or options.size
     if image.size != (shorter, shorter) or shorter != options.size:
         image = _resize_and_crop(image, shorter, options.size)
+    return eight_bits(image)
+
+
+def eight_bits(image: Image.Image) -> Tensor:
+    """Return an image of mode L or RGB as (C, H, W), uint8."""
     array = np.array(image)
     if array.ndim == 2:
         array = array[:, :, None]

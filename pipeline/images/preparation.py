@@ -10,9 +10,10 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
-from pipeline.images.cutting import Box, part_of_whole
+from pipeline.images.cutting import Box, cut_views, part_of_whole
 from pipeline.images.decoding import ImageFile, opened
-from pipeline.images.original_view import ImageOptions, normalise, original_view
+from pipeline.images.original_view import ImageOptions, eight_bits, normalise, original_view
+from pipeline.images.stored_views import StoredView, StoredViewOptions, stored_view
 
 
 class Preparation(Protocol):
@@ -28,6 +29,10 @@ class Preparation(Protocol):
 
     def pixels(self, image: ImageFile) -> Tensor:
         """Return the image (C, H, W) as `finish` takes it: uint8, where 8 bits hold it."""
+        ...
+
+    def view(self, image: ImageFile, view: StoredView) -> Tensor:
+        """Return a stored view of an image, likewise: its box, resized to the same size."""
         ...
 
     def finish(self, pixels: Tensor) -> Tensor:
@@ -51,6 +56,12 @@ class OriginalView:
     def pixels(self, image: ImageFile) -> Tensor:
         """Return the original view (C, size, size), uint8."""
         return original_view(image.decoded(), self.options)
+
+    def view(self, image: ImageFile, view: StoredView) -> Tensor:
+        """Return a stored view (C, size, size), uint8."""
+        size = (self.options.size, self.options.size)
+        shown = view.cut(image.decoded()).convert("L" if self.options.channels == 1 else "RGB")
+        return eight_bits(shown.resize(size, Image.Resampling.BICUBIC))
 
     def finish(self, pixels: Tensor) -> Tensor:
         """Return normalised original views (..., C, size, size), float32."""
@@ -82,6 +93,36 @@ class FastPreparation:
         box = Box(top * down, left * across, size * down, size * across)
         return part_of_whole(image, self.options, box, cubic=self.cubic)
 
+    def view(self, image: ImageFile, view: StoredView) -> Tensor:
+        """Return a stored view (C, size, size), uint8."""
+        shown = cut_views(image, self.options, view.box, cubic=self.cubic)[0]
+        return shown.flip(-1) if view.flipped else shown
+
     def finish(self, pixels: Tensor) -> Tensor:
         """Return prepared images (..., C, size, size), float32."""
         return normalise(pixels, self.options)
+
+
+@dataclass(frozen=True)
+class StoredViewPreparation:
+    """The preparation of one of an image's stored views, otherwise as `base` prepares images."""
+
+    base: Preparation
+    options: StoredViewOptions
+    number: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return one prepared view (C, H, W), float32."""
+        return self.finish(self.pixels(opened(image))[None])[0]
+
+    def pixels(self, image: ImageFile) -> Tensor:
+        """Return the view (C, H, W) as `base` returns images."""
+        return self.view(image, stored_view(self.options, image, self.number))
+
+    def view(self, image: ImageFile, view: StoredView) -> Tensor:
+        """Return another stored view as `base` does."""
+        return self.base.view(image, view)
+
+    def finish(self, pixels: Tensor) -> Tensor:
+        """Return prepared views (B, C, H, W), float32."""
+        return self.base.finish(pixels)

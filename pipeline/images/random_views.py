@@ -43,6 +43,7 @@ from pipeline.images.drawn_operations import (
 from pipeline.images.image_batch import unit_images
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.view_operations import (
+    BOX_NUMBERS,
     crop_and_resize,
     drawn_boxes,
     drawn_shifts,
@@ -114,11 +115,13 @@ class DrawnView(NamedTuple):
     """One random view of each image of a batch: the numbers (B, n) that its draws are made of.
 
     `crops` (B, C, size, size), uint8, are its boxes of the image files, where these are larger than
-    the view. Without them, views are cut from the original view.
+    the view. Without them, views are cut from the original view. `targets` (B, width), by feature,
+    are those of the crops, where these are stored views.
     """
 
     numbers: Numbers
     crops: Tensor | None = None
+    targets: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class ResizedCrop:
 
     min_scale: float
     cubic: bool
-    count = 22
+    count = BOX_NUMBERS
 
     def boxes(self, numbers: Numbers, height: int, width: int) -> "npt.NDArray[np.int64]":
         """Return boxes (B, 4) of top, left, height, width in an image of that size."""
@@ -226,6 +229,11 @@ class Augmentation(nn.Module):
     def box(self) -> ResizedCrop | None:
         """The box that a view can be cut from a file by, before all other steps; None without."""
         return self.crop if isinstance(self.crop, ResizedCrop) and not self.colour_first else None
+
+    @property
+    def cubic(self) -> bool:
+        """Whether boxes are resized bicubically, and not bilinearly."""
+        return isinstance(self.crop, ResizedCrop) and self.crop.cubic
 
     def boxes(self, numbers: Numbers, height: int, width: int) -> "npt.NDArray[np.int64]":
         """Return the box (B, 4) of each view in an image of that size, of (B, numbers) numbers."""

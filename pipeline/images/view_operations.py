@@ -16,6 +16,7 @@ SIGMA = (0.1, 2.0)
 # torchvision's weights of red, green and blue; they sum to 0.9999.
 LUMA = (0.2989, 0.587, 0.114)
 ATTEMPTS = 10  # of drawing a box that fits
+BOX_NUMBERS = 2 * ATTEMPTS + 2  # of which a box is drawn
 
 
 def drawn_boxes(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -145,14 +144,22 @@ class SplitData:
         pixels = self.image.channels * self.image.size**2
         return self.valid_samples * (pixels + self._bytes_beside())
 
-    def encoded_bytes(self) -> int:
-        """Return about the bytes that the samples take in memory as files, with their targets."""
+    def encoded_bytes(self, *, stored_views: int = 0) -> int:
+        """Return about the bytes that the samples take in memory as files, with their targets.
+
+        `stored_views` is how many views' targets are kept besides those of the original views.
+        """
         shards = zip(self.manifest.shards, self.samples_by_shard, strict=True)
         files = sum(shard.bytes * count // max(1, shard.samples) for shard, count in shards)
-        return files + self.valid_samples * self._bytes_beside()
+        views = stored_views * sum(f.row_bytes for f in self.viewed().values())
+        return files + self.valid_samples * (self._bytes_beside() + views)
 
     def _bytes_beside(self) -> int:
-        return 16 + sum(f.width * np.dtype(f.dtype).itemsize for f in self.features.values())
+        return 16 + sum(feature.row_bytes for feature in self.features.values())
+
+    def viewed(self) -> dict[str, StoredFeature]:
+        """Return the features that are also stored of views of the training images."""
+        return {name: f for name, f in self.features.items() if f.views is not None}
 
 
 def label_tensor(labels: Sequence[Label | None], manifest: Manifest) -> Tensor:

@@ -84,7 +84,7 @@ class EvaluationLoader:
         if self._pixels.from_files:
             if data.encoded_bytes() > self._budget:
                 return None
-            return load_encoded(data, threads=available_cores(), progress=progress)
+            return load_encoded(data, self._pixels, threads=available_cores(), progress=progress)
         if data.decoded_bytes() > self._budget:
             return None
         return load_decoded(data, progress=progress)

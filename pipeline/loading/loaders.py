@@ -111,7 +111,7 @@ def loader_by_size(
     if resident if all_agree is None else all_agree(resident):
         threads = max(1, options.workers)
         held = (
-            load_encoded(data, threads=threads, progress=progress)
+            load_encoded(data, pixels, threads=threads, progress=progress)
             if pixels.from_files
             else load_decoded(data, progress=progress)
         )
@@ -138,7 +138,8 @@ def loader_by_size(
 
 def bytes_in_memory(data: SplitData, pixels: BatchPixels) -> int:
     """Return the bytes that a split takes if it is kept in memory."""
-    return data.encoded_bytes() if pixels.from_files else data.decoded_bytes()
+    views = pixels.choice.count if pixels.choice else 0
+    return data.encoded_bytes(stored_views=views) if pixels.from_files else data.decoded_bytes()
 
 
 def _is_resident(taken: int, options: LoadingOptions, world_size: int) -> bool:

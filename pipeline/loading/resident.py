@@ -5,7 +5,7 @@ kept instead, and decoded in every epoch, by threads.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,10 @@ from pipeline.base.progress import Progress, Silent
 from pipeline.base.seeds import generator
 from pipeline.base.threads import mapped_ahead
 from pipeline.datasets.source import Label
+from pipeline.features.store.feature import view_part
 from pipeline.images.cutting import original_view_of
 from pipeline.images.decoding import opened
+from pipeline.images.random_views import DrawnView
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.batch_pixels import BatchPixels
 from pipeline.shards.reading import Record
@@ -69,10 +71,14 @@ class DecodedSplit(HeldSplit):
 
 @dataclass(frozen=True)
 class EncodedSplit(HeldSplit):
-    """Samples as image files, which `threads` threads decode, a batch each."""
+    """Samples as image files, which `threads` threads decode, a batch each.
+
+    `of_views` (K, N, width), by feature, are the targets of stored views, if these are shown.
+    """
 
     files: Sequence[bytes]
     threads: int
+    of_views: Mapping[str, Tensor]
 
     def batches(
         self, chosen: Iterable[Positions], pixels: BatchPixels, epoch: int
@@ -86,13 +92,25 @@ class EncodedSplit(HeldSplit):
             images, views = pixels.of(files, index, epoch)
             return Batch(
                 images=images,
-                views=views,
+                views=self._with_targets(views, every[positions], pixels, epoch),
                 labels=self.labels[positions],
                 index=index,
                 targets=self._targets_of(positions),
             )
 
         return mapped_ahead(made, chosen, threads=self.threads, ahead=self.threads)
+
+    def _with_targets(
+        self, views: list[DrawnView], places: Tensor, pixels: BatchPixels, epoch: int
+    ) -> list[DrawnView]:
+        """Return stored views with their targets, others as they are."""
+        if pixels.choice is None:
+            return views
+        chosen = torch.from_numpy(pixels.choice.of_rows(self.index[places], epoch))
+        return [
+            view._replace(targets={n: rows[own, places] for n, rows in self.of_views.items()})
+            for view, own in zip(views, chosen, strict=True)
+        ]
 
 
 def load_decoded(data: SplitData, *, progress: Progress | None = None) -> DecodedSplit:
@@ -113,12 +131,13 @@ def load_decoded(data: SplitData, *, progress: Progress | None = None) -> Decode
 
 
 def load_encoded(
-    data: SplitData, *, threads: int, progress: Progress | None = None
+    data: SplitData, pixels: BatchPixels, *, threads: int, progress: Progress | None = None
 ) -> EncodedSplit:
-    """Read the files of a whole split into memory."""
+    """Read the files of a whole split into memory, and the targets that `pixels` will need."""
     held = _Rows(data)
     files = [record.data for record in _records(data, held, progress)]
-    return EncodedSplit(*held.tensors(), files=files, threads=threads)
+    of_views = held.of_views(pixels.choice.count) if pixels.choice else {}
+    return EncodedSplit(*held.tensors(), files=files, threads=threads, of_views=of_views)
 
 
 class _Rows:
@@ -140,6 +159,18 @@ class _Rows:
         split = data.manifest.split
         targets = {n: torch.from_numpy(f.read(split))[index] for n, f in data.features.items()}
         return label_tensor(self._labels, data.manifest), index, targets
+
+    def of_views(self, count: int) -> dict[str, Tensor]:
+        """Return the targets (count, N, width) of stored views, by feature."""
+        found = {}
+        for name, feature in self._data.viewed().items():
+            shape = (count, len(self._index), feature.width)
+            found[name] = torch.empty(
+                shape, dtype=torch.from_numpy(feature.read("train", 0, 0)).dtype
+            )
+            for number, rows in enumerate(found[name]):
+                rows[:] = torch.from_numpy(feature.read(view_part(number)))[self._index]
+        return found
 
 
 def _records(data: SplitData, held: _Rows, progress: Progress | None) -> Iterator[Record]:

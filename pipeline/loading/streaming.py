@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from pipeline.base.processes import deaf_children
 from pipeline.base.seeds import generator
 from pipeline.features.store import StoredFeature
+from pipeline.features.store.feature import view_part
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.batch_pixels import BatchPixels
 from pipeline.loading.epoch_plan import Segment, plan_epoch
@@ -87,6 +88,7 @@ class _Stream(IterableDataset[Batch]):
         self.state.share_memory_()  # type: ignore[no-untyped-call]
         self._data = replace(data, features={})
         self._paths = {name: feature.path for name, feature in data.features.items()}
+        self._viewed = [*data.viewed()]
         self._opened: dict[str, StoredFeature] = {}
         self._pixels = pixels
         self._buffer, self._batch_size, self._seed = buffer, batch_size, seed
@@ -115,7 +117,7 @@ class _Stream(IterableDataset[Batch]):
         rng = random.Random(f"{self._seed},{epoch},{self._rank},{worker}")
         held: list[_Encoded] = []
         for segment in segments:
-            for sample in self._read(segment):
+            for sample in self._read(segment, epoch):
                 if len(held) < self._buffer:
                     held.append(sample)
                     continue
@@ -125,34 +127,44 @@ class _Stream(IterableDataset[Batch]):
         rng.shuffle(held)
         yield from held
 
-    def _read(self, segment: Segment) -> Iterator["_Encoded"]:
+    def _read(self, segment: Segment, epoch: int) -> Iterator["_Encoded"]:
         number = segment.shard
         wanted = self._data.rows(number)[segment.first : segment.last]
         base, low = self._data.manifest.first_index(number), wanted[0]
-        rows = self._packed(base + low, base + wanted[-1] + 1)
+        choice = self._pixels.choice
+        views = [view_part(view) for view in (choice.of_shard(number, epoch) if choice else ())]
+        rows = self._packed(base + low, base + wanted[-1] + 1, views)
         for record in self._data.records(number, segment.first, segment.last):
             # Copied: a view of one row in the buffer would keep its whole chunk in memory.
             yield _Encoded(record, base + record.row, rows[record.row - low].copy())
 
-    def _packed(self, first: int, last: int) -> "np.ndarray[Any, Any]":
-        """Return rows `first` to `last` of every feature as bytes, side by side."""
+    def _packed(self, first: int, last: int, views: Sequence[str]) -> "np.ndarray[Any, Any]":
+        """Return rows `first` to `last` of every feature as bytes, side by side.
+
+        They are those of the split, then those of each of `views`, of the features that have any.
+        """
+        split: str = self._data.manifest.split
+        wanted = [(name, split) for name in self._paths]
+        wanted += [(name, view) for view in views for name in self._viewed]
         parts = [
-            self._feature(name).read(self._data.manifest.split, first, last).view(np.uint8)
-            for name in self._paths
+            self._feature(name).read(part, first, last).view(np.uint8) for name, part in wanted
         ]
         if len(parts) == 1:
             return parts[0]  # not copied, which would take the memory of one more chunk
         return np.concatenate(parts, axis=1) if parts else np.empty((last - first, 0), np.uint8)
 
-    def _unpacked(self, rows: "np.ndarray[Any, Any]") -> dict[str, torch.Tensor]:
-        """Return the values of each feature, by name, from rows that `_packed` made."""
-        targets, start = {}, 0
-        for name in self._paths:
-            kind = np.dtype(self._feature(name).dtype)
-            end = start + self._feature(name).width * kind.itemsize
-            own = rows[:, start:end].copy().view(kind)
-            targets[name], start = torch.from_numpy(own), end
-        return targets
+    def _unpacked(self, rows: "np.ndarray[Any, Any]", views: int) -> list[dict[str, torch.Tensor]]:
+        """Return the values by feature, from rows that `_packed` made: of the split, of views."""
+        found, start = [], 0
+        for names in ([*self._paths], *[self._viewed] * views):
+            targets = {}
+            for name in names:
+                feature = self._feature(name)
+                end = start + feature.row_bytes
+                own = rows[:, start:end].copy().view(np.dtype(feature.dtype))
+                targets[name], start = torch.from_numpy(own), end
+            found.append(targets)
+        return found
 
     def _feature(self, name: str) -> StoredFeature:
         if name not in self._opened:
@@ -162,12 +174,16 @@ class _Stream(IterableDataset[Batch]):
     def _collate(self, samples: Sequence["_Encoded"], epoch: int) -> Batch:
         index = torch.tensor([sample.index for sample in samples])
         images, views = self._pixels.of([s.record.data for s in samples], index, epoch)
+        rows = np.stack([sample.row for sample in samples])
+        targets, *of_views = self._unpacked(rows, len(views) if self._pixels.choice else 0)
+        for place, own in enumerate(of_views):
+            views[place] = views[place]._replace(targets=own)
         return Batch(
             images=images,
             views=views,
             labels=label_tensor([s.record.label for s in samples], self._data.manifest),
             index=index,
-            targets=self._unpacked(np.stack([sample.row for sample in samples])),
+            targets=targets,
         )
 
 

@@ -52,6 +52,9 @@ from pipeline.objective.terms import (
 from pipeline.objective.trivial import trivial_value
 from pipeline.objective.weights import ChangingWeight, weight_at
 
+# Rows (B, width) of a representation, or those for each view.
+Targets = Tensor | Mapping[View, Tensor]
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -200,12 +203,15 @@ class Objective(nn.Module):
     def forward(
         self,
         activations: Activations,
-        representations: Mapping[str, Tensor],
+        representations: Mapping[str, Targets],
         *,
         index: Tensor | None = None,
         moment: Moment = Moment(),
     ) -> ObjectiveValue:
         """Return the objective of a batch; representations are (B, width) of any float type.
+
+        One may have rows for each view, which are then those that the view's embedding is compared
+        with.
 
         `index` (B,) are the images' indices within the training split, by which affinity terms
         find their own rows; None means that none of them is a training image. Outside training,
@@ -265,10 +271,13 @@ class Objective(nn.Module):
                 )
                 return _mean(gaussian_distance(x, directions, over_processes=gather) for x in views)
             case DependenceTerm():
-                target = batch.representation(term.representation, term.whiten)
-                embeddings = batch.embeddings(term, standardise=term.standardise)
+                pairs = zip(
+                    batch.embeddings(term, standardise=term.standardise),
+                    batch.targets(term, term.whiten),
+                    strict=True,
+                )
                 return 1 - _mean(
-                    distance_correlation(x, target, statistic=term.statistic) for x in embeddings
+                    distance_correlation(x, target, statistic=term.statistic) for x, target in pairs
                 )
             case AffinityTerm():
                 return self._affinity(name, term, batch)
@@ -278,24 +287,34 @@ class Objective(nn.Module):
                 return own_loss(name, term, self._own[name], batch.rows(term), batch.target(term))
 
     def _affinity(self, name: str, term: AffinityTerm, batch: "_Batch") -> Tensor:
-        bank = self._banks[name]
-        targets = bank.centred(batch.representation(term.representation).rows)
-        head = self.heads[f"to_{name}"]
-        divergence = affinity_divergence(
-            [head(x) for x in batch.rows(term)],
-            targets,
-            bank.rows(like=targets),
-            temperature=term.temperature,
-            target_temperature=term.target_temperature,
-            own=bank.own(batch.index),
+        bank, head = self._banks[name], self.heads[f"to_{name}"]
+        views = [head(x) for x in batch.rows(term)]
+        # Views that share a target are compared with its affinities together.
+        targets = batch.targets(term)
+        groups = [
+            (target, [x for x, own in zip(views, targets, strict=True) if own is target])
+            for target in dict.fromkeys(targets)
+        ]
+        divergence = _sum(
+            len(predicted)
+            / len(views)
+            * affinity_divergence(
+                predicted,
+                centred := bank.centred(target.rows),
+                bank.rows(like=centred),
+                temperature=term.temperature,
+                target_temperature=term.target_temperature,
+                own=bank.own(batch.index),
+            )
+            for target, predicted in groups
         )
         return divergence / self._scales.get(name, 1.0)
 
     def _row_losses(self, name: str, term: RegressionTerm, batch: "_Batch") -> Tensor:
         """Return the loss of each row (B,), the mean over the views."""
         head, loss = self.heads[f"to_{name}"], ROW_LOSSES[term.loss]
-        target = batch.representation(term.representation, term.whiten).rows
-        views = torch.stack([loss(head(x), target) for x in batch.rows(term)])
+        pairs = zip(batch.rows(term), batch.targets(term, term.whiten), strict=True)
+        views = torch.stack([loss(head(x), target.rows) for x, target in pairs])
         return views.mean(0) / self._scales.get(name, 1.0)
 
     def _dropped(self, rows: Mapping[str, Tensor], batch: "_Batch") -> dict[str, Tensor]:
@@ -333,7 +352,7 @@ class _Batch:
     def __init__(
         self,
         activations: Activations,
-        representations: Mapping[str, Tensor],
+        representations: Mapping[str, Targets],
         geometries: Mapping[tuple[str, float], Geometry],
         *,
         index: Tensor | None,
@@ -343,8 +362,10 @@ class _Batch:
         self._sources: dict[tuple[str, str], Tensor] = {
             **{("h", view): x for view, x in activations.h.items()},
             **{("z", view): x for view, x in activations.z.items()},
-            **{("representation", name): x for name, x in representations.items()},
         }
+        for name, targets in representations.items():
+            by_view = {"": targets} if isinstance(targets, Tensor) else targets
+            self._sources |= {("representation", _of(name, v)): x for v, x in by_view.items()}
         self._geometries = geometries
         self._index = index
         self._seed = seed
@@ -367,20 +388,38 @@ class _Batch:
         """Return the embeddings of this process alone, one per view."""
         return [self._source((term.on, view)) for view in term.views]
 
+    def targets(
+        self, term: DependenceTerm | RegressionTerm | AffinityTerm, whiten: float | None = None
+    ) -> list[Sample]:
+        """Return a term's representation for each of its views, in the geometry of an exponent."""
+        return [self._target(term.representation, view, whiten) for view in term.views]
+
     def representation(self, name: str, whiten: float | None = None) -> Sample:
-        """Return a representation as it is, or in the geometry of an exponent."""
-        key = ("representation", name, whiten)
+        """Return a representation of the original view."""
+        return self._target(name, "original", whiten)
+
+    def _target(self, name: str, view: View, whiten: float | None) -> Sample:
+        own = _of(name, view)
+        named = own if ("representation", own) in self._sources else name
+        key = ("representation", named, whiten)
         if key not in self._samples:
-            rows = self._rows(("representation", name))
+            rows = self._rows(("representation", named))
             geometry = None if whiten is None else self._geometries[name, whiten]
             rows = rows if geometry is None else geometry(rows)
             self._samples[key] = Sample(rows, shared=self._gather)
         return self._samples[key]
 
-    def target(self, term: OwnTerm) -> Tensor | None:
-        """Return the rows (B, width) of the representation that a term of the user's own names."""
+    def target(self, term: OwnTerm) -> Tensor | list[Tensor] | None:
+        """Return what a term of the user's own gets of the representation that it names.
+
+        That is rows (B, width), or a list of them, one per view, if they are stored by view.
+        """
         name = term.representation
-        return None if name is None else self.representation(name).rows
+        if name is None:
+            return None
+        if ("representation", name) in self._sources:
+            return self.representation(name).rows
+        return [self._target(name, view, None).rows for view in term.views]
 
     @cached_property
     def generator(self) -> torch.Generator:
@@ -415,6 +454,11 @@ class _Batch:
                 f"{', '.join(map(' '.join, self._sources))}."
             )
         return wide(self._sources[key])
+
+
+def _of(name: str, view: str) -> str:
+    """Return what the rows of a representation for one view are called; "" are those of all."""
+    return f"{name} of the {view} view" if view else name
 
 
 def _sum(values: Iterable[Tensor]) -> Tensor:

@@ -14,9 +14,11 @@ def own_loss(
     term: OwnTerm,
     function: Callable[..., Any],
     views: Sequence[Tensor],
-    target: Tensor | None,
+    target: Tensor | list[Tensor] | None,
 ) -> Tensor:
     """Return the loss of embeddings (B, D), one per view, and a target (B, width) as a scalar.
+
+    The function gets a list of targets, one per view, if these are stored by view.
 
     Raises TrainingError if the function returns anything but a scalar or numbers (B,).
     """

@@ -45,7 +45,8 @@ class FeatureCost:
     """One stored feature: numbers per image, bytes in the store, rate, seconds to extract it.
 
     The rate counts only the time per image; the seconds count everything. `fit_images` is how
-    many images the principal components are fitted on, 0 if there are none.
+    many images the principal components are fitted on, 0 if there are none. Bytes and seconds
+    include `views` stored views of each training image, as if each were an image of its own.
     """
 
     width: int
@@ -53,6 +54,7 @@ class FeatureCost:
     images_per_second: float
     seconds: float
     fit_images: int
+    views: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ def extraction_cost(
     """Extract one feature of the sample; return its cost for the full data set, and the feature.
 
     The sample may allow fewer components than the full data set; the cost counts those of the
-    latter.
+    latter. Of the sample, no views are stored.
     """
+    views, options = options.views, options.model_copy(update={"views": None})
     store = FeatureStore(sample.root / "features.zarr")
     store.create()
     meter, began, cpu = PaceMeter(progress), time.perf_counter(), time.process_time()
@@ -107,10 +110,12 @@ def extraction_cost(
     width = _whole_width(options, stored.width, fitted, fit_width)
     if options.reduce.by_components:
         fixed += _fit_seconds(fitted, fit_width, width)
-    seconds = fixed + pace.seconds(sample.shards, sample.total)
-    size = _stored_bytes(stored, width, Encoding(options.dtype).itemsize, sample)
+    count = views.count if views else 0
+    rows = sample.total + count * sample.images["train"]
+    seconds = fixed + pace.seconds(sample.shards, rows)
+    size = _stored_bytes(stored, width, Encoding(options.dtype).itemsize, sample, count)
     by_components = fitted if options.reduce.by_components else 0
-    return FeatureCost(width, size, 1 / pace.per_image, seconds, by_components), stored
+    return FeatureCost(width, size, 1 / pace.per_image, seconds, by_components, count), stored
 
 
 def _pace(sample: TrialSample, meter: PaceMeter, elapsed: float) -> tuple[Pace, float]:
@@ -137,14 +142,17 @@ def _fit_seconds(images: int, width: int, components: int) -> float:
     return (time.perf_counter() - began) * width / timed
 
 
-def _stored_bytes(stored: StoredFeature, width: int, itemsize: int, sample: TrialSample) -> int:
+def _stored_bytes(
+    stored: StoredFeature, width: int, itemsize: int, sample: TrialSample, views: int
+) -> int:
     """Return the bytes of all chunks, of which the last is padded, identities and the basis."""
     rows = 0
-    for images in sample.images.values():
+    for images in (*sample.images.values(), *[sample.images["train"]] * views):
         chunk = chunk_rows(min(sample.samples_per_shard, images), width, itemsize)
         rows += chunk * math.ceil(images / chunk)
     basis = _size_below(stored.path / "reduction") * width / stored.width
-    return rows * width * itemsize + IDENTITY_BYTES * sample.total + int(basis)
+    identities = IDENTITY_BYTES * (sample.total + views * sample.images["train"])
+    return rows * width * itemsize + identities + int(basis)
 
 
 def _size_below(path: object) -> int:

@@ -33,7 +33,7 @@ class Cached:
     `teacher` says whether a frozen network made it. The errors are those of dCor caused by
     storing. `images_per_second` is the measured speed of extraction, None where unknown.
     `basis_bytes` is the part of `bytes` that maps the representation to the stored numbers, such
-    as the basis of a PCA.
+    as the basis of a PCA. `views` of each training image are stored besides the original one.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Cached:
     digest: str
     images_per_second: float | None
     basis_bytes: int = 0
+    views: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from pipeline.base.digests import state_digest
-from pipeline.base.options import Options
+from pipeline.base.options import Options, added
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.preparation import Preparation
+from pipeline.images.stored_views import StoredViewOptions
 from pipeline.representations.storing import ReduceOptions, StoredType
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
@@ -55,7 +56,8 @@ def identity_of(representation: Representation) -> dict[str, JsonValue]:
 class RepresentationOptions(Options, ABC):
     """Parameters of one kind of representation, and how it is stored.
 
-    A subclass sets `kind: Literal["..."]`, its name in an experiment file.
+    A subclass sets `kind: Literal["..."]`, its name in an experiment file. With `views`, the
+    vectors of stored views of each training image are stored too.
     """
 
     # A random representation is computed at training time and cannot be stored.
@@ -64,6 +66,7 @@ class RepresentationOptions(Options, ABC):
     kind: str
     reduce: ReduceOptions = ReduceOptions()
     dtype: StoredType = "float16"
+    views: StoredViewOptions | None = added(None)
 
     @property
     def computable(self) -> bool:

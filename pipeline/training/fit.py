@@ -38,7 +38,7 @@ from pipeline.training.recalibration import Recalibration
 from pipeline.training.run_loggers import run_loggers
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
-from pipeline.training.step_views import TRAINING, VALIDATION, random_views
+from pipeline.training.step_views import TRAINING, VALIDATION, random_views, stored_views_of
 from pipeline.training.stored_references import stored_references
 from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
@@ -88,8 +88,13 @@ class Run:
 
     def random_views(self, stream: int) -> RandomViews:
         """Return the random views that training or validation draws."""
-        views = views_of(self.objective)
-        return random_views(views, self.options, stream=stream, live=bool(self.live))
+        return random_views(
+            views_of(self.objective),
+            self.options,
+            stream=stream,
+            stored=stored_views_of(self.train.features, self.options),
+            live=bool(self.live),
+        )
 
     def content(self) -> dict[str, Any]:
         """Return everything that determines the run, as a JSON value."""

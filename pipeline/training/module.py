@@ -125,7 +125,7 @@ class StudentModule(lightning.LightningModule):
         activations = self._activations(views)
         value = self.objective(
             activations,
-            {**batch["targets"], **live},
+            {**self._targets(batch, stream), **live},
             index=batch["index"] if stream == TRAINING else None,
             moment=self._moment(stream, number),
         )
@@ -138,6 +138,20 @@ class StudentModule(lightning.LightningModule):
         rest = self.objective.views - set(random)
         views = dict.fromkeys(rest, self._normalised(batch)) if rest else {}
         return views | {view: self._augmented(batch, n) for n, view in enumerate(random)}
+
+    def _targets(self, batch: Batch, stream: int) -> dict[str, Tensor | dict[View, Tensor]]:
+        """Return the stored targets of a batch, by view where those of stored views are shown."""
+        random = drawn_views(self.objective.views, self._options, stream)
+        targets: dict[str, Tensor | dict[View, Tensor]] = {**batch["targets"]}
+        # An original view keeps its own target.
+        for view, drawn in zip(random, batch["views"], strict=False):
+            for name, rows in (drawn.targets or {}).items():
+                known = targets[name]
+                by_view: dict[View, Tensor] = (
+                    {"original": known} if isinstance(known, Tensor) else known
+                )
+                targets[name] = {**by_view, view: rows}
+        return targets
 
     def _moment(self, stream: int, number: int) -> Moment:
         """Return where training is; what a step draws is the same in all processes."""

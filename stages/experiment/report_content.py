@@ -160,6 +160,7 @@ def _cached(
             digest=feature.digest,
             images_per_second=_speed(Work(name, tuple(read_attempts(record)))),
             basis_bytes=_basis_bytes(feature.path / REDUCTION),
+            views=feature.views.count if feature.views else 0,
         )
 
 

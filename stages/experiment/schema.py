@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError,
 
 from pipeline.base.digests import digest
 from pipeline.base.errors import ConfigError
-from pipeline.base.options import Options, problems
+from pipeline.base.options import Options, added, problems
 from pipeline.base.own_code import PREFIX, OwnCode
 from pipeline.base.timm_catalogue import other_activation, unknown_backbone
 from pipeline.base.yaml_file import override, read_yaml
@@ -21,6 +21,7 @@ from pipeline.evaluation.own_protocol import PROTOCOLS
 from pipeline.evaluation.protocols import AnyProtocol
 from pipeline.evaluation.zero_shot import ZeroShotOptions, teacher_of
 from pipeline.images.original_view import ImageOptions
+from pipeline.images.stored_views import StoredViewOptions
 from pipeline.models.student import PRETRAINED, TIMM_PREFIX, StudentOptions
 from pipeline.objective.terms import (
     ObjectiveOptions,
@@ -77,9 +78,13 @@ class PackingOptions(Options):
 
 
 class DatasetOptions(PackingOptions):
-    """`dataset`: images as they are packed, and how the student sees them."""
+    """`dataset`: images as they are packed, and how the student sees them.
+
+    `views` are what `views: true` of a feature stands for.
+    """
 
     image: ImageOptions
+    views: StoredViewOptions | None = added(None)
 
 
 class Experiment(Options):
@@ -104,6 +109,28 @@ class Experiment(Options):
         if isinstance(data, Mapping) and data.get("train") == "none" and not data.get("objective"):
             return {**data, "objective": "none"}
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _views_of_the_dataset(cls, data: Any) -> Any:
+        """Let `views: true` of a feature stand for `dataset.views`, and `false` for none."""
+        features = data.get("features") if isinstance(data, Mapping) else None
+        if not isinstance(features, Mapping):
+            return data
+        views = data["dataset"].get("views") if isinstance(data.get("dataset"), Mapping) else None
+        asked = {
+            name: entry
+            for name, entry in features.items()
+            if isinstance(entry, Mapping) and isinstance(entry.get("views"), bool)
+        }
+        if views is None and any(entry["views"] for entry in asked.values()):
+            name = next(name for name, entry in asked.items() if entry["views"])
+            raise ValueError(
+                f"features.{name}.views: true needs dataset.views, which says how many views are "
+                "stored and how they are drawn, for example dataset.views: {count: 8}"
+            )
+        resolved = {n: {**e, "views": views if e["views"] else None} for n, e in asked.items()}
+        return {**data, "features": {**features, **resolved}}
 
     def digest(self) -> str:
         """Return the SHA-256 of the resolved experiment."""

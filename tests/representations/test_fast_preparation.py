@@ -10,9 +10,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from photographs import photographs
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
+from watched import Watched
 
 from pipeline.base.errors import ConfigError
 from pipeline.datasets.source import Encoded, Item, Source
@@ -25,8 +27,6 @@ from pipeline.representations.teachers.exported import ExportedOptions
 from pipeline.representations.teachers.frozen import FrozenTeacher
 from pipeline.representations.teachers.timm import TimmOptions
 from pipeline.shards.writing import ShardOptions, write_split
-from tests.photographs import photographs
-from tests.watched import Watched
 
 STUDENT = ImageOptions(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 MODEL = "test_resnet.r160_in1k"  # resizes to 168, crops 160
@@ -98,7 +98,7 @@ def test_an_exported_program_keeps_its_kernel(tmp_path: Path, interpolation: str
     for size in SIZES:
         file = opened(picture(*size))
         gap = (fast.preparation.pixels(file).int() - exact.preparation.pixels(file).int()).abs()
-        assert gap.double().mean() < 0.3
+        assert gap.double().mean() < 0.5  # of which the largest is decoded at a reduced scale
     assert exact.identity() != fast.identity()
 
 

@@ -220,9 +220,9 @@ def complete(
     Rows that one of `stores` holds are taken over. If any are to be computed, the features that
     `beside` returns are computed too, and not published.
     """
-    identities = {s: read_contents(shards / s, manifest) for s, manifest in manifests.items()}
+    contents = {s: read_contents(shards / s, manifest) for s, manifest in manifests.items()}
     begun = partial(
-        _begun, stores=stores, manifests=manifests, identities=identities, progress=progress
+        _begun, stores=stores, manifests=manifests, contents=contents, progress=progress
     )
     taken = {feature.name: begun(feature) for feature in features}
     if any(_remaining(feature, manifests) for feature in features):
@@ -232,9 +232,10 @@ def complete(
     progress.start("publish", 0, "")
     for feature in features:
         writer = feature.writer()
-        for split, manifest in manifests.items():
-            known = _of_stored_rows(feature, manifest, identities[split])
-            write_identities(writer.home, split, known)
+        identities = feature.identities(contents)
+        for part, manifest in feature.parts(manifests).items():
+            known = _of_stored_rows(feature, part, manifest, identities[part])
+            write_identities(writer.home, part, known)
         report = {**_recipe(feature, image), **writer.reduction()[1]["report"]}
         if (exact := feature.options.exact) is not None:
             train = manifests["train"]
@@ -251,10 +252,10 @@ def _begun(
     feature: FeatureTask,
     stores: Sequence[FeatureStore],
     manifests: Mapping[Split, Manifest],
-    identities: Mapping[Split, Identities],
+    contents: Mapping[Split, Identities],
     progress: Progress,
-) -> dict[Split, Taken]:
-    """Continue or begin a feature, and take over the rows that are stored already."""
+) -> dict[str, Taken]:
+    """Continue or begin a feature, and take over the rows that are stored already, by array."""
     writer = feature.writer()
     donors = donors_of(feature, stores)
     if donors and not is_local(writer.target) and writer.target.exists():
@@ -262,15 +263,17 @@ def _begun(
         donors = donors_of(feature, stores)
     writer.begin()
     donors = of_one_basis(feature, donors)
-    if not writer.has_reduction() and not _worth_it(feature, donors, manifests, identities):
+    identities = feature.identities(contents)
+    if not writer.has_reduction() and not _worth_it(feature, donors, identities):
         return {}
     if donors and not writer.has_reduction():
         adopt_reduction(feature, donors[0])
     if not donors:
         return {}
     lay_out(feature, manifests)
-    taken = take_over(feature, donors, manifests, identities, progress)
-    every = sum(manifest.valid for manifest in manifests.values())
+    parts = feature.parts(manifests)
+    taken = take_over(feature, donors, parts, identities, progress)
+    every = sum(manifest.valid for manifest in parts.values())
     left = sum(part.left for part in taken.values())
     if left < every:
         progress.note(
@@ -282,14 +285,13 @@ def _begun(
 def _worth_it(
     feature: FeatureTask,
     donors: Sequence[StoredFeature],
-    manifests: Mapping[Split, Manifest],
-    identities: Mapping[Split, Identities],
+    identities: Mapping[str, Identities],
 ) -> bool:
     """Whether rows are taken over from donors, and with them what they were fitted to.
 
     What another data set was fitted to is taken only with the rows of half of the images.
     """
-    found = [places_of(identities[split], donors).found for split in manifests]
+    found = [places_of(rows, donors).found for rows in identities.values()]
     known, every = sum(int(f.sum()) for f in found), sum(len(f) for f in found)
     own = {feature.store, FeatureStore(feature.store).superseded}
     if not feature.is_fitted or any(donor.path.parent in own for donor in donors):
@@ -301,8 +303,8 @@ def _remaining(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> boo
     writer = feature.writer()
     done = writer.done()
     return not writer.has_report() or any(
-        (split, number) not in done
-        for split, manifest in manifests.items()
+        (part, number) not in done
+        for part, manifest in feature.parts(manifests).items()
         for number in range(len(manifest.shards))
     )
 
@@ -310,7 +312,7 @@ def _remaining(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> boo
 def _compute(
     features: Sequence[FeatureTask],
     beside: Sequence[FeatureTask],
-    taken: Mapping[str, Mapping[Split, Taken]],
+    taken: Mapping[str, Mapping[str, Taken]],
     manifests: Mapping[Split, Manifest],
     image: ImageOptions,
     shards: Location,
@@ -355,12 +357,12 @@ def _compute(
 class _Todo:
     """What is to be done for one feature.
 
-    `kept` are the rows (samples,) of each split that are written, or will be copied; `done` are the
+    `kept` are the rows (samples,) of each array that are written, or will be copied; `done` are the
     shards that are finished; `measured` are the rows of shards on which fidelity is to be measured.
     """
 
     feature: FeatureTask
-    kept: Mapping[Split, Mask]
+    kept: Mapping[str, Mask]
     done: frozenset[tuple[str, int]]
     measured: Mapping[tuple[str, int], frozenset[int]]
 
@@ -368,13 +370,13 @@ class _Todo:
     def of(
         cls,
         feature: FeatureTask,
-        taken: Mapping[Split, Taken],
+        taken: Mapping[str, Taken],
         manifests: Mapping[Split, Manifest],
     ) -> "_Todo":
         """Find out what is to be done, after writing what is known already."""
         kept = {
-            split: taken[split].kept.copy() if split in taken else np.zeros(manifest.samples, bool)
-            for split, manifest in manifests.items()
+            part: taken[part].kept.copy() if part in taken else np.zeros(manifest.samples, bool)
+            for part, manifest in feature.parts(manifests).items()
         }
         train = manifests["train"]
         kept["train"] |= write_fitted(feature, train)
@@ -389,15 +391,19 @@ class _Todo:
         left = {place: rows for place, rows in measured.items() if place not in known}
         return cls(feature, kept, done, left)
 
-    def concerns(self, split: Split, number: int) -> bool:
-        """Whether a shard has something to be done."""
-        return (split, number) not in self.done or (split, number) in self.measured
+    def parts_of(self, split: Split, number: int) -> list[str]:
+        """Return the arrays in which a shard of a split has something to be done."""
+        return [
+            part
+            for part in self.feature.parts_of(split)
+            if (part, number) not in self.done or (part, number) in self.measured
+        ]
 
-    def kept_of(self, split: Split, number: int, rows: range) -> frozenset[int]:
+    def kept_of(self, part: str, number: int, rows: range) -> frozenset[int]:
         """Return which of a shard's rows are kept."""
-        if (split, number) in self.done:
+        if (part, number) in self.done:
             return frozenset(rows)
-        kept = np.flatnonzero(self.kept[split][rows.start : rows.stop])
+        kept = np.flatnonzero(self.kept[part][rows.start : rows.stop])
         return frozenset(rows.start + int(row) for row in kept)
 
 
@@ -424,35 +430,42 @@ def _pending(
     """Yield a task for each shard with something to be done, with the rows to compute."""
     for split, manifest in manifests.items():
         for number, shard in enumerate(manifest.shards):
-            lacking = [part for part in todo if part.concerns(split, number)]
+            lacking = {one.feature: parts for one in todo if (parts := one.parts_of(split, number))}
             if not lacking:
                 continue
             first = manifest.first_index(number)
             every = range(first, first + shard.samples)
             valid = frozenset(every) - {first + row for row in shard.invalid}
-            kept = {part.feature.name: part.kept_of(split, number, every) for part in lacking}
+            kept = {
+                (one.feature.name, part): one.kept_of(part, number, every)
+                for one in todo
+                for part in lacking.get(one.feature, ())
+            }
             measured = {
-                part.feature.name: part.measured[split, number]
-                for part in lacking
-                if (split, number) in part.measured
+                one.feature.name: one.measured[split, number]
+                for one in todo
+                if (split, number) in one.measured
             }
             only = (valid - frozenset.intersection(*kept.values())).union(*measured.values())
             yield Task(
                 shards / split,
                 (Span(number, 0, shard.samples),),
                 image,
-                tuple(part.feature for part in lacking),
+                tuple(lacking),
                 running.workers_per_host,
                 len(only),
                 running.batch_size,
+                parts={feature.name: parts for feature, parts in lacking.items()},
                 only=only if len(only) < len(valid) else None,
                 kept=kept,
                 measured=measured,
             )
 
 
-def _of_stored_rows(feature: FeatureTask, manifest: Manifest, identities: Identities) -> Identities:
-    """Return the identities of the rows that a feature really holds.
+def _of_stored_rows(
+    feature: FeatureTask, part: str, manifest: Manifest, identities: Identities
+) -> Identities:
+    """Return the identities of the rows that an array of a feature really holds.
 
     Of images that are gone, these are the rows that were taken over: any others are zeros.
     """
@@ -468,7 +481,7 @@ def _of_stored_rows(feature: FeatureTask, manifest: Manifest, identities: Identi
         return identities
     writer = feature.writer()
     encoding = Encoding.load(feature.options.dtype, writer.reduction()[0])
-    rows = writer.read_raw(manifest.split, gone)
+    rows = writer.read_raw(part, gone)
     zero = encoding.encode(np.zeros((1, rows.shape[1]), np.float32))
     known = identities.copy()
     known[gone[(rows == zero).all(axis=1)]] = 0

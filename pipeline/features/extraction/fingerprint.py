@@ -12,6 +12,7 @@ from pipeline.features.store import (
     StoredFeature,
     check_fingerprint,
 )
+from pipeline.features.store.feature import VIEWS
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import JsonValue, RepresentationOptions, identity_of
 from pipeline.shards.manifest import Manifest, read_manifests
@@ -33,12 +34,14 @@ def fingerprint_of(
     `identity` is that of the representation that `options` builds.
     """
     reduce = options.reduce.model_dump(exclude_none=True)
+    views = options.views
     return {
         "format": ROWS_FORMAT,
         "representation": dict(identity),
         "reduce": {**reduce, "fit_images": FIT_IMAGES, "fit_seed": FIT_SEED} if reduce else None,
         "dtype": options.dtype,
         "shards": {split: manifest.digest for split, manifest in manifests.items()},
+        **({VIEWS: {"count": views.count, **views.recipe()}} if views else {}),
     }
 
 

@@ -18,7 +18,7 @@ from pipeline.shards.reading import read_shard
 IMAGES = 32
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def likeness_of(
     options: RepresentationOptions,
     exact: RepresentationOptions,
@@ -45,4 +45,5 @@ def _valid_files(directory: Location, manifest: Manifest) -> Iterator[bytes]:
 
 def _vectors(network: Representation, files: list[ImageFile]) -> Tensor:
     how = network.eval().preparation
-    return network(how.finish(torch.stack([how.pixels(file) for file in files]))).float()
+    vectors: Tensor = network(how.finish(torch.stack([how.pixels(file) for file in files])))
+    return vectors.float()

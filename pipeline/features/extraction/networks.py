@@ -1,6 +1,6 @@
 """The frozen networks of a worker process: loaded once, and how many images they take at once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from threading import RLock
 
@@ -44,10 +44,9 @@ def _built(
     return options.build(image).to(device).eval()
 
 
-def blanks_of(networks: Mapping[str, Representation]) -> dict[Preparation, Tensor]:
+def blanks_of(hows: Iterable[Preparation]) -> dict[Preparation, Tensor]:
     """Return one blank image (C, H, W) for each way of preparing images, before it is finished."""
     blank = opened(Image.new("RGB", (64, 64)))
-    hows = {network.preparation for network in networks.values()}
     return {how: how.pixels(blank) for how in hows}
 
 

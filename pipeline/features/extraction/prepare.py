@@ -97,9 +97,9 @@ def lay_out(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> None:
     """Create the missing arrays of a feature that has a reduction."""
     writer = feature.writer()
     reduction = Reduction.load(*writer.reduction())
-    for split, manifest in manifests.items():
+    for part, manifest in feature.parts(manifests).items():
         writer.create_split(
-            split,
+            part,
             samples=manifest.samples,
             width=reduction.width(feature.width),
             stored_type=feature.options.dtype,

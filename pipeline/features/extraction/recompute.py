@@ -109,12 +109,12 @@ def _take_back(
     writer.reopen()
     if writer.has_reduction():
         lay_out(task, manifests)
-    for split, manifest in manifests.items():
-        bad = {damage.number for damage in array_damage(writer.home, split)}
+    for part, manifest in task.parts(manifests).items():
+        bad = {damage.number for damage in array_damage(writer.home, part)}
         if None not in bad:
-            per_shard = max(1, manifest.samples_per_shard // writer.chunk_rows(split))
+            per_shard = max(1, manifest.samples_per_shard // writer.chunk_rows(part))
             spoilt = {chunk // per_shard for chunk in bad if chunk is not None}
-            writer.mark(split, set(range(len(manifest.shards))) - spoilt)
+            writer.mark(part, set(range(len(manifest.shards))) - spoilt)
 
 
 def _made_from(task: FeatureTask, manifests: Mapping[Split, Manifest]) -> bool:

@@ -1,4 +1,4 @@
-"""Where the vectors of one feature in one shard go: reduced, measured, written in whole chunks."""
+"""Where the vectors of one array in one shard go: reduced, measured, written in whole chunks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Reduced:
 
 
 class Sink:
-    """Reduces the vectors of one feature in one shard, and writes them in whole chunks.
+    """Reduces the vectors of one array in one shard, and writes them in whole chunks.
 
     `reduce` is called by the thread that computes, and `add` and `close` by the one that writes.
     """
@@ -40,6 +40,7 @@ class Sink:
     def __init__(
         self,
         feature: FeatureTask,
+        part: str,
         manifest: Manifest,
         shard: int,
         *,
@@ -47,13 +48,13 @@ class Sink:
         measured: frozenset[int],
         device: torch.device,
     ) -> None:
-        self.name, self._work = feature.name, feature.work
+        self.name, self.part, self._work = feature.name, part, feature.work
         self._writer = feature.writer()
         self._reduction, self._encoding = _stored_by(
             feature, self._writer.reduction_digest(), device
         )
-        self._split, self._shard, self._kept = manifest.split, shard, kept
-        self._chunk_rows = self._writer.chunk_rows(manifest.split)
+        self._shard, self._kept = shard, kept
+        self._chunk_rows = self._writer.chunk_rows(part)
         self._first = manifest.first_index(shard)
         self._end = self._first + manifest.shards[shard].samples
         self._chunk = self._empty()
@@ -82,8 +83,8 @@ class Sink:
         while self._first < self._end:
             self._flush()
         if losses := self._measure.finish():
-            keep_losses(self._work, self._split, self._shard, losses)
-        self._writer.mark(self._split, [self._shard])
+            keep_losses(self._work, self.part, self._shard, losses)
+        self._writer.mark(self.part, [self._shard])
 
     def _flush(self) -> None:
         """Write a chunk; rows that were not computed are zeros, unless they are kept."""
@@ -92,14 +93,14 @@ class Sink:
         chunk, first = self._chunk[: len(keep)], self._first
         if not keep.all():
             try:
-                self._writer.write_rows(self._split, first, chunk, self._encoding, keep=keep)
+                self._writer.write_rows(self.part, first, chunk, self._encoding, keep=keep)
             except StoreError as error:
                 raise StoreError(f"{self.name}: {error}") from error
         self._first, self._chunk = last, self._empty()
 
     def _empty(self) -> Array:
         rows = min(self._chunk_rows, self._end - self._first)
-        return np.zeros((rows, self._writer.width(self._split)), np.float32)
+        return np.zeros((rows, self._writer.width(self.part)), np.float32)
 
 
 class _Measure:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from pipeline.base.errors import MvmrError
 from pipeline.base.progress import Progress
-from pipeline.datasets.source import Split
 from pipeline.features.encoding import Array, Encoding
 from pipeline.features.extraction.task import FeatureTask
 from pipeline.features.store import FeatureStore, FeatureWriter, StoredFeature, recipe_of
@@ -60,7 +59,7 @@ def adopt_reduction(feature: FeatureTask, donor: StoredFeature) -> None:
 
 @dataclass(frozen=True)
 class Taken:
-    """Which rows (samples,) of a split of a feature were taken over, and how many are to compute.
+    """Which rows (samples,) of an array of a feature were taken over, and how many are to compute.
 
     Rows of images that are gone may be among those that were taken over.
     """
@@ -72,58 +71,60 @@ class Taken:
 def take_over(
     feature: FeatureTask,
     donors: Sequence[StoredFeature],
-    manifests: Mapping[Split, Manifest],
-    identities: Mapping[Split, Identities],
+    parts: Mapping[str, Manifest],
+    identities: Mapping[str, Identities],
     progress: Progress,
-) -> dict[Split, Taken]:
-    """Copy the rows that donors have, and mark the shards that are thereby finished."""
+) -> dict[str, Taken]:
+    """Copy the rows that donors have, by array, and mark the shards that are thereby finished."""
     writer = feature.writer()
     encoding = Encoding.load(feature.options.dtype, writer.reduction()[0])
-    places = {split: places_of(identities[split], donors) for split in manifests}
+    places = {part: places_of(identities[part], donors) for part in parts}
     total = sum(int(found.found.sum()) for found in places.values())
     if not total:
         return {
-            split: Taken(np.zeros(manifest.samples, bool), manifest.valid)
-            for split, manifest in manifests.items()
+            part: Taken(np.zeros(manifest.samples, bool), manifest.valid)
+            for part, manifest in parts.items()
         }
     progress.start(f"take over {feature.name}", total, "rows")
     return {
-        split: _Copier(writer, manifest, places[split], encoding, progress).copy()
-        for split, manifest in manifests.items()
+        part: _Copier(writer, part, manifest, places[part], encoding, progress).copy()
+        for part, manifest in parts.items()
     }
 
 
 class _Copier:
-    """Copies the rows of one split."""
+    """Copies the rows of one array."""
 
     def __init__(
         self,
         writer: FeatureWriter,
+        part: str,
         manifest: Manifest,
         places: Places,
         encoding: Encoding,
         progress: Progress,
     ) -> None:
-        self._writer, self._manifest, self._places = writer, manifest, places
+        self._writer, self._part = writer, part
+        self._manifest, self._places = manifest, places
         self._progress = progress
         self._invalid = np.zeros(manifest.samples, bool)
         self._invalid[sorted(manifest.invalid)] = True
-        gap = writer.gap(manifest.split, 1)
+        gap = writer.gap(part, 1)
         self._zero = encoding.encode(np.zeros(gap.shape, np.float32))
         self._row_bytes = gap.nbytes
 
     def copy(self) -> Taken:
         """Copy all rows that are found, and return which are kept."""
-        split, size = self._manifest.split, self._manifest.samples_per_shard
+        size = self._manifest.samples_per_shard
         kept = self._places.found.copy()
-        done = {number for name, number in self._writer.done() if name == split}
+        done = {number for name, number in self._writer.done() if name == self._part}
         for numbers in self._blocks(done):
             first = numbers[0] * size
             last = min((numbers[-1] + 1) * size, self._manifest.samples)
             kept[first:last] = self._copied(first, last)
             missing = ~(kept | self._invalid)
             whole = [n for n in numbers if not missing[n * size : (n + 1) * size].any()]
-            self._writer.mark(split, whole)
+            self._writer.mark(self._part, whole)
         return Taken(kept, int((~(kept | self._invalid)).sum()))
 
     def _blocks(self, done: set[int]) -> Iterator[list[int]]:
@@ -145,16 +146,15 @@ class _Copier:
 
     def _copied(self, first: int, last: int) -> Mask:
         """Write the rows `first` to `last` (excluded) and return which ones were copied."""
-        split = self._manifest.split
-        numbers = self._writer.gap(split, last - first)
+        numbers = self._writer.gap(self._part, last - first)
         numbers[self._invalid[first:last]] = self._zero
         copied = np.zeros(last - first, bool)
         for to, values in self._gathered(first, last):
             numbers[to], copied[to] = values, True
             self._progress.advance(len(to))
-        step = self._writer.chunk_rows(split)
+        step = self._writer.chunk_rows(self._part)
         for start in range(0, last - first, step):
-            self._writer.write_raw(split, first + start, numbers[start : start + step])
+            self._writer.write_raw(self._part, first + start, numbers[start : start + step])
         return copied
 
     def _gathered(self, first: int, last: int) -> Iterator[tuple[npt.NDArray[np.int64], Array]]:

@@ -8,7 +8,7 @@ A process works on two tasks at a time: while one computes, the next one reads a
 the network does not wait at the border of two shards.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from threading import Event, Lock, Semaphore
 
@@ -40,7 +40,8 @@ COMPUTED = "mvmr-computed"  # the topic of events with numbers of images
 
 _places, _turn, _ended = Semaphore(TASKS_AT_ONCE), Lock(), Event()
 
-Vectors = tuple[list[int], dict[str, Tensor]]
+Place = tuple[str, str]  # a feature and one of its arrays
+Vectors = tuple[list[int], dict[Place, Tensor]]
 
 
 def sample_vectors(task: Task) -> Array:
@@ -49,16 +50,13 @@ def sample_vectors(task: Task) -> Array:
     projection = first_projection(feature.width, feature.options.reduce, seed=FIT_SEED)
     first = Reduction(projection).to(_device())
     with closing(_represented(task)) as batches:
-        return torch.cat(
-            [first.apply(vectors[feature.name]).cpu() for _, vectors in batches]
-        ).numpy()
+        return torch.cat([first.apply(vectors).cpu() for vectors in _only(batches)]).numpy()
 
 
 def witness_rows(task: Task, reduction: Reduction) -> Witness:
     """Return the witness of the valid rows, by which the reduction's fidelity is measured."""
-    (feature,) = task.features
     with closing(_represented(task)) as batches:
-        original = torch.cat([vectors[feature.name] for _, vectors in batches])
+        original = torch.cat([*_only(batches)])
     first = task.spans[0]
     reduced = reduction.to(_device()).apply(original)
     return Witness.of(original, reduced, FIT_SEED, first.shard, first.first).to("cpu")
@@ -66,10 +64,16 @@ def witness_rows(task: Task, reduction: Reduction) -> Witness:
 
 def recomputed_rows(task: Task, reduction: Reduction) -> Array:
     """Return reduced vectors (rows, K), float32, of the rows to compute."""
-    (feature,) = task.features
     here = reduction.to(_device())
     with closing(_represented(task)) as batches:
-        return torch.cat([here.apply(v[feature.name]).cpu() for _, v in batches]).numpy()
+        return torch.cat([here.apply(vectors).cpu() for vectors in _only(batches)]).numpy()
+
+
+def _only(batches: Iterable[Vectors]) -> Iterator[Tensor]:
+    """Yield the vectors (rows, D) of a task for one array of one feature."""
+    for _, vectors in batches:
+        (found,) = vectors.values()
+        yield found
 
 
 def extract_shard(task: Task) -> None:
@@ -80,13 +84,15 @@ def extract_shard(task: Task) -> None:
     sinks = [
         Sink(
             feature,
+            part,
             manifest,
             span.shard,
-            kept=task.kept.get(feature.name, none),
-            measured=task.measured.get(feature.name, none),
+            kept=task.kept.get((feature.name, part), none),
+            measured=task.measured.get(feature.name, none) if part == manifest.split else none,
             device=_device(),
         )
         for feature in task.features
+        for part in task.parts_of(feature)
     ]
 
     def add(reduced: list[Reduced]) -> None:
@@ -96,20 +102,25 @@ def extract_shard(task: Task) -> None:
     with InOrder(BATCHES_TO_WRITE) as writer:
         with closing(_represented(task)) as batches:
             for rows, vectors in batches:
-                writer.do(add, [sink.reduce(rows, vectors[sink.name]) for sink in sinks])
+                writer.do(add, [s.reduce(rows, vectors[s.name, s.part]) for s in sinks])
         for sink in sinks:
             writer.do(sink.close)
         writer.finish()
 
 
 def _represented(task: Task) -> Generator[Vectors]:
-    """Yield for each batch the rows that are computed, and by feature their vectors (rows, D)."""
+    """Yield for each batch the rows that are computed, and by array their vectors (rows, D)."""
     device, share = _device(), _share_of_cores(task.workers_per_host)
     with _places:
         networks = networks_of(task.features, task.image, device)
+        hows = {
+            (feature.name, part): feature.preparation(networks[feature.name], part)
+            for feature in task.features
+            for part in task.parts_of(feature)
+        }
         feed = Feed(
             task.files(),
-            blanks_of(networks),
+            blanks_of(hows.values()),
             size=task.batch_size or batch_size(networks, device),
             pool=thread_pool(share),
             threads=share,
@@ -123,17 +134,19 @@ def _represented(task: Task) -> Generator[Vectors]:
                     how: how.finish(pixels.to(device, non_blocking=True))
                     for how, pixels in batch.images.items()
                 }
-                yield batch.rows, _computed(networks, ready)
+                yield batch.rows, _computed(networks, hows, ready)
                 get_worker().log_event(COMPUTED, len(batch.rows))
 
 
 def _computed(
-    networks: Mapping[str, Representation], ready: Mapping[Preparation, Tensor]
-) -> dict[str, Tensor]:
-    """Return the vectors (B, D) of prepared images, by feature."""
+    networks: Mapping[str, Representation],
+    hows: Mapping[Place, Preparation],
+    ready: Mapping[Preparation, Tensor],
+) -> dict[Place, Tensor]:
+    """Return the vectors (B, D) of prepared images, by array."""
     try:
         with torch.inference_mode():
-            return {name: net(ready[net.preparation]).float() for name, net in networks.items()}
+            return {place: networks[place[0]](ready[how]).float() for place, how in hows.items()}
     except torch.OutOfMemoryError as error:
         count = len(next(iter(ready.values())))
         raise StoreError(

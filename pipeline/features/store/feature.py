@@ -20,6 +20,7 @@ from pipeline.base.errors import (
 )
 from pipeline.base.locations import Location, move_tree, names_in
 from pipeline.base.progress import Progress
+from pipeline.base.text import counted
 from pipeline.features.encoding import ARRAY_TYPES, Array, Encoding
 from pipeline.features.store.hierarchy import open_array, open_group
 from pipeline.features.store.integrity import (
@@ -34,14 +35,16 @@ from pipeline.features.store.integrity import (
     reason_of,
     root_attributes,
 )
+from pipeline.images.stored_views import StoredViewOptions
 from pipeline.representations.storing import StoredType
 
 if TYPE_CHECKING:
     import zarr
 
 Fingerprint = Mapping[str, Any]
-# In a fingerprint: what a reduction was fitted on.
-BASIS = "basis"
+# In a fingerprint: what a reduction was fitted on, and which views are stored.
+BASIS, VIEWS = "basis", "views"
+VIEW = "view-"  # begins the names of arrays of stored views
 SUPERSEDED = "superseded"
 # Arrays beside a reduction.
 COMPONENT_MEAN, COMPONENT_DEVIATION = "component_mean", "component_deviation"
@@ -79,9 +82,27 @@ class StoredFeature:
         return digest(self.fingerprint) if rows is None else digest([self.fingerprint, rows])
 
     @property
+    def parts(self) -> dict[str, int]:
+        """Number of rows of each array: of each split, and of each view of training images."""
+        return {name: array.shape[0] for name, array in sorted(self._arrays.items())}
+
+    @property
     def splits(self) -> dict[str, int]:
         """Number of samples of each split."""
-        return {name: array.shape[0] for name, array in sorted(self._arrays.items())}
+        return {n: rows for n, rows in self.parts.items() if number_of_view(n) is None}
+
+    @property
+    def views(self) -> StoredViewOptions | None:
+        """The stored views of training images, None if there are none."""
+        recorded = self.fingerprint.get(VIEWS)
+        if recorded is None:
+            return None
+        drawn = {
+            name: value
+            for name, value in recorded.items()
+            if name in StoredViewOptions.model_fields
+        }
+        return StoredViewOptions.model_validate(drawn)
 
     @property
     def width(self) -> int:
@@ -99,11 +120,17 @@ class StoredFeature:
         """Type of the numbers that `read` returns."""
         return ARRAY_TYPES[self.stored_type].read_as
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row that `read` returns."""
+        return self.width * int(np.dtype(self.dtype).itemsize)
+
     def read(self, split: str, first: int = 0, last: int | None = None) -> Array:
         """Return rows `first` to `last` (excluded) of a split, (rows, width), decoded.
 
-        Raises DamagedChunkError, naming the file, if a chunk is missing or cut short, or fails
-        its checksum; StoreError if there is no such split; ArgumentError for other rows.
+        `view_part(k)` instead of a split is stored view k of the training images. Raises
+        DamagedChunkError, naming the file, if a chunk is missing or cut short, or fails its
+        checksum; StoreError if there is no such split; ArgumentError for other rows.
         """
         if split not in self._arrays:
             raise StoreError(f"Feature {self.name!r}: {unknown_name('split', split, self._arrays)}")
@@ -131,6 +158,8 @@ class StoredFeature:
 
     def __repr__(self) -> str:
         rows = ", ".join(f"{count:,} {split}" for split, count in self.splits.items())
+        if self.views is not None:
+            rows += f", {counted(self.views.count, 'views')} of train"
         return f"{self.name}: {self.width} numbers, {self.stored_type}, {rows} at {self.path}"
 
     @cached_property
@@ -160,7 +189,7 @@ class StoredFeature:
 
     @property
     def recipe(self) -> Fingerprint:
-        """What a row depends on besides its image: the fingerprint without shards and basis."""
+        """What a row depends on besides its image or view."""
         return recipe_of(self.fingerprint)
 
     def raw(self, split: str, first: int, last: int) -> Array:
@@ -319,9 +348,20 @@ class FeatureStore:
         return found
 
 
+def view_part(number: int) -> str:
+    """Return the name of the array of a stored view, from 0."""
+    return f"{VIEW}{number}"
+
+
+def number_of_view(part: str) -> int | None:
+    """Return the number of the stored view that an array is of, None if it is of a split."""
+    return int(part.removeprefix(VIEW)) if part.startswith(VIEW) else None
+
+
 def recipe_of(fingerprint: Fingerprint) -> dict[str, Any]:
-    """Return what a row depends on besides its image: the fingerprint without shards and basis."""
-    return {name: value for name, value in fingerprint.items() if name not in ("shards", BASIS)}
+    """Return what a row depends on besides its image or view: all but shards, basis and views."""
+    apart = ("shards", BASIS, VIEWS)
+    return {name: value for name, value in fingerprint.items() if name not in apart}
 
 
 def without_basis(fingerprint: Fingerprint) -> dict[str, Any]:
@@ -337,6 +377,12 @@ def check_fingerprint(name: str, expected: Fingerprint, found: Fingerprint) -> N
     found = without_basis(found)
     if expected == found:
         return
+    if recipe_of(expected) == recipe_of(found) and expected.get(VIEWS) != found.get(VIEWS):
+        differences = "; ".join(differing(expected.get(VIEWS), found.get(VIEWS), VIEWS))
+        raise StaleFeatureError(
+            f"The stored feature {name!r} has other views: {differences}. Run "
+            f"`mvmr extract-features --only {name}`, which computes only those that are missing."
+        )
     if recipe_of(expected) == recipe_of(found):
         raise StaleFeatureError(
             f"The stored feature {name!r} is not of the images that are in the shards now: run "

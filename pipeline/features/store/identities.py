@@ -81,7 +81,7 @@ def covers(newer: StoredFeature, older: StoredFeature) -> bool:
     alike = older.recipe == newer.recipe
     if not alike or older.fingerprint.get(BASIS) != newer.fingerprint.get(BASIS):
         return False
-    for split in older.splits:
+    for split in older.parts:
         try:
             rows = older.identities(split)
         except MvmrError:  # damaged, so nobody knows
@@ -110,7 +110,7 @@ def places_of(wanted: Identities, features: Sequence[StoredFeature]) -> Places:
     sources, first, second = list[tuple[StoredFeature, str]](), [], []
     number, row = [], []
     for feature in features:
-        for split in feature.splits:
+        for split in feature.parts:
             try:
                 identities = feature.identities(split)
             except MvmrError:  # damaged: its rows are computed again

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from pipeline.base.arguments import require_floating
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
+from pipeline.base.options import added
 from pipeline.base.precision import full_precision
 from pipeline.base.text import counted
-from pipeline.images.decoding import ImageFile
-from pipeline.images.original_view import ImageOptions, standardise
+from pipeline.images.decoding import ImageFile, opened
+from pipeline.images.original_view import ImageOptions, eight_bits, standardise
 from pipeline.images.preparation import FastPreparation, Preparation
+from pipeline.images.stored_views import StoredView
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
 
+KERNELS = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)  # that `preparation: fast` has
 Precision = Literal["float32", "bfloat16"]
 Transform = Callable[[Any], Any]  # of an image, or one step of it
 Setting = str | int | float | tuple["Setting", ...] | None
@@ -39,7 +42,7 @@ class LibraryTeacherOptions(TeacherOptions):
     identity of their own.
     """
 
-    preparation: Literal["exact", "fast"] = "exact"
+    preparation: Literal["exact", "fast"] = added("exact")
 
     @property
     def exact(self) -> "LibraryTeacherOptions | None":
@@ -153,7 +156,19 @@ class LibraryPreparation:
     def pixels(self, image: ImageFile) -> Tensor:
         """Return the image (C, H, W) before the last two steps, uint8, or after them."""
         parts, decoded = self._made(), image.decoded()
-        return self(decoded) if parts.last is None else _pixels(parts.first(decoded))
+        return self(decoded) if parts.last is None else eight_bits(parts.first(decoded))
+
+    def view(self, image: ImageFile, view: StoredView) -> Tensor:
+        """Return a stored view, resized to what the library crops by its kernel.
+
+        If that is not known of its transform, the view is prepared as an image.
+        """
+        parts, shown = self._made(), view.cut(image.decoded())
+        if parts.last is None or parts.geometry is None:
+            return self.pixels(opened(shown))
+        mode = "L" if len(parts.last[0]) == 1 else "RGB"
+        height, width = parts.geometry.size
+        return eight_bits(shown.convert(mode).resize((width, height), parts.geometry.kernel))
 
     def finish(self, pixels: Tensor) -> Tensor:
         """Return prepared images (B, C, H, W), float32."""
@@ -186,41 +201,64 @@ class LibraryPreparation:
         Raises ConfigError unless the library resizes the shorter side, bicubically or bilinearly,
         crops the centre to a square, and normalises.
         """
-        from torchvision.transforms import CenterCrop, InterpolationMode, Resize
-
         parts = self._made()
-        steps = parts.first.transforms if parts.last else ()  # type: ignore[attr-defined]
-        changing = [step for step in steps if isinstance(step, nn.Module)]
-        kernels = (InterpolationMode.BICUBIC, InterpolationMode.BILINEAR)
-        match changing:
-            case [
-                Resize(size=int(resize) | [int(resize)], interpolation=kernel),
-                CenterCrop(size=(int(size), int(width))),
-            ] if size == width and kernel in kernels:
-                mean, std = parts.last or ((), ())
-                channels: Any = len(mean)
-                options = ImageOptions(
-                    size=size, resize=resize, channels=channels, mean=mean, std=std
-                )
-                return FastPreparation(options, cubic=kernel == InterpolationMode.BICUBIC)
+        geometry = parts.geometry
+        if geometry and parts.last and geometry.kernel in KERNELS and geometry.is_square:
+            mean, std = parts.last
+            channels: Any = len(mean)
+            options = ImageOptions(
+                size=geometry.size[0],
+                resize=geometry.resize,
+                channels=channels,
+                mean=mean,
+                std=std,
+            )
+            return FastPreparation(options, cubic=geometry.kernel == Image.Resampling.BICUBIC)
         raise ConfigError(
             "preparation: fast resizes the shorter side (bicubic or bilinear), crops a square from "
-            "the centre and normalises. This teacher's library does something else "
-            f"({', '.join(type(step).__name__ for step in changing) or 'unknown steps'}): leave "
+            "the centre and normalises. This teacher's library does something else: leave "
             "`preparation` out."
         )
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """The shorter side is resized to `resize`, by a kernel, and the centre (H, W) is cropped."""
+
+    resize: int
+    size: tuple[int, int]
+    kernel: Image.Resampling
+
+    @property
+    def is_square(self) -> bool:
+        return self.size[0] == self.size[1]
+
+    @classmethod
+    def of(cls, steps: Sequence[object]) -> "_Geometry | None":
+        """Return that of a transform's steps, if they are of this kind."""
+        from torchvision.transforms import CenterCrop, Resize
+        from torchvision.transforms.functional import pil_modes_mapping
+
+        match [step for step in steps if isinstance(step, nn.Module)]:
+            case [
+                Resize(size=int(resize) | [int(resize)], interpolation=kernel),
+                CenterCrop(size=(int(height), int(width))),
+            ]:
+                return cls(resize, (height, width), Image.Resampling(pil_modes_mapping[kernel]))
+        return None
 
 
 @dataclass(frozen=True)
 class _Parts:
     """A transform as a whole, and in two parts: up to 8 bits, and mean and std of the rest.
 
-    `last` is None if it has no such parts.
+    `last` is None if it has no such parts, `geometry` if the first part changes images otherwise.
     """
 
     whole: Transform
     first: Transform
     last: tuple[tuple[float, ...], tuple[float, ...]] | None
+    geometry: _Geometry | None
 
     @classmethod
     def of(cls, transform: Any) -> "_Parts":
@@ -232,15 +270,11 @@ class _Parts:
                 mean, std = (tuple(map(float, v)) for v in (normalize.mean, normalize.std))
                 ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
                 image = ramp if len(mean) == 1 else Image.merge("RGB", [ramp] * 3)
-                if torch.equal(standardise(_pixels(image), mean, std), normalize(to_tensor(image))):
-                    return cls(transform, Compose(first), (mean, std))
-        return cls(transform, transform, None)
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """Return an 8-bit image as (C, H, W), uint8."""
-    array = np.array(image)
-    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+                if torch.equal(
+                    standardise(eight_bits(image), mean, std), normalize(to_tensor(image))
+                ):
+                    return cls(transform, Compose(first), (mean, std), _Geometry.of(first))
+        return cls(transform, transform, None, None)
 
 
 def in_mode(mode: str) -> Transform:

@@ -14,6 +14,7 @@ from pipeline.base.own_code import source_digest
 from pipeline.images.decoding import ImageFile
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.preparation import OriginalView, Preparation
+from pipeline.images.stored_views import StoredView
 from pipeline.representations.teachers.frozen import FrozenTeacher, Precision, TeacherOptions
 
 Prepare = Callable[[Image.Image], Tensor]
@@ -46,6 +47,10 @@ class OwnPreparation:
     def pixels(self, image: ImageFile) -> Tensor:
         """Return the prepared image: nothing is known of its steps."""
         return self(image.decoded())
+
+    def view(self, image: ImageFile, view: StoredView) -> Tensor:
+        """Return what the function makes of a stored view."""
+        return self(view.cut(image.decoded()))
 
     def finish(self, pixels: Tensor) -> Tensor:
         """Return the prepared images as they are."""
