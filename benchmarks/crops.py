@@ -1,11 +1,11 @@
 """Random views cut from the photographs, compared with views cut from their original view.
 
     python -m benchmarks.crops prepare --root DIR --images DIR --teacher FILE [--max-side 512]
-    python -m benchmarks.crops run     --root DIR [--epochs 20] [--seeds 0 1 2] [--processes 1]
+    python -m benchmarks.crops run     --root DIR [--epochs 20] [--student resnet18] [--seeds 0 1 2]
     python -m benchmarks.crops table   --root DIR
 
 `prepare` packs a folder with train, validation and test, and extracts oriented gradients and the
-features of a teacher (timm's tf_efficientnet_lite0). `run` trains ResNet-18 at 96 px in the same
+features of a teacher (timm's tf_efficientnet_lite0). `run` trains a student at 96 px in the same
 budget, self-supervised and distilled, on views of either kind, with each seed, and scores it on the
 test images. Every run writes one JSON file; those that are there are not repeated.
 """
@@ -85,7 +85,7 @@ def experiment(
                 "weights": given["teacher"],
             },
         },
-        "student": {"architecture": "resnet18", "projector": [1024, 1024, 1024]},
+        "student": {"architecture": arguments.student, "projector": [1024, 1024, 1024]},
         "objective": OBJECTIVES[objective],
         "train": {
             "epochs": arguments.epochs,
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--max-side", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--student", default="resnet18", help="its architecture")
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     arguments.root.mkdir(parents=True, exist_ok=True)

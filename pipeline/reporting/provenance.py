@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.base.text import counted
 from pipeline.reporting.formats import count, duration, size
 from pipeline.reporting.run_facts import RunFacts, Split, Work
 
@@ -72,8 +73,15 @@ def _packed(name: str, split: Split) -> Packed:
         read=count(split.images - split.invalid),
         labelled=_labelled(split),
         left_out=f"{count(split.invalid)} ({names}{more})" if names else count(split.invalid),
-        bytes=size(split.bytes),
+        bytes=_size(split),
     )
+
+
+def _size(split: Split) -> str:
+    if not split.reduced:
+        return size(split.bytes)
+    less = f"{size(abs(split.saved))} {'less' if split.saved >= 0 else 'more'} than their files"
+    return f"{size(split.bytes)}; {counted(split.reduced, 'images')} stored reduced, {less}"
 
 
 def _labelled(split: Split) -> str:

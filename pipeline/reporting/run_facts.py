@@ -15,7 +15,8 @@ FORMAT = 1
 class Split:
     """One split: numbers of images, of labelled and of unreadable ones; bytes of its tars.
 
-    `left_out` holds the names of the first unreadable images.
+    `left_out` holds the names of the first unreadable images. Storing `reduced` images smaller than
+    their files has `saved` bytes.
     """
 
     images: int
@@ -24,6 +25,8 @@ class Split:
     bytes: int
     digest: str
     left_out: Sequence[str] = ()
+    reduced: int = 0
+    saved: int = 0
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ def _split(manifest: Manifest) -> SplitFacts:
         bytes=sum(shard.bytes for shard in manifest.shards),
         digest=manifest.digest,
         left_out=tuple(islice(manifest.left_out, NAMED)),
+        reduced=manifest.reduced,
+        saved=manifest.saved,
     )
 
 

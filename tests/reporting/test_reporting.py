@@ -25,6 +25,7 @@ from pipeline.reporting.maps import Maps, maps
 from pipeline.reporting.neighbours_panel import Searches, searches
 from pipeline.reporting.page import Panel, render
 from pipeline.reporting.pictures import sprite
+from pipeline.reporting.provenance import provenance
 from pipeline.reporting.published import PUBLISHED
 from pipeline.reporting.representations_panel import representations
 from pipeline.reporting.run_facts import Cached, Collapse, RunFacts, Split, Student, run_from_json
@@ -111,6 +112,16 @@ def a_run(**changes: object) -> RunFacts:
         versions={"mvmr": "0"},
     )
     return replace(run, **changes)  # type: ignore[arg-type]
+
+
+def test_the_page_says_what_storing_images_reduced_saves() -> None:
+    run = a_run()
+    assert "reduced" not in provenance(run, "digits.yaml", ()).splits[0].bytes
+    smaller = replace(run.splits["train"], reduced=700, saved=30_000)
+    larger = replace(run.splits["test"], reduced=1, saved=-500)
+    found = provenance(a_run(splits={"train": smaller, "test": larger}), "digits.yaml", ())
+    assert f"700 images stored reduced, {size(30_000)} less than their files" in found.splits[0].bytes
+    assert f"1 image stored reduced, {size(500)} more than their files" in found.splits[1].bytes
 
 
 def test_the_heat_map_is_the_unbiased_statistic_of_dcor() -> None:
