@@ -159,7 +159,7 @@ def _forecast(
             images={str(split): count for split, count in sample.images.items()},
             widths=widths,
             classes=len(source.classes or ()),
-            encoders=2,
+            encoders=3 if experiment.student.weights and experiment.train else 2,
             rates=rates,
             step_seconds=step,
         )

@@ -49,8 +49,8 @@ class StudentOptions(Options):
     layer: str | None = added(None)
     # Whether the code that `architecture` names may be imported and run.
     trust: bool = added(False)
-    # Weights to start from: a checkpoint file, the name of a finished run, or `pretrained` for
-    # those that timm offers for the backbone.
+    # Weights to start from: the name of a finished run, a checkpoint, a state dict of timm's or
+    # torchvision's network (safetensors or PyTorch), or `pretrained` for those that timm offers.
     weights: str | None = None
 
     @field_validator("architecture")

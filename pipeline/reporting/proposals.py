@@ -263,7 +263,7 @@ def _steps(run: RunFacts, judges: Sequence[Protocol]) -> Iterator[Proposal]:
         score.named
         for protocol in judges
         for score in protocol.scores
-        if score.role in ("untrained", "pixels", "feature") and protocol.standing(score) == "behind"
+        if score.role not in ("student", "teacher") and protocol.standing(score) == "behind"
     ]
     if not 0 < steps < ENOUGH_STEPS or not (late >= STILL_FALLING or ahead or len(losses) <= 3):
         return

@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.datasets.source import Split
 from pipeline.images.original_view import ImageOptions
 
-STUDENT, UNTRAINED, PIXELS = "student", "untrained", "pixels"
+STUDENT, START, UNTRAINED, PIXELS = "student", "start", "untrained", "pixels"
 
 
 @dataclass(frozen=True)

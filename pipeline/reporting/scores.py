@@ -13,15 +13,16 @@ from pipeline.reporting.formats import number
 from pipeline.reporting.protocol_texts import UNITLESS, asks, chance_of, figure_of
 from pipeline.reporting.published import Published, published_for
 from pipeline.reporting.run_facts import RunFacts
-from pipeline.reporting.sample import PIXELS, STUDENT, UNTRAINED
+from pipeline.reporting.sample import PIXELS, START, STUDENT, UNTRAINED
 
 LABELS = {
     STUDENT: "student",
+    START: "the same encoder, before training",
     UNTRAINED: "the same encoder, untrained",
     PIXELS: "raw pixels",
 }
 
-Role = Literal["student", "untrained", "pixels", "feature", "teacher"]
+Role = Literal["student", "start", "untrained", "pixels", "feature", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,12 @@ def _role(run: RunFacts, subject: str) -> Role:
     for feature in run.cached:
         if feature.name == subject:
             return "teacher" if feature.teacher else "feature"
-    known: dict[str, Role] = {STUDENT: "student", UNTRAINED: "untrained", PIXELS: "pixels"}
+    known: dict[str, Role] = {
+        STUDENT: "student",
+        START: "start",
+        UNTRAINED: "untrained",
+        PIXELS: "pixels",
+    }
     return known.get(subject, "feature")
 
 

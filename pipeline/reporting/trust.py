@@ -9,7 +9,7 @@ from pipeline.reporting.formats import count, number, percent
 from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT
-from pipeline.reporting.scores import Protocol, Score, judging
+from pipeline.reporting.scores import Protocol, Role, Score, judging
 from pipeline.training.doubts import doubts
 
 FEW_IMAGES = 1000
@@ -107,27 +107,26 @@ def _images_scored(run: RunFacts, scored: Sequence[Protocol]) -> Iterator[Note]:
 
 
 def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
+    yield from _gains_over("start", "the same encoder before training", scored)
+    yield from _gains_over("untrained", "the same encoder untrained", scored)
+
+
+def _gains_over(role: Role, named: str, scored: Sequence[Protocol]) -> Iterator[Note]:
     said: dict[Standing, list[str]] = {"ahead": [], "open": [], "behind": []}
     for protocol in scored:
         for score in protocol.scores:
-            if score.role == "untrained":
+            if score.role == role:
                 said[protocol.standing(score)].append(f"{protocol.name} by {_by(protocol, score)}")
     if said["ahead"]:
-        yield Note(
-            "good",
-            f"The student is better than the same encoder untrained: {_semicolons(said['ahead'])}.",
-        )
+        yield Note("good", f"The student is better than {named}: {_semicolons(said['ahead'])}.")
     if said["open"]:
         yield Note(
             "caution",
-            "It is not settled whether the student is better than the same encoder untrained: "
+            f"It is not settled whether the student is better than {named}: "
             f"{_semicolons(said['open'])}.",
         )
     if said["behind"]:
-        yield Note(
-            "caution",
-            f"The student is worse than the same encoder untrained: {_semicolons(said['behind'])}.",
-        )
+        yield Note("caution", f"The student is worse than {named}: {_semicolons(said['behind'])}.")
 
 
 def _by(protocol: Protocol, score: Score, *, of_control: bool = False) -> str:

@@ -111,12 +111,13 @@ def _sentence(protocol: Protocol) -> str:
 
 
 def _told(protocol: Protocol) -> list[Score]:
-    """Return the controls to name: untrained, pixels, the best stored feature, teachers."""
+    """Return the controls to name: encoders, pixels, the best stored feature, teachers."""
     by_role: dict[str, list[Score]] = {}
     for score in protocol.scores[1:]:
         by_role.setdefault(score.role, []).append(score)
     best = sorted(by_role.get("feature", []), key=lambda score: -score.value)[:1]
     return [
+        *by_role.get("start", []),
         *by_role.get("untrained", []),
         *by_role.get("pixels", []),
         *best,

@@ -201,7 +201,8 @@ class StudentModule(lightning.LightningModule):
         """Build the optimiser, and a schedule that counts optimiser steps."""
         options = self._options
         named = [*self.encoder.named_parameters(), *self.objective.named_parameters()]
-        optimizer = build_optimizer(named, options.optimizer, lr=options.lr)
+        slower = {} if options.backbone_lr == 1 else {"backbone.": options.backbone_lr}
+        optimizer = build_optimizer(named, options.optimizer, lr=options.lr, lr_factors=slower)
 
         def factor(step: int) -> float:
             rate = learning_rate(

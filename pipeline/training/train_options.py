@@ -70,8 +70,10 @@ class TrainOptions(Options):
     random view, which only makes sense if no term compares two views. With `recalibrate`, the
     statistics of batch norms are re-estimated on this number of original training images before
     each validation, and kept in the checkpoints. `loggers` get the curves as they are drawn, in
-    addition to `epochs.csv`. With `stored_views`, targets that are stored of views of the training
-    images are learnt on these views; otherwise views are random, with targets of the original ones.
+    addition to `epochs.csv`. `backbone_lr` is the share of `lr` at which the backbone learns, for
+    one that starts from known weights; projector and heads learn at `lr`. With `stored_views`,
+    targets that are stored of views of the training images are learnt on these views; otherwise
+    views are random, with targets of the original ones.
     """
 
     epochs: Count
@@ -95,6 +97,7 @@ class TrainOptions(Options):
     validate_on: Literal["views", "original"] = added("views")
     recalibrate: Annotated[int, Field(ge=2)] | None = added(None)
     stored_views: bool = added(True)
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] = added(1.0)
     loggers: Annotated[tuple[LoggerName, ...], Field(strict=False)] = added(("tensorboard",))
 
     @model_validator(mode="after")

@@ -7,26 +7,31 @@ from pathlib import Path
 import torch
 
 from pipeline.base.devices import device_from
-from pipeline.base.errors import DataError
-from pipeline.base.progress import Progress
+from pipeline.base.errors import ConfigError, DataError, WeightsError
+from pipeline.base.progress import Progress, Silent
 from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.subjects import Subject, image_subjects, stored_subject
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.models.encoder import build_encoder
+from pipeline.models.encoder import Encoder, build_encoder
 from pipeline.shards.manifest import Manifest, read_manifests
 from stages.experiment.paths import DatasetLayout
+from stages.experiment.run_identity import given_weights
 from stages.experiment.schema import Experiment
 
 
 @dataclass(frozen=True)
 class Scored:
-    """`encoders` are the student and the same encoder untrained; `pixels` are the raw images."""
+    """`encoders` are the student and the same encoder without its training.
+
+    That is, as its weights came, if it was trained from any, and untrained. `pixels` are the raw
+    images.
+    """
 
     images: Images
-    encoders: tuple[Subject, Subject]
+    encoders: tuple[Subject, ...]
     pixels: Subject
     references: Mapping[str, Subject]
     device: torch.device
@@ -66,8 +71,13 @@ def scored(
     untrained = build_encoder(
         trained.student, channels=image.channels, size=image.size, seed=experiment.seed
     )
+    encoders = {
+        "student": trained.build(),
+        **_before_training(experiment, trained, progress),
+        "untrained": untrained,
+    }
     subjects = image_subjects(
-        {"student": trained.build(), "untrained": untrained},
+        encoders,
         images,
         device=device,
         cache=cache,
@@ -75,11 +85,31 @@ def scored(
     )
     return Scored(
         images=images,
-        encoders=(subjects["student"], subjects["untrained"]),
+        encoders=tuple(subjects[name] for name in encoders),
         pixels=subjects["pixels"],
         references={name: stored_subject(f, images) for name, f in features.items()},
         device=device,
     )
+
+
+def _before_training(
+    experiment: Experiment, trained: Checkpoint, progress: Progress
+) -> dict[str, Encoder]:
+    """Return the student with the weights that its training began with, if it had any."""
+    if experiment.train is None or experiment.student.weights is None:
+        return {}
+    from pipeline.training.start import initial_encoder
+
+    try:
+        weights = given_weights(experiment)
+        return {
+            "start": initial_encoder(
+                trained.student, trained.image, weights, seed=experiment.seed, progress=Silent()
+            ).eval()
+        }
+    except (ConfigError, WeightsError) as error:
+        progress.note(f"The student before training is not scored: {error}")
+        return {}
 
 
 def _require_same_images(

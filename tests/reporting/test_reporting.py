@@ -120,7 +120,9 @@ def test_the_page_says_what_storing_images_reduced_saves() -> None:
     smaller = replace(run.splits["train"], reduced=700, saved=30_000)
     larger = replace(run.splits["test"], reduced=1, saved=-500)
     found = provenance(a_run(splits={"train": smaller, "test": larger}), "digits.yaml", ())
-    assert f"700 images stored reduced, {size(30_000)} less than their files" in found.splits[0].bytes
+    assert (
+        f"700 images stored reduced, {size(30_000)} less than their files" in found.splits[0].bytes
+    )
     assert f"1 image stored reduced, {size(500)} more than their files" in found.splits[1].bytes
 
 

@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+import torchvision
 from sklearn.neighbors import KNeighborsClassifier
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -25,7 +27,7 @@ from watched import Watched
 
 from pipeline.base.errors import ConfigError, DataError, TrainingError, WeightsError
 from pipeline.base.progress import Silent
-from pipeline.images.original_view import normalise
+from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.models.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.models.encoder import build_encoder
@@ -39,7 +41,7 @@ from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours
 from pipeline.training.run_loggers import TENSORBOARD
 from pipeline.training.saving import PREVIOUS, RESUME
-from pipeline.training.start import initial_encoder
+from pipeline.training.start import given_checkpoint, initial_encoder
 from pipeline.training.train_options import TrainOptions
 from pipeline.training.trial import Wanted
 
@@ -486,6 +488,47 @@ def test_starting_weights_with_another_projector_keep_the_backbone(tmp_path: Pat
     wide = StudentOptions(architecture="resnet8x2")
     with pytest.raises(WeightsError, match="do not fit"):
         initial_encoder(wide, IMAGE, path, seed=5, progress=Silent())
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors", "wrapped"])
+def test_a_librarys_weights_are_loaded_without_their_classifier(tmp_path: Path, kind: str) -> None:
+    library = torchvision.models.resnet18(num_classes=7)
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pt")
+    if kind == "safetensors":
+        safetensors.torch.save_file(library.state_dict(), path)
+    else:
+        state = library.state_dict()
+        torch.save({"state_dict": state, "epoch": 3} if kind == "wrapped" else state, path)
+    student = StudentOptions(architecture="resnet18", projector=(16,))
+    image = ImageOptions(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    started = initial_encoder(student, image, path, seed=5, progress=Silent())
+    library.fc = torch.nn.Identity()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = library.eval()(images)
+        assert torch.equal(started.eval().features(images), expected)
+    given = given_checkpoint(student, image, path, progress=Silent())
+    assert torch.equal(given.encoder["backbone.conv1.weight"], library.conv1.weight)
+    other = StudentOptions(architecture="resnet34")
+    with pytest.raises(WeightsError, match="do not fit"):
+        initial_encoder(other, image, path, seed=5, progress=Silent())
+
+
+def test_a_backbone_may_learn_more_slowly(data: Path, tmp_path: Path) -> None:
+    fresh = build_encoder(STUDENT, channels=1, size=8, seed=5)
+    moved = {}
+    for share in (1.0, 1e-6):
+        run = make_run(data, epochs=1, backbone_lr=share)
+        fit(run, work=tmp_path / str(share), progress=Silent())
+        trained = load_checkpoint(tmp_path / str(share) / LAST).encoder
+        changes = {n: (trained[n] - p).abs().max().item() for n, p in fresh.named_parameters()}
+        moved[share] = [
+            max(v for n, v in changes.items() if n.startswith(part))
+            for part in ("backbone.", "projector.")
+        ]
+    assert moved[1.0][0] > 1e-3
+    assert moved[1e-6][0] < 1e-5
+    assert moved[1e-6][1] > 1e-3
 
 
 def test_a_checkpoint_of_another_student_names_the_difference(tmp_path: Path) -> None:
