@@ -14,6 +14,7 @@ from pipeline.base.arguments import require_features, require_shape
 from pipeline.base.errors import DataError
 from pipeline.datasets.source import Split
 from pipeline.dependence.distance_correlation import UNBIASED_MINIMUM_ROWS, distance_correlation
+from pipeline.evaluation.geometry import AS_THEY_ARE, Whitenings, in_geometry
 from pipeline.evaluation.labelled_features import LabelledFeatures
 from pipeline.evaluation.protocol import Outcome, PerImage, ProtocolOptions, Setting, Values
 from pipeline.evaluation.subjects import Subject
@@ -34,11 +35,14 @@ class RetrievalOptions(ProtocolOptions):
     """`evaluate.<name>` of kind retrieval.
 
     `recall_ks` are used if images have labels, `agreement_ks` for comparisons with stored features.
+    If test and validation images have labels, recall is that of the geometry of `whiten` with the
+    highest one on validation images, see `geometry.py`.
     """
 
     kind: Literal["retrieval"] = "retrieval"
     recall_ks: Ks = (1, 5, 10)
     agreement_ks: Ks = (1, 10, 50)
+    whiten: Whitenings = AS_THEY_ARE
 
     def score(self, subject: Subject, setting: Setting) -> Outcome:
         """Score one subject on test images, or on validation images if there is no test split.
@@ -61,6 +65,9 @@ class RetrievalOptions(ProtocolOptions):
         main, shares, chance = "effective_rank", None, None
         if labelled_all:
             labelled = LabelledFeatures(embeddings, labels)
+            if len(self.whiten) > 1:
+                values["whiten"] = how = self._best_geometry(subject, setting, split)
+                labelled = LabelledFeatures(in_geometry(embeddings, exponent=how)[0], labels)
             hits = recall_at(labelled, ks=options.recall_ks, device=setting.device)
             values |= {f"recall_at_{k}": 100 * hit.mean().item() for k, hit in hits.items()}
             k = min(hits)
@@ -93,6 +100,20 @@ class RetrievalOptions(ProtocolOptions):
             chance=None if chance is None else 100 * chance,
             per_image=None if shares is None else PerImage(every, shares),
         )
+
+    def _best_geometry(self, subject: Subject, setting: Setting, split: Split) -> float | None:
+        """Return the geometry of highest recall on labelled validation images."""
+        if split == "validation" or "validation" not in setting.images.splits:
+            return self.whiten[0]
+        labelled, k = subject.labelled(setting.images, "validation"), min(self.recall_ks)
+        if len(labelled) <= k:
+            return self.whiten[0]
+        recalls = {}
+        for how in self.whiten:
+            (rows,) = in_geometry(labelled.features, exponent=how)
+            own = LabelledFeatures(rows, labelled.labels)
+            recalls[how] = recall_at(own, ks=(k,), device=setting.device)[k].mean().item()
+        return max(recalls, key=lambda how: recalls[how])
 
 
 def recall_at(
