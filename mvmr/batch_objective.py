@@ -10,9 +10,10 @@ from mvmr.arrays import ArrayLike, as_tensor
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.options import checked_by
 from pipeline.dependence import distance_correlation as dependence
-from pipeline.objective.objective import Activations, Moment, ObjectiveValue
+from pipeline.objective.objective import Moment, ObjectiveValue
 from pipeline.objective.objective import Objective as TermsOfBatch
 from pipeline.objective.references import Reference
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import (
     VIEWS,
     AnyTerm,

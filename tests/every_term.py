@@ -7,8 +7,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
+from pipeline.objective.objective import Moment, Objective, ObjectiveValue
 from pipeline.objective.references import Reference
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import AnyTerm, ObjectiveOptions, OwnTerm
 
 

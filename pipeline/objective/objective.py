@@ -2,23 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.base.errors import ArgumentError, ConfigError, TrainingError, unknown_name
+from pipeline.base.errors import ArgumentError, ConfigError, unknown_name
 from pipeline.base.precision import full_precision
-from pipeline.dependence.distance_correlation import Sample, distance_correlation
-from pipeline.dependence.gathering import gather_rows
+from pipeline.dependence.distance_correlation import distance_correlation
 from pipeline.objective.affinities import affinity_divergence
 from pipeline.objective.heads import build_head
 from pipeline.objective.losses import (
     covariance_penalty,
     mean_squared_error,
-    standardised,
     variance_hinge,
-    wide,
 )
 from pipeline.objective.own_loss import own_loss
 from pipeline.objective.references import (
@@ -29,6 +25,7 @@ from pipeline.objective.references import (
 )
 from pipeline.objective.regularisers import barlow, gaussian_distance, random_directions
 from pipeline.objective.row_losses import ROW_LOSSES, kept_rows
+from pipeline.objective.shared_batch import Activations, SharedBatch, Targets
 from pipeline.objective.terms import (
     OWN_TERMS,
     AffinityTerm,
@@ -41,7 +38,6 @@ from pipeline.objective.terms import (
     RegressionTerm,
     SigregTerm,
     VarianceTerm,
-    View,
     ViewDependenceTerm,
     active,
     reads_ahead,
@@ -51,20 +47,6 @@ from pipeline.objective.terms import (
 )
 from pipeline.objective.trivial import trivial_value
 from pipeline.objective.weights import ChangingWeight, weight_at
-
-# Rows (B, width) of a representation, or those for each view.
-Targets = Tensor | Mapping[View, Tensor]
-
-
-@dataclass(frozen=True)
-class Activations:
-    """Embeddings of a batch by view: h (B, h_width) of the backbone, z (B, z_width) projected.
-
-    Only the views and layers that the objective needs must be present.
-    """
-
-    h: Mapping[View, Tensor]
-    z: Mapping[View, Tensor]
 
 
 @dataclass(frozen=True)
@@ -222,7 +204,7 @@ class Objective(nn.Module):
         batch, or if the batch has too few rows for a term.
         """
         gather = self._gather and self.training
-        batch = _Batch(
+        batch = SharedBatch(
             activations,
             representations,
             self._geometries,
@@ -251,7 +233,7 @@ class Objective(nn.Module):
     def _changes(self, name: str) -> bool:
         return isinstance(self.terms[name].weight, ChangingWeight)
 
-    def _value(self, name: str, term: AnyTerm, batch: "_Batch") -> Tensor:
+    def _value(self, name: str, term: AnyTerm, batch: SharedBatch) -> Tensor:
         match term:
             case InvarianceTerm():
                 return mean_squared_error(*batch.rows(term))
@@ -286,7 +268,7 @@ class Objective(nn.Module):
             case OwnTerm():
                 return own_loss(name, term, self._own[name], batch.rows(term), batch.target(term))
 
-    def _affinity(self, name: str, term: AffinityTerm, batch: "_Batch") -> Tensor:
+    def _affinity(self, name: str, term: AffinityTerm, batch: SharedBatch) -> Tensor:
         bank, head = self._banks[name], self.heads[f"to_{name}"]
         views = [head(x) for x in batch.rows(term)]
         # Views that share a target are compared with its affinities together.
@@ -310,14 +292,14 @@ class Objective(nn.Module):
         )
         return divergence / self._scales.get(name, 1.0)
 
-    def _row_losses(self, name: str, term: RegressionTerm, batch: "_Batch") -> Tensor:
+    def _row_losses(self, name: str, term: RegressionTerm, batch: SharedBatch) -> Tensor:
         """Return the loss of each row (B,), the mean over the views."""
         head, loss = self.heads[f"to_{name}"], ROW_LOSSES[term.loss]
         pairs = zip(batch.rows(term), batch.targets(term, term.whiten), strict=True)
         views = torch.stack([loss(head(x), target.rows) for x, target in pairs])
         return views.mean(0) / self._scales.get(name, 1.0)
 
-    def _dropped(self, rows: Mapping[str, Tensor], batch: "_Batch") -> dict[str, Tensor]:
+    def _dropped(self, rows: Mapping[str, Tensor], batch: SharedBatch) -> dict[str, Tensor]:
         """Return the terms with `drop`, without the rows that are left out."""
         chances = {
             name: term.drop
@@ -335,7 +317,7 @@ class Objective(nn.Module):
         }
 
     @torch.no_grad()
-    def _trivial(self, batch: "_Batch") -> dict[str, Tensor]:
+    def _trivial(self, batch: SharedBatch) -> dict[str, Tensor]:
         found = {}
         for name, term in self.terms.items():
             value = trivial_value(term, batch)
@@ -344,121 +326,6 @@ class Objective(nn.Module):
             if value is not None:
                 found[name] = value
         return found
-
-
-class _Batch:
-    """A batch that the terms share: at least float32, each distance matrix computed once."""
-
-    def __init__(
-        self,
-        activations: Activations,
-        representations: Mapping[str, Targets],
-        geometries: Mapping[tuple[str, float], Geometry],
-        *,
-        index: Tensor | None,
-        seed: int,
-        gather: bool,
-    ) -> None:
-        self._sources: dict[tuple[str, str], Tensor] = {
-            **{("h", view): x for view, x in activations.h.items()},
-            **{("z", view): x for view, x in activations.z.items()},
-        }
-        for name, targets in representations.items():
-            by_view = {"": targets} if isinstance(targets, Tensor) else targets
-            self._sources |= {("representation", _of(name, v)): x for v, x in by_view.items()}
-        self._geometries = geometries
-        self._index = index
-        self._seed = seed
-        self._gather = gather
-        self._samples: dict[tuple[str, str, bool | float | None], Sample] = {}
-
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self._sources.values())).device
-
-    def rows(self, term: AnyTerm) -> list[Tensor]:
-        """Return the embeddings (B, D) on which a term acts, one per view."""
-        return [sample.rows for sample in self.embeddings(term)]
-
-    def embeddings(self, term: AnyTerm, *, standardise: bool = False) -> list[Sample]:
-        """Return the same embeddings as samples, which keep their distances."""
-        return [self._sample(term.on, view, standardise) for view in term.views]
-
-    def own_rows(self, term: AnyTerm) -> list[Tensor]:
-        """Return the embeddings of this process alone, one per view."""
-        return [self._source((term.on, view)) for view in term.views]
-
-    def targets(
-        self, term: DependenceTerm | RegressionTerm | AffinityTerm, whiten: float | None = None
-    ) -> list[Sample]:
-        """Return a term's representation for each of its views, in the geometry of an exponent."""
-        return [self._target(term.representation, view, whiten) for view in term.views]
-
-    def representation(self, name: str, whiten: float | None = None) -> Sample:
-        """Return a representation of the original view."""
-        return self._target(name, "original", whiten)
-
-    def _target(self, name: str, view: View, whiten: float | None) -> Sample:
-        own = _of(name, view)
-        named = own if ("representation", own) in self._sources else name
-        key = ("representation", named, whiten)
-        if key not in self._samples:
-            rows = self._rows(("representation", named))
-            geometry = None if whiten is None else self._geometries[name, whiten]
-            rows = rows if geometry is None else geometry(rows)
-            self._samples[key] = Sample(rows, shared=self._gather)
-        return self._samples[key]
-
-    def target(self, term: OwnTerm) -> Tensor | list[Tensor] | None:
-        """Return what a term of the user's own gets of the representation that it names.
-
-        That is rows (B, width), or a list of them, one per view, if they are stored by view.
-        """
-        name = term.representation
-        if name is None:
-            return None
-        if ("representation", name) in self._sources:
-            return self.representation(name).rows
-        return [self._target(name, view, None).rows for view in term.views]
-
-    @cached_property
-    def generator(self) -> torch.Generator:
-        """What terms draw from, the same in all processes."""
-        return torch.Generator(self.device).manual_seed(self._seed)
-
-    @cached_property
-    def index(self) -> Tensor | None:
-        """Indices of the images (B,) within the training split, None if they are others."""
-        if self._index is None or not self._gather:
-            return self._index
-        return gather_rows(self._index)
-
-    def _sample(self, group: str, name: str, standardise: bool) -> Sample:
-        key = (group, name, standardise)
-        if key not in self._samples:
-            if standardise:
-                rows = self._sample(group, name, False).rows
-                self._samples[key] = Sample(standardised(rows), shared=self._gather)
-            else:
-                self._samples[key] = Sample(self._rows((group, name)), shared=self._gather)
-        return self._samples[key]
-
-    def _rows(self, key: tuple[str, str]) -> Tensor:
-        x = self._source(key)
-        return gather_rows(x) if self._gather else x
-
-    def _source(self, key: tuple[str, str]) -> Tensor:
-        if key not in self._sources:
-            raise TrainingError(
-                f"The objective needs {' '.join(key)}, but the batch brings "
-                f"{', '.join(map(' '.join, self._sources))}."
-            )
-        return wide(self._sources[key])
-
-
-def _of(name: str, view: str) -> str:
-    """Return what the rows of a representation for one view are called; "" are those of all."""
-    return f"{name} of the {view} view" if view else name
 
 
 def _sum(values: Iterable[Tensor]) -> Tensor:

@@ -5,14 +5,13 @@ for one that compares two sides of the same image, what it is between different 
 that only shapes embeddings, what it is for one constant embedding.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
-from pipeline.dependence.distance_correlation import Sample, distance_correlation
+from pipeline.dependence.distance_correlation import distance_correlation
 from pipeline.objective.losses import VARIANCE_EPSILON, mean_squared_error
 from pipeline.objective.regularisers import constant_gaussian_distance
+from pipeline.objective.shared_batch import SharedBatch
 from pipeline.objective.terms import (
     AnyTerm,
     BarlowTerm,
@@ -24,24 +23,7 @@ from pipeline.objective.terms import (
 )
 
 
-class EmbeddedBatch(Protocol):
-    """What a trivial answer needs of a batch."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the batch is."""
-        ...
-
-    def embeddings(self, term: AnyTerm, *, standardise: bool = False) -> list[Sample]:
-        """Return the embeddings on which a term acts, one sample per view."""
-        ...
-
-    def representation(self, name: str, whiten: float | None = None) -> Sample:
-        """Return a representation in a geometry."""
-        ...
-
-
-def trivial_value(term: AnyTerm, batch: EmbeddedBatch) -> Tensor | None:
+def trivial_value(term: AnyTerm, batch: SharedBatch) -> Tensor | None:
     """Return the trivial answer of a term in this batch.
 
     None for a term whose trivial answer is the best possible one, and for those that predict a
@@ -71,7 +53,7 @@ def trivial_value(term: AnyTerm, batch: EmbeddedBatch) -> Tensor | None:
             return None
 
 
-def _filled(value: float, batch: EmbeddedBatch) -> Tensor:
+def _filled(value: float, batch: SharedBatch) -> Tensor:
     # Unlike `torch.tensor`, this does not make a device wait for a copy.
     return torch.full((), value, dtype=torch.float32, device=batch.device)
 

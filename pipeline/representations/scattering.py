@@ -18,10 +18,11 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.base.errors import ArgumentError, ConfigError
+from pipeline.base.options import added
 from pipeline.base.square_root import safe_sqrt
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted
-from pipeline.representations.representation import RepresentationOptions
+from pipeline.representations.representation import JsonValue, RepresentationOptions
 from pipeline.representations.scattering_filters import FilterBank, morlet_bank, padded_side
 from pipeline.representations.scattering_plan import Plan, make_plan
 
@@ -30,13 +31,23 @@ CPU_BLOCK_BYTES = 1 << 20
 GPU_BLOCK_BYTES = 1 << 28
 
 
+# What is added to averaged moduli before a logarithm; those of natural images, normalised to a
+# deviation of 1, are mostly between 0.01 and 1.
+FLOOR = 1e-3
+
+
 class ScatteringOptions(RepresentationOptions):
-    """`kind: scattering`: averages over 2^J pixels, L orientations, orders 0 to `order`."""
+    """`kind: scattering`: averages over 2^J pixels, L orientations, orders 0 to `order`.
+
+    With `log`, orders 1 and 2 are replaced by the logarithm of themselves plus `FLOOR`, as for
+    classification by Oyallon and Mallat (arXiv 1412.8659): then components vary in proportion.
+    """
 
     kind: Literal["scattering"] = "scattering"
     J: Annotated[int, Field(ge=1, le=12)] = 2
     L: Annotated[int, Field(ge=1, le=64)] = 8
     order: Literal[1, 2] = 2
+    log: bool = added(False)
 
     def build(self, image: ImageOptions) -> HandCrafted:
         """Construct the representation; raises ConfigError if 2^J is larger than the image."""
@@ -46,8 +57,11 @@ class ScatteringOptions(RepresentationOptions):
                 f"pixels a side; choose J of at most {image.size.bit_length() - 1}."
             )
         transform = Scattering2D((image.size, image.size), J=self.J, L=self.L, order=self.order)
-        numbers = {"J": self.J, "L": self.L, "order": self.order}
-        return HandCrafted(transform, image, {"kind": self.kind, **numbers, "implementation": 1})
+        identity: dict[str, JsonValue] = {"kind": self.kind, "J": self.J, "L": self.L}
+        identity |= {"order": self.order, "implementation": 1}
+        if self.log:
+            return HandCrafted(_Logarithm(transform), image, {**identity, "log": FLOOR})
+        return HandCrafted(transform, image, identity)
 
 
 class Scattering2D:
@@ -145,6 +159,20 @@ class Scattering2D:
             for rows, angles, moduli in _wavelet_moduli(spectra, plan.wavelets[level, j]):
                 result[rows, j - level - 1, angles] = plan.low_pass[j](moduli)
         return result.view(P, -1, *sides)
+
+
+class _Logarithm:
+    """A scattering whose orders 1 and 2 are logarithms."""
+
+    def __init__(self, scattering: Scattering2D) -> None:
+        self._scattering = scattering
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the coefficients of images (..., H, W)."""
+        mean, moduli = self._scattering(images).split_with_sizes(
+            [1, self._scattering.channels - 1], dim=-3
+        )
+        return torch.cat([mean, (moduli + FLOOR).log()], dim=-3)
 
 
 def _spectra(maps: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from pipeline.images.random_views import build_augmentation
 from pipeline.loading.batch import Batch
 from pipeline.loading.batch_pixels import random_view
 from pipeline.models.encoder import Encoder
-from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
+from pipeline.objective.objective import Moment, Objective, ObjectiveValue
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import View
 from pipeline.representations.representation import Representation
 from pipeline.training.collectives import sum_over_processes

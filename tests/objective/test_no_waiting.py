@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
+from pipeline.objective.objective import Moment, Objective, ObjectiveValue
 from pipeline.objective.references import Reference
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import AnyTerm, ObjectiveOptions
 
 B, D, N = 8, 6, 30

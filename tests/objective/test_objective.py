@@ -22,7 +22,8 @@ from pipeline.objective.losses import (
     standardised,
     variance_hinge,
 )
-from pipeline.objective.objective import Activations, Objective
+from pipeline.objective.objective import Objective
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import AnyTerm, ObjectiveOptions, representations_of
 
 torch.set_num_threads(1)  # importing dcor imports numba, which enables all cores

@@ -14,9 +14,10 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.options import Options, problems
 from pipeline.features.whitening import whitened
 from pipeline.objective.affinities import affinity_divergence
-from pipeline.objective.objective import Activations, Moment, Objective
+from pipeline.objective.objective import Moment, Objective
 from pipeline.objective.references import Reference
 from pipeline.objective.row_losses import ROW_LOSSES, best_constant_loss
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import AnyTerm, ObjectiveOptions, reads_ahead
 
 torch.set_num_threads(1)  # importing dcor imports numba, which enables all cores

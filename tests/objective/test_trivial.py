@@ -8,8 +8,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from pipeline.objective.objective import Activations, Objective
+from pipeline.objective.objective import Objective
 from pipeline.objective.references import Reference
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import ObjectiveOptions
 from pipeline.objective.trivial import share_explained
 

@@ -9,7 +9,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.base.options import Options, problems
-from pipeline.objective.objective import Activations, Moment, Objective
+from pipeline.objective.objective import Moment, Objective
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import ObjectiveOptions, active
 from pipeline.objective.weights import (
     ChangingWeight,

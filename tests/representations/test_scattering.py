@@ -272,3 +272,18 @@ def test_integers_and_16_bits_are_refused() -> None:
     for dtype in (torch.int64, torch.float16):
         with pytest.raises(ValueError, match="float32 or float64"):
             Scattering2D((16, 16))(torch.zeros(1, 16, 16, dtype=dtype))
+
+
+def test_a_logarithm_leaves_the_mean_and_orders_the_rest_as_before() -> None:
+    image = ImageOptions(size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain = ScatteringOptions(J=2).build(image)
+    logarithm = ScatteringOptions(J=2, log=True).build(image)
+    before, after = (r(images).view(3, 3, -1, 4, 4) for r in (plain, logarithm))
+    assert torch.equal(after[:, :, 0], before[:, :, 0])
+    torch.testing.assert_close(after[:, :, 1:], torch.log(before[:, :, 1:] + 1e-3))
+    assert plain.identity() != logarithm.identity()
+    assert "log" not in plain.identity()  # so that stored features keep their fingerprints
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(logarithm(images).sum(), images)
+    assert gradient.isfinite().all()

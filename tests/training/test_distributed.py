@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.dependence.distance_correlation import distance_correlation
 from pipeline.dependence.gathering import gather_rows
-from pipeline.objective.objective import Activations, Moment, Objective, ObjectiveValue
+from pipeline.objective.objective import Moment, Objective, ObjectiveValue
 from pipeline.objective.references import Reference
+from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import ObjectiveOptions
 
 RANKS, B, IN, H, Z = 2, 12, 6, 5, 4

@@ -16,8 +16,9 @@ from pipeline.base.progress import Silent
 from pipeline.features.store import FeatureStore
 from pipeline.images.stored_views import StoredViewOptions
 from pipeline.models.checkpoint import BEST, load_checkpoint
-from pipeline.objective.objective import Activations, Objective
+from pipeline.objective.objective import Objective
 from pipeline.objective.references import Reference
+from pipeline.objective.shared_batch import Activations
 from pipeline.representations.hog import HogOptions
 from pipeline.training.fit import fit
 from pipeline.training.step_views import stored_views_of
