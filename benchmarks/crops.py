@@ -33,7 +33,7 @@ from pipeline.evaluation.protocol import Setting
 from pipeline.evaluation.retrieval import RetrievalOptions
 from pipeline.evaluation.subjects import image_subjects
 from pipeline.loading.batch import SplitData
-from pipeline.models.checkpoint import BEST, load_checkpoint
+from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
 from pipeline.shards.manifest import read_manifests
 from stages.terminal.cli import run as mvmr
 
@@ -140,20 +140,20 @@ def one(arguments: argparse.Namespace, objective: str, way: str, seed: int) -> N
     call(arguments, ["train"], content)
     path.parent.mkdir(exist_ok=True)
     result = {"objective": objective, "views": way, "seed": seed, "epochs": arguments.epochs}
-    path.write_text(json.dumps({**result, **scores(arguments, name, seed)}))
-
-
-def scores(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
-    """Return the figures of a run's best checkpoint on the test images."""
     trained = load_checkpoint(arguments.root / "runs" / name / "checkpoints" / BEST)
-    shards = arguments.root / "data" / "photographs" / "shards"
+    path.write_text(json.dumps({**result, **scores_of(arguments.root, trained, name, seed)}))
+
+
+def scores_of(root: Path, trained: Checkpoint, name: str, seed: int) -> dict[str, float]:
+    """Return the figures of a checkpoint on the test images."""
+    shards = root / "data" / "photographs" / "shards"
     images = Images(
         {
             split: SplitData(shards / split, manifest, {}, trained.image)
             for split, manifest in read_manifests(shards).items()
         }
     )
-    device, work = device_from("auto"), arguments.root / "work" / name
+    device, work = device_from("auto"), root / "work" / name
     student = image_subjects(
         {"student": trained.build()}, images, device=device, cache=work, progress=Silent()
     )["student"]
