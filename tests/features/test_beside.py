@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 from growing import IMAGE, Collection, CountingOptions
-from PIL import Image
 
 from pipeline.features.extraction import feed
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract, unfinished
-from pipeline.images.decoding import decode
+from pipeline.images.decoding import ImageFile, opened
 from pipeline.representations.representation import RepresentationOptions
 
 
@@ -42,11 +41,11 @@ class Counted(Collection):
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
     collection = Counted(tmp_path)
 
-    def counting(data: bytes) -> Image.Image:
+    def counting(data: bytes) -> ImageFile:
         collection.decoded += 1
-        return decode(data)
+        return opened(data)
 
-    monkeypatch.setattr(feed, "decode", counting)
+    monkeypatch.setattr(feed, "opened", counting)
     collection.add(*range(100))
     collection.pack()
     return collection

@@ -163,7 +163,7 @@ def test_whatever_fails_in_whichever_thread_ends_the_run_with_its_own_words(
             broken = HandCrafted(fail, IMAGE, {})
             patch.setattr(worker, "networks_of", lambda *_: {"hog": broken})
         elif place == "preparation":
-            patch.setattr(feed, "decode", fail)
+            patch.setattr(feed, "opened", fail)
         else:
             patch.setattr(FeatureWriter, "write_rows", fail)
         with pytest.raises(StoreError, match=f"the {place} has failed"):
