@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mvmr.handed_over import register_term as register_term
     from mvmr.handed_over import representation as representation
     from mvmr.handed_over import teacher as teacher
+    from mvmr.loaded_encoder import load_encoder as load_encoder
     from mvmr.opened_data import Dataset as Dataset
     from mvmr.opened_data import DatasetSplit as DatasetSplit
     from mvmr.opened_data import Image as Image
@@ -65,12 +66,12 @@ if TYPE_CHECKING:
     from mvmr.whole_runs import pretrain as pretrain
     from mvmr.whole_runs import run_experiment as run_experiment
     from pipeline.base.errors import MvmrError as MvmrError
-    from pipeline.models.ready_encoder import load_encoder as load_encoder
 
     __version__: str
 
 _PLACES = {
     "mvmr.batch_objective": ("Objective", "distance_correlation"),
+    "mvmr.loaded_encoder": ("load_encoder",),
     "mvmr.opened_data": (
         *("Dataset", "DatasetSplit", "Image", "LabelledImage"),
         *("extract", "open_dataset", "pack"),
@@ -85,7 +86,6 @@ _PLACES = {
     "mvmr.recipe_list": ("configs",),
     "mvmr.whole_runs": ("distil", "pretrain", "run_experiment"),
     "pipeline.base.errors": ("MvmrError",),
-    "pipeline.models.ready_encoder": ("load_encoder",),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 

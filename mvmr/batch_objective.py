@@ -6,7 +6,9 @@ from typing import Any, overload
 import numpy as np
 from torch import Tensor, nn
 
-from mvmr.arrays import ArrayLike, as_tensor
+from mvmr.arrays import ArrayLike, Count, as_tensor
+from mvmr.public_calls import public
+from pipeline.base.arguments import require_finite
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.options import checked_by
 from pipeline.dependence import distance_correlation as dependence
@@ -39,6 +41,7 @@ def distance_correlation(
     *,
     statistic: dependence.Statistic = "dcor",
 ) -> float: ...
+@public
 def distance_correlation(
     x: ArrayLike, y: ArrayLike, *, statistic: dependence.Statistic = "dcor"
 ) -> Tensor | float:
@@ -46,8 +49,10 @@ def distance_correlation(
 
     It is 0 for a constant side, and 1 if one side determines the distances of the other up to a
     factor. `statistic` is dcor, dcor_squared, or dcor_squared_unbiased, which is about 0 for
-    independent samples of any width. Tensors give a scalar tensor with gradients, also second ones
-    and under `torch.func.grad` and `vmap`; arrays give a float.
+    independent samples of any width. It does not depend on the scale of either side. Tensors give a
+    scalar tensor with gradients, also second ones and under `torch.func.grad` and `vmap`; arrays
+    give a float. Raises ArgumentError for NaN and infinity; they cannot be seen under `vmap`, where
+    they give NaN.
 
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(256, 8))
@@ -57,7 +62,9 @@ def distance_correlation(
     tensors = isinstance(x, Tensor), isinstance(y, Tensor)
     if any(tensors) != all(tensors):
         raise DataError("Both samples must be tensors, or both arrays; found one of each.")
-    rows = (as_tensor(side, f"The sample {name}") for name, side in (("x", x), ("y", y)))
+    rows = [as_tensor(side, f"The sample {name}") for name, side in (("x", x), ("y", y))]
+    for name, side in zip("xy", rows, strict=True):
+        require_finite(side, f"The sample {name}")
     found = dependence.distance_correlation(*rows, statistic=statistic)
     return found if all(tensors) else float(found)
 
@@ -76,12 +83,13 @@ class Objective(nn.Module):
     0.0
     """
 
+    @public
     def __init__(
         self,
         terms: Mapping[str, Any],
         *,
-        h_width: int | None = None,
-        z_width: int | None = None,
+        h_width: Count | None = None,
+        z_width: Count | None = None,
         targets: Mapping[str, int] | None = None,
         references: Mapping[str, Reference] | None = None,
     ) -> None:
@@ -103,6 +111,7 @@ class Objective(nn.Module):
             references=references,
         )
 
+    @public
     def forward(
         self,
         *,
@@ -117,7 +126,9 @@ class Objective(nn.Module):
         `h` and `z` are embeddings (B, D): of the original and the augmented view, as a pair or by
         name; a single tensor is for terms that do not compare views. `targets` (B, width) are rows
         of the original images. `progress`, from 0 to 1, is for weights that change, and `seed` for
-        terms that draw. Raises TrainingError if something that a term needs is missing.
+        terms that draw. Values that are not finite are returned as they are: a step of training
+        does not wait for a GPU to look at them. Raises TrainingError if something that a term needs
+        is missing.
         """
         rows = {n: as_tensor(t, f"The target {n!r}") for n, t in (targets or {}).items()}
         activations = Activations(self._by_view(h, "h"), self._by_view(z, "z"))

@@ -7,6 +7,7 @@ from PIL import Image as Pillow
 from torch import Tensor, nn
 
 from mvmr.opened_data import feature_options
+from mvmr.public_calls import public
 from pipeline.evaluation.own_protocol import PROTOCOLS
 from pipeline.evaluation.protocols import KINDS as PROTOCOL_KINDS
 from pipeline.images.original_view import ImageOptions
@@ -20,6 +21,7 @@ from pipeline.representations.representation import Representation
 from pipeline.representations.teachers.own_teacher import OwnTeacherOptions, hand_over
 
 
+@public
 def representation(kind: str, image: ImageOptions, **options: Any) -> Representation:
     """Build a fixed representation for images as `image` describes them.
 
@@ -36,6 +38,7 @@ def representation(kind: str, image: ImageOptions, **options: Any) -> Representa
     return feature_options({name: {"kind": kind, **options}})[name].build(image)
 
 
+@public
 def teacher(
     network: nn.Module | Callable[[Tensor], Tensor],
     prepare: Callable[[Pillow.Image], Tensor] | None = None,
@@ -56,6 +59,7 @@ def teacher(
     return hand_over(network, prepare, name)
 
 
+@public
 def register_student(name: str, build: Callable[..., nn.Module]) -> str:
     """Register a function that builds a student, and return the architecture's name.
 
@@ -69,6 +73,7 @@ def register_student(name: str, build: Callable[..., nn.Module]) -> str:
     return OWN_PREFIX + name
 
 
+@public
 def register_representation(name: str, function: Callable[[Tensor], Tensor]) -> str:
     """Register a function of normalised original views (B, C, H, W) that returns (B, D).
 
@@ -82,6 +87,7 @@ def register_representation(name: str, function: Callable[[Tensor], Tensor]) -> 
     return name
 
 
+@public
 def register_term(name: str, function: Callable[..., Tensor]) -> str:
     """Register a loss as a kind of term: `objective: {name: {weight: 1, on: h}}`.
 
@@ -96,6 +102,7 @@ def register_term(name: str, function: Callable[..., Tensor]) -> str:
     return name
 
 
+@public
 def register_protocol(name: str, function: Callable[..., Any]) -> str:
     """Register a score as a kind of protocol: `evaluate: {name: {}}`.
 

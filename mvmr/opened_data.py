@@ -1,19 +1,23 @@
 """Packed images with their stored features: samples by number, and batches of both."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from os import fspath
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from mvmr.arrays import Bar, PathText, watched
+from mvmr.arrays import Bar, Count, Folder, PathText, watched
+from mvmr.given_arguments import AtLeast
+from mvmr.open_handles import OpenHandles
 from mvmr.opened_store import FeatureStore
+from mvmr.public_calls import public, resumable, words_of_python
+from mvmr.seen_image import packed_for, say_packed_for
 from pipeline.base.errors import ConfigError, DataError, StaleFeatureError, unknown_name
 from pipeline.base.locations import Location, location
 from pipeline.base.options import checked_by
@@ -25,7 +29,7 @@ from pipeline.features.store import StoredFeature
 from pipeline.images.cutting import original_view_of
 from pipeline.images.decoding import opened
 from pipeline.images.original_view import ImageOptions
-from pipeline.loading.batch import Loader, SplitData, label_tensor
+from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
 from pipeline.loading.loaders import LoadingOptions, training_loader
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.listing import read_labels, read_names
@@ -44,6 +48,7 @@ IMAGENET = {
 Features = Sequence[str] | Mapping[str, "RepresentationOptions | Mapping[str, Any]"]
 
 
+@public
 def Image(  # noqa: N802  # it is named as what it returns
     size: int,
     *,
@@ -72,17 +77,19 @@ def Image(  # noqa: N802  # it is named as what it returns
     return found
 
 
+@resumable
 def pack(
     images: PathText | Mapping[str, Any],
-    out: PathText,
+    out: Folder,
     *,
     validation: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
     split: Mapping[str, Any] | None = None,
-    samples: int = 1000,
+    samples: Count = 1000,
     on_bad_image: Literal["fail", "skip"] = "fail",
     image: ImageOptions | None = None,
+    force: bool = False,
     progress: Bar = None,
 ) -> "Dataset":
     """Pack images into shards in the folder `out`, or bring shards there up to date.
@@ -90,9 +97,10 @@ def pack(
     `images` is a folder, whose class folders become labels and whose split folders become splits,
     or a source as in an experiment file, such as `{"kind": "cifar10", "root": "data"}`. Shares of
     the training images become `validation` and `test`, unless the source has such splits; `split`
-    holds further options. `samples` is the number of images per tar. The data set is opened for
-    images as `image` says, as by `open_dataset`. Raises DataError if an image cannot be decoded,
-    or if `out` holds shards of another source.
+    holds further options. `samples` is the number of images per tar. How the student is to see the
+    images, `image`, is kept beside the shards, which hold the files as they are: whoever opens the
+    data set without saying otherwise sees them so. `force` packs all images anew. Raises DataError
+    if an image cannot be decoded, or if `out` holds shards of another source.
     """
     source = _source(images)
     shares = {"seed": seed, "validation": validation, "test": test, **(split or {})}
@@ -106,16 +114,20 @@ def pack(
     layout = DatasetLayout(location(fspath(out)))
     require_same_source(options, layout)
     with watched(progress) as bar:
-        pack_images(options, layout, bar)
-    return open_dataset(out, image=image)
+        pack_images(options, layout, bar, force=force)
+    if image is not None:
+        say_packed_for(layout, image)
+    return open_dataset(out)
 
 
+@resumable
 def extract(
     features: Mapping[str, RepresentationOptions | Mapping[str, Any]],
     data: "Dataset",
     *,
-    workers: int | None = None,
+    workers: Count | None = None,
     scheduler: str | None = None,
+    batch_size: Count | None = None,
     force: bool = False,
     progress: Bar = None,
 ) -> "Dataset":
@@ -123,9 +135,13 @@ def extract(
 
     `features` maps names to a teacher (`mvmr.teacher`), or to options as in an experiment file:
     `{"scattering": {"J": 2, "reduce": {"pca": 256}}, "clip": {"kind": "open_clip", ...}}`. What is
-    stored already is left alone. A local Dask cluster of `workers` processes computes, or the one
-    of the `scheduler`; what was handed over in memory is computed in this process.
+    stored already is left alone, unless `force` computes it again. A local Dask cluster of
+    `workers` processes computes, or the one of the `scheduler`; what was handed over in memory is
+    computed in this process. `batch_size` is how many images a network takes at once, by default as
+    many as suit its device. Raises StoreError for the name of rows that were put there, without
+    `force`.
     """
+    data.require_current()
     options = feature_options(features)
     with watched(progress) as bar:
         store_features(
@@ -133,7 +149,7 @@ def extract(
             data.require_image(),
             data.layout,
             bar,
-            cluster=ClusterOptions(workers, scheduler),
+            cluster=ClusterOptions(workers, scheduler, batch_size),
             force=force,
         )
     both = {**data.specifications, **options}
@@ -142,6 +158,7 @@ def extract(
     )
 
 
+@public
 def open_dataset(
     path: PathText,
     *,
@@ -151,9 +168,9 @@ def open_dataset(
     """Open packed images with stored features.
 
     `features` are names, or options by name as in an experiment file, which are then compared with
-    what is stored. Without an `image`, images are as the features were computed for. Raises
-    StaleFeatureError if a feature is of other images, or was computed from images prepared
-    otherwise; DataError if nothing is packed at `path`.
+    what is stored. Without an `image`, images are as the features were computed for, or else as
+    they were packed for. Raises StaleFeatureError if a feature is of other images, or was computed
+    from images prepared otherwise; DataError if nothing is packed at `path`.
     """
     layout = DatasetLayout(location(fspath(path)))
     manifests = packed_manifests(layout.shards)
@@ -162,7 +179,7 @@ def open_dataset(
     options = feature_options(features) if isinstance(features, Mapping) else {}
     store = FeatureStore(fspath(path))
     found = {name: store[name] for name in features}
-    image = image or _common_image(found)
+    image = image or _seen_by(found) or packed_for(layout) or _common_image(found)
     bare = Dataset(layout, manifests, image, {}, {})
     if options:
         found = _stored(bare, options)
@@ -224,6 +241,14 @@ class Dataset:
         """All stored features of the data set, also those that were not opened."""
         return FeatureStore(str(self.path))
 
+    @cached_property
+    def _handles(self) -> OpenHandles:
+        return OpenHandles(self.path, self.shards, self.manifests, self.features)
+
+    def require_current(self) -> None:
+        """Raise DataError if its images or features have changed since they were opened."""
+        self._handles.require_current()
+
     def require_image(self) -> ImageOptions:
         """Return how images are seen. Raises ConfigError if nobody has said so."""
         if self.image is None:
@@ -233,21 +258,24 @@ class Dataset:
             )
         return self.image
 
+    @public
     def __getitem__(self, split: str) -> "DatasetSplit":
         if split not in self.manifests:
             raise DataError(unknown_name("split", split, self.manifests))
         name: Split = next(s for s in SPLITS if s == split)
-        return DatasetSplit(
-            SplitData(self.shards / name, self.manifests[name], self.features, self.require_image())
-        )
+        image, shards = self.require_image(), self.shards / name
+        data = SplitData(shards, self.manifests[name], self.features, image)
+        self.require_current()
+        return DatasetSplit(data, self._handles)
 
+    @public
     def loader(
         self,
         split: str = "train",
         *,
-        batch_size: int = 256,
+        batch_size: Count = 256,
         seed: int = 0,
-        workers: int = 2,
+        workers: Annotated[int, AtLeast(0)] = 2,
         mode: Literal["auto", "resident", "streaming"] = "auto",
         progress: Bar = None,
     ) -> Loader:
@@ -259,9 +287,10 @@ class Dataset:
         """
         options = LoadingOptions(mode=mode, workers=workers)
         with watched(progress) as bar:
-            return training_loader(
+            loader = training_loader(
                 self[split].data, options, batch_size=batch_size, seed=seed, progress=bar
             )
+        return _CurrentBatches(loader, self._handles)
 
     def __repr__(self) -> str:
         return "\n".join(f"{name:<12}{text}" for name, text in self._facts())
@@ -278,17 +307,40 @@ class Dataset:
             more = ", ..." if len(self.classes) > 5 else ""
             yield "classes", f"{len(self.classes)}: {', '.join(self.classes[:5])}{more}"
         if self.image is not None:
-            yield "image", f"{self.image.size} px, {self.image.channels} channels"
+            yield "image", self._image_in_words(self.image)
         for name, feature in self.features.items():
             yield "feature", f"{name}: {feature.width} numbers, {feature.stored_type}"
 
+    def _image_in_words(self, image: ImageOptions) -> str:
+        said = packed_for(self.layout)
+        unlike = "" if said in (None, image) else f"; packed for {said.size} px"
+        return f"{image.size} px, {image.channels} channels{unlike}"
+
+
+class _CurrentBatches(Loader):
+    """The batches of a loader, as long as what it reads is what was opened."""
+
+    def __init__(self, loader: Loader, handles: OpenHandles) -> None:
+        super().__init__(len(loader))
+        self._loader, self._handles = loader, handles
+
+    def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        self._loader.load_state_dict({"epoch": epoch, "delivered": skip})
+        with words_of_python():
+            self._handles.require_current()
+            yield from self._loader
+
 
 class DatasetSplit(Sequence[LabelledImage]):
-    """The valid images of a split in their order: `split[7]`, `for image in split`."""
+    """The valid images of a split in their order: `split[7]`, `for image in split`.
 
-    def __init__(self, data: SplitData) -> None:
+    Raises DataError if images or features have changed since the data set was opened.
+    """
+
+    def __init__(self, data: SplitData, handles: OpenHandles) -> None:
         self.data = data
         self._index = data.indices()
+        self._handles = handles
 
     def __len__(self) -> int:
         return len(self._index)
@@ -296,24 +348,30 @@ class DatasetSplit(Sequence[LabelledImage]):
     @cached_property
     def names(self) -> list[str]:
         """The name of each image in its source."""
+        self._handles.require_current()
         names = read_names(self.data.directory, self.data.manifest)
         return [names[row] for row in self._index]
 
     @cached_property
     def labels(self) -> Tensor:
         """Labels (N,) int64, -1 for none; (N, K) int8 if an image may show several classes."""
+        self._handles.require_current()
         labels = read_labels(self.data.directory, self.data.manifest)
         return label_tensor(labels, self.data.manifest)[self._index]
 
+    @public
     def features(self, name: str) -> Tensor:
         """Return the rows (N, width) of an opened feature, as stored."""
+        self._handles.require_current()
         if name not in self.data.features:
             raise DataError(unknown_name("feature", name, self.data.features))
         rows = self.data.features[name].read(self.data.manifest.split)
         return torch.from_numpy(rows)[self._index]
 
+    @public
     def __getitem__(self, number: Any) -> Any:
         """Return an image by its number, or a list of them for a slice."""
+        self._handles.require_current()
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
         place = range(len(self))[number]
@@ -325,7 +383,10 @@ class DatasetSplit(Sequence[LabelledImage]):
     def __iter__(self) -> Iterator[LabelledImage]:
         shards = range(len(self.data.manifest.shards))
         records = (record for number in shards for record in self.data.records(number))
-        return (self._sample(place, record.data) for place, record in enumerate(records))
+        with words_of_python():
+            self._handles.require_current()
+            for place, record in enumerate(records):
+                yield self._sample(place, record.data)
 
     def _sample(self, place: int, content: bytes) -> LabelledImage:
         index, split = self._index[place], self.data.manifest.split
@@ -391,12 +452,27 @@ def _stored(
     )
 
 
+def _seen_by(features: Mapping[str, StoredFeature]) -> ImageOptions | None:
+    """Return the images that features depend on, if they agree."""
+    return _agreed(map(_depends_on, features.values()))
+
+
 def _common_image(features: Mapping[str, StoredFeature]) -> ImageOptions | None:
     """Return how the student saw images when the features were computed, if they agree."""
-    recorded = [f.report["image"] for f in features.values() if "image" in f.report]
-    if not recorded or any(other != recorded[0] for other in recorded):
+    return _agreed(feature.report.get("image") for feature in features.values())
+
+
+def _agreed(recorded: Iterable[Mapping[str, Any] | None]) -> ImageOptions | None:
+    found = [image for image in recorded if image is not None]
+    if not found or any(other != found[0] for other in found):
         return None
-    return ImageOptions.model_validate(recorded[0])
+    return ImageOptions.model_validate(found[0])
+
+
+def _depends_on(feature: StoredFeature) -> Mapping[str, Any] | None:
+    """Return how the student saw images, if the rows of a feature depend on it."""
+    image: Mapping[str, Any] | None = feature.fingerprint.get("representation", {}).get("image")
+    return image
 
 
 def _require_these_shards(feature: StoredFeature, manifests: Mapping[Split, Manifest]) -> None:
@@ -411,7 +487,7 @@ def _require_these_shards(feature: StoredFeature, manifests: Mapping[Split, Mani
 
 def _require_this_image(feature: StoredFeature, image: ImageOptions | None) -> None:
     """Raise StaleFeatureError if a feature depends on how the student sees images, otherwise."""
-    made_for = feature.fingerprint.get("representation", {}).get("image")
+    made_for = _depends_on(feature)
     if made_for is not None and image is not None and made_for != image.model_dump(mode="json"):
         raise StaleFeatureError(
             f"The feature {feature.name!r} was computed from images prepared as {made_for}: "

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import fspath
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from mvmr.arrays import Bar, PathText, watched
 from mvmr.opened_data import Dataset, open_dataset
+from mvmr.public_calls import public
 from mvmr.text_tables import html_table, text_table
 from pipeline.base.atomic import write_json
 from pipeline.base.devices import device_from
@@ -115,6 +116,7 @@ class Run:
         return self.layout.checkpoints / BEST
 
     @cached_property
+    @public
     def data(self) -> Dataset:
         """The data set, with the features of the experiment."""
         names = [*self.experiment.features]
@@ -123,6 +125,7 @@ class Run:
         )
 
     @cached_property
+    @public
     def encoder(self) -> ReadyEncoder:
         """The trained backbone in evaluation mode, and the preparation of its images."""
         student, image = self.experiment.student, self.experiment.dataset.image
@@ -136,6 +139,7 @@ class Run:
             {n: json.loads(f.read_text(encoding="utf-8")) for n, f in files.items() if f.exists()}
         )
 
+    @public
     def embed(
         self,
         images: PathText | Sequence[PathText],
@@ -145,7 +149,7 @@ class Run:
         progress: Bar = None,
     ) -> Embeddings:
         """Embed the images in folders and files. Raises DataError for one that cannot be read."""
-        paths = [images] if isinstance(images, str | Path) else list(images)  # type: ignore[arg-type]
+        paths = [images] if isinstance(images, str | PathLike) else list(images)
         found = find_images([Path(fspath(path)) for path in paths])
         names, parts, left_out = list[str](), [], dict[str, str]()
         with watched(progress) as bar:
@@ -160,6 +164,7 @@ class Run:
             raise DataError(f"None of the {len(found.images)} images can be read: {left_out}.")
         return Embeddings(names, np.concatenate(parts), left_out)
 
+    @public
     def report(self, *, progress: Bar = None) -> Path:
         """Write one HTML page about the run, and return its path."""
         text = (self.path / EXPERIMENT).read_text(encoding="utf-8")
@@ -169,6 +174,7 @@ class Run:
             )
         return self.layout.report
 
+    @public
     def export(self, form: str = "safetensors", *, path: PathText | None = None) -> Path:
         """Write the backbone for other programs, with a card beside it, and return its path.
 
@@ -177,7 +183,7 @@ class Run:
         if form not in FORMATS:
             raise ConfigError(unknown_name("format", form, FORMATS))
         target = export_path(self.experiment, self.layout, form) if path is None else Path(path)
-        export_backbone(self.experiment, self.layout, form=form, path=target)
+        export_backbone(self.experiment, self.layout, form=form, path=target, network=self.backbone)
         return target
 
     def __repr__(self) -> str:
@@ -187,6 +193,7 @@ class Run:
         return f"<p>Run {self.path}</p>{self.scores._repr_html_()}"
 
 
+@public
 def open_run(path: PathText, *, backbone: nn.Module | None = None) -> Run:
     """Open a run that `distil`, `pretrain` or `run_experiment` finished in the folder `path`.
 

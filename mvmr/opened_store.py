@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from os import fspath
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mvmr.arrays import ArrayLike, PathText, as_tensor
+from mvmr.given_arguments import NotBlank
+from mvmr.public_calls import public
 from mvmr.text_tables import html_table, text_table
 from pipeline.base.errors import DataError
 from pipeline.base.locations import Location, location
@@ -19,8 +23,11 @@ from pipeline.shards.manifest import Manifest
 COLUMNS = ("feature", "width", "of", "type", "images", "dCor error")
 
 
+@runtime_checkable
 class Packed(Protocol):
     """Packed images, as `mvmr.Dataset` has them."""
+
+    described_as = "data set, as mvmr.open_dataset(path) returns it"
 
     @property
     def manifests(self) -> Mapping[Split, Manifest]:
@@ -37,6 +44,10 @@ class Packed(Protocol):
         """The folder of unfinished features."""
         ...
 
+    def require_current(self) -> None:
+        """Raise DataError if the images have changed since they were opened."""
+        ...
+
 
 class FeatureStore(FeatureHierarchy):
     """The stored features of a data set, by name.
@@ -47,6 +58,7 @@ class FeatureStore(FeatureHierarchy):
         store["clip"]["train"][10:20]           # rows (10, width), as NumPy
     """
 
+    @public
     def __init__(self, path: PathText) -> None:
         place = location(fspath(path))
         inner = place / "features.zarr"
@@ -58,41 +70,56 @@ class FeatureStore(FeatureHierarchy):
     def __len__(self) -> int:
         return len(self.names())
 
+    @public
+    def __getitem__(self, name: str) -> StoredFeature:
+        """Open a feature; raises StoreError with the names of all others if there is none."""
+        return super().__getitem__(name)
+
     def keys(self) -> list[str]:
         """Return the names of all features."""
         return self.names()
 
+    @public
     def put(
         self,
         name: str,
         rows: Mapping[str, ArrayLike] | Mapping[Split, ArrayLike],
         data: Packed,
         *,
-        made_from: str,
+        made_from: Annotated[str, NotBlank()],
         dtype: Literal["float32", "float16", "bfloat16"] = "float16",
+        replace: bool = False,
     ) -> StoredFeature:
         """Store rows that were computed elsewhere, one per image of each split, and return them.
 
         `rows` maps every split of `data` to an array (images, width), row i for `data[split][i]`.
         `made_from` says, in words, what they were computed by: experiments know them by that, as
-        `features: {name: {kind: given, made_from: ...}}`. A feature of that name that was made from
-        something else is kept as superseded. Raises DataError for rows that do not fit the images.
+        `features: {name: {kind: given, made_from: ...}}`. Rows that were put under that name before
+        are replaced and kept as superseded; so is a feature that was computed, with `replace`.
+        Raises DataError for rows that do not fit the images, or that `dtype` does not hold: float16
+        has three digits, for numbers from 6e-5 to 65,504. Raises StoreError for the name of a
+        computed feature without `replace`.
         """
-        if not made_from.strip():
-            raise DataError("made_from must say what the rows were computed by; it is empty.")
+        data.require_current()
         arrays: dict[str, ArrayLike] = {str(split): array for split, array in rows.items()}
         given: dict[Split, np.ndarray[Any, Any]] = {}
         for split, manifest in data.manifests.items():
             if split not in arrays:
                 raise DataError(f"There are no rows for {split}: give one per image of each split.")
-            given[split] = _whole(
-                as_tensor(arrays[split], f"The rows of {split}").numpy(), manifest
-            )
+            rows_of_split = as_tensor(arrays[split], f"The rows of {split}").detach().cpu()
+            given[split] = _whole(_as_numpy(rows_of_split), manifest)
         extra = sorted(set(arrays) - set(given))
         if extra:
             raise DataError(f"The data set has no split {extra[0]!r}; it has {', '.join(given)}.")
         return put_rows(
-            self, name, given, data.shards, data.work, made_from=made_from, stored_type=dtype
+            self,
+            name,
+            given,
+            data.shards,
+            data.work,
+            made_from=made_from,
+            stored_type=dtype,
+            replace=replace,
         )
 
     def __repr__(self) -> str:
@@ -121,10 +148,15 @@ def _row(feature: StoredFeature) -> tuple[str, ...]:
     )
 
 
+def _as_numpy(rows: Tensor) -> "np.ndarray[Any, Any]":
+    """Return rows as an array; NumPy has no bfloat16."""
+    return (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
+
+
 def _whole(rows: "np.ndarray[Any, Any]", manifest: Manifest) -> "np.ndarray[Any, Any]":
     """Return rows of all samples, from those of the valid ones; the others are zeros."""
     split = manifest.split
-    if rows.ndim != 2 or len(rows) != manifest.valid:
+    if rows.ndim != 2 or len(rows) != manifest.valid or not rows.shape[1]:
         raise DataError(
             f"Expected rows ({manifest.valid:,}, width) for {split}, one per image; found "
             f"{rows.shape}."
@@ -133,6 +165,6 @@ def _whole(rows: "np.ndarray[Any, Any]", manifest: Manifest) -> "np.ndarray[Any,
         raise DataError(f"The rows of {split} must be real numbers; found {rows.dtype}.")
     if not np.isfinite(rows).all():
         raise DataError(f"The rows of {split} must be finite; there is NaN or infinity among them.")
-    whole = np.zeros((manifest.samples, rows.shape[1]), np.float32)
+    whole = np.zeros((manifest.samples, rows.shape[1]), np.promote_types(rows.dtype, np.float32))
     whole[[i for i in range(manifest.samples) if i not in manifest.invalid]] = rows
     return whole

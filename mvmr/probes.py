@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mvmr.arrays import ArrayLike, Bar, as_tensor, watched
+from mvmr.public_calls import public
 from pipeline.base.devices import device_from
 from pipeline.base.options import checked_by
 from pipeline.evaluation import knn, linear
@@ -37,6 +39,7 @@ class Probe:
         return f"{self.accuracy:.3f} ({low:.3f} to {high:.3f}), {chosen}"
 
 
+@public
 def linear_probe(
     train: Labelled,
     validation: Labelled,
@@ -72,6 +75,7 @@ def linear_probe(
     return _probe(predicted, splits[2].labels, best, {"l2": found.l2})
 
 
+@public
 def knn_probe(
     train: Labelled,
     validation: Labelled,
@@ -115,7 +119,8 @@ def _labelled(pair: Labelled, name: str) -> LabelledFeatures:
     features, labels = pair
     rows = as_tensor(features, f"The features of {name}")
     known = as_tensor(labels, f"The labels of {name}")
-    return LabelledFeatures(rows.detach().cpu().float(), known.detach().cpu())
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return LabelledFeatures(rows.detach().cpu().to(wide), known.detach().cpu())
 
 
 def _probe(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mvmr.public_calls import public
 from mvmr.text_tables import html_table, text_table
 from pipeline.base.errors import ConfigError, unknown_name
 from stages.experiment.config_summary import COLUMNS, summary_of
@@ -13,6 +14,7 @@ FOLDER = Path(__file__).parent / "recipes"
 class Configs(Mapping[str, Path]):
     """Experiment files by name; shown, they are a table of data, teacher, student and cost."""
 
+    @public
     def __getitem__(self, name: str) -> Path:
         path = FOLDER / f"{name}.yaml"
         if not path.exists():

@@ -11,16 +11,17 @@ from typing import Any, TypeAlias
 from ruamel.yaml import YAML
 from torch import nn
 
-from mvmr.arrays import Bar, PathText, watched
+from mvmr.arrays import Bar, Count, Folder, PathText, watched
 from mvmr.opened_data import Dataset, name_of, pack
 from mvmr.opened_run import EXPERIMENT, Run, note_places
+from mvmr.public_calls import resumable
 from mvmr.recipe_list import Configs
 from pipeline.base.atomic import atomic_path
 from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import ConfigError
 from pipeline.base.locations import location
 from pipeline.base.options import Options, checked_by
-from pipeline.base.own_code import source_digest
+from pipeline.base.own_code import OWN, source_digest
 from pipeline.base.progress import Progress
 from pipeline.base.yaml_file import override, read_yaml
 from pipeline.features.extraction.cluster import ClusterOptions
@@ -45,20 +46,21 @@ Teacher: TypeAlias = "str | Sections | RepresentationOptions"
 TEACHER = "teacher"
 
 
+@resumable
 def distil(
     images: Images,
     *,
     teacher: Teacher,
-    out: PathText,
+    out: Folder,
     student: Student = "resnet18",
     image: ImageOptions | None = None,
     features: Mapping[str, RepresentationOptions | Sections] | None = None,
     objective: Sections | None = None,
     train: Sections | None = None,
     evaluate: Sections | None = None,
-    data: PathText | None = None,
+    data: Folder | None = None,
     seed: int = 0,
-    workers: int | None = None,
+    workers: Count | None = None,
     progress: Bar = None,
 ) -> Run:
     """Train a student to embed images as a frozen teacher does, score it, and return the run.
@@ -73,7 +75,9 @@ def distil(
     module: a copy of it is trained. The recipe is `configs()["folder_clip"]`; `train` and `student`
     change single options of it, `objective` and `evaluate` replace it, and `features` adds stored
     features that the objective may name. Its own is named "teacher". Images with one class each are
-    scored by linear and k-NN probes on test images, others by retrieval.
+    scored by linear and k-NN probes on test images, others by retrieval. `image` says how the
+    student sees images; without it, they are as the data set was packed or opened for, or else as
+    in the recipe.
 
     Results are in the folder `out`. Shards and features are in `data`, by default the folder
     `data/NAME` beside `out`, where NAME is that of the folder of images.
@@ -88,19 +92,20 @@ def distil(
         return _run(recipe, packed, changes, layout, workers, bar)
 
 
+@resumable
 def pretrain(
     images: Images,
     *,
-    out: PathText,
+    out: Folder,
     student: Student = "resnet18",
     image: ImageOptions | None = None,
     features: Mapping[str, RepresentationOptions | Sections] | None = None,
     objective: Sections | None = None,
     train: Sections | None = None,
     evaluate: Sections | None = None,
-    data: PathText | None = None,
+    data: Folder | None = None,
     seed: int = 0,
-    workers: int | None = None,
+    workers: Count | None = None,
     progress: Bar = None,
 ) -> Run:
     """Train a student on images alone, without labels or a teacher, score it, and return the run.
@@ -116,13 +121,14 @@ def pretrain(
         return _run(recipe, packed, changes, layout, workers, bar)
 
 
+@resumable
 def run_experiment(
     experiment: PathText | Sections,
     *,
-    out: PathText,
-    data: PathText | None = None,
+    out: Folder,
+    data: Folder | None = None,
     override_with: Sequence[str] = (),
-    workers: int | None = None,
+    workers: Count | None = None,
     progress: Bar = None,
 ) -> Run:
     """Run all stages of an experiment that are not done yet, and return the run.
@@ -162,7 +168,7 @@ def _run(
     workers: int | None,
     bar: Progress,
 ) -> Run:
-    image = changes.image or packed.image or ImageOptions.model_validate(recipe["dataset"]["image"])
+    image = _image(changes.image, packed) or recipe["dataset"]["image"]
     objective = changes.objective or recipe["objective"]
     terms = checked_by(ObjectiveOptions, dict(objective), "objective")
     named = representations_of(terms)
@@ -184,6 +190,17 @@ def _run(
     experiment = from_sections(plain)
     require_enough(experiment, packed.manifests["train"].valid)
     return _finish(experiment, plain, packed.layout, layout, workers, bar)
+
+
+def _image(wanted: ImageOptions | None, packed: Dataset) -> ImageOptions | None:
+    """Return how the student sees images; raises ConfigError for two statements that differ."""
+    if None not in (wanted, packed.image) and wanted != packed.image:
+        raise ConfigError(
+            f"The data set at {packed.path} is opened or packed for other images (now {wanted!r}, "
+            f"there {packed.image!r}): leave `image` out, or hand over "
+            f"mvmr.open_dataset({str(packed.path)!r}, image=...)."
+        )
+    return wanted or packed.image
 
 
 def _finish(
@@ -211,9 +228,26 @@ def _finish(
     score_student(experiment, experiment.evaluate, stored, layout, bar, tell=bar.note)
     layout.root.mkdir(parents=True, exist_ok=True)
     with atomic_path(layout.root / EXPERIMENT) as temporary, temporary.open("w") as file:
-        YAML().dump(_plain(sections), file)  # in the order given: sums of terms follow it
+        YAML().dump(_naming_code(sections, experiment), file)
     note_places(layout, stored)
     return Run(layout, stored, experiment)
+
+
+def _naming_code(sections: Sections, experiment: Experiment) -> dict[str, Any]:
+    """Return sections that are read without the code of the user's own, which they name.
+
+    They are in the order given, since sums of terms follow it.
+    """
+    plain: dict[str, Any] = _plain(sections)
+    for section in ("features", "objective", "evaluate"):
+        for name, options in (getattr(experiment, section) or {}).items():
+            if options.kind == OWN:
+                plain[section][name] = {
+                    **(plain[section][name] or {}),
+                    "kind": OWN,
+                    "code": options.code,
+                }
+    return plain
 
 
 def _sections(experiment: PathText | Sections) -> dict[str, Any]:
@@ -226,6 +260,7 @@ def _sections(experiment: PathText | Sections) -> dict[str, Any]:
 
 def _packed(images: Images, layout: RunLayout, data: PathText | None, bar: Progress) -> Dataset:
     if isinstance(images, Dataset):
+        images.require_current()
         if data is not None:
             raise ConfigError(
                 "`data` says where images are packed to, and these are packed: leave it out."

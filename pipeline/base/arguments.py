@@ -11,8 +11,26 @@ from pipeline.base.text import counted
 _ROWS_AT_ONCE = 65_536
 
 
+def require_tensor(x: object, what: str) -> None:
+    """Raise ArgumentError unless `x` is a tensor."""
+    if not isinstance(x, Tensor):
+        remedy = " Make it one by torch.from_numpy." if type(x).__name__ == "ndarray" else ""
+        raise ArgumentError(f"{what} must be a torch tensor; found {type(x).__name__}.{remedy}")
+
+
+def require_finite(x: Tensor, what: str) -> None:
+    """Raise ArgumentError if a number is NaN or infinite; under `vmap` that cannot be known."""
+    try:
+        bad = (~torch.isfinite(x.detach())).flatten(1).any(1).nonzero().flatten().tolist()
+    except RuntimeError:  # raised by a transform of torch.func, for a look at the values
+        return
+    if bad:
+        raise ArgumentError(f"{what} must be finite; row {bad[0]} holds NaN or infinity.")
+
+
 def require_matrix(x: Tensor, what: str) -> None:
     """Raise ArgumentError unless `x` is a matrix (B, D) of real numbers, with D at least 1."""
+    require_tensor(x, what)
     if x.ndim != 2 or not x.shape[1] or x.is_complex():
         raise ArgumentError(
             f"{what} must be a matrix (B, D) of real numbers; found {x.dtype} of shape "
@@ -29,6 +47,7 @@ def require_width(x: Tensor, width: int) -> None:
 
 def require_floating(images: Tensor, what: str, *, dimensions: int = 4) -> None:
     """Raise ArgumentError unless images have that many dimensions and are floating-point."""
+    require_tensor(images, f"What {what[0].lower()}{what[1:]} takes")
     if images.ndim < dimensions or not images.is_floating_point():
         raise ArgumentError(
             f"{what} takes floating-point images ({'B, C, ' * (dimensions == 4)}H, W); found "
@@ -38,6 +57,7 @@ def require_floating(images: Tensor, what: str, *, dimensions: int = 4) -> None:
 
 def require_features(features: Tensor) -> None:
     """Raise DataError unless `features` is a non-empty, floating, finite matrix (N, D)."""
+    require_tensor(features, "Features")
     if features.ndim != 2 or not features.numel() or not features.is_floating_point():
         raise DataError(
             "Expected floating-point features of shape (images, width); "

@@ -5,12 +5,26 @@ import os
 import torch
 from torch import Tensor
 
+from pipeline.base.errors import ArgumentError
+
 
 def device_from(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is the first GPU, or the CPU if there is none."""
+    """Return the device called `name`; "auto" is the first GPU, or the CPU if there is none.
+
+    Raises ArgumentError if there is no such device, or it cannot be used.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ArgumentError(
+            f"A device is auto, cpu, or one that torch can use here, such as cuda:0; found "
+            f"{name!r} ({reason[:100]})."
+        ) from error
+    return device
 
 
 def available_cores() -> int:

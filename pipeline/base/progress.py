@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 # Phases whose times plans and reports use.
 Step = Literal["shard", "sample", "measure", "extract", "train"]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Receives the progress of a long operation; a stage draws it."""
 

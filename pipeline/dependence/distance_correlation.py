@@ -11,8 +11,7 @@ three statistics (Szekely, Rizzo and Bakirov 2007; Szekely and Rizzo 2013 for th
 
 All are invariant to scale, shift and rotation of either side, and to a permutation of the rows
 of both. Everything is computed in float32, or in float64 for float64 rows, even inside autocast.
-Distances are squared, so rows in float32 that spread by less than 1e-18 count as constant, and
-those that spread by more than 1e18 give NaN.
+Rows of any scale that the type holds are brought near 1 first, since distances are squared.
 """
 
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from pipeline.base.errors import ArgumentError, TrainingError, unknown_name
 from pipeline.base.square_root import safe_sqrt
 from pipeline.dependence.distances import (
     ROUNDINGS,
+    near_one,
     own_distances,
     pairwise_distances,
 )
@@ -94,7 +94,7 @@ class Sample:
         Raises ArgumentError unless they are symmetric, with 0 on the diagonal.
         """
         sample = cls(distances)
-        sample.distances = distances if distances.dtype == torch.float64 else distances.float()
+        sample.distances = near_one(distances)
         mirrored = sample.distances.T
         if sample.distances.shape != mirrored.shape or not (
             torch.allclose(mirrored, sample.distances, equal_nan=True)
@@ -120,13 +120,17 @@ class Sample:
 
     @cached_property
     def distances(self) -> Tensor:
-        """Distances (B, B) between the rows."""
-        return pairwise_distances(self.rows)
+        """Distances (B, B) between the rows, up to a factor, which no statistic depends on."""
+        return pairwise_distances(self._near_one)
+
+    @cached_property
+    def _near_one(self) -> Tensor:
+        return near_one(self.rows)
 
     @cached_property
     def _own_distances(self) -> Tensor:
         """Distances (b, B) of the rows of this process."""
-        return own_distances(self.rows, self._own) if self.shared else self.distances
+        return own_distances(self._near_one, self._own) if self.shared else self.distances
 
     def _of_all(self, column: Tensor) -> Tensor:
         """Return a column (B, 1) with the numbers of all rows, from those of own rows (b, 1)."""

@@ -1,5 +1,6 @@
 """Euclidean distances between the rows of a batch, with a gradient that is finite everywhere."""
 
+import math
 from typing import Any
 
 import torch
@@ -26,6 +27,21 @@ def pairwise_distances(x: Tensor) -> Tensor:
     wide = x if x.dtype == torch.float64 else x.float()
     distances: Tensor = _Distances.apply(wide)
     return distances
+
+
+def near_one(x: Tensor) -> Tensor:
+    """Return rows (B, D) over a power of 2, by which the largest spread of a column is about 1.
+
+    Squares of their distances are then neither too small nor too large for the type. Nothing is
+    rounded, unless numbers are near the limits of the type.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    limit = -math.log2(torch.finfo(wide.dtype).tiny)
+    high, low = wide.detach().amax(0), wide.detach().amin(0)
+    spread, size = (high - low).amax(), torch.maximum(high.abs(), low.abs()).amax()
+    room = (limit - 1 - size.log2().ceil()).clamp(max=limit)
+    exponent = torch.minimum(-spread.log2().floor().clamp(-limit, limit), room)
+    return wide * exponent.exp2()
 
 
 def own_distances(x: Tensor, rows: slice) -> Tensor:

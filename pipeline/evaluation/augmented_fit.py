@@ -28,6 +28,7 @@ from pipeline.evaluation.fit_options import AugmentedFitOptions
 from pipeline.evaluation.labelled_features import class_indices
 from pipeline.evaluation.logistic import LinearClassifier
 from pipeline.evaluation.protocol import Setting, Values, found_by_trying
+from pipeline.evaluation.standardisation import Standardisation
 from pipeline.evaluation.subjects import Subject
 from pipeline.images.random_views import AugmentationOptions, build_augmentation
 from pipeline.loading.batch_pixels import RandomViews
@@ -132,7 +133,7 @@ def augmented_fit(
                 _step(candidate, inputs, labels, task, step, options.epochs, len(batches))
             step += 1
             setting.progress.advance(1)
-    fitted = [fit.raw(candidate.head) for candidate in candidates]
+    fitted = [fit.classifier(candidate.head) for candidate in candidates]
     scores = [task.score(c.logits(validation.features), validation.labels) for c in fitted]
     tried = [
         {"lr": lr, "weight_decay": decay, task.figure: score}
@@ -156,8 +157,7 @@ class _Fit:
     ) -> None:
         data = setting.images.splits["train"]
         self._train, self._task, self._setting, self._options = train, task, setting, options
-        self._mean = train.features.mean(dim=0).to(setting.device)
-        self._scale = train.features.std(dim=0).clamp_min(1e-6).to(setting.device)
+        self._standardisation = Standardisation.of(train.features, setting.device)
         self._images: EmbeddedViews | None = None
         self.samples = len(train.labels)
         if subject.embed is not None:
@@ -175,23 +175,22 @@ class _Fit:
 
     def standardised(self, features: Tensor) -> Tensor:
         """Return features (B, D), standardised by the training images, on the device."""
-        return (sent(features, self._setting.device) - self._mean) / self._scale
+        return self._standardisation.apply(sent(features, self._setting.device))
 
     def candidate(self, lr: float, decay: float) -> _Candidate:
         """Return an untrained classifier and its optimiser."""
-        head = nn.Linear(len(self._mean), len(self._task.classes))
+        head = nn.Linear(self._train.features.shape[1], len(self._task.classes))
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         head.to(self._setting.device)
         options = OptimizerOptions(weight_decay=decay)
         return _Candidate(lr, head, build_optimizer(head.named_parameters(), options, lr=lr))
 
-    def raw(self, head: nn.Linear) -> LinearClassifier:
-        """Return the equivalent classifier of features that are not standardised."""
-        mean, scale = self._mean.cpu(), self._scale.cpu()
-        weight = head.weight.detach().cpu().T / scale[:, None]
-        bias = head.bias.detach().cpu() - mean @ weight
-        return LinearClassifier(weight, bias, self._task.classes)
+    def classifier(self, head: nn.Linear) -> LinearClassifier:
+        """Return the classifier of features as they are, on the CPU."""
+        weight, bias = head.weight.detach().T, head.bias.detach()
+        found = LinearClassifier(weight, bias, self._task.classes, self._standardisation)
+        return found.to(torch.device("cpu"))
 
     def tuned(self, subject: Subject) -> tuple[AugmentedFitOptions, Values]:
         """Tune what `setting.wanted` names; return the options with it, and the values found."""

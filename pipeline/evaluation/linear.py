@@ -6,7 +6,7 @@ chosen on validation images; test images are only scored. Options select the pub
 by gradient descent on augmented views, and average test logits over ten crops.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -150,7 +150,7 @@ def linear_probe(
     )
     best = accuracies.index(max(accuracies))
     chosen = fits[best][0]
-    classifier = LinearClassifier(chosen.weight.cpu(), chosen.bias.cpu(), classes)
+    classifier = replace(chosen.to(torch.device("cpu")), classes=classes)
     return LinearResult(
         classifier=classifier,
         l2=strengths[best],

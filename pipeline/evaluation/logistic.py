@@ -6,7 +6,7 @@ Two losses share one solver: multinomial (one label per image), and one binary p
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from pipeline.base.arguments import require_features, require_shape
 from pipeline.base.errors import ArgumentError, DataError
 from pipeline.base.progress import Progress
 from pipeline.evaluation.labelled_features import LabelledFeatures, class_indices, classes_of
+from pipeline.evaluation.standardisation import Standardisation
 
 _ROWS_AT_ONCE = 2048  # rows of features stay in the cache between the two products
 _GRAM_NUMBERS = 2**26  # values of features that the covariance is taken from
@@ -25,19 +26,34 @@ _WIDEST_GRAM = 8192  # for wider features, the covariance is not worth its memor
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A classifier of raw features: weight (D, K), bias (K,), and the labels of its columns."""
+    """A classifier of features: weight (D, K), bias (K,), and the labels of its columns.
+
+    Weight and bias are for standardised features, if there is a `standardisation`.
+    """
 
     weight: Tensor
     bias: Tensor
     classes: Tensor
+    standardisation: Standardisation | None = None
 
     def logits(self, features: Tensor) -> Tensor:
         """Map features (N, D) to logits (N, K), on the classifier's device."""
-        rows = [
-            torch.addmm(self.bias, rows.to(self.weight), self.weight)
-            for rows in torch.split(features, _ROWS_AT_ONCE)
-        ]
-        return torch.cat(rows)
+        parts = []
+        for rows in torch.split(features, _ROWS_AT_ONCE):
+            if self.standardisation is not None:
+                rows = self.standardisation.apply(rows)
+            parts.append(torch.addmm(self.bias, rows.to(self.weight), self.weight))
+        return torch.cat(parts)
+
+    def to(self, device: torch.device) -> "LinearClassifier":
+        """Return the same on a device; the classes stay where they are."""
+        known = self.standardisation
+        return replace(
+            self,
+            weight=self.weight.to(device),
+            bias=self.bias.to(device),
+            standardisation=None if known is None else known.to(device),
+        )
 
 
 def fit_logistic(
@@ -51,16 +67,16 @@ def fit_logistic(
 ) -> list[tuple[LinearClassifier, bool]]:
     """Return, for each penalty, the optimal classifier and whether the optimum was reached.
 
-    Features are standardised by their own statistics in float32, and the penalty acts on the
-    weights of standardised features; a constant feature gets weight 0. Each fit starts where
-    the one before ended, so strengths in decreasing order are fastest.
+    Features are standardised by their own statistics, and the penalty acts on the weights of
+    standardised features; a constant feature gets weight 0. Each fit starts where the one before
+    ended, so strengths in decreasing order are fastest.
     """
     classes = classes_of(train.labels)
-    features, mean, scale = _standardised(train.features, device)
+    standardisation = Standardisation.of(train.features, device)
     targets = class_indices(train.labels, classes).to(device)
-    problem = _Multinomial(features, targets, len(classes))
+    problem = _Multinomial(standardisation.apply(train.features), targets, len(classes))
     return [
-        (_raw(weight, mean, scale, classes.to(device)), converged)
+        (_classifier(weight, classes.to(device), standardisation), converged)
         for weight, converged in _path(problem, l2s, max_iterations, tolerance, progress)
     ]
 
@@ -87,30 +103,20 @@ def fit_binary(
         raise DataError(
             "Labels are 1, 0, or below to be ignored; each class needs one that counts."
         )
-    features, mean, scale = _standardised(features, device)
-    problem = _Binary(features, present.to(device))
+    standardisation = Standardisation.of(features, device)
+    problem = _Binary(standardisation.apply(features), present.to(device))
     classes = torch.arange(present.shape[1], device=device)
     return [
-        (_raw(weight, mean, scale, classes), converged)
+        (_classifier(weight, classes, standardisation), converged)
         for weight, converged in _path(problem, l2s, max_iterations, tolerance, progress)
     ]
 
 
-def _standardised(features: Tensor, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return standardised features (N, D), float32, with their mean and scale (D,)."""
-    features = features.to(device, torch.float32, copy=True)
-    mean = features.mean(dim=0)
-    features -= mean
-    scale = features.square().mean(dim=0).sqrt()
-    scale[scale <= 1e-6 * mean.abs() + 1e-12] = torch.inf  # constant up to rounding
-    features /= scale
-    return features, mean, scale
-
-
-def _raw(weight: Tensor, mean: Tensor, scale: Tensor, classes: Tensor) -> LinearClassifier:
-    """Return the equivalent classifier of features that are not standardised."""
-    raw = weight[:-1] / scale[:, None]
-    return LinearClassifier(raw, weight[-1] - mean @ raw, classes)
+def _classifier(
+    weight: Tensor, classes: Tensor, standardisation: Standardisation
+) -> LinearClassifier:
+    """Return the classifier of a minimiser (D + 1, K), whose last row is the intercept."""
+    return LinearClassifier(weight[:-1], weight[-1], classes, standardisation)
 
 
 def _path(

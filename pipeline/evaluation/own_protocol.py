@@ -56,16 +56,18 @@ class OwnProtocolOptions(ProtocolOptions):
         self, train: LabelledFeatures, validation: LabelledFeatures, test: LabelledFeatures
     ) -> torch.Tensor:
         """Return a scalar, or values (N,) in [0, 1]; raises DataError for anything else."""
-        function = PROTOCOLS.find(self.code, trust=self.trust)
+        returned = PROTOCOLS.find(self.code, trust=self.trust)(train, validation, test)
+        wanted = (
+            f"The protocol {self.code!r} must return a finite number, or one in [0, 1] for each of "
+            f"{len(test)} test images; found"
+        )
         try:
-            found = torch.as_tensor(function(train, validation, test)).double().cpu()
-        except (TypeError, ValueError) as error:
-            raise DataError(f"The protocol {self.code!r} failed: {error}.") from error
+            found = torch.as_tensor(returned).double().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{wanted} {type(returned).__name__}.") from error
         single = found.ndim == 0 and bool(found.isfinite())
         many = found.shape == (len(test),) and bool(((found >= 0) & (found <= 1)).all())
         if not single and not many:
-            raise DataError(
-                f"The protocol {self.code!r} must return a finite number, or one in [0, 1] for "
-                f"each of {len(test)} test images; found {tuple(found.shape)}."
-            )
+            values = f"{found.item():g}" if found.ndim == 0 else f"values {tuple(found.shape)}"
+            raise DataError(f"{wanted} {values}.")
         return found

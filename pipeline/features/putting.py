@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.base.digests import digest
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, StoreError
 from pipeline.base.locations import Location
 from pipeline.base.locks import exclusive
 from pipeline.datasets.source import Split
@@ -27,6 +27,9 @@ from pipeline.shards.listing import read_contents
 from pipeline.shards.manifest import read_manifests
 
 WITNESSED = 1024
+ROWS_AT_ONCE = 4096
+MOST_LOST = 0.01
+GIVEN = GivenOptions.model_fields["kind"].default
 
 
 def put_rows(
@@ -38,14 +41,20 @@ def put_rows(
     *,
     made_from: str,
     stored_type: StoredType,
+    replace: bool,
 ) -> StoredFeature:
-    """Store rows (samples, width), float32, of every split of the shards, and return the feature.
+    """Store rows (samples, width), of any floats, of every split of the shards.
 
-    Rows of images that could not be decoded are zeros. Raises DataError if widths differ.
+    Rows of images that could not be decoded are zeros. Returns the feature. Raises DataError if
+    widths differ or `stored_type` does not hold the rows, and StoreError if they would take the
+    place of a feature that was computed, without `replace`.
     """
     widths = {array.shape[1] for array in rows.values()}
     if len(widths) != 1:
         raise DataError(f"All splits need rows of one width; found {sorted(widths)}.")
+    for split, array in rows.items():
+        _require_held(array, stored_type, split)
+    rows = {split: array.astype(np.float32) for split, array in rows.items()}
     options = GivenOptions(made_from=made_from, dtype=stored_type)
     manifests = read_manifests(shards)
     identity = {"kind": options.kind, "made_from": made_from}
@@ -53,6 +62,8 @@ def put_rows(
     content = _digest_of(rows)
     directory = work / f"{name}-{digest([fingerprint, content])[:16]}"
     writer = FeatureWriter(store, name, directory, fingerprint)
+    if not replace:
+        _require_no_other_kind(store, name)
     valid = np.delete(rows["train"], sorted(manifests["train"].invalid), axis=0)
     encoding, sample = Encoding(stored_type), torch.from_numpy(valid[:WITNESSED])
     with exclusive(work / LOCK, busy(store)):
@@ -89,6 +100,60 @@ def put_rows(
         return writer.publish(
             {"options": options.model_dump(mode="json"), **report, "rows": content}
         )
+
+
+def kind_of(feature: StoredFeature) -> str:
+    """Return the kind of options that a feature was stored with."""
+    return str(feature.report.get("options", {}).get("kind", "by an earlier version"))
+
+
+def _require_no_other_kind(store: FeatureStore, name: str) -> None:
+    """Raise StoreError if the store has a feature of that name whose rows were computed."""
+    kind = kind_of(store[name]) if name in store else GIVEN
+    if kind != GIVEN:
+        raise StoreError(
+            f"The feature {name!r} in {store.path} was computed ({kind}), and these rows would "
+            "take its place: put them under another name, or pass replace=True, which keeps it as "
+            "superseded."
+        )
+
+
+def _require_held(rows: Array, stored_type: StoredType, split: Split) -> None:
+    """Raise DataError if the numbers of a row, or of a column, are lost in `stored_type`.
+
+    Numbers that are too small for a type become 0, and those too large infinite. A row or a column
+    is lost if an error is over `MOST_LOST` of its largest number.
+    """
+    largest, errors = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        numbers = np.abs(rows[first : first + ROWS_AT_ONCE]).astype(np.float64)
+        held = torch.from_numpy(numbers).to(getattr(torch, stored_type)).double().numpy()
+        lost = np.abs(held - numbers)
+        worst = _worst(lost.max(1), numbers.max(1))
+        if worst is not None:
+            raise _lossy(f"row {first + worst} of {split}", numbers[worst], stored_type)
+        largest, errors = np.maximum(largest, numbers.max(0)), np.maximum(errors, lost.max(0))
+    worst = _worst(errors, largest)
+    if worst is not None:
+        raise _lossy(f"column {worst} of {split}", np.abs(rows[:, worst]), stored_type)
+
+
+def _worst(errors: Array, largest: Array) -> int | None:
+    """Return the place of the largest error relative to the numbers, if it is too large."""
+    shares = np.divide(errors, largest, out=np.zeros_like(errors), where=largest > 0)
+    worst = int(shares.argmax()) if len(shares) else 0
+    return worst if len(shares) and shares[worst] > MOST_LOST else None
+
+
+def _lossy(where: str, numbers: Array, stored_type: StoredType) -> DataError:
+    low, high = numbers[numbers > 0].min(), numbers.max()
+    limits = torch.finfo(getattr(torch, stored_type))
+    remedy = "" if stored_type == "float32" else ', or pass dtype="float32"'
+    return DataError(
+        f"{stored_type} does not hold {where}, whose numbers are from {low:.1e} to {high:.1e} in "
+        f"size: it is exact to {limits.eps:.0e} from {limits.tiny:.0e} to {limits.max:.0e}, and "
+        f"numbers beyond that become 0 or infinite. Scale them{remedy}."
+    )
 
 
 def _digest_of(rows: Mapping[Split, Array]) -> str:

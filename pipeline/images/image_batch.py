@@ -6,6 +6,7 @@
 import torch
 from torch import Tensor
 
+from pipeline.base.arguments import require_tensor
 from pipeline.base.errors import ArgumentError
 
 ROUNDING = 1e-3  # floats may leave [0, 1] by so much
@@ -39,6 +40,7 @@ def checked_images(images: Tensor, channels: int) -> Tensor:
 
 def require_channels(images: Tensor, channels: int) -> None:
     """Raise ArgumentError unless images are (..., C, H, W) with this number of channels."""
+    require_tensor(images, "A batch of images")
     if images.ndim < 3 or images.shape[-3] != channels:
         raise ArgumentError(
             f"Expected images (..., {channels}, H, W), one channel per mean; "
@@ -48,6 +50,7 @@ def require_channels(images: Tensor, channels: int) -> None:
 
 def require_normalised(images: Tensor, shape: tuple[int, int, int]) -> None:
     """Raise ArgumentError unless images are floats (B, C, H, W) of this shape (C, H, W)."""
+    require_tensor(images, "A batch of images")
     if tuple(images.shape[1:]) != shape or not images.is_floating_point():
         raise ArgumentError(
             f"Expected normalised images (B, {', '.join(map(str, shape))}) of floats; found "

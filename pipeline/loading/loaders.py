@@ -9,6 +9,7 @@ from pipeline.base.errors import DataError
 from pipeline.base.options import Options
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted
+from pipeline.datasets.source import Split
 from pipeline.loading.batch import Batch, Loader, SplitData
 from pipeline.loading.batch_pixels import BatchPixels, RandomViews
 from pipeline.loading.resident import HeldSplit, ResidentLoader, load_decoded, load_encoded
@@ -53,7 +54,7 @@ def training_loader(
 
     Raises DataError if the split does not fill one batch on every rank.
     """
-    require_a_batch(data.valid_samples, batch_size, world_size)  # before time is spent on decoding
+    _require_a_batch_of(data, batch_size, world_size)  # before time is spent on decoding
 
     def choose() -> Loader:
         loader = loader_by_size(
@@ -117,7 +118,7 @@ def loader_by_size(
         )
 
     def loader(batch_size: int) -> Loader:
-        require_a_batch(data.valid_samples, batch_size, world_size)
+        _require_a_batch_of(data, batch_size, world_size)
         if held is not None:
             return ResidentLoader(
                 held, pixels, batch_size, seed=seed, rank=rank, world_size=world_size
@@ -150,13 +151,19 @@ def _is_resident(taken: int, options: LoadingOptions, world_size: int) -> bool:
     return options.mode == "resident" or (options.mode == "auto" and fits)
 
 
-def require_a_batch(images: int, batch_size: int, world_size: int) -> None:
-    """Raise DataError if `images` training images do not fill one batch on every rank."""
+def _require_a_batch_of(data: SplitData, batch_size: int, world_size: int) -> None:
+    require_a_batch(data.valid_samples, batch_size, world_size, split=data.manifest.split)
+
+
+def require_a_batch(
+    images: int, batch_size: int, world_size: int, *, split: Split = "train"
+) -> None:
+    """Raise DataError if the images of a split do not fill one batch on every rank."""
     if images < batch_size * world_size:
         # The largest power of 2 that gives two batches per epoch or more.
         fitting = 2 ** max(1, (images // (2 * world_size)).bit_length() - 1)
         raise DataError(
             f"A batch of {batch_size} on {counted(world_size, 'ranks')} needs more than the "
-            f"{counted(images, 'training images')} there are: lower train.batch_size, for "
-            f"example to {fitting}."
+            f"{counted(images, f'{split} images')} there are: lower the batch size "
+            f"(train.batch_size), for example to {fitting}."
         )

@@ -1,5 +1,6 @@
 """Exact nearest neighbours by cosine similarity, in bounded memory, and their vote for a class."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +54,7 @@ def nearest(
         raise DataError(f"Expected at least {k} images as neighbours; found {offered}.")
     progress, parts = progress or Silent(), []
     if _fits(bank, device):
-        bank = bank.to(device, torch.float32)
+        bank = bank.to(device)
     for block, first in _blocks(queries, queries_at_once):
         parts.append(_nearest_of_block(block, first, bank, k, device, exclude_self, bank_at_once))
         progress.advance(len(block))
@@ -100,7 +101,7 @@ def _fits(bank: Tensor, device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
-    return 4 * bank.numel() <= free / 2
+    return bank.nbytes <= free / 2
 
 
 def _blocks(rows: Tensor, count: int) -> list[tuple[Tensor, int]]:
@@ -141,4 +142,8 @@ def _merge(
 
 
 def _unit(rows: Tensor, device: torch.device) -> Tensor:
-    return F.normalize(rows.to(device, torch.float32), dim=1)
+    """Return rows of length 1, or 0, as float32; their scale may be any that their type holds."""
+    wide = rows.to(device, torch.promote_types(rows.dtype, torch.float32))
+    limit = -math.log2(torch.finfo(wide.dtype).tiny)
+    exponents = wide.abs().amax(dim=1, keepdim=True).log2().floor().clamp(-limit, limit)
+    return F.normalize((wide / exponents.exp2()).float(), dim=1)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.base.errors import WeightsError
+from pipeline.base.errors import ArgumentError, DataError, WeightsError
 from pipeline.images.cutting import original_view_of
 from pipeline.images.decoding import opened
 from pipeline.images.original_view import ImageOptions, normalise
@@ -32,12 +32,27 @@ class Preprocessing:
     reduction: ReductionOptions | None = None
 
     def __call__(self, image: Image.Image | Path | str | bytes) -> Tensor:
-        """Return (C, size, size), float32, from an open image, a path, or the bytes of a file."""
+        """Return (C, size, size), float32, from an open image, a path, or the bytes of a file.
+
+        Raises ArgumentError for anything else, DataError for a file that is no image.
+        """
         if isinstance(image, str | Path):
-            image = Path(image).read_bytes()
+            image = _content(Path(image))
         if isinstance(image, bytes):
             image = reduced(image, self.reduction) or image
+        elif not isinstance(image, Image.Image):
+            raise ArgumentError(
+                "An image to prepare is a path, a PIL image, or the bytes of a file; found "
+                f"{type(image).__name__}. PIL.Image.fromarray makes one of a uint8 array (H, W, 3)."
+            )
         return normalise(original_view_of(opened(image), self.image), self.image)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"The image {str(path)!r} cannot be read: {error.strerror}.") from error
 
 
 class ReadyEncoder(NamedTuple):

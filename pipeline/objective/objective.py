@@ -16,7 +16,7 @@ from pipeline.objective.losses import (
     mean_squared_error,
     variance_hinge,
 )
-from pipeline.objective.own_loss import own_loss
+from pipeline.objective.own_loss import found_loss, own_loss
 from pipeline.objective.references import (
     Bank,
     Geometry,
@@ -27,7 +27,6 @@ from pipeline.objective.regularisers import barlow, gaussian_distance, random_di
 from pipeline.objective.row_losses import ROW_LOSSES, kept_rows
 from pipeline.objective.shared_batch import Activations, SharedBatch, Targets
 from pipeline.objective.terms import (
-    OWN_TERMS,
     AffinityTerm,
     AnyTerm,
     BarlowTerm,
@@ -128,7 +127,7 @@ class Objective(nn.Module):
             }
         )
         self._own = {
-            name: OWN_TERMS.find(term.code, trust=term.trust)
+            name: found_loss(name, term)
             for name, term in self.terms.items()
             if isinstance(term, OwnTerm)
         }

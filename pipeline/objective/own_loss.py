@@ -3,10 +3,24 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.base.errors import TrainingError
-from pipeline.objective.terms import OwnTerm
+from pipeline.base.errors import ConfigError, TrainingError
+from pipeline.objective.terms import OWN_TERMS, OwnTerm
+
+
+def found_loss(name: str, term: OwnTerm) -> Callable[..., Any]:
+    """Return the function of a term.
+
+    Raises ConfigError if there is none, or if it has parameters, which nothing would train.
+    """
+    function: Callable[..., Any] = OWN_TERMS.find(term.code, trust=term.trust)
+    if isinstance(function, nn.Module) and any(p.requires_grad for p in function.parameters()):
+        raise ConfigError(
+            f"The loss term {name!r} ({term.code}) has parameters, which would not be trained: put "
+            "them into the student, or freeze them by requires_grad_(False)."
+        )
+    return function
 
 
 def own_loss(
@@ -20,7 +34,8 @@ def own_loss(
 
     The function gets a list of targets, one per view, if these are stored by view.
 
-    Raises TrainingError if the function returns anything but a scalar or numbers (B,).
+    Raises TrainingError if the function returns anything but a scalar or numbers (B,), or if its
+    embeddings have a gradient and what it returns has none.
     """
     found = function(*views) if target is None else function(*views, target)
     rows = len(views[0])
@@ -29,5 +44,14 @@ def own_loss(
         raise TrainingError(
             f"The loss term {name!r} ({term.code}) must return a scalar tensor or one number for "
             f"each of {rows} images; found {shape}."
+        )
+    if not found.is_floating_point():
+        raise TrainingError(
+            f"The loss term {name!r} ({term.code}) must return floats; found {found.dtype}."
+        )
+    if any(view.requires_grad for view in views) and not found.requires_grad:
+        raise TrainingError(
+            f"The loss term {name!r} ({term.code}) has no gradient: compute it from the embeddings "
+            "by operations of torch alone, without detach(), item(), numpy() or no_grad()."
         )
     return found.mean()

@@ -29,6 +29,10 @@ class Representation(nn.Module, ABC):
     require them, and not through teachers and random ones.
     """
 
+    # What its owner can do if a row depends on its batch, or if a batch is not taken.
+    if_mixed: ClassVar[str] = "compute each row from its own image alone"
+    if_not_taken: ClassVar[str] = "it must take batches of any number of images"
+
     preparation: Preparation
 
     @abstractmethod

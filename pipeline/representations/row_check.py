@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.base.errors import WeightsError
+from pipeline.base.errors import MvmrError, WeightsError
 from pipeline.representations.representation import Representation
 
 # Kernels differ with the shape of a batch, most of all in bfloat16.
@@ -16,9 +16,10 @@ def checked_width(representation: Representation, name: str) -> int:
     """Return the width of the vectors of a representation, which messages call `name`.
 
     Two images are represented together, in the other order, and one of them alone. Raises
-    WeightsError unless there is one finite vector for each, the same every time.
+    WeightsError unless both are prepared to the same size, and there is one finite vector for each,
+    the same every time.
     """
-    images = torch.stack([representation.preparation(picture) for picture in trial_pictures()])
+    images = _prepared(representation, name)
     try:
         both = representation(images)
         turned, alone = representation(images.flip(0)).flip(0), representation(images[:1])
@@ -26,7 +27,7 @@ def checked_width(representation: Representation, name: str) -> int:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{name} does not take batches of 2 and of 1 images of {tuple(images.shape[1:])}: "
-            f"{reason.rstrip('.')}; export a program with a dynamic first dimension."
+            f"{reason.rstrip('.')}; {representation.if_not_taken}."
         ) from error
     if both.ndim != 2 or len(both) != 2 or not both.is_floating_point():
         raise WeightsError(
@@ -37,20 +38,42 @@ def checked_width(representation: Representation, name: str) -> int:
         raise WeightsError(f"{name} gives numbers that are not finite: check its weights.")
     if not (_alike(turned, both) and _alike(alone, both[:1])):
         raise WeightsError(
-            f"{name} gives an image another vector in another batch: put its network in "
-            "evaluation mode, or export it in this mode, so that no row depends on the others."
+            f"{name} gives an image another vector in another batch, so that rows depend on each "
+            f"other: {representation.if_mixed}."
         )
     return int(both.shape[1])
 
 
+def _prepared(representation: Representation, name: str) -> torch.Tensor:
+    """Return the prepared trial pictures (2, C, H, W)."""
+    pictures = trial_pictures()
+    try:
+        prepared = [representation.preparation(picture) for picture in pictures]
+    except MvmrError:
+        raise
+    except Exception as error:  # of any kind: it may be the user's code
+        raise WeightsError(
+            f"The preparation of {name} fails on a PIL image of {pictures[0].size}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    shapes = [tuple(image.shape) for image in prepared]
+    if len(set(shapes)) > 1:
+        raise WeightsError(
+            f"The preparation of {name} must bring every image to one size; found {shapes[0]} for "
+            f"an image of {pictures[0].size} and {shapes[1]} for one of {pictures[1].size}. Resize "
+            "both sides, or crop."
+        )
+    return torch.stack(prepared)
+
+
 def trial_pictures() -> list[Image.Image]:
-    """Return the two images by which a representation is checked, always the same."""
+    """Return the two images by which a representation is checked: one is wide, one is high."""
     draws = np.random.default_rng(0)
     # Unlike noise alone, a gradient stays different after an image is scaled down.
     shades = np.linspace(0, 180, 96)[None, :, None]
     noise = draws.integers(0, 75, (2, 64, 96, 3))
     bright, dark = (shades + noise[0]).astype(np.uint8), (noise[1] + shades[:, ::-1] / 2)
-    return [Image.fromarray(bright), Image.fromarray(dark.astype(np.uint8))]
+    return [Image.fromarray(bright), Image.fromarray(dark.astype(np.uint8).transpose(1, 0, 2))]
 
 
 def _alike(found: torch.Tensor, expected: torch.Tensor) -> bool:

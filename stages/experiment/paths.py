@@ -36,6 +36,11 @@ class DatasetLayout:
         return self.root / "packing"
 
     @property
+    def packed_for(self) -> Location:
+        """How images are to be seen, if that was said when they were packed."""
+        return self.root / "image.json"
+
+    @property
     def features(self) -> Location:
         """The feature store."""
         return self.root / "features.zarr"

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from pipeline.base.digests import sha256_of
 from pipeline.models import exporting
 from pipeline.models.checkpoint import BEST, load_checkpoint
@@ -24,10 +26,16 @@ def export_backbone(
     form: str,
     path: Path,
     checkpoint: Path | None = None,
+    network: nn.Module | None = None,
 ) -> Path:
-    """Write the backbone to `path`, and return the path of its card."""
+    """Write the backbone to `path`, and return the path of its card.
+
+    A student of the user's own code is built from a copy of `network`, if there is one.
+    """
     source = checkpoint or layout.checkpoints / BEST
-    trained = load_checkpoint(source, student=experiment.student, image=experiment.dataset.image)
+    trained = load_checkpoint(
+        source, student=experiment.student, image=experiment.dataset.image, network=network
+    )
     scores = _scores(experiment, layout, sha256_of(source))
     return exporting.export(trained, path, form=form, source=source, metrics=scores)
 

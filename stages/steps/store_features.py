@@ -10,6 +10,7 @@ from pipeline.base.timing import timed
 from pipeline.datasets.source import Split
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.features.extraction.engine import extract
+from pipeline.features.putting import GIVEN, kind_of
 from pipeline.features.store import FeatureStore, StoredFeature
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions
@@ -44,6 +45,8 @@ def store_features(
     }
     require_files(lacking)
     _require_computable(lacking)
+    if not force:
+        _require_not_given(store, lacking)
     # What is stored, and cannot be built everywhere, is compared by its options alone.
     computed = {
         name: options
@@ -88,6 +91,24 @@ def _require_computable(lacking: Mapping[str, RepresentationOptions]) -> None:
                 f"The feature {name!r} is not stored as the experiment says, and cannot be "
                 "computed here: put its rows into the store by mvmr.FeatureStore(path).put(...)."
             )
+
+
+def _require_not_given(store: FeatureStore, lacking: Mapping[str, RepresentationOptions]) -> None:
+    """Raise StoreError if a feature would take the place of rows that cannot be computed again."""
+    for name in lacking:
+        if _is_given(store, name):
+            raise StoreError(
+                f"{name!r} holds rows that were put there, whose place this feature would take: "
+                f"name it otherwise, or run `mvmr extract-features --only {name} --force`, which "
+                "keeps them as superseded."
+            )
+
+
+def _is_given(store: FeatureStore, name: str) -> bool:
+    try:
+        return kind_of(store[name]) == GIVEN
+    except StoreError:  # there is none, or it is damaged
+        return False
 
 
 def _where(lacking: Mapping[str, RepresentationOptions], cluster: ClusterOptions) -> ClusterOptions:

@@ -331,3 +331,46 @@ def test_too_few_rows_are_refused(statistic: Statistic, rows: int) -> None:
 def test_complex_rows_are_refused() -> None:
     with pytest.raises(ValueError, match=r"real numbers; found torch\.complex64"):
         distance_correlation(torch.randn(4, 2, dtype=torch.complex64), torch.randn(4, 2))
+
+
+@pytest.mark.parametrize("statistic", ["dcor", "dcor_squared", "dcor_squared_unbiased"])
+@pytest.mark.parametrize(
+    ("dtype", "scales"),
+    [
+        (torch.float64, (1e-300, 1e-200, 1e-20, 1e20, 1e200, 1e300)),
+        (torch.float32, (1e-36, 1e-30, 1e-20, 1e20, 1e30, 1e36)),
+    ],
+)
+def test_no_statistic_depends_on_the_scale_of_a_side(
+    statistic: Statistic, dtype: torch.dtype, scales: tuple[float, ...]
+) -> None:
+    x, y = normal(40, 6).to(dtype), (normal(40, 3, seed=1) + normal(40, 6)[:, :3]).to(dtype)
+    expected = distance_correlation(x, y, statistic=statistic)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for scale in scales:
+        scaled = (x * scale).requires_grad_()
+        found = distance_correlation(scaled, y / scale, statistic=statistic)
+        assert abs(float(found - expected)) < tolerance
+        (gradient,) = torch.autograd.grad(found, scaled)
+        assert torch.isfinite(gradient).all()
+        if 1e-36 < scale < 1e36:  # that of the largest scales is smaller than the type holds
+            plain = x.clone().requires_grad_()
+            (known,) = torch.autograd.grad(
+                distance_correlation(plain, y, statistic=statistic), plain
+            )
+            torch.testing.assert_close(gradient * scale, known, rtol=1e-3, atol=tolerance)
+
+
+@pytest.mark.parametrize("power", [-100, -7, -1, 1, 8, 90])
+def test_a_power_of_two_changes_no_bit(power: int) -> None:
+    x, y = normal(40, 6).float(), normal(40, 3, seed=1).float()
+    assert torch.equal(distance_correlation(x * 2.0**power, y), distance_correlation(x, y))
+
+
+def test_a_large_constant_column_hides_no_small_one() -> None:
+    x, y = normal(40, 3), normal(40, 2, seed=1)
+    wide = torch.cat([x, torch.full((40, 1), 1e290, dtype=x.dtype)], 1)
+    expected = distance_correlation(x, y)
+    for scale in (1.0, 1e-250):
+        wide[:, :3] = x * scale
+        torch.testing.assert_close(distance_correlation(wide, y), expected)

@@ -164,3 +164,18 @@ def test_bad_input_is_a_data_error() -> None:
 def test_impossible_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         KnnOptions.model_validate(options)
+
+
+SCALES = {torch.float32: (1e-30, 1e30), torch.float64: (1e-200, 1e200)}
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(d, s) for d, both in SCALES.items() for s in both])
+def test_neighbours_are_found_at_any_scale_that_a_type_holds(
+    dtype: torch.dtype, scale: float
+) -> None:
+    rows = torch.randn(50, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    queries, bank = rows[:20], rows[20:]
+    plain = nearest(queries.to(dtype), bank.to(dtype), k=5, device=CPU)
+    scaled = nearest((queries * scale).to(dtype), (bank / scale).to(dtype), k=5, device=CPU)
+    assert torch.equal(scaled.indices, plain.indices)
+    torch.testing.assert_close(scaled.similarities, plain.similarities)

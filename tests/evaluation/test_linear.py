@@ -65,8 +65,7 @@ def test_coefficients_agree_with_scikit_learn(classes: int, l2: float) -> None:
     )
     scaler, model = scikit_learn(train, l2)
     assert converged
-    weight = found.weight.double().numpy() * scaler.scale_[:, None]
-    np.testing.assert_allclose(weight, model.coef_.T, atol=2e-3)
+    np.testing.assert_allclose(found.weight.double().numpy(), model.coef_.T, atol=2e-3)
     expected = model.predict_proba(scaler.transform(train.features.double().numpy()))
     probabilities = found.logits(train.features).softmax(dim=1).numpy()
     np.testing.assert_allclose(probabilities, expected, atol=1e-3)
@@ -76,8 +75,8 @@ def test_two_classes_agree_with_scikit_learn() -> None:
     train = blobs(2)
     [(found, _)] = fit_logistic(train, l2s=[1e-2], max_iterations=200, tolerance=1e-6, device=CPU)
     # Two columns share the penalty that scikit-learn puts on one: w and -w cost half of 2w.
-    scaler, model = scikit_learn(train, 1e-2 / 2)
-    difference = (found.weight[:, 1] - found.weight[:, 0]).double().numpy() * scaler.scale_
+    _, model = scikit_learn(train, 1e-2 / 2)
+    difference = (found.weight[:, 1] - found.weight[:, 0]).double().numpy()
     np.testing.assert_allclose(difference, model.coef_[0], atol=2e-3)
 
 
@@ -256,3 +255,38 @@ def test_bad_input_is_a_data_error() -> None:
 def test_images_without_a_label_do_not_become_a_class() -> None:
     with pytest.raises(DataError, match="1 image without one"):
         LabelledFeatures(torch.randn(3, 2), torch.tensor([0, -1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "offset"),
+    [
+        (torch.float32, 1e25, 0.0),
+        (torch.float32, 1e-30, 0.0),
+        (torch.float32, 1.0, 1e6),
+        (torch.float64, 1e200, 0.0),
+        (torch.float64, 1e-200, 0.0),
+        (torch.float64, 1e-3, 1e9),
+        (torch.float64, 1.0, -1e12),
+    ],
+)
+def test_the_probe_does_not_depend_on_scale_and_offset(
+    dtype: torch.dtype, scale: float, offset: float
+) -> None:
+    options = LinearOptions(l2=(1e-2,))
+    plain = digits()
+    moved = [
+        LabelledFeatures(split.features.to(dtype) * scale + offset, split.labels) for split in plain
+    ]
+    one = linear_probe(*plain, options=options, device=CPU)
+    other = linear_probe(*moved, options=options, device=CPU)
+    assert other.converged == (True,)
+    same = (other.test_logits.argmax(1) == one.test_logits.argmax(1)).float().mean()
+    assert same > 0.99  # at 1e6, float32 has one digit left
+
+
+def test_features_that_vary_by_rounding_alone_are_constant() -> None:
+    train = blobs(3)
+    noise = 1 + 6e-8 * torch.arange(len(train) * 2).reshape(-1, 2).remainder(2)
+    wide = LabelledFeatures(torch.cat([train.features, 1e4 * noise], 1), train.labels)
+    [(found, _)] = fit_logistic(wide, l2s=[1e-2], max_iterations=200, tolerance=1e-6, device=CPU)
+    assert (found.weight[-2:] == 0).all()

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ import mvmr
 from pipeline.base.errors import ConfigError, DataError, StoreError, WeightsError
 from pipeline.models.checkpoint import load_checkpoint
 
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 32, "parallel": {"accelerator": "cpu"}}
+KNN = {"knn": {"ks": [5]}}
 TRAIN: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 16,
@@ -124,36 +128,43 @@ def test_report_and_exports_are_written(run: mvmr.Run) -> None:
         run.export("onx")
 
 
-def test_a_run_is_opened_again_in_a_process_that_has_only_the_network(run: mvmr.Run) -> None:
+def test_a_run_is_opened_again_in_a_process_that_has_only_the_network(
+    run: mvmr.Run, tmp_path: Path
+) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); import mvmr, stranger, torch\n"
-        "from stranger import brightness, shrink, nearest_mean\n"
-        "mvmr.register_representation('brightness', brightness)\n"
-        "mvmr.register_term('shrink', shrink)\n"
-        "mvmr.register_protocol('nearest_mean', nearest_mean)\n"
         "run = mvmr.open_run(sys.argv[1], backbone=stranger.Network())\n"
         "x = torch.ones(1, 3, 16, 16)\n"
         "print(run.scores['knn'].value, run.encoder.module(x).sum().item())\n"
         "loaded = mvmr.load_encoder(run.checkpoint, backbone=stranger.Network())\n"
         "print(loaded.module(x).sum().item())\n"
-        "try: mvmr.load_encoder(run.checkpoint)\n"
+        "try: mvmr.open_run(sys.argv[1]).encoder\n"
         "except mvmr.MvmrError as error: print(error)\n"
+        "print(len(run.scores), run.embed(run.data.path.parents[2] / 'photos/blue').rows.shape)\n"
+        "print(run.export(path=sys.argv[3]).name, run.report().name)\n"
+        "print(len(mvmr.open_run(sys.argv[1]).scores), len(run.data['train'].names))\n"
     )
     tests = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", code, str(run.path), tests],
+        [sys.executable, "-c", code, str(run.path), tests, str(tmp_path / "a.safetensors")],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    first, second, third = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    first, second, third, *more = done.stdout.splitlines()
     value, total = map(float, first.split())
     expected = run.encoder.module(torch.ones(1, 3, SIDE, SIDE)).sum().item()
     assert value == run.scores["knn"].value
     assert total == pytest.approx(expected, rel=1e-5)
     assert float(second) == pytest.approx(expected, rel=1e-5)
     assert "a network of somebody's own" in third
-    assert "backbone=network" in third
+    assert "mvmr.open_run(path, backbone=network)" in third
+    assert more == [
+        "2 (40, 24)",
+        "a.safetensors report.html",
+        f"2 {len(run.data['train'])}",
+    ]
 
 
 def test_weights_of_another_network_are_refused(run: mvmr.Run) -> None:
@@ -306,13 +317,20 @@ def broken(train: Any, validation: Any, test: Any) -> torch.Tensor:
     return torch.zeros(3)
 
 
+def silent(train: Any, validation: Any, test: Any) -> None:
+    del train, validation, test
+
+
+def endless(train: Any, validation: Any, test: Any) -> float:
+    return float("inf")
+
+
 def unreduced(original: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
     return original
 
 
 def test_a_single_number_is_a_score_too(run: mvmr.Run, tmp_path: Path) -> None:
     mvmr.register_protocol("spread", spread)
-    mvmr.register_protocol("broken", broken)
     given: dict[str, Any] = {
         "images": run.data,
         "student": "resnet8",
@@ -323,8 +341,10 @@ def test_a_single_number_is_a_score_too(run: mvmr.Run, tmp_path: Path) -> None:
     found = mvmr.pretrain(**given, evaluate={"spread": {}})
     assert found.scores["spread"].interval is None
     assert found.scores["spread"].value > 0
-    with pytest.raises(DataError, match=r"'broken' must return a finite number, or one in"):
-        mvmr.pretrain(**given, evaluate={"broken": {}})
+    for function, shown in ((broken, r"values \(3,\)"), (silent, "NoneType"), (endless, "inf")):
+        mvmr.register_protocol("broken", function)
+        with pytest.raises(DataError, match=f"'broken' must return a finite.* found {shown}"):
+            mvmr.pretrain(**given, evaluate={"broken": {}})
 
 
 def test_loss_terms_that_return_something_else_are_refused(run: mvmr.Run, tmp_path: Path) -> None:
@@ -337,6 +357,67 @@ def test_loss_terms_that_return_something_else_are_refused(run: mvmr.Run, tmp_pa
             objective={"wide": {}},
             train={"epochs": 1, "batch_size": 32},
         )
+
+
+def without_gradient(original: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
+    return (original - augmented).detach().square().mean()
+
+
+class Learned(nn.Module):
+    """A loss with a parameter, which nothing trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, original: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
+        """Return the scaled distance of two views."""
+        return self.scale * (original - augmented).square().mean()
+
+
+def counting(original: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
+    return (original > augmented).sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (without_gradient, r"'own' \(own\) has no gradient: compute it from the embeddings by"),
+        (Learned(), "has parameters, which would not be trained"),
+        (counting, "must return floats; found torch.int64"),
+    ],
+)
+def test_losses_that_train_nothing_are_refused(
+    loss: Any, reason: str, run: mvmr.Run, tmp_path: Path
+) -> None:
+    mvmr.register_term("own", loss)
+    given: dict[str, Any] = {"objective": {"own": {}, "variance": {"on": "h"}}}
+    with pytest.raises(mvmr.MvmrError, match=reason):
+        mvmr.pretrain(
+            run.data, student="resnet8", out=tmp_path / "x", train=QUICK, evaluate=KNN, **given
+        )
+    h = torch.randn(8, 4, requires_grad=True)
+    with pytest.raises(mvmr.MvmrError, match=reason):
+        mvmr.Objective(given["objective"])(h=(h, 2 * h))
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), shrink, lambda a, b: (a - b).abs().mean()])
+def test_a_loss_without_weights_is_an_objective_by_itself(
+    loss: Any, run: mvmr.Run, tmp_path: Path
+) -> None:
+    mvmr.register_term("alone", loss)
+    found = mvmr.pretrain(
+        run.data,
+        student=student(),
+        out=tmp_path / "x",
+        objective={"alone": {}},
+        train=QUICK,
+        evaluate=KNN,
+    )
+    assert found.scores["knn"].value > 0
+    h = torch.randn(8, 4, requires_grad=True)
+    mvmr.Objective({"alone": {}})(h=(h, 2 * h)).total.backward()
+    assert h.grad is not None
 
 
 POWER = {"fails_at": 0, "calls": 0}
@@ -369,6 +450,58 @@ def test_an_interrupted_call_continues_when_it_is_repeated(run: mvmr.Run, tmp_pa
     states = [torch.load(r.checkpoint, weights_only=True)["encoder"] for r in (whole, cut)]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+def interrupting(original: torch.Tensor, augmented: torch.Tensor) -> torch.Tensor:
+    POWER["calls"] += 1
+    if POWER["calls"] == POWER["fails_at"]:
+        os.kill(os.getpid(), signal.SIGINT)
+    return (original - augmented).square().mean()
+
+
+def notes_of(call: Any, **given: Any) -> list[str]:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        call(**given)
+    return list(getattr(caught.value, "__notes__", []))
+
+
+def test_an_interruption_says_what_is_kept_and_the_same_call_continues(
+    run: mvmr.Run, tmp_path: Path
+) -> None:
+    mvmr.register_term("interrupting", interrupting)
+    given: dict[str, Any] = {
+        "images": run.data,
+        "student": student(),
+        "out": tmp_path / "cut",
+        "objective": {"interrupting": {}, "variance": {"on": "h"}},
+        "train": {**QUICK, "epochs": 3},
+        "evaluate": KNN,
+    }
+    POWER.update(calls=0, fails_at=6)
+    assert notes_of(mvmr.pretrain, **given) == [
+        f"Interrupted: what is finished is kept in {tmp_path / 'cut'}. The same call of "
+        "mvmr.pretrain continues from there."
+    ]
+    before, POWER["fails_at"] = POWER["calls"], 0
+    assert mvmr.pretrain(**given).scores["knn"].value > 0
+    in_all, POWER["calls"] = POWER["calls"], 0
+    mvmr.pretrain(**{**given, "out": tmp_path / "whole"})
+    assert before >= 6
+    assert in_all <= POWER["calls"] + 1  # at most the step in which it stopped is repeated
+
+
+def stopped(images: torch.Tensor) -> torch.Tensor:
+    raise KeyboardInterrupt
+
+
+def test_an_interruption_names_the_call_that_the_user_made(run: mvmr.Run, tmp_path: Path) -> None:
+    mvmr.register_representation("stopped", stopped)
+    notes = notes_of(mvmr.extract, features={"stopped": {}}, data=run.data)
+    assert len(notes) == 1
+    assert f"kept in {run.data.path}. The same call of mvmr.extract continues" in notes[0]
+    given = {"images": run.data, "teacher": teach(), "out": tmp_path, "features": {"stopped": {}}}
+    (note,) = notes_of(mvmr.distil, **given)
+    assert f"kept in {tmp_path}. The same call of mvmr.distil continues" in note
 
 
 def test_problems_are_reported_all_at_once_and_with_their_paths(folder: Path) -> None:

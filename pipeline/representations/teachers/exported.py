@@ -1,7 +1,7 @@
 """Teachers from a `torch.export` file: any network, from any library."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -53,7 +53,7 @@ class ExportedOptions(LibraryTeacherOptions):
             raise ValueError(f"resize must not be smaller than input_size ({self.input_size})")
         return self
 
-    def build(self, image: ImageOptions) -> FrozenTeacher:
+    def build(self, image: ImageOptions) -> "ExportedTeacher":
         """Load the program; its images are prepared from the decoded file, not from `image`."""
         del image
         if not self.trust:
@@ -76,7 +76,14 @@ class ExportedOptions(LibraryTeacherOptions):
             "weights": sha256_of(self.program),
             "libraries": library_versions(),
         }
-        return FrozenTeacher(network, preparation, identity, self.precision)
+        return ExportedTeacher(network, preparation, identity, self.precision)
+
+
+class ExportedTeacher(FrozenTeacher):
+    """A teacher whose network is an exported program, in the mode in which it was exported."""
+
+    if_mixed: ClassVar[str] = "export its network in evaluation mode"
+    if_not_taken: ClassVar[str] = "export a program with a dynamic first dimension"
 
 
 class ExportedNetwork(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -74,6 +74,10 @@ class FrozenTeacher(Representation):
     network's matrix products; vectors are float32. Convolutions run in the layout that is faster:
     on a CPU, with channels last.
     """
+
+    if_mixed: ClassVar[str] = (
+        "in evaluation mode, its network must use no statistics of the batch and draw nothing"
+    )
 
     def __init__(
         self,

@@ -1,0 +1,292 @@
+"""Whatever a public call is given instead of what it takes, it answers by a sentence that helps."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stranger import SIDE, Network, frozen, photos, prepare
+from torch import nn
+
+import mvmr
+from mvmr.given_arguments import described, fits
+from pipeline.base.errors import ArgumentError
+
+IMAGE = mvmr.Image(SIDE)
+METHODS = (
+    mvmr.Dataset.__getitem__,
+    mvmr.Dataset.loader,
+    mvmr.DatasetSplit.features,
+    mvmr.FeatureStore.__init__,
+    mvmr.FeatureStore.__getitem__,
+    mvmr.FeatureStore.put,
+    mvmr.Objective.__init__,
+    mvmr.Objective.forward,
+    mvmr.Run.embed,
+    mvmr.Run.export,
+    mvmr.Run.report,
+)
+
+
+def public_calls() -> Iterator[Callable[..., Any]]:
+    for name in mvmr.__all__:
+        if inspect.isfunction(found := getattr(mvmr, name)):
+            yield found
+    yield from METHODS
+
+
+def parameters() -> Iterator[Any]:
+    for call in public_calls():
+        hints = get_type_hints(call)
+        for name, parameter in inspect.signature(call).parameters.items():
+            if parameter.kind is not parameter.VAR_KEYWORD and hints.get(name, Any) is not Any:
+                yield pytest.param(call, name, id=f"{call.__qualname__}-{name}")
+
+
+class Nothing:
+    """What no function takes."""
+
+
+@pytest.mark.parametrize(("call", "name"), parameters())
+@pytest.mark.parametrize("wrong", [Nothing(), Nothing], ids=["object", "class"])
+def test_no_argument_may_be_just_anything(
+    call: Callable[..., Any], name: str, wrong: object
+) -> None:
+    if name == "build" and wrong is Nothing:
+        return  # a class builds what it is the class of
+    owner = [object()] if "self" in inspect.signature(call).parameters else []
+    with pytest.raises(
+        ArgumentError, match=rf"^{call.__qualname__.split('.__')[0]}.*: {name} must"
+    ):
+        call(*owner, **{name: wrong})
+
+
+def test_every_public_function_has_arguments_of_a_type() -> None:
+    bare = [
+        f"{call.__qualname__} {name}"
+        for call in public_calls()
+        for name in inspect.signature(call).parameters
+        if name not in ("self", "options", "number") and name not in get_type_hints(call)
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("annotation", "good", "bad"),
+    [
+        (int, [3, np.int64(3)], [3.0, True, "3", None]),
+        (float, [3, 2.5, np.float32(1)], [True, "3", None]),
+        (str | None, ["a", None], [3, Path("a")]),
+        (Mapping[str, Any], [{}], [[("a", 1)], "a"]),
+        (tuple[int, int], [(1, 2), [1, 2]], [(1,), (1, 2, 3), "ab", None]),
+    ],
+)
+def test_what_fits_an_annotation(annotation: Any, good: list[Any], bad: list[Any]) -> None:
+    assert [fits(value, annotation) for value in good] == [True] * len(good)
+    assert [fits(value, annotation) for value in bad] == [False] * len(bad)
+    assert described(annotation)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> mvmr.Dataset:
+    root = tmp_path_factory.mktemp("wrong")
+    packed = mvmr.pack(photos(root / "photos", each=20), root / "packed", image=IMAGE)
+    return mvmr.extract({"hog": {"cell": 8}}, packed)
+
+
+X = np.random.default_rng(0).normal(size=(60, 4))
+Y = np.arange(60) % 3
+
+
+def knn(train: Any = (X, Y), test: Any = (X, Y), **options: Any) -> Any:
+    return mvmr.knn_probe(train, (X, Y), test, **{"ks": (5,), **options})
+
+
+def distil(data: mvmr.Dataset, **changes: Any) -> Any:
+    given = {"images": data, "teacher": mvmr.teacher(frozen(), prepare, name="a")}
+    return mvmr.distil(**{**given, "out": data.path.parent / "none", **changes})
+
+
+def a_file(data: mvmr.Dataset) -> Path:
+    return Path(next((Path(data.path).parent / "photos").rglob("*.png")))
+
+
+WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
+    # classes for instances, networks for teachers
+    "class as student": (r"class Network.*Network\(\)", lambda d: distil(d, student=Network)),
+    "class as teacher": (r"class Network.*Network\(\)", lambda _: teacher(Network)),
+    "class as backbone": (r"backbone must .*class Network", lambda d: opened(d, Network)),
+    "network as teacher": (r"mvmr\.teacher\(network, pre", lambda d: distil(d, teacher=Network())),
+    "class as a term": ("class MSELoss", lambda _: mvmr.register_term("x", nn.MSELoss)),
+    # images, folders and files
+    "a list of images": ("images must be a path.*list of 1", lambda d: distil(d, images=["a.png"])),
+    "numbers as images": ("images must", lambda d: distil(d, images=np.zeros((2, 3, 8, 8)))),
+    "a number as image": (r"Write mvmr\.Image\(32\)", lambda d: distil(d, image=32)),
+    "a side for an image": (r"Write mvmr\.Image\(32\)", lambda _: representation(32)),
+    "out is a file": ("out must be a path of a folder", lambda d: distil(d, out=a_file(d))),
+    "out is in a file": ("out must be a path of a f", lambda d: mvmr.pack("a", a_file(d) / "b")),
+    "another image than opened": ("leave `image` out", lambda d: distil(d, image=mvmr.Image(8))),
+    # arrays
+    "array in a representation": (r"found ndarray.*from_numpy", lambda _: represented(PIXELS)),
+    "list in a representation": ("torch tensor; found list", lambda _: represented([[1.0]])),
+    "lists": (r"numpy\.asarray", lambda _: dependence([[1.0]], [[2.0]])),
+    "NaN": ("y must be finite; row 3 holds NaN", lambda _: dependence(X, HOLED)),
+    "infinity": ("x must be finite; row 3", lambda _: dependence(1 / HOLED.clip(0), X)),
+    "masked": ("masked", lambda _: knn(train=(np.ma.masked_less(X, 0), Y))),
+    "sparse": ("dense tensor", lambda _: knn(train=(torch.eye(60).to_sparse(), Y))),
+    # probes
+    "a triple": (r"train must be a pair \(.*; found a tuple of 3", lambda _: knn(train=(X, Y, Y))),
+    "features alone": ("test must be a pair", lambda _: knn(test=X)),
+    "names of classes": ("return_inverse", lambda _: knn(train=(X, Y.astype(str)))),
+    "objects": ("return_inverse", lambda _: knn(train=(X, Y.astype(object)))),
+    "beyond int64": (r"below 2\^63", lambda _: knn(train=(X, Y.astype(np.uint64) + 2**63))),
+    "no neighbours": (r"ks\.0.*greater than or equal to 1; found 0", lambda _: knn(ks=(0,))),
+    "one k": (r"knn_probe\.ks: ", lambda _: knn(ks=5)),
+    "no such device": ("auto, cpu, or one.*'foo'", lambda _: knn(device="foo")),
+    "no such GPU": ("auto, cpu, or one.*'cuda:77'", lambda _: knn(device="cuda:77")),
+    # the objective
+    "a list of terms": ("terms must be a dictionary", lambda _: objective(["invariance"])),
+    "no batch": ("needs embeddings h or z", lambda _: objective({"variance": {}})()),
+    "arrays as embeddings": ("h must be", lambda _: objective({"variance": {"on": "h"}})(h=X)),
+    # data sets and stores
+    "one name": (r"Write \['hog'\]", lambda d: mvmr.open_dataset(d.path, features="hog")),
+    "no samples": ("of at least 1; found 0", lambda d: mvmr.pack("a", d.path, samples=0)),
+    "no batches": ("of at least 1; found 0", lambda d: d.loader(batch_size=0)),
+    "fewer than none": ("of at least 0; found -1", lambda d: d.loader(workers=-1)),
+    "a large batch": ("6 validation images", lambda d: d.loader("validation", batch_size=64)),
+    "a path for data": (r"mvmr\.open_dataset\('x'\)", lambda d: d.store.put("a", {}, DATA)),
+    "a path to extract for": (r"mvmr\.open_dataset\('x'\)", lambda _: mvmr.extract({}, DATA)),
+    "unsaid": ("made_from must be a text that is not empty", lambda d: put(d, made_from=" ")),
+    "no dtype": ("Did you mean 'float16'", lambda d: put(d, dtype="float61")),
+    # files
+    "a text file": ("not a readable checkpoint", lambda d: mvmr.load_encoder(text_file(d))),
+    "a folder": ("not a readable checkpoint", lambda d: mvmr.load_encoder(d.path)),
+    "no file": ("no checkpoint", lambda _: mvmr.load_encoder("nowhere.pt")),
+    "no experiment": (r"or one of mvmr\.configs\(\)", lambda d: experiment(d, "nowhere.yaml")),
+    # code of one's own
+    "two sizes": ("both sides, or crop", lambda d: extract(d, prepare=keeping_aspect)),
+    "no tensor": (r"\(C, H, W\); found Image", lambda d: extract(d, prepare=lambda image: image)),
+    "failing": ("fails.*KeyError", lambda d: extract(d, prepare=lambda image: {}[image])),
+    "rows of a batch": ("no statistics of the batch", lambda d: extract(d, network=centred)),
+}
+PIXELS = np.zeros((1, 3, SIDE, SIDE))
+HOLED = np.where(np.arange(60)[:, None] == 3, np.nan, X)
+DATA: Any = "x"
+
+
+def dependence(x: Any, y: Any) -> Any:
+    return mvmr.distance_correlation(x, y)
+
+
+def teacher(network: Any) -> Any:
+    return mvmr.teacher(network, name="x")
+
+
+def opened(data: mvmr.Dataset, backbone: Any) -> mvmr.Run:
+    return mvmr.open_run(str(data.path), backbone=backbone)
+
+
+def representation(image: Any) -> Any:
+    return mvmr.representation("hog", image)
+
+
+def represented(images: Any) -> Any:
+    return representation(IMAGE)(images)
+
+
+def objective(terms: Any) -> Any:
+    return mvmr.Objective(terms)
+
+
+def experiment(data: mvmr.Dataset, name: str) -> mvmr.Run:
+    return mvmr.run_experiment(name, out=Path(data.path).parent / "none")
+
+
+def centred(images: torch.Tensor) -> torch.Tensor:
+    return images.flatten(1) - images.flatten(1).mean(0)
+
+
+def text_file(data: mvmr.Dataset) -> Path:
+    path = Path(data.path) / "weights.pt"
+    path.write_text("not weights\n")
+    return path
+
+
+def put(data: mvmr.Dataset, *, scale: float = 1.0, **options: Any) -> Any:
+    rows = {s: scale * np.ones((len(data[s]), 3)) for s in data.manifests}
+    return data.store.put("put", rows, data, **{"made_from": "ones", **options})
+
+
+def keeping_aspect(image: Image.Image) -> torch.Tensor:
+    image.thumbnail((12, 12))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def extract(data: mvmr.Dataset, *, network: Any = None, prepare: Any = prepare) -> Any:
+    return mvmr.extract({"own": mvmr.teacher(network or nn.Flatten(), prepare, name="x")}, data)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_call_is_answered_by_a_sentence(case: str, data: mvmr.Dataset) -> None:
+    message, call = WRONG[case]
+    with pytest.raises(mvmr.MvmrError, match=message) as caught:
+        call(data)
+    assert str(caught.value).endswith((".", "?"))
+    assert "`mvmr " not in str(caught.value)
+
+
+def test_an_unknown_argument_stays_pythons_own_error() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'teachr'"):
+        mvmr.distil("photos", teachr="x", out="y")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'out'"):
+        mvmr.pretrain("photos")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Y.astype(np.uint8),
+        Y.astype(np.uint16),
+        Y.astype(np.uint64),
+        Y.astype(">i4"),
+        Y.astype(">u8"),
+        torch.from_numpy(Y).to(torch.uint16),
+        np.repeat(Y, 2)[::2],
+    ],
+    ids=lambda labels: str(labels.dtype),
+)
+def test_labels_of_every_integer_type_are_the_same_labels(labels: Any) -> None:
+    features = np.eye(3)[Y] + 0.1 * np.resize(X, (60, 3))
+    expected = mvmr.knn_probe(*((features, Y),) * 3, ks=(5,))
+    for same in (features.astype(">f4"), features.astype(np.longdouble), features):
+        found = mvmr.knn_probe(*((same, labels),) * 3, ks=(5,))
+        assert found.accuracy == expected.accuracy == 1
+        assert (found.predicted == Y).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"weights",
+        b"a b c\n1 2 3\n",
+        b"\x80\x02.",
+        b"PK\x03\x04 cut short",
+        b'{"a": 1}',
+        b"\x89PNG\r\n\x1a\n",
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ",
+    ],
+)
+@pytest.mark.parametrize("ending", ["pt", "safetensors", "onnx", "txt"])
+def test_a_file_that_holds_no_weights_is_refused(
+    content: bytes, ending: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"weights.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(mvmr.MvmrError, match=r"weights\."):
+        mvmr.load_encoder(path)
