@@ -150,11 +150,12 @@ def _fits_one(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Annotated:
         inner, *limits = get_args(kind)
         return fits(value, inner) and all(limit.holds(value) for limit in limits)
-    found, inside = _class_of(kind), get_args(kind)
-    if found is Any or not (isinstance(found, type) or found is Literal):
-        return True
+    found: Any = _class_of(kind)
+    inside = get_args(kind)
     if found is Literal:
         return any(type(value) is type(one) and value == one for one in inside)
+    if found is Any or not isinstance(found, type):
+        return True
     if found in (int, float):
         number = Integral if found is int else Real
         return isinstance(value, number) and not isinstance(value, bool | np.bool_)
@@ -190,8 +191,14 @@ def _name_of(kind: Any) -> str:
         return f"a pair ({', '.join(described(one) for one in inside)})"
     if isinstance(found, type) and issubclass(found, Sequence) and found is not str:
         return f"a list, each {described(inside[0])}"
-    name = str(getattr(found, "described_as", "") or getattr(found, "__name__", found))
-    return _NAMES.get(found) or f"a {name}"
+    if _is_of_data(found):
+        return "a data set, as mvmr.open_dataset(path) returns it"
+    return _NAMES.get(found) or f"a {getattr(found, '__name__', found)}"
+
+
+def _is_of_data(found: Any) -> bool:
+    """Return whether a class is that of data sets, in whose modules this one is used."""
+    return getattr(found, "__name__", "") in ("Dataset", "Packed")
 
 
 def _shown(value: Any) -> str:
@@ -221,6 +228,6 @@ def _advice(value: Any, wanted: Sequence[Any]) -> str:
         return f" Write [{value!r}]."
     if isinstance(value, Pillow.Image) and PathLike in classes:
         return " Images are read from files; run.encoder prepares and embeds a single one."
-    if isinstance(value, str | PathLike) and any(hasattr(kind, "manifests") for kind in classes):
+    if isinstance(value, str | PathLike) and any(map(_is_of_data, classes)):
         return f" Write mvmr.open_dataset({fspath(value)!r})."
     return ""

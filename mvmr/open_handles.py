@@ -27,11 +27,12 @@ class _Watched:
         stamp = _stamp(self.file)
         if stamp is not None and stamp == self.seen:
             return False
-        self.seen = stamp
         try:
-            return self._digest() != self.opened.digest
+            changed = self._digest() != self.opened.digest
         except MvmrError:
-            return True
+            changed = True
+        self.seen = None if changed else stamp
+        return changed
 
     def _digest(self) -> str:
         if isinstance(self.opened, Manifest):

@@ -16,7 +16,7 @@ from mvmr.arrays import Bar, Count, Folder, PathText, watched
 from mvmr.given_arguments import AtLeast
 from mvmr.open_handles import OpenHandles
 from mvmr.opened_store import FeatureStore
-from mvmr.public_calls import public, resumable, words_of_python
+from mvmr.public_calls import STARTS_OVER, public, resumable, words_of_python
 from mvmr.seen_image import packed_for, say_packed_for
 from pipeline.base.errors import ConfigError, DataError, StaleFeatureError, unknown_name
 from pipeline.base.locations import Location, location
@@ -77,7 +77,7 @@ def Image(  # noqa: N802  # it is named as what it returns
     return found
 
 
-@resumable
+@resumable(STARTS_OVER)
 def pack(
     images: PathText | Mapping[str, Any],
     out: Folder,
@@ -120,7 +120,7 @@ def pack(
     return open_dataset(out)
 
 
-@resumable
+@resumable()
 def extract(
     features: Mapping[str, RepresentationOptions | Mapping[str, Any]],
     data: "Dataset",
@@ -345,17 +345,27 @@ class DatasetSplit(Sequence[LabelledImage]):
     def __len__(self) -> int:
         return len(self._index)
 
-    @cached_property
+    @property
+    @public
     def names(self) -> list[str]:
         """The name of each image in its source."""
         self._handles.require_current()
+        return self._names
+
+    @property
+    @public
+    def labels(self) -> Tensor:
+        """Labels (N,) int64, -1 for none; (N, K) int8 if an image may show several classes."""
+        self._handles.require_current()
+        return self._labels
+
+    @cached_property
+    def _names(self) -> list[str]:
         names = read_names(self.data.directory, self.data.manifest)
         return [names[row] for row in self._index]
 
     @cached_property
-    def labels(self) -> Tensor:
-        """Labels (N,) int64, -1 for none; (N, K) int8 if an image may show several classes."""
-        self._handles.require_current()
+    def _labels(self) -> Tensor:
         labels = read_labels(self.data.directory, self.data.manifest)
         return label_tensor(labels, self.data.manifest)[self._index]
 
@@ -395,7 +405,7 @@ class DatasetSplit(Sequence[LabelledImage]):
             for name, feature in self.data.features.items()
         }
         image = original_view_of(opened(content), self.data.image)
-        return LabelledImage(image, targets, _plain(self.labels[place]), self.names[place], index)
+        return LabelledImage(image, targets, _plain(self._labels[place]), self._names[place], index)
 
     def __repr__(self) -> str:
         return f"{self.data.manifest.split}: {len(self):,} images at {self.data.directory}"

@@ -27,8 +27,6 @@ COLUMNS = ("feature", "width", "of", "type", "images", "dCor error")
 class Packed(Protocol):
     """Packed images, as `mvmr.Dataset` has them."""
 
-    described_as = "data set, as mvmr.open_dataset(path) returns it"
-
     @property
     def manifests(self) -> Mapping[Split, Manifest]:
         """The manifest of each split."""

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
-from os import fspath
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from mvmr.given_arguments import require_fitting
@@ -13,7 +12,9 @@ from pipeline.base.errors import MvmrError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-NOTE = "Interrupted: what is finished is kept"
+INTERRUPTED = "Interrupted: "
+CONTINUES = "what is finished is kept in {place}. The same call of {call} continues from there."
+STARTS_OVER = "the same call of {call} packs the images into {place} again."
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
@@ -41,24 +42,29 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def resumable(function: Callable[P, R]) -> Callable[P, R]:
-    """Do as `public`, and note on a KeyboardInterrupt what is kept and how to continue."""
-    signature, checked = inspect.signature(function), public(function)
+def resumable(told: str = CONTINUES) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Do as `public`, and tell in a note on a KeyboardInterrupt what the same call then does.
 
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return checked(*args, **kwargs)
-        except KeyboardInterrupt as error:
-            given = signature.bind(*args, **kwargs).arguments
-            _note(
-                error,
-                f"{NOTE}{_place(given)}. The same call of mvmr.{function.__name__} "
-                "continues from there.",
-            )
-            raise
+    `call` and `place`, where the call keeps its work, are filled in.
+    """
 
-    return call
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature, checked = inspect.signature(function), public(function)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return checked(*args, **kwargs)
+            except KeyboardInterrupt as error:
+                given = signature.bind(*args, **kwargs).arguments
+                place = given.get("out", getattr(given.get("data"), "path", ""))
+                text = told.format(call=f"mvmr.{function.__name__}", place=place)
+                _note(error, f"{INTERRUPTED}{text}")
+                raise
+
+        return call
+
+    return decorate
 
 
 @contextmanager
@@ -71,13 +77,7 @@ def words_of_python() -> Iterator[None]:
         raise
 
 
-def _place(given: Mapping[str, Any]) -> str:
-    """Return where a call keeps its work, as far as its arguments say so."""
-    place = given.get("out", getattr(given.get("data"), "path", None))
-    return "" if place is None else f" in {fspath(place)}"
-
-
 def _note(error: KeyboardInterrupt, text: str) -> None:
     """Add a note, instead of that of a call within this one: the outer one is to be repeated."""
-    error.__notes__ = [n for n in getattr(error, "__notes__", []) if not n.startswith(NOTE)]
+    error.__notes__ = [n for n in getattr(error, "__notes__", []) if not n.startswith(INTERRUPTED)]
     error.add_note(text)

@@ -46,7 +46,7 @@ Teacher: TypeAlias = "str | Sections | RepresentationOptions"
 TEACHER = "teacher"
 
 
-@resumable
+@resumable()
 def distil(
     images: Images,
     *,
@@ -92,7 +92,7 @@ def distil(
         return _run(recipe, packed, changes, layout, workers, bar)
 
 
-@resumable
+@resumable()
 def pretrain(
     images: Images,
     *,
@@ -121,7 +121,7 @@ def pretrain(
         return _run(recipe, packed, changes, layout, workers, bar)
 
 
-@resumable
+@resumable()
 def run_experiment(
     experiment: PathText | Sections,
     *,

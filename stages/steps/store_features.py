@@ -106,7 +106,7 @@ def _require_not_given(store: FeatureStore, lacking: Mapping[str, Representation
 
 def _is_given(store: FeatureStore, name: str) -> bool:
     try:
-        return kind_of(store[name]) == GIVEN
+        return bool(kind_of(store[name]) == GIVEN)
     except StoreError:  # there is none, or it is damaged
         return False
 

@@ -61,7 +61,7 @@ def scikit_learn(train: LabelledFeatures, l2: float) -> tuple[StandardScaler, Lo
 def test_coefficients_agree_with_scikit_learn(classes: int, l2: float) -> None:
     train = blobs(classes)
     [(found, converged)] = fit_logistic(
-        train, l2s=[l2], max_iterations=200, tolerance=1e-6, device=CPU
+        train, l2s=[l2], max_iterations=200, tolerance=3e-6, device=CPU
     )
     scaler, model = scikit_learn(train, l2)
     assert converged

@@ -13,12 +13,12 @@ from mvmr.python_words import in_words_of_python
 from pipeline.base.errors import MvmrError, StoreError
 from pipeline.base.progress import Silent
 
-OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*\b")
+OPTION = re.compile(r"(?<![\w'-])--?[a-z][a-z-]*\b")
 FOLDERS = ("pipeline", "stages/steps", "stages/experiment")
 
 
 def messages() -> Iterator[str]:
-    """Yield every message of the library that is raised or noted, with gaps filled by dots."""
+    """Yield every message of the library that is raised or noted, with 77 in its gaps."""
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -36,7 +36,7 @@ def _text(node: ast.expr) -> str:
         return str(node.value)
     if not isinstance(node, ast.JoinedStr):
         return ""
-    parts = (v.value if isinstance(v, ast.Constant) else "..." for v in node.values)
+    parts = (v.value if isinstance(v, ast.Constant) else "77" for v in node.values)
     return "".join(map(str, parts))
 
 
