@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mvmr.arrays import ArrayLike, Count, as_tensor
 from mvmr.public_calls import public
-from pipeline.base.arguments import require_finite
+from pipeline.base.arguments import require_finite, require_matrix
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.options import checked_by
 from pipeline.dependence import distance_correlation as dependence
@@ -64,6 +64,7 @@ def distance_correlation(
         raise DataError("Both samples must be tensors, or both arrays; found one of each.")
     rows = [as_tensor(side, f"The sample {name}") for name, side in (("x", x), ("y", y))]
     for name, side in zip("xy", rows, strict=True):
+        require_matrix(side, f"The sample {name}")
         require_finite(side, f"The sample {name}")
     found = dependence.distance_correlation(*rows, statistic=statistic)
     return found if all(tensors) else float(found)

@@ -18,7 +18,14 @@ from mvmr.open_handles import OpenHandles
 from mvmr.opened_store import FeatureStore
 from mvmr.public_calls import STARTS_OVER, public, resumable, words_of_python
 from mvmr.seen_image import packed_for, say_packed_for
-from pipeline.base.errors import ConfigError, DataError, StaleFeatureError, unknown_name
+from pipeline.base.arguments import require_place
+from pipeline.base.errors import (
+    ArgumentError,
+    ConfigError,
+    DataError,
+    StaleFeatureError,
+    unknown_name,
+)
 from pipeline.base.locations import Location, location
 from pipeline.base.options import checked_by
 from pipeline.base.progress import Silent
@@ -374,13 +381,17 @@ class DatasetSplit(Sequence[LabelledImage]):
         """Return the rows (N, width) of an opened feature, as stored."""
         self._handles.require_current()
         if name not in self.data.features:
-            raise DataError(unknown_name("feature", name, self.data.features))
+            raise DataError(
+                f"{unknown_name('opened feature', name, self.data.features)} What is stored is "
+                f"opened by mvmr.open_dataset(path, features=[{name!r}])."
+            )
         rows = self.data.features[name].read(self.data.manifest.split)
         return torch.from_numpy(rows)[self._index]
 
     @public
     def __getitem__(self, number: Any) -> Any:
         """Return an image by its number, or a list of them for a slice."""
+        require_place(number, "Images")
         self._handles.require_current()
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
@@ -428,6 +439,12 @@ def feature_options(
     features: Mapping[str, RepresentationOptions | Mapping[str, Any]],
 ) -> dict[str, RepresentationOptions]:
     """Return features as checked options by name. Raises ConfigError that lists all problems."""
+    for name, given in features.items():
+        if not isinstance(given, Mapping | RepresentationOptions):
+            raise ArgumentError(
+                f"The feature {name!r} must be a dictionary of options, or what mvmr.teacher("
+                f"network, prepare, name=...) returns; found {type(given).__name__}."
+            )
     found: dict[str, RepresentationOptions] = checked_by(FeatureSection, dict(features), "features")
     return found
 

@@ -23,6 +23,7 @@ _PHRASES: tuple[tuple[str, str], ...] = (
         r"Set dataset\.split\.(\w+) to a share,? such as ([\d.]+), and run `mvmr shard`",
         r"Pack them with a share of such images: `mvmr.pack(images, path, \1=\2)`",
     ),
+    (r"Set dataset\.source\.root to the folder", "Name the folder"),
     (r"with --skip-unreadable\. Nothing has been written", "with skip_unreadable=True"),
     (r"leave --scheduler out", "leave scheduler out"),
     (r"Repeat the command with `--batch-size (\d+)`", r"Repeat the call with batch_size=\1"),

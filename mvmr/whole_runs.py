@@ -82,6 +82,10 @@ def distil(
     Results are in the folder `out`. Shards and features are in `data`, by default the folder
     `data/NAME` beside `out`, where NAME is that of the folder of images.
     """
+    if TEACHER in (features or {}):
+        raise ConfigError(
+            f"{TEACHER!r} names what the teacher of `distil` gives: name the feature otherwise."
+        )
     recipe = read_yaml(Configs()["folder_clip"])
     recipe["features"] = {TEACHER: _teacher(teacher)}
     recipe["objective"] = {TEACHER: recipe["objective"]["clip"]}
@@ -169,7 +173,7 @@ def _run(
     bar: Progress,
 ) -> Run:
     image = _image(changes.image, packed) or recipe["dataset"]["image"]
-    objective = changes.objective or recipe["objective"]
+    objective = recipe["objective"] if changes.objective is None else changes.objective
     terms = checked_by(ObjectiveOptions, dict(objective), "objective")
     named = representations_of(terms)
     train = _training(recipe["train"], changes.train)
@@ -180,16 +184,22 @@ def _run(
         "name": name_of(str(layout.root)),
         "seed": changes.seed,
         "dataset": {**_as_packed(packed), "image": image},
-        "features": {**own, **packed.specifications, **changes.features},
+        "features": {**own, **_opened(packed, recipe), **changes.features},
         "student": _student(recipe["student"], changes.student),
         "objective": objective,
         "train": train,
-        "evaluate": changes.evaluate or _protocols(packed),
+        "evaluate": _protocols(packed) if changes.evaluate is None else changes.evaluate,
     }
     plain = _plain(sections)
     experiment = from_sections(plain)
     require_enough(experiment, packed.manifests["train"].valid)
     return _finish(experiment, plain, packed.layout, layout, workers, bar)
+
+
+def _opened(packed: Dataset, recipe: Sections) -> dict[str, RepresentationOptions]:
+    """Return the features that a data set was opened with, but for one in the teacher's place."""
+    taken = TEACHER in recipe["features"]
+    return {n: o for n, o in packed.specifications.items() if not (taken and n == TEACHER)}
 
 
 def _image(wanted: ImageOptions | None, packed: Dataset) -> ImageOptions | None:

@@ -1,6 +1,7 @@
 """Checks of what a function is given: another form would be turned into some other number."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ def require_tensor(x: object, what: str) -> None:
     if not isinstance(x, Tensor):
         remedy = " Make it one by torch.from_numpy." if type(x).__name__ == "ndarray" else ""
         raise ArgumentError(f"{what} must be a torch tensor; found {type(x).__name__}.{remedy}")
+
+
+def require_place(number: object, what: str) -> None:
+    """Raise ArgumentError unless `number` is a whole number or a slice, by which rows are taken."""
+    if not isinstance(number, Integral | slice):
+        raise ArgumentError(
+            f"{what} are taken by number or by slice, as in rows[10:20]; found {number!r}."
+        )
 
 
 def require_finite(x: Tensor, what: str) -> None:

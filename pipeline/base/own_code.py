@@ -7,7 +7,7 @@ What a checkpoint or another downloaded file names is never imported.
 import importlib
 import inspect
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -75,6 +75,22 @@ class OwnCode(Generic[Code]):
         if isinstance(kind, str) and (kind.startswith(PREFIX) or kind in self):
             return {**section, "kind": OWN, "code": kind}
         return section
+
+
+def require_arguments(code: Callable[..., Any], what: str, *args: object, **named: object) -> None:
+    """Raise ConfigError if code of the user's own cannot be called with these arguments."""
+    try:
+        signature = inspect.signature(code)
+    except (TypeError, ValueError):  # compiled code does not say what it takes
+        return
+    try:
+        signature.bind(*args, **named)
+    except TypeError as error:
+        given = ", ".join([*map(str, args), *(f"{name}=" for name in named)]) or "nothing"
+        raise ConfigError(
+            f"{what} is called with {given}, but takes {signature} ({error}): change what it "
+            "takes, or give further arguments a default."
+        ) from error
 
 
 def source_digest(code: Any) -> str:

@@ -129,8 +129,8 @@ def linear_probe(
     """
     if options.augmentation is not None or options.ten_crop:
         raise ArgumentError(
-            "linear_probe sees features alone: augmentation and ten_crop need images, so use "
-            "LinearOptions.score."
+            "linear_probe sees features alone: augmentation and ten_crop need images, which a run "
+            "has, so set them in its section evaluate."
         )
     require_one_width(train.features, validation.features, test.features)
     classes = classes_of(train.labels, validation.labels, test.labels)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from pipeline.base.errors import DataError
-from pipeline.base.own_code import OwnCode
+from pipeline.base.own_code import OwnCode, require_arguments
 from pipeline.evaluation.labelled_features import LabelledFeatures
 from pipeline.evaluation.protocol import (
     Outcome,
@@ -56,7 +56,9 @@ class OwnProtocolOptions(ProtocolOptions):
         self, train: LabelledFeatures, validation: LabelledFeatures, test: LabelledFeatures
     ) -> torch.Tensor:
         """Return a scalar, or values (N,) in [0, 1]; raises DataError for anything else."""
-        returned = PROTOCOLS.find(self.code, trust=self.trust)(train, validation, test)
+        function = PROTOCOLS.find(self.code, trust=self.trust)
+        require_arguments(function, f"The protocol {self.code!r}", "train", "validation", "test")
+        returned = function(train, validation, test)
         wanted = (
             f"The protocol {self.code!r} must return a finite number, or one in [0, 1] for each of "
             f"{len(test)} test images; found"

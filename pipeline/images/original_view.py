@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.base.arguments import require_floating
+from pipeline.base.errors import ArgumentError
 from pipeline.base.options import Options
 from pipeline.images.image_batch import checked_images, require_channels
 
@@ -36,6 +37,8 @@ class ImageOptions(Options):
                 f"mean and std need one number per channel ({self.channels}), "
                 f"not {len(self.mean)} and {len(self.std)}"
             )
+        if not all(0 <= mean <= 1 for mean in self.mean):
+            raise ValueError(f"mean is of values in [0, 1], not of bytes; found {self.mean}.")
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"resize ({self.resize}) must not be smaller than size ({self.size})")
         return self
@@ -47,6 +50,8 @@ def original_view(image: Image.Image, options: ImageOptions) -> Tensor:
     The shorter side is resized (bicubic, antialiased) to `options.resize`, or to `size`, and the
     centre is cropped. An image of exactly `size` is left as it is, unless `resize` is larger.
     """
+    if not isinstance(image, Image.Image):
+        raise ArgumentError(f"An image to prepare is a PIL image; found {type(image).__name__}.")
     image = image.convert("L" if options.channels == 1 else "RGB")
     shorter = options.resize or options.size
     if image.size != (shorter, shorter) or shorter != options.size:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import ConfigError
-from pipeline.base.own_code import OwnCode
+from pipeline.base.own_code import OwnCode, require_arguments
 from pipeline.models.student import OWN_PREFIX, StudentOptions
 
 # Functions that build a network, from keywords `channels` and `size` if they take them.
@@ -135,7 +135,9 @@ def build_own(options: StudentOptions, *, channels: int, size: int) -> tuple[nn.
     """
     name = options.architecture
     make = STUDENTS.find(name.removeprefix(OWN_PREFIX), trust=options.trust)
-    network = make(**_taken_by(make, {"channels": channels, "size": size}))
+    given = _taken_by(make, {"channels": channels, "size": size})
+    require_arguments(make, f"The function of the student {name!r}", **given)
+    network = make(**given)
     return own_backbone(network, channels=channels, size=size, name=name, layer=options.layer)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from pipeline.base.arguments import require_width
 from pipeline.base.errors import ArgumentError, ConfigError, unknown_name
 from pipeline.base.precision import full_precision
 from pipeline.dependence.distance_correlation import distance_correlation
@@ -131,6 +132,7 @@ class Objective(nn.Module):
             for name, term in self.terms.items()
             if isinstance(term, OwnTerm)
         }
+        self._embedding_widths = embedding_widths
         self._geometries: dict[tuple[str, float], Geometry] = {}
         self._banks: dict[str, Bank] = {}
         self._constants: dict[str, float] = {}
@@ -268,8 +270,7 @@ class Objective(nn.Module):
                 return own_loss(name, term, self._own[name], batch.rows(term), batch.target(term))
 
     def _affinity(self, name: str, term: AffinityTerm, batch: SharedBatch) -> Tensor:
-        bank, head = self._banks[name], self.heads[f"to_{name}"]
-        views = [head(x) for x in batch.rows(term)]
+        bank, views = self._banks[name], self._mapped(name, term, batch)
         # Views that share a target are compared with its affinities together.
         targets = batch.targets(term)
         groups = [
@@ -291,11 +292,20 @@ class Objective(nn.Module):
         )
         return divergence / self._scales.get(name, 1.0)
 
+    def _mapped(
+        self, name: str, term: RegressionTerm | AffinityTerm, batch: SharedBatch
+    ) -> list[Tensor]:
+        """Return the learned map of each view's embeddings, (B, width of the target)."""
+        head, views = self.heads[f"to_{name}"], batch.rows(term)
+        for x in views:
+            require_width(x, self._embedding_widths[term.on])
+        return [head(x) for x in views]
+
     def _row_losses(self, name: str, term: RegressionTerm, batch: SharedBatch) -> Tensor:
         """Return the loss of each row (B,), the mean over the views."""
-        head, loss = self.heads[f"to_{name}"], ROW_LOSSES[term.loss]
-        pairs = zip(batch.rows(term), batch.targets(term, term.whiten), strict=True)
-        views = torch.stack([loss(head(x), target.rows) for x, target in pairs])
+        loss = ROW_LOSSES[term.loss]
+        pairs = zip(self._mapped(name, term, batch), batch.targets(term, term.whiten), strict=True)
+        views = torch.stack([loss(x, target.rows) for x, target in pairs])
         return views.mean(0) / self._scales.get(name, 1.0)
 
     def _dropped(self, rows: Mapping[str, Tensor], batch: SharedBatch) -> dict[str, Tensor]:

@@ -6,13 +6,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.base.errors import ConfigError, TrainingError
+from pipeline.base.own_code import require_arguments
 from pipeline.objective.terms import OWN_TERMS, OwnTerm
 
 
 def found_loss(name: str, term: OwnTerm) -> Callable[..., Any]:
     """Return the function of a term.
 
-    Raises ConfigError if there is none, or if it has parameters, which nothing would train.
+    Raises ConfigError if there is none, if it takes other arguments, or if it has parameters, which
+    nothing would train.
     """
     function: Callable[..., Any] = OWN_TERMS.find(term.code, trust=term.trust)
     if isinstance(function, nn.Module) and any(p.requires_grad for p in function.parameters()):
@@ -20,6 +22,8 @@ def found_loss(name: str, term: OwnTerm) -> Callable[..., Any]:
             f"The loss term {name!r} ({term.code}) has parameters, which would not be trained: put "
             "them into the student, or freeze them by requires_grad_(False)."
         )
+    target = () if term.representation is None else ("target",)
+    require_arguments(function, f"The loss term {name!r} ({term.code})", *term.needs, *target)
     return function
 
 

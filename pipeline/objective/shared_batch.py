@@ -65,7 +65,10 @@ class SharedBatch:
     @property
     def device(self) -> torch.device:
         """Where the batch is."""
-        return next(iter(self._sources.values())).device
+        first = next(iter(self._sources.values()), None)
+        if first is None:
+            raise TrainingError("The objective needs embeddings h or z; the batch brings nothing.")
+        return first.device
 
     def rows(self, term: AnyTerm) -> list[Tensor]:
         """Return the embeddings (B, D) on which a term acts, one per view."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.base.own_code import OwnCode
+from pipeline.base.own_code import OwnCode, require_arguments
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted
 from pipeline.representations.representation import RepresentationOptions
@@ -38,6 +38,7 @@ class OwnOptions(RepresentationOptions):
     def build(self, image: ImageOptions) -> HandCrafted:
         """Construct the representation; raises ConfigError if there is no such function."""
         function = REPRESENTATIONS.find(self.code, trust=self.trust)
+        require_arguments(function, f"The representation {self.code!r}", "images")
         return HandCrafted(
             function,
             image,

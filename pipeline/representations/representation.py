@@ -31,7 +31,7 @@ class Representation(nn.Module, ABC):
 
     # What its owner can do if a row depends on its batch, or if a batch is not taken.
     if_mixed: ClassVar[str] = "compute each row from its own image alone"
-    if_not_taken: ClassVar[str] = "it must take batches of any number of images"
+    if_not_taken: ClassVar[str] = "it must map a batch of any size to a tensor (B, D)"
 
     preparation: Preparation
 

@@ -268,6 +268,18 @@ def test_what_depends_on_the_batch_is_neither_stored_nor_trained(
     assert set(run.data.store.keys()) == {"teacher", "brightness"}
 
 
+def test_the_teacher_is_the_one_of_the_call_whatever_the_data_set_was_opened_with(
+    run: mvmr.Run, tmp_path: Path
+) -> None:
+    opened = mvmr.extract({"teacher": teach()}, run.data)
+    other = mvmr.teacher(nn.AdaptiveAvgPool2d(2), name="means of quarters")
+    found = mvmr.distil(
+        opened, teacher=other, student="resnet8", out=tmp_path / "x", train=QUICK, evaluate=KNN
+    )
+    assert found.experiment.features["teacher"] == other
+    assert mvmr.extract({"teacher": teach()}, found.data).store["teacher"].width > 12
+
+
 def test_teachers_are_told_apart_by_weights_and_by_name() -> None:
     one, two = teach(), mvmr.teacher(frozen(), prepare, name="another")
     changed = frozen()

@@ -101,6 +101,7 @@ X = np.random.default_rng(0).normal(size=(60, 4))
 Y = np.arange(60) % 3
 PIXELS = np.zeros((1, 3, SIDE, SIDE))
 HOLED = np.where(np.arange(60)[:, None] == 3, np.nan, X)
+PAIR = (torch.ones(8, 4), torch.ones(8, 4))
 DATA: Any = "x"
 CLASS: Any = nn.MSELoss
 
@@ -114,7 +115,7 @@ def knn(train: Any = (X, Y), test: Any = (X, Y), **options: Any) -> Any:
 
 
 def distil(data: mvmr.Dataset, **changes: Any) -> Any:
-    given = {"images": data, "teacher": mvmr.teacher(frozen(), prepare, name="a")}
+    given: dict[str, Any] = {"images": data, "teacher": mvmr.teacher(frozen(), prepare, name="a")}
     return mvmr.distil(**{**given, "out": data.path.parent / "none", **changes})
 
 
@@ -159,7 +160,19 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
     "a list of terms": ("terms must be a dictionary", lambda _: objective(["invariance"])),
     "no batch": ("needs embeddings h or z", lambda _: objective({"variance": {}})()),
     "arrays as embeddings": ("h must be", lambda _: objective({"variance": {"on": "h"}})(h=X)),
+    "another width": ("must have 3 numbers each; found 4", lambda _: regression(h_width=3)(h=PAIR)),
+    "other arguments": (r"called with original, augmented, but", lambda _: one_sided()),
     # data sets and stores
+    "a word for a number": ("by number or by slice.*'a'", lambda d: d["train"]["a"]),
+    "a list of rows": (r"by number or by slice.*\[1, 2\]", lambda d: rows_of(d, "train")[[1, 2]]),
+    "a number for a split": ("Unknown split '0'", lambda d: rows_of(d, 0)),
+    "not opened": (r"features=\['dct'\]", lambda d: d["train"].features("dct")),
+    "a network for a feature": (r"'a' must be .*mvmr\.teacher", lambda d: features(d, Network())),
+    "nothing for a feature": ("'a' must be a dictionary", lambda d: features(d, None)),
+    "nowhere": ("Name the folder that holds", lambda d: mvmr.pack("no", root_of(d) / "no")),
+    "mean of bytes": ("not of bytes; found", lambda _: mvmr.Image(8, mean=(123.0,) * 3)),
+    "a second teacher": ("the feature other", lambda d: distil(d, features={"teacher": {}})),
+    "no terms": ("at least one term", lambda d: distil(d, objective={})),
     "one name": (r"Write \['hog'\]", lambda d: mvmr.open_dataset(str(d.path), features="hog")),
     "no samples": ("of at least 1; found 0", lambda d: mvmr.pack("a", str(d.path), samples=0)),
     "no batches": ("of at least 1; found 0", lambda d: d.loader(batch_size=0)),
@@ -181,6 +194,9 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
     "two sizes": ("both sides, or crop", lambda d: extract(d, prepare=keeping_aspect)),
     "no tensor": (r"\(C, H, W\); found Image", lambda d: extract(d, prepare=lambda image: image)),
     "failing": ("fails.*KeyError", lambda d: extract(d, prepare=lambda _: COLOURS["none"])),
+    "a path to prepare": ("is a PIL image; found str", lambda _: prepared("a.png")),
+    "two images": (r"called with images, but takes \(x, y\)", lambda d: own_feature(d)),
+    "a depth": (r"called with channels=, but takes .*'depth'", lambda d: own_student(d)),
     "rows of a batch": ("no statistics of the batch", lambda d: extract(d, network=centred)),
 }
 
@@ -211,6 +227,39 @@ def objective(terms: Any) -> Any:
 
 def experiment(data: mvmr.Dataset, name: str) -> mvmr.Run:
     return mvmr.run_experiment(name, out=root_of(data) / "none")
+
+
+def regression(h_width: int) -> mvmr.Objective:
+    terms = {"t": {"kind": "regression", "on": "h"}}
+    return mvmr.Objective(terms, targets={"t": 4}, h_width=h_width)
+
+
+def one_sided() -> mvmr.Objective:
+    mvmr.register_term("one_sided", lambda original: original.mean())
+    return mvmr.Objective({"one_sided": {}})
+
+
+def rows_of(data: mvmr.Dataset, split: Any) -> Any:
+    return data.store["hog"][split]
+
+
+def features(data: mvmr.Dataset, given: Any) -> mvmr.Dataset:
+    return mvmr.extract({"a": given}, data)
+
+
+def prepared(image: Any) -> Any:
+    return representation(IMAGE).preparation(image)
+
+
+def own_feature(data: mvmr.Dataset) -> mvmr.Dataset:
+    two: Any = lambda x, y: x + y  # noqa: E731
+    mvmr.register_representation("two", two)
+    return mvmr.extract({"two": {}}, data)
+
+
+def own_student(data: mvmr.Dataset) -> Any:
+    mvmr.register_student("deep", lambda channels, depth: nn.Conv2d(channels, depth, 3))
+    return distil(data, student="own:deep")
 
 
 def centred(images: torch.Tensor) -> torch.Tensor:

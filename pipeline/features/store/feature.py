@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.base.arguments import require_place
 from pipeline.base.damage import Damage
 from pipeline.base.digests import digest
 from pipeline.base.errors import (
@@ -241,7 +242,7 @@ class StoredRows:
 
     def __init__(self, feature: StoredFeature, split: str) -> None:
         if split not in feature.splits:
-            known = unknown_name("split", split, feature.splits)
+            known = unknown_name("split", str(split), feature.splits)
             raise StoreError(f"Feature {feature.name!r}: {known}")
         self._feature, self._split = feature, split
         self.shape = (feature.splits[split], feature.width)
@@ -251,6 +252,7 @@ class StoredRows:
 
     def __getitem__(self, number: int | slice) -> Array:
         """Return a row (width,), or the rows of a slice, decoded."""
+        require_place(number, "Stored rows")
         if isinstance(number, slice):
             chosen = range(len(self))[number]
             if not chosen:
