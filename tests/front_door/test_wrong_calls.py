@@ -160,7 +160,7 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
     "a list of terms": ("terms must be a dictionary", lambda _: objective(["invariance"])),
     "no batch": ("needs embeddings h or z", lambda _: objective({"variance": {}})()),
     "arrays as embeddings": ("h must be", lambda _: objective({"variance": {"on": "h"}})(h=X)),
-    "another width": ("must have 3 numbers each; found 4", lambda _: regression(h_width=3)(h=PAIR)),
+    "another width": ("must have 3 numbers each; found 4", lambda _: regression(3)),
     "other arguments": (r"called with original, augmented, but", lambda _: one_sided()),
     # data sets and stores
     "a word for a number": ("by number or by slice.*'a'", lambda d: d["train"]["a"]),
@@ -229,9 +229,10 @@ def experiment(data: mvmr.Dataset, name: str) -> mvmr.Run:
     return mvmr.run_experiment(name, out=root_of(data) / "none")
 
 
-def regression(h_width: int) -> mvmr.Objective:
+def regression(h_width: int) -> Any:
     terms = {"t": {"kind": "regression", "on": "h"}}
-    return mvmr.Objective(terms, targets={"t": 4}, h_width=h_width)
+    objective = mvmr.Objective(terms, targets={"t": 4}, h_width=h_width)
+    return objective(h=PAIR, targets={"t": PAIR[0]})
 
 
 def one_sided() -> mvmr.Objective:
@@ -259,7 +260,7 @@ def own_feature(data: mvmr.Dataset) -> mvmr.Dataset:
 
 def own_student(data: mvmr.Dataset) -> Any:
     mvmr.register_student("deep", lambda channels, depth: nn.Conv2d(channels, depth, 3))
-    return distil(data, student="own:deep")
+    return distil(data, student="own:deep", train={"batch_size": 8})
 
 
 def centred(images: torch.Tensor) -> torch.Tensor:
