@@ -511,7 +511,8 @@ def test_an_interruption_names_the_call_that_the_user_made(run: mvmr.Run, tmp_pa
     notes = notes_of(mvmr.extract, features={"stopped": {}}, data=run.data)
     assert len(notes) == 1
     assert f"kept in {run.data.path}. The same call of mvmr.extract continues" in notes[0]
-    given = {"images": run.data, "teacher": teach(), "out": tmp_path, "features": {"stopped": {}}}
+    given = {"images": run.data, "teacher": teach(), "out": tmp_path, "train": QUICK}
+    given |= {"features": {"stopped": {}}}
     (note,) = notes_of(mvmr.distil, **given)
     assert f"kept in {tmp_path}. The same call of mvmr.distil continues" in note
 
