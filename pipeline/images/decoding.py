@@ -16,7 +16,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from pipeline.base.errors import DataError
+from pipeline.base.errors import ArgumentError, DataError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 # Pillow reads other formats too, but runs other programs for some (EPS); some hold no pixels.
@@ -74,12 +74,17 @@ def decode(data: bytes) -> Image.Image:
 def opened(image: bytes | Image.Image) -> "ImageFile":
     """Return an image file, or an image that Pillow has opened, as an `ImageFile`.
 
-    Raises DataError as `decode` does. Damage in the pixels of a JPEG file is noticed when they are
-    asked for.
+    Raises DataError as `decode` does, and ArgumentError for anything else. Damage in the pixels of
+    a JPEG file is noticed when they are asked for.
     """
     if isinstance(image, Image.Image):
         shown = upright(image)
         return _Decoded(shown.tobytes(), shown)
+    if not isinstance(image, bytes | bytearray | memoryview):
+        raise ArgumentError(
+            f"An image to prepare is a PIL image or the bytes of a file; found "
+            f"{type(image).__name__}."
+        )
     header = _plain_jpeg(image)
     return _Decoded(image, _by_pillow(image)) if header is None else _JpegFile(image, header)
 

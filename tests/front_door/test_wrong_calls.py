@@ -194,7 +194,7 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
     "two sizes": ("both sides, or crop", lambda d: extract(d, prepare=keeping_aspect)),
     "no tensor": (r"\(C, H, W\); found Image", lambda d: extract(d, prepare=lambda image: image)),
     "failing": ("fails.*KeyError", lambda d: extract(d, prepare=lambda _: COLOURS["none"])),
-    "a path to prepare": ("is a PIL image; found str", lambda _: prepared("a.png")),
+    "a path to prepare": ("is a PIL image.*; found str", lambda _: prepared("a.png")),
     "two images": (r"called with images, but takes \(x, y\)", lambda d: own_feature(d)),
     "a depth": (r"called with channels=, but takes .*'depth'", lambda d: own_student(d)),
     "rows of a batch": ("no statistics of the batch", lambda d: extract(d, network=centred)),
