@@ -3,36 +3,45 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := $(VENV)/.installed-tools
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test slow check format docs clean
+.PHONY: setup tools repro test slow check format docs clean
 
 repro: $(STAMP)
 	dvc repro
 
-test: $(STAMP)
+test: $(TOOLS)
 	pytest -n 2 --dist loadfile
 
-slow: $(STAMP)
+slow: $(TOOLS)
 	pytest -m slow
 
-check: $(STAMP)
+check: $(TOOLS)
 	ruff check
 	ruff format --check
 	mypy
 
-format: $(STAMP)
+format: $(TOOLS)
 	ruff check --fix
 	ruff format
 
-docs: $(STAMP)
+docs: $(TOOLS)
 	mkdocs build --strict
 
+# What an experiment needs; `tools` adds what tests, checks and documentation need.
 setup: $(STAMP)
+
+tools: $(TOOLS)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[pipeline]'
+	touch $@
+
+$(TOOLS): $(STAMP)
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 clean:

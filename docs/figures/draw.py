@@ -1,15 +1,23 @@
-"""Draw the figures of `docs/how-it-works.md` from the code that they show.
+"""Draw the figures of the documentation from the code that they show, and from its tables.
 
     python docs/figures/draw.py [FOLDER]
 
 Grey text and filled shapes are readable on light and dark pages.
 """
 
+import io
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
+import numpy as np
+from PIL import Image
+
+from pipeline.base.yaml_file import read_yaml
+from pipeline.datasets.digits import DigitsOptions
 from pipeline.loading.epoch_plan import plan_epoch
 from pipeline.shards.manifest import sample_key
 
@@ -19,6 +27,8 @@ READERS = ("#3b6ea5", "#a0522d", "#2e7d5b", "#7b4fa3")
 TARS, BATCH, RANKS, WORKERS, SEED = (8, 8, 8, 8, 8, 5), 3, 2, 2, 5
 SAMPLES = 512  # per tar, as in the default experiment
 CELL, GAP, LEFT = 13, 8, 76
+ROOT = Path(__file__).parents[2]
+PICTURES, SHADES = 10, 5
 
 
 def canvas(width: int, height: int, title: str) -> ET.Element:
@@ -132,7 +142,55 @@ def alignment() -> ET.Element:
     return svg
 
 
-FIGURES: dict[str, Callable[[], ET.Element]] = {"plan.svg": plan, "alignment.svg": alignment}
+def quick_start() -> ET.Element:
+    """Draw images of the quick start, and the scores in the table of `docs/results.md`."""
+    svg = canvas(730, 262, "Images of the quick start, and the scores of student and controls")
+    options = read_yaml(ROOT / "configs" / "robust_digits.yaml")["dataset"]["source"]
+    source = DigitsOptions.model_validate(options).open()
+    for number, item in enumerate(source.splits["train"][:PICTURES]):
+        pixels = np.asarray(Image.open(io.BytesIO(source.read(item).data)))
+        _picture(svg, pixels, 73.0 * number, 0.0, 70.0)
+    for column, title in enumerate(("linear classifier, % right", "nearest neighbours, % right")):
+        write(svg, 214 + 264 * column, 96, title)
+    for row, (name, *values) in enumerate(_scores()):
+        y = 106 + 31 * row
+        write(svg, 204, y + 15, name, anchor="end")
+        for column, value in enumerate(values):
+            x = 214 + 264 * column
+            box(svg, x, y, 2 * value, 21, fill=SLATE if row else READERS[0])
+            write(svg, x + 2 * value + 6, y + 15, f"{value:.1f}")
+    return svg
+
+
+def _picture(
+    svg: ET.Element, pixels: "np.ndarray[Any, Any]", x: float, y: float, side: float
+) -> None:
+    """Add a grey image (S, S), uint8, in a few shades."""
+    size = len(pixels)
+    box(svg, x, y, side, side, fill="#000000")
+    move = f"translate({x:g} {y:g}) scale({side / size:.4g})"
+    picture = ET.SubElement(svg, "g", {"transform": move})
+    shades = np.rint(pixels / 255 * SHADES)
+    for shade in range(1, SHADES + 1):
+        squares = "".join(f"M{c} {r}h1v1h-1z" for r, c in np.argwhere(shades == shade).tolist())
+        grey = f"#{round(255 * shade / SHADES):02x}" + 2 * f"{round(255 * shade / SHADES):02x}"
+        if squares:
+            ET.SubElement(picture, "path", {"d": squares, "fill": grey})
+
+
+def _scores() -> Iterator[tuple[str, float, float]]:
+    """Yield the rows of the table: what is scored, by linear and by k-NN, in percent."""
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- quick start -->")[2].partition("<!-- end of quick start -->")[0]
+    for name, linear, knn in re.findall(r"^\| (.+?) \|.*?\| ([\d.]+).*?\| ([\d.]+)", table, re.M):
+        yield name, float(linear), float(knn)
+
+
+FIGURES: dict[str, Callable[[], ET.Element]] = {
+    "plan.svg": plan,
+    "alignment.svg": alignment,
+    "quick-start.svg": quick_start,
+}
 
 
 def main(arguments: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from pipeline.evaluation.online import OnlineOptions
 from pipeline.evaluation.own_protocol import OwnProtocolOptions
 from pipeline.evaluation.protocol import Outcome, ProtocolOptions, Setting
 from pipeline.evaluation.retrieval import RetrievalOptions
+from pipeline.evaluation.robustness import RobustnessOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
 from pipeline.evaluation.subjects import Subject
 from pipeline.evaluation.voc07_protocol import MultiLabelOptions
@@ -28,6 +29,7 @@ AnyProtocol = Annotated[
     | MultiLabelOptions
     | ZeroShotOptions
     | RetrievalOptions
+    | RobustnessOptions
     | OwnProtocolOptions,
     Field(discriminator="kind"),
 ]

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from pipeline.base.atomic import atomic_path
@@ -16,10 +17,12 @@ from pipeline.base.progress import Progress
 from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.labelled_features import LabelledFeatures
+from pipeline.features.reduction import Reduction
 from pipeline.features.store import StoredFeature
 from pipeline.images.image_batch import unit_images
 from pipeline.images.original_view import ImageOptions, normalise_views
 from pipeline.models.encoder import Encoder
+from pipeline.representations.representation import Representation, RepresentationOptions
 
 WIDEST_PIXELS = 32
 
@@ -32,13 +35,20 @@ class Subject:
 
     `of(split)` returns (N, D) float32; row i is of the same image in every subject. `embed` maps
     any images (B, C, size, size), uint8 or views in [0, 1], to features (B, D) on its device; it is
-    None for stored features. `encoder` is the network, if there is one.
+    None for stored features. `recomputed` maps original views (B, C, size, size), uint8, to what
+    would be stored of them, where that is possible. `encoder` is the network, if there is one.
     """
 
     name: str
     of: Callable[[Split], Tensor]
     embed: Embed | None = None
     encoder: Encoder | None = None
+    recomputed: Embed | None = None
+
+    @property
+    def of_views(self) -> Embed | None:
+        """The map from original views (B, C, size, size), uint8, to features (B, D), if any."""
+        return self.embed or self.recomputed
 
     def labelled(self, images: Images, split: Split) -> LabelledFeatures:
         """Return the features of the labelled images of a split.
@@ -167,7 +177,9 @@ def _frozen(network: Embed, image: ImageOptions, device: torch.device) -> Embed:
     return embed
 
 
-def stored_subject(feature: StoredFeature, images: Images) -> Subject:
+def stored_subject(
+    feature: StoredFeature, images: Images, recomputed: Embed | None = None
+) -> Subject:
     """Return a stored feature of the valid images, without further processing."""
 
     def of(split: Split) -> Tensor:
@@ -175,4 +187,34 @@ def stored_subject(feature: StoredFeature, images: Images) -> Subject:
         rows = torch.from_numpy(feature.read(split, 0, int(index[-1]) + 1))
         return rows[index].float()
 
-    return Subject(feature.name, of)
+    return Subject(feature.name, of, recomputed=recomputed)
+
+
+class Recomputed:
+    """Computes a stored feature of other views than the stored ones, before rounding.
+
+    A teacher prepares a view as it does an image file of the view's size.
+    """
+
+    def __init__(
+        self,
+        feature: StoredFeature,
+        options: RepresentationOptions,
+        image: ImageOptions,
+        device: torch.device,
+    ) -> None:
+        self._feature, self._options, self._device = feature, options, device
+        self._image = image.model_copy(update={"resize": None})  # a view has been cropped already
+
+    @cached_property
+    def _parts(self) -> tuple[Representation, Reduction]:
+        representation = self._options.build(self._image).to(self._device).eval()
+        return representation, Reduction.load(*self._feature.reduction()).to(self._device)
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> Tensor:
+        """Map views (B, C, size, size), uint8, to vectors (B, D)."""
+        representation, reduction = self._parts
+        pictures = (Image.fromarray(view.squeeze(-1).numpy()) for view in views.movedim(1, -1))
+        prepared = torch.stack([representation.preparation(picture) for picture in pictures])
+        return reduction.apply(representation(prepared.to(self._device)))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.evaluation.protocol import BALANCED
-from pipeline.reporting.comparison_texts import Standing, listed
+from pipeline.reporting.comparison_texts import Standing, amount, listed
 from pipeline.reporting.formats import count, millions, percent
 from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.run_facts import RunFacts
@@ -171,7 +171,21 @@ def _rivals(scored: Sequence[Protocol]) -> str:
         return f"But a control without training does better: {'; '.join(said)}."
     if level:
         return "No control without training is clearly better, but some are about level with it."
-    return "It is better than every control without training." if rivals else ""
+    return f"It is better than every control without training{_nearest(scored)}." if rivals else ""
+
+
+def _nearest(scored: Sequence[Protocol]) -> str:
+    """Return which control without training is nearest and by what, as the end of a sentence."""
+    leads = [
+        (score.lead.difference, f"the nearest of them, {score.named} by {protocol.name}", score.lead)
+        for protocol in scored
+        for score in protocol.scores
+        if score.role in ("pixels", "feature") and score.lead is not None
+    ]
+    if not leads:
+        return ""
+    _, named, lead = min(leads, key=lambda found: found[0])
+    return f": {named}, is behind by {amount(lead)}"
 
 
 def _trust(run: RunFacts, protocol: Protocol) -> str:

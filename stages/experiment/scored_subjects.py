@@ -11,11 +11,12 @@ from pipeline.base.errors import ConfigError, DataError, WeightsError
 from pipeline.base.progress import Progress, Silent
 from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
-from pipeline.evaluation.subjects import Subject, image_subjects, stored_subject
+from pipeline.evaluation.subjects import Recomputed, Subject, image_subjects, stored_subject
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.encoder import Encoder, build_encoder
+from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest, read_manifests
 from stages.experiment.paths import DatasetLayout
 from stages.experiment.run_identity import given_weights
@@ -87,7 +88,10 @@ def scored(
         images=images,
         encoders=tuple(subjects[name] for name in encoders),
         pixels=subjects["pixels"],
-        references={name: stored_subject(f, images) for name, f in features.items()},
+        references={
+            name: _reference(feature, experiment.features[name], images, device)
+            for name, feature in features.items()
+        },
         device=device,
     )
 
@@ -110,6 +114,14 @@ def _before_training(
     except (ConfigError, WeightsError) as error:
         progress.note(f"The student before training is not scored: {error}")
         return {}
+
+
+def _reference(
+    feature: StoredFeature, options: RepresentationOptions, images: Images, device: torch.device
+) -> Subject:
+    possible = options.computable
+    recomputed = Recomputed(feature, options, images.image, device) if possible else None
+    return stored_subject(feature, images, recomputed)
 
 
 def _require_same_images(

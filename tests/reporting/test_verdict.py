@@ -137,6 +137,24 @@ def test_the_best_stored_feature_is_named_where_there_are_several() -> None:
     assert "16.7 points above the stored hog." in said
 
 
+def test_a_win_over_all_controls_names_the_nearest_of_them() -> None:
+    student, far, near = right(range(58)), right(range(10)), right(range(30))
+    won = {
+        "linear": scored("linear", student=student, pixels=far, hog=near),
+        "knn": scored("knn", student=student, pixels=near, hog=right(range(40))),
+    }
+    said = " ".join(summary(run_of(won)).verdict)
+    assert re.search(
+        r"It is better than every control without training: the nearest of them, the stored hog "
+        r"by knn, is behind by 30\.0 points \(\d\d\.\d to \d\d\.\d\)\.",
+        said,
+    )
+    unpaired = replace(run_of(won), per_image={})
+    won["linear"][0]["top1_low"] = won["knn"][0]["top1_low"] = 99.5
+    said = " ".join(summary(unpaired).verdict)
+    assert "the nearest of them" not in said
+
+
 def test_few_labels_say_how_many_and_what_the_controls_do() -> None:
     metrics, images = scored("semi_supervised", student=right(range(50)), pixels=right(range(40)))
     metrics["protocol"]["share"] = 0.1

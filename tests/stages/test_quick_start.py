@@ -1,0 +1,77 @@
+"""The quick start: what it needs, and how it ends."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from digits_run import ROOT
+
+import mvmr
+from pipeline.metrics.paired import paired
+from pipeline.reporting.comparison_texts import standing_of
+from stages.experiment.report_content import per_image
+
+NAME = "affine_digits"
+# What `make repro` does not install.
+TOOLS = (
+    *("dcor", "flask", "hypothesis", "kornia", "kymatio", "mkdocs", "moto", "mypy", "onnx"),
+    *("onnxruntime", "onnxscript", "pyarrow", "pytest", "ruff", "s3fs", "selenium"),
+)
+WITHOUT_TOOLS = """
+import sys
+from pathlib import Path
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {tools}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from digits_run import COMMANDS, run_all
+run_all(Path("."))
+print("done", len(COMMANDS))
+"""
+
+
+def installed_by(target: str, folder: Path) -> list[str]:
+    """Return the extras that a target of the Makefile installs in a fresh copy."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    done = subprocess.run(
+        ["make", "--dry-run", target], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return re.findall(r"--editable '\.\[(\w+)\]'", done.stdout)
+
+
+def test_tools_of_development_come_with_what_uses_them(tmp_path: Path) -> None:
+    assert installed_by("repro", tmp_path) == ["pipeline"]
+    for target in ("test", "slow", "check", "format", "docs"):
+        assert installed_by(target, tmp_path) == ["pipeline", "dev"]
+
+
+@pytest.mark.slow
+def test_all_stages_run_without_tools_of_development(tmp_path: Path) -> None:
+    code = WITHOUT_TOOLS.format(tools=set(TOOLS))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "done" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_student_is_ahead_of_every_control(tmp_path: Path) -> None:
+    run = mvmr.run_experiment(NAME, out=tmp_path / "runs" / NAME, workers=1)
+    metrics = {name: score.record for name, score in run.scores.items()}
+    for protocol, images in per_image(run.layout, metrics).items():
+        student = images.values.pop("student")
+        assert set(images.values) == {"untrained", "pixels", "scattering", "hog"}
+        for control, values in images.values.items():
+            lead = paired(student, values, seed=0)
+            assert standing_of(lead) == "ahead", (protocol, control, lead)
+    page = run.report().read_text(encoding="utf-8")
+    assert "It is better than every control without training: the nearest of them, " in page
+    assert "Training helped according to linear" in page
