@@ -18,6 +18,9 @@ _ASKS = {
     "semi_supervised": "How well does a copy of the encoder do after fine-tuning on few labels, "
     "those of {labels}? The untrained encoder is fine-tuned in the same way. Raw pixels and stored "
     "features have no network to tune: they get a linear classifier, fitted on the same images.",
+    "robustness": "How well do the features survive shifts, rotations, other scales and noise? "
+    "{classifier}, and scores test images under each transformation. The figure is the mean over "
+    "all of them. Stored features are computed anew from the transformed images.",
     "voc07": "How well do linear classifiers on the frozen features find the objects in an image?",
     "zero_shot": "How well do the teacher's text prompts name an image? All features but the "
     "teacher's are first mapped to the teacher's space, by a ridge regression on its stored "
@@ -27,14 +30,20 @@ _ASKS = {
     "the stored feature? No label is used.",
     "effective_rank": "How many dimensions does the embedding use?",
 }
+_CLASSIFIERS = {
+    "linear": "A linear classifier is fitted on unchanged training images",
+    "knn": "A vote of the nearest training images, which are unchanged, names the class",
+}
 _FIGURES = {
     "top1": "top-1 accuracy",
     "balanced_accuracy": "balanced accuracy",
     "map": "mean average precision",
+    "transformed_top1": "top-1 accuracy on transformed images",
 }
 # The guess that reaches chance level, by the figure's name up to its first `_`.
 _BY_CHANCE = {
     "top1": "naming the most frequent class every time",
+    "transformed": "naming the most frequent class every time",
     "balanced": "naming any one class every time",
     "map": "ranking the images at random",
     "recall": "drawing the other images at random",
@@ -49,7 +58,8 @@ def asks(kind: str, main: str, options: Mapping[str, Any], images: Mapping[str, 
     """
     figure = main.partition("_at_")[0]
     says = _ASKS.get(figure) or _ASKS.get(kind, "")
-    return says.replace("{labels}", _labels(options, images))
+    classifier = _CLASSIFIERS.get(options.get("classifier", ""), "")
+    return says.replace("{labels}", _labels(options, images)).replace("{classifier}", classifier)
 
 
 def _labels(options: Mapping[str, Any], images: Mapping[str, int]) -> str:

@@ -17,6 +17,8 @@ REACHED = {
     "online": "The classifier trained beside it is right on {value} % of {images}",
     "knn": "The nearest training images give the right class for {value} % of {images}",
     "semi_supervised": "After fine-tuning on few labels, it is right on {value} % of {images}",
+    "robustness": "A classifier of its features, fitted on unchanged images, is right on {value} % "
+    "of {images} that were shifted, turned, scaled and made noisy",
     "zero_shot": "With the teacher's text prompts, it is right on {value} % of {images}",
     "voc07": "Linear classifiers on its features find the objects in {images} with a mean average "
     "precision of {value} %",
@@ -155,32 +157,45 @@ def _beside_controls(scored: Sequence[Protocol]) -> str:
 
 
 def _rivals(scored: Sequence[Protocol]) -> str:
-    """Return a sentence on the controls without training: pixels and hand-crafted features."""
+    """Return what protocols say about pixels and hand-crafted features, which are not trained."""
     better: dict[str, list[str]] = {}
-    level, rivals = False, False
+    won, level = list[Protocol](), list[Protocol]()
     for protocol in scored:
-        untaught = [s for s in protocol.scores if s.role in ("pixels", "feature")]
-        rivals = rivals or bool(untaught)
-        level = level or any(protocol.standing(s) == "open" for s in untaught)
-        ahead = [s for s in untaught if protocol.standing(s) == "behind"]
+        standings = {score: protocol.standing(score) for score in _untaught(protocol)}
+        ahead = [score for score, standing in standings.items() if standing == "behind"]
         if ahead:
             strongest = max(ahead, key=lambda score: score.value)
             better.setdefault(strongest.named, []).append(protocol.name)
+        elif "open" in standings.values():
+            level.append(protocol)
+        elif standings:
+            won.append(protocol)
+    said = []
+    if won:
+        everywhere = not better and not level
+        by = "" if everywhere else f" by {listed([protocol.name for protocol in won])}"
+        said.append(f"It is better than every control without training{by}{_nearest(won)}.")
     if better:
-        said = [f"{named} by {listed(by)}" for named, by in better.items()]
-        return f"But a control without training does better: {'; '.join(said)}."
-    if level:
-        return "No control without training is clearly better, but some are about level with it."
-    return f"It is better than every control without training{_nearest(scored)}." if rivals else ""
+        named = [f"{control} by {listed(by)}" for control, by in better.items()]
+        said.append(f"But a control without training does better: {'; '.join(named)}.")
+    elif level:
+        where = f"By {listed([protocol.name for protocol in level])}, no" if won else "No"
+        rest = "is clearly better, but some are about level with it."
+        said.append(f"{where} control without training {rest}")
+    return " ".join(said)
 
 
-def _nearest(scored: Sequence[Protocol]) -> str:
+def _untaught(protocol: Protocol) -> list[Score]:
+    return [score for score in protocol.scores if score.role in ("pixels", "feature")]
+
+
+def _nearest(won: Sequence[Protocol]) -> str:
     """Return which control without training is nearest and by what, as the end of a sentence."""
     leads = [
         (score.lead.difference, f"the nearest of them, {score.named} by {protocol.name}", score.lead)
-        for protocol in scored
-        for score in protocol.scores
-        if score.role in ("pixels", "feature") and score.lead is not None
+        for protocol in won
+        for score in _untaught(protocol)
+        if score.lead is not None
     ]
     if not leads:
         return ""

@@ -27,9 +27,9 @@ def test_every_config_is_valid_and_named_as_its_file(path: Path) -> None:
     assert load(path).name == path.stem
 
 
-def test_params_yaml_is_the_digits_config() -> None:
+def test_params_yaml_is_the_quick_start() -> None:
     root = CONFIGS.parent
-    assert (root / "params.yaml").read_bytes() == (CONFIGS / "digits.yaml").read_bytes()
+    assert (root / "params.yaml").read_bytes() == (CONFIGS / "robust_digits.yaml").read_bytes()
 
 
 def test_numbers_are_yaml_1_2(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_the_best_stored_feature_is_named_where_there_are_several() -> None:
 def test_a_win_over_all_controls_names_the_nearest_of_them() -> None:
     student, far, near = right(range(58)), right(range(10)), right(range(30))
     won = {
-        "linear": scored("linear", student=student, pixels=far, hog=near),
+        "linear": scored("linear", student=student, untrained=far, pixels=far, hog=near),
         "knn": scored("knn", student=student, pixels=near, hog=right(range(40))),
     }
     said = " ".join(summary(run_of(won)).verdict)
@@ -149,6 +149,14 @@ def test_a_win_over_all_controls_names_the_nearest_of_them() -> None:
         r"by knn, is behind by 30\.0 points \(\d\d\.\d to \d\d\.\d\)\.",
         said,
     )
+    level = won | {"online": scored("online", student=student, pixels=right(range(57)))}
+    said = " ".join(summary(run_of(level)).verdict)
+    assert "better than every control without training by linear and knn: the nearest" in said
+    assert "By online, no control without training is clearly better, but some are about" in said
+    lost = level | {"other": scored("other", student=far, pixels=student)}
+    said = " ".join(summary(run_of(lost)).verdict)
+    assert "better than every control without training by linear and knn: the nearest" in said
+    assert "But a control without training does better: raw pixels by other." in said
     unpaired = replace(run_of(won), per_image={})
     won["linear"][0]["top1_low"] = won["knn"][0]["top1_low"] = 99.5
     said = " ".join(summary(unpaired).verdict)
