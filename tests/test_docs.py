@@ -265,15 +265,15 @@ def test_the_first_five_minutes(tmp_path: Path) -> None:
 
     who = "-c user.name=test -c user.email=test@example.org"
     shell(f"git -C {ROOT} ls-files -z | (cd {ROOT} && xargs -0 cp --parents -t {tmp_path})")
-    experiment = merged(read_yaml(ROOT / "configs/digits.yaml"), {"train": {"epochs": 4}})
+    experiment = merged(read_yaml(ROOT / "configs/robust_digits.yaml"), {"train": {"epochs": 4}})
     with (tmp_path / "params.yaml").open("w") as file:
-        YAML().dump(experiment | {"evaluate": {"linear": {}, "knn": {}}}, file)
+        YAML().dump(experiment | {"evaluate": {"robustness": {}, "linear": {}}}, file)
     shell(f"git init -q && git add -A && git {who} commit -qm copy")
     shell("mkdir -p .venv/bin && touch .venv/bin/activate .venv/.installed")
     shown = shell("\n".join(block.text for block in page("docs/start.md").blocks("console")))
     assert re.search(r"scores/linear.json +top1 .*9\d\.\d", shown)
     assert re.search(r"scattering +128 +\d+ +float16", shown)
-    assert shown.count("Running stage 'train@digits'") == 2
-    assert shown.count("Running stage 'extract@digits-hog'") == 1
-    assert (tmp_path / "runs/digits/report.html").exists()
-    assert (tmp_path / "runs/digits/exports/digits.safetensors.json").exists()
+    assert shown.count("Running stage 'train@robust_digits'") == 2
+    assert shown.count("Running stage 'extract@robust_digits-hog'") == 1
+    assert (tmp_path / "runs/robust_digits/report.html").exists()
+    assert (tmp_path / "runs/robust_digits/exports/robust_digits.safetensors.json").exists()

@@ -192,15 +192,15 @@ def _untaught(protocol: Protocol) -> list[Score]:
 def _nearest(won: Sequence[Protocol]) -> str:
     """Return which control without training is nearest and by what, as the end of a sentence."""
     leads = [
-        (score.lead.difference, f"the nearest of them, {score.named} by {protocol.name}", score.lead)
+        (score.lead, f"{score.named} by {protocol.name}")
         for protocol in won
         for score in _untaught(protocol)
         if score.lead is not None
     ]
     if not leads:
         return ""
-    _, named, lead = min(leads, key=lambda found: found[0])
-    return f": {named}, is behind by {amount(lead)}"
+    lead, named = min(leads, key=lambda found: found[0].difference)
+    return f": the nearest of them, {named}, is behind by {amount(lead)}"
 
 
 def _trust(run: RunFacts, protocol: Protocol) -> str:
