@@ -14,10 +14,12 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import torch
 from PIL import Image
 
 from pipeline.base.yaml_file import read_yaml
 from pipeline.datasets.digits import DigitsOptions
+from pipeline.evaluation.robustness import RobustnessOptions
 from pipeline.loading.epoch_plan import plan_epoch
 from pipeline.shards.manifest import sample_key
 
@@ -28,7 +30,7 @@ TARS, BATCH, RANKS, WORKERS, SEED = (8, 8, 8, 8, 8, 5), 3, 2, 2, 5
 SAMPLES = 512  # per tar, as in the default experiment
 CELL, GAP, LEFT = 13, 8, 76
 ROOT = Path(__file__).parents[2]
-PICTURES, SHADES = 10, 5
+SHADES = 5
 
 
 def canvas(width: int, height: int, title: str) -> ET.Element:
@@ -144,16 +146,22 @@ def alignment() -> ET.Element:
 
 def quick_start() -> ET.Element:
     """Draw images of the quick start, and the scores in the table of `docs/results.md`."""
-    svg = canvas(730, 262, "Images of the quick start, and the scores of student and controls")
+    svg = canvas(730, 288, "Images of the quick start, and the scores of student and controls")
     options = read_yaml(ROOT / "configs" / "robust_digits.yaml")["dataset"]["source"]
     source = DigitsOptions.model_validate(options).open()
-    for number, item in enumerate(source.splits["train"][:PICTURES]):
-        pixels = np.asarray(Image.open(io.BytesIO(source.read(item).data)))
-        _picture(svg, pixels, 73.0 * number, 0.0, 70.0)
+    items = source.splits["train"]
+    for number, change in enumerate([None, *RobustnessOptions().transformations]):
+        pixels = np.array(Image.open(io.BytesIO(source.read(items[number]).data)))
+        if change is not None:
+            views = torch.from_numpy(pixels)[None, None]
+            pixels = change(views, first=number, seed=0)[0, 0].numpy()
+        name = "unchanged" if change is None else change.name.replace("_", " ")
+        _picture(svg, pixels, 81.5 * number, 0.0, 78.0)
+        write(svg, 81.5 * number + 39, 94, name, anchor="middle")
     for column, title in enumerate(("linear classifier, % right", "nearest neighbours, % right")):
-        write(svg, 214 + 264 * column, 96, title)
+        write(svg, 214 + 264 * column, 122, title)
     for row, (name, *values) in enumerate(_scores()):
-        y = 106 + 31 * row
+        y = 132 + 31 * row
         write(svg, 204, y + 15, name, anchor="end")
         for column, value in enumerate(values):
             x = 214 + 264 * column
