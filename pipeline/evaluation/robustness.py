@@ -93,7 +93,7 @@ class RobustnessOptions(ProtocolOptions):
                 **values,
             },
             images=images,
-            chance=100 * labels.unique(return_counts=True)[1].max().item() / len(labels),
+            chance=100 * labels.bincount().max().item() / len(labels),
             per_image=PerImage(known.nonzero().flatten(), shares),
         )
 
