@@ -1,6 +1,5 @@
 """Packed images with their stored features: samples by number, and batches of both."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +41,7 @@ from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.listing import read_labels, read_names
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.packing import packed_manifests
-from stages.experiment.paths import DatasetLayout
+from stages.experiment.paths import DatasetLayout, name_of
 from stages.experiment.schema import FeatureSection, PackingOptions
 from stages.steps.pack_images import pack_images
 from stages.steps.store_features import store_features
@@ -426,13 +425,6 @@ def _plain(label: Tensor) -> int | tuple[int, ...] | None:
     if label.ndim == 0:
         return int(label) if label >= 0 else None
     return None if (label < 0).all() else tuple((label == 1).nonzero().flatten().tolist())
-
-
-def name_of(path: str) -> str:
-    """Return the last part of a path as a name that an experiment may have."""
-    last = Path(path.rstrip("/")).absolute().name if "://" not in path else path.rsplit("/", 1)[-1]
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-_")
-    return name or "images"
 
 
 def feature_options(

@@ -7,8 +7,7 @@ from mvmr.public_calls import public
 from mvmr.text_tables import html_table, text_table
 from pipeline.base.errors import ConfigError, unknown_name
 from stages.experiment.config_summary import COLUMNS, summary_of
-
-FOLDER = Path(__file__).parent / "recipes"
+from stages.experiment.shipped import shipped_configs
 
 
 class Configs(Mapping[str, Path]):
@@ -16,16 +15,16 @@ class Configs(Mapping[str, Path]):
 
     @public
     def __getitem__(self, name: str) -> Path:
-        path = FOLDER / f"{name}.yaml"
-        if not path.exists():
-            raise ConfigError(unknown_name("config", name, self))
-        return path
+        found = shipped_configs()
+        if name not in found:
+            raise ConfigError(unknown_name("config", name, found))
+        return found[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (path.stem for path in sorted(FOLDER.glob("*.yaml")))
+        return iter(shipped_configs())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(shipped_configs())
 
     def _rows(self) -> list[list[str]]:
         found = [summary_of(self[name]) for name in self]

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from mvmr.arrays import Bar, Count, Folder, PathText, watched
-from mvmr.opened_data import Dataset, name_of, pack
+from mvmr.opened_data import Dataset, pack
 from mvmr.opened_run import EXPERIMENT, Run, note_places
 from mvmr.public_calls import resumable
 from mvmr.recipe_list import Configs
@@ -31,7 +31,8 @@ from pipeline.models.own_backbone import STUDENTS
 from pipeline.models.student import OWN_PREFIX
 from pipeline.objective.terms import ObjectiveOptions, compares_views, representations_of
 from pipeline.representations.representation import RepresentationOptions
-from stages.experiment.paths import DatasetLayout, RunLayout
+from pipeline.representations.teachers.teacher_names import teacher_section
+from stages.experiment.paths import DatasetLayout, RunLayout, name_of
 from stages.experiment.requirements import require_enough
 from stages.experiment.schema import Experiment, from_sections
 from stages.steps.pack_images import pack_images
@@ -70,14 +71,14 @@ def distil(
     `data`, is not done again, and an interrupted call continues where it was.
 
     `images` is a folder, a source as in an experiment file, or a data set (`pack`, `open_dataset`).
-    `teacher` is "open_clip:MODEL/TAG", "timm:MODEL", the options of a feature, or a network handed
-    over by `mvmr.teacher`. `student` is an architecture, "timm:NAME", a section of options, or any
-    module: a copy of it is trained. The recipe is `configs()["folder_clip"]`; `train` and `student`
-    change single options of it, `objective` and `evaluate` replace it, and `features` adds stored
-    features that the objective may name. Its own is named "teacher". Images with one class each are
-    scored by linear and k-NN probes on test images, others by retrieval. `image` says how the
-    student sees images; without it, they are as the data set was packed or opened for, or else as
-    in the recipe.
+    `teacher` is "open_clip:MODEL/TAG" or "timm:MODEL", with ":FILE" for weights in a file, the
+    options of a feature, or a network handed over by `mvmr.teacher`. `student` is an architecture,
+    "timm:NAME", a section of options, or any module: a copy of it is trained. The recipe is
+    `configs()["folder_clip"]`; `train` and `student` change single options of it, `objective` and
+    `evaluate` replace it, and `features` adds stored features that the objective may name. Its own
+    is named "teacher". Images with one class each are scored by linear and k-NN probes on test
+    images, others by retrieval. `image` says how the student sees images; without it, they are as
+    the data set was packed or opened for, or else as in the recipe.
 
     Results are in the folder `out`. Shards and features are in `data`, by default the folder
     `data/NAME` beside `out`, where NAME is that of the folder of images.
@@ -87,7 +88,9 @@ def distil(
             f"{TEACHER!r} names what the teacher of `distil` gives: name the feature otherwise."
         )
     recipe = read_yaml(Configs()["folder_clip"])
-    recipe["features"] = {TEACHER: _teacher(teacher)}
+    recipe["features"] = {
+        TEACHER: teacher_section(teacher) if isinstance(teacher, str) else teacher
+    }
     recipe["objective"] = {TEACHER: recipe["objective"]["clip"]}
     changes = _Changes(student, image, features or {}, objective, train or {}, evaluate, seed)
     with watched(progress) as bar:
@@ -292,25 +295,6 @@ def _as_packed(data: Dataset) -> dict[str, Any]:
     recorded = {key: deepcopy(manifest.options[key]) for key in ("source", "split", "shards")}
     recorded["split"].get("groups", {}).pop("sha256", None)
     return {"name": manifest.dataset, **recorded}
-
-
-def _teacher(teacher: Teacher) -> Any:
-    """Return a teacher as the options of a feature."""
-    if not isinstance(teacher, str):
-        return teacher
-    kind, _, model = teacher.partition(":")
-    if kind == "open_clip" and model.startswith(("hf-hub:", "local-dir:")):
-        return {"kind": kind, "model": model}
-    if kind == "open_clip":
-        name, _, tag = model.rpartition("/")
-        if name:
-            return {"kind": kind, "model": name, "pretrained": tag}
-    if kind == "timm" and model:
-        return {"kind": kind, "model": model, "pretrained": True}
-    raise ConfigError(
-        f"A teacher is open_clip:MODEL/TAG, timm:MODEL, a section of options, or what mvmr.teacher "
-        f"returns; found {teacher!r}."
-    )
 
 
 def _student(recipe: Sections, student: Student) -> dict[str, Any]:

@@ -32,6 +32,7 @@ DVC_STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 SECTIONS = tuple(Experiment.model_fields)
 # What a line of a console block may begin with, besides mvmr, dvc and make, which are checked.
 PROGRAMS = {
+    "cd",
     "cp",
     "ln",
     "mkdir",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any
 
+from pipeline.planning.proportions import ENOUGH_STEPS
 from pipeline.reporting.formats import count, percent
 from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.run_facts import RunFacts
@@ -23,7 +24,7 @@ MOST = 3
 SPREADING = ("variance", "covariance", "barlow", "sigreg", "dependence", "regression", "affinity")
 # Learning rates of each optimiser: below and above which they are a suspect, and a usual one.
 RATES = {"adam": (1e-4, 5e-3, 1e-3), "adamw": (1e-4, 5e-3, 1e-3), "sgd": (1e-2, 1.0, 0.1)}
-ENOUGH_STEPS, MOST_LONGER = 3000, 10
+MOST_LONGER = 10
 STILL_FALLING = 0.03  # the share of an objective's fall that comes in its last quarter
 STEADY = 0.8  # the share of epochs in which an objective falls, if it falls steadily
 ONE_DIRECTION = 0.5  # of 1 - cosine, below which the best constant is a good answer

@@ -1,5 +1,6 @@
 """The checks of `mvmr doctor` that apply to any experiment and need no torch."""
 
+import configparser
 import os
 import shutil
 import sys
@@ -108,9 +109,14 @@ def place_checks(places: Sequence[Path]) -> Iterator[Check]:
 
 
 def version_control_checks(here: Path) -> Iterator[Check]:
-    """Check that git and DVC are installed and set up in this folder; `dvc repro` needs both."""
+    """Check that git and DVC are installed and set up in this folder.
+
+    DVC may be set up without git; then only its experiments (`dvc exp`) are missing.
+    """
     above = [here, *here.parents]
-    if not shutil.which("git"):
+    if _without_git(above):
+        yield Check("git", "not used, as DVC was set up without it", "note", "`dvc exp` needs git")
+    elif not shutil.which("git"):
         yield Check("git", "not installed", "mend", "Install git; DVC needs it")
     elif not any((folder / ".git").exists() for folder in above):
         yield Check("git", f"{here} is not in a repository", "mend", "git init")
@@ -125,6 +131,15 @@ def version_control_checks(here: Path) -> Iterator[Check]:
         yield Check("dvc", "there is no dvc.yaml here", "mend", "cd to the root of the project")
     else:
         yield Check("dvc", f"{_version_of('dvc')}, initialised")
+
+
+def _without_git(folders: Sequence[Path]) -> bool:
+    """Whether DVC, in the first of the folders that has its settings, was told to use no git."""
+    settings = configparser.RawConfigParser()
+    config = next((f / ".dvc/config" for f in folders if (f / ".dvc").is_dir()), None)
+    if config is not None:
+        settings.read(config, encoding="utf-8")
+    return settings.getboolean("core", "no_scm", fallback=False)
 
 
 def _version_of(name: str) -> str:

@@ -1,5 +1,7 @@
 """Paths of all files: those shared by a data set's experiments, and those of one experiment."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,6 +161,13 @@ class RunLayout:
 def dataset_layout(name: str, data: str = "data") -> DatasetLayout:
     """Return the paths of a data set below `data`, a path or a URL."""
     return DatasetLayout(location(data) / name)
+
+
+def name_of(path: str) -> str:
+    """Return the last part of a path as a name that an experiment may have."""
+    last = Path(path.rstrip("/")).absolute().name if "://" not in path else path.rsplit("/", 1)[-1]
+    plain = "".join(c for c in unicodedata.normalize("NFKD", last) if not unicodedata.combining(c))
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-_") or "images"
 
 
 def other_stores(layout: DatasetLayout) -> list[Location]:

@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from pipeline.base.errors import ConfigError, DataError, nearest, unknown_name
+from stages.experiment.shipped import known_configs
 
 # The word for an entry of each section.
 ENTRIES = {"features": "feature", "evaluate": "protocol"}
-RUNS, CONFIGS = Path("runs"), Path("configs")
+RUNS = Path("runs")
 
 
 def require_names(section: str, chosen: Iterable[str], names: Collection[str]) -> None:
@@ -51,15 +52,15 @@ def require_checkpoint(path: Path) -> None:
 
 
 def _how_to_make(name: str, there: Sequence[str]) -> str:
-    config = CONFIGS / f"{name}.yaml"
+    config = known_configs().get(name)
     if (RUNS / name / "curves.csv").exists():
         named = (
             f"`mvmr report -c {config}`"
-            if config.exists()
+            if config is not None
             else "`mvmr report -c FILE`, where FILE is its experiment file"
         )
         return f"Write the report of {name!r} with {named}."
-    if config.exists():
+    if config is not None:
         return f"`mvmr use {name}` and `dvc repro` make the run, or restore it from DVC's cache."
     near = nearest(name, there)
     return f"Did you mean {near!r}?" if near else ""

@@ -49,6 +49,46 @@ def cli(debug: bool) -> None:
 
 
 @cli.command(
+    "init",
+    cls=StageCommand,
+    section="Choose an experiment",
+    line="Set up a project in this folder, for photographs of your own.",
+    example="mvmr init ../photos --teacher open_clip:ViT-B-16/laion400m_e32",
+)
+@click.argument("photos", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--teacher",
+    metavar="TEACHER",
+    help="Learn from this network: open_clip:MODEL/TAG or timm:NAME, with :FILE for weights in a "
+    "file.  [default: images alone]",
+)
+@click.option(
+    "--from",
+    "begin_from",
+    metavar="NAME",
+    shell_complete=completion.configs,
+    help="Start from this config.  [default: folder_clip with a teacher, folder_self_supervised "
+    "without, digits without photographs]",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="What the whole run may take on this machine.",
+)
+@output_options
+def init(**options: Any) -> int:
+    """Write params.yaml, dvc.yaml and what else a project needs into this folder.
+
+    PHOTOS is a folder of images. Some of them are measured on this machine, and the size of images,
+    the batch and the epochs chosen that suit them and the time. Without PHOTOS, a config is taken
+    as it is.
+    """
+    return call("init:init", **options)
+
+
+@cli.command(
     "use",
     cls=StageCommand,
     section="Choose an experiment",
@@ -60,7 +100,10 @@ def cli(debug: bool) -> None:
 @click.option("--force", is_flag=True, help="Overwrite an edited params.yaml.")
 @output_options
 def use(**options: Any) -> int:
-    """Check configs/NAME.yaml, or the file NAME, and copy it to params.yaml."""
+    """Check the config NAME, or the file NAME, and copy it to params.yaml.
+
+    Configs come with the program, and from the folder configs/ of the project.
+    """
     return call("use:use", **options)
 
 

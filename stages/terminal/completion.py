@@ -10,13 +10,14 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-CONFIGS = Path("configs")
+from stages.experiment.shipped import known_configs
+
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
 def configs(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of the configs in `configs/`."""
-    return _matching(incomplete, (path.stem for path in CONFIGS.glob("*.yaml")))
+    """Return the names of the configs."""
+    return _matching(incomplete, known_configs())
 
 
 def runs(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:

@@ -25,14 +25,16 @@ class Result:
     """The outcome of a command.
 
     `values` is what `--json` prints: stable keys, plain numbers. `shown` are tables and lines made
-    from the same values; `following` is the command to run next, as it is typed for params.yaml.
-    A check that found something wrong is not `ok`: the command ends with exit code 1.
+    from the same values; `following` is the command to run next, as it is typed for params.yaml,
+    and `afterwards` one to run after it. A check that found something wrong is not `ok`: the
+    command ends with exit code 1.
     """
 
     values: Mapping[str, Any]
     shown: Sequence[RenderableType] = ()
     following: Sequence[str] = ()
     ok: bool = True
+    afterwards: Sequence[str] = ()
 
     def next_command(self) -> str | None:
         """Return the next command, or None if there is none or DVC runs the stages."""
@@ -44,6 +46,8 @@ class Result:
         """Return the JSON document, with what was `told` at the start; NaN and inf are null."""
         begun = {"ok": self.ok, "command": command, **told}
         content = {**begun, **self.values, "next": self.next_command()}
+        if self.afterwards:
+            content["then"] = shlex.join(self.afterwards)
         return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -111,6 +115,14 @@ def _first(names: Sequence[str]) -> str:
 def megabytes(size: float) -> str:
     """Return bytes as megabytes."""
     return f"{size / 1e6:,.1f}"
+
+
+def everyday_time(seconds: float) -> str:
+    """Return a duration in the largest unit that it fills."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def count(number: int) -> str:

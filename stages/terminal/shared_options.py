@@ -1,6 +1,7 @@
 """Options that several commands share, and the function by which a command runs its stage."""
 
 import importlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -146,4 +147,6 @@ def call(
         screen.print(*result.shown)
         if following := result.next_command():
             screen.print(f"Next: {following}")
+        if result.afterwards:
+            screen.print(f"Then: {shlex.join(result.afterwards)}")
     return 0 if result.ok else 1

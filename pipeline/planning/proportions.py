@@ -1,0 +1,61 @@
+"""Size of images, batch and epochs that suit a number of images and a time.
+
+Networks learn in steps, and more of them help until there are some thousands. A larger image helps
+too, and makes each step longer by its area. So the image is as large as leaves time for enough
+steps.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+SIZES = (64, 96, 128, 160, 192, 224)
+SMALLEST_SIZE, GRID = 16, 4  # of images smaller than SIZES; sides are multiples of GRID
+MARGIN = 1.125  # of what is cropped: the shorter side is resized to this multiple of the size
+STORED = 4  # the longer side that is stored, as a multiple of the size
+SMALLEST_BATCH, STEPS_AN_EPOCH = 8, 16
+ENOUGH_STEPS, MOST_STEPS, MOST_EPOCHS = 3000, 10_000, 200
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How long a run is: images in a batch, epochs, and steps of all epochs."""
+
+    batch: int
+    epochs: int
+    steps: int
+
+
+def sizes_for(side: int) -> tuple[int, ...]:
+    """Return the sizes, in ascending order, for images whose shorter side has `side` pixels."""
+    below = tuple(size for size in SIZES if size <= side)
+    return below or (max(SMALLEST_SIZE, side // GRID * GRID),)
+
+
+def resize_for(size: int, side: int) -> int:
+    """Return what the shorter side is resized to: a little more than the crop, if there is more."""
+    return max(size, min(round(MARGIN * size), side))
+
+
+def batch_for(images: int, most: int) -> int:
+    """Return the largest power of two that leaves enough steps an epoch, up to `most`."""
+    fitting = 2 ** int(math.log2(max(1, images // STEPS_AN_EPOCH)))
+    return max(SMALLEST_BATCH, min(most, fitting))
+
+
+def extent_for(images: int, batch: int, *, seconds: float, epoch_seconds: float) -> Extent:
+    """Return the run that `seconds` allow, of at least one epoch and at most `MOST_EPOCHS`."""
+    steps = max(1, images // batch)
+    useful = min(MOST_EPOCHS, math.ceil(MOST_STEPS / steps))
+    epochs = max(1, min(useful, int(seconds / epoch_seconds)))
+    return Extent(batch, epochs, epochs * steps)
+
+
+def is_enough(extent: Extent) -> bool:
+    """Whether a run has enough steps, or as many epochs as are of use."""
+    return extent.steps >= ENOUGH_STEPS or extent.epochs == MOST_EPOCHS
+
+
+def largest(sizes: Sequence[int], suits: Callable[[int], bool]) -> int:
+    """Return the largest size that suits, or the smallest if none does."""
+    return max(filter(suits, sizes), default=sizes[0])

@@ -1,0 +1,74 @@
+"""Sizes, batches and epochs that `mvmr init` chooses."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.planning.proportions import (
+    MOST_EPOCHS,
+    MOST_STEPS,
+    batch_for,
+    extent_for,
+    is_enough,
+    largest,
+    resize_for,
+    sizes_for,
+)
+
+
+@given(side=st.integers(1, 5000))
+def test_an_image_is_not_enlarged_unless_it_is_tiny(side: int) -> None:
+    sizes = sizes_for(side)
+    assert list(sizes) == sorted(sizes)
+    for size in sizes:
+        assert size <= max(side, 16)
+        assert size <= resize_for(size, side) <= max(side, 16)
+
+
+def test_small_images_are_taken_whole() -> None:
+    assert sizes_for(30) == (28,)
+    assert resize_for(28, 30) == 30
+    assert sizes_for(100) == (64, 96)
+    assert resize_for(96, 100) == 100
+    assert sizes_for(3000)[-1] == 224
+    assert resize_for(224, 3000) == 252
+
+
+@given(images=st.integers(24, 10**7), most=st.sampled_from([64, 128, 256]))
+def test_a_batch_is_a_power_of_two_that_leaves_steps(images: int, most: int) -> None:
+    batch = batch_for(images, most)
+    assert batch.bit_count() == 1
+    assert 8 <= batch <= min(most, images)
+    assert batch == 8 or images // batch >= 16
+    assert batch == most or images // (2 * batch) < 16
+
+
+@given(
+    images=st.integers(24, 10**6),
+    seconds=st.floats(-100, 1e5),
+    epoch_seconds=st.floats(1e-3, 1e4),
+)
+def test_epochs_keep_to_the_time_and_to_what_is_of_use(
+    images: int, seconds: float, epoch_seconds: float
+) -> None:
+    batch = batch_for(images, 128)
+    extent = extent_for(images, batch, seconds=seconds, epoch_seconds=epoch_seconds)
+    assert extent.steps == extent.epochs * (images // batch)
+    assert extent.epochs == 1 or extent.epochs * epoch_seconds <= seconds
+    assert 1 <= extent.epochs <= MOST_EPOCHS
+    assert extent.epochs == 1 or (extent.epochs - 1) * (images // batch) < MOST_STEPS
+    longer = extent_for(images, batch, seconds=seconds + 1000, epoch_seconds=epoch_seconds)
+    assert longer.epochs >= extent.epochs
+
+
+@pytest.mark.parametrize(
+    ("images", "seconds", "enough"), [(3000, 3600, True), (3000, 60, False), (60, 3600, True)]
+)
+def test_few_images_have_enough_when_epochs_are(images: int, seconds: float, enough: bool) -> None:
+    batch = batch_for(images, 128)
+    assert is_enough(extent_for(images, batch, seconds=seconds, epoch_seconds=2.0)) is enough
+
+
+def test_the_largest_that_suits_else_the_smallest() -> None:
+    assert largest((64, 96, 128), lambda size: size < 100) == 96
+    assert largest((64, 96, 128), lambda size: size > 200) == 64
