@@ -18,8 +18,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
-            f"There is no experiment file {str(path.absolute())!r}. In the root of the project "
-            "choose one with `mvmr use NAME`, or name a file with --config."
+            f"There is no experiment file {str(path.absolute())!r}. Change to the root of the "
+            "project, set one up with `mvmr init`, or name a file with --config."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The experiment file {str(path)!r} cannot be read: {error}.") from error

@@ -39,7 +39,7 @@ def resize_for(size: int, side: int) -> int:
 
 def batch_for(images: int, most: int) -> int:
     """Return the largest power of two that leaves enough steps an epoch, up to `most`."""
-    fitting = 2 ** int(math.log2(max(1, images // STEPS_AN_EPOCH)))
+    fitting = 1 << max(0, (images // STEPS_AN_EPOCH).bit_length() - 1)
     return max(SMALLEST_BATCH, min(most, fitting))
 
 

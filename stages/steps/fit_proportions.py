@@ -22,7 +22,7 @@ from pipeline.planning.survey import Survey
 from pipeline.planning.trial_sample import FEWEST_IMAGES
 from stages.experiment.own_params import OwnParams
 from stages.experiment.schema import Experiment, from_sections
-from stages.steps.measure_costs import FEW_IMAGES, Trial, trial
+from stages.steps.measure_costs import FEW_IMAGES, CostTrial, trial
 
 Splits = Mapping[Split, Sequence[Item]]
 FEWEST_PHOTOGRAPHS = 60
@@ -59,8 +59,8 @@ def fit_to_folder(params: OwnParams, found: Survey, name: str) -> Splits:
     params.set("dataset.split.validation", 0 if "validation" in found.brought else share)
     cuts_test = found.classes and "test" not in found.brought
     params.set("dataset.split.test", share if cuts_test else 0)
-    by_label = {"linear": {}, "knn": {}} if found.classes else {}
-    params.set("evaluate", {**by_label, "retrieval": {}})
+    protocols = ("linear", "knn", "retrieval") if found.classes else ("retrieval",)
+    params.set("evaluate", {name: {} for name in protocols})
     splits = _splits(found, from_sections(params.sections).dataset.split)
     _limit_components(params, len(splits["train"]))
     return splits
@@ -92,7 +92,9 @@ def choose(
 class _Runs:
     """Runs at some sizes, with as many epochs as `seconds` allow."""
 
-    def __init__(self, tried: Trial, variants: "_Variants", images: int, seconds: float) -> None:
+    def __init__(
+        self, tried: CostTrial, variants: "_Variants", images: int, seconds: float
+    ) -> None:
         self._tried, self._variants = tried, variants
         self._images, self._limit = images, seconds
         self._measured = dict[int, tuple[float, float]]()

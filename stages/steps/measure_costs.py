@@ -63,7 +63,7 @@ def trial(
     *,
     images: int,
     progress: Progress,
-) -> "Iterator[Trial]":
+) -> "Iterator[CostTrial]":
     """Pack a few images of an experiment, on which its costs, and those of variants, are measured.
 
     Variants have the images, splits and shards of `experiment`. Raises DataError if there are too
@@ -74,10 +74,10 @@ def trial(
     with tempfile.TemporaryDirectory(prefix="mvmr-plan-") as root:
         shards = experiment.dataset.shards
         sample = sample_of(source, splits, shards, count=images, root=Path(root), progress=progress)
-        yield Trial(sample, len(source.classes or ()), start, progress)
+        yield CostTrial(sample, len(source.classes or ()), start, progress)
 
 
-class Trial:
+class CostTrial:
     """A few packed images. What was extracted of them serves all variants that store the same."""
 
     def __init__(self, sample: TrialSample, classes: int, start: float, progress: Progress) -> None:

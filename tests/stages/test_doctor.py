@@ -87,7 +87,7 @@ def test_without_an_experiment_it_says_where_to_choose_one(
     _, document = doctored(capsys)
     (entry,) = [entry for entry in document["checks"] if entry["check"] == "experiment"]
     assert str(tmp_path / "params.yaml") in entry["found"]
-    assert "In the root of the project choose one with `mvmr use NAME`" in entry["found"]
+    assert "set one up with `mvmr init`" in entry["found"]
     assert entry["remedy"] == "choose an experiment, or another file"
 
 

@@ -97,8 +97,8 @@ def test_another_folder_is_named_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["use", "digits"]) == 2
-    assert "root of the project" in capsys.readouterr().err
+    assert run(["plan"]) == 2
+    assert "Change to the root of the project" in capsys.readouterr().err
 
 
 def test_no_training_needs_weights(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
