@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -93,11 +94,11 @@ def _as_it_is(screen: Screen, params: OwnParams, teacher: str | None) -> Result:
     text = params.text() if teacher is not None else params.path.read_text(encoding="utf-8")
     written = set_up(text, _readme(experiment, "its own images", None), None)
     supply_lists(experiment.dataset.source)
-    lines = [f"Written: {'; '.join(written)}."]
+    lines = [_written(written)]
     root = getattr(experiment.dataset.source, "root", None)
     if root is not None and not Path(root).exists():
         lines.append(f"Put the images into {root} first, or set dataset.source.root.")
-    values = {"experiment": name, "config": params.config, "written": written}
+    values = {"experiment": name, "config": params.config, "written": [*map(str, written)]}
     return Result(values, lines, ["dvc", "repro"], afterwards=["mvmr", "export"])
 
 
@@ -129,14 +130,14 @@ def _for_photographs(
         "epochs": choice.extent.epochs,
         "steps": choice.extent.steps,
         "seconds": choice.seconds,
-        "written": written,
+        "written": [*map(str, written)],
     }
     return Result(
         values,
         [
             table(f"{choice.experiment.name}: chosen", ["", "", ""], rows, text_columns=3),
             *unlisted_lines(found.source.unlisted),
-            f"Written: {'; '.join(written)}.",
+            _written(written),
         ],
         ["dvc", "repro"],
         afterwards=["mvmr", "embed", str(photos), "-o", f"runs/{choice.experiment.name}.npz"],
@@ -182,6 +183,10 @@ def _reasons(found: Survey, splits: Splits, choice: Choice, minutes: float) -> l
             f"{limit} {minutes:g} min (--minutes), by measurement",
         ],
     ]
+
+
+def _written(paths: Sequence[Path]) -> str:
+    return f"Written: {', '.join(map(str, paths))}."
 
 
 def _origin() -> str:

@@ -60,8 +60,8 @@ def _what_to_merge() -> str:
     )
 
 
-def set_up(params: str, readme: str, photos: Path | None) -> list[str]:
-    """Write all files, and set up git and DVC where they are not; return what was done.
+def set_up(params: str, readme: str, photos: Path | None) -> list[Path]:
+    """Write all files, and set up git and DVC where they are not; return what was written.
 
     `photos` are the photographs. If they lie in the project, git and DVC ignore them, as they do
     virtual environments. A README and other ignored files that are there already stay. Whatever
@@ -76,7 +76,7 @@ def set_up(params: str, readme: str, photos: Path | None) -> list[str]:
     with _undone_on_failure() as undo:
         for path, content in new.items():
             _write(path, content, undo)
-        return [", ".join(str(path) for path in new), *_repositories(undo)]
+        return [*new, *_repositories(undo)]
 
 
 @contextmanager
@@ -115,8 +115,8 @@ def _with_lines(path: Path, lines: Sequence[str]) -> str:
     return text + "".join(f"{line}\n" for line in lines if line not in known)
 
 
-def _repositories(undo: ExitStack) -> Iterator[str]:
-    """Set up git and DVC where they are not yet, and say so."""
+def _repositories(undo: ExitStack) -> Iterator[Path]:
+    """Set up git and DVC where they are not yet, and yield their folders."""
     git, here = shutil.which("git"), Path.cwd()
     root = _root_of(git) if git else None
     if git and root is None:
@@ -125,10 +125,11 @@ def _repositories(undo: ExitStack) -> Iterator[str]:
         if done.returncode:
             raise MvmrError(f"`git init` failed in {here}: {done.stderr.strip()}")
         root = _root_of(git)
-        yield "a git repository"
+        yield GIT
     if not any((folder / DVC).is_dir() for folder in (here, *here.parents)):
         undo.callback(shutil.rmtree, DVC, ignore_errors=True)
-        yield f"DVC's settings in {DVC}{_init_dvc(root)}"
+        _init_dvc(root)
+        yield DVC
 
 
 def _root_of(git: str) -> Path | None:
@@ -141,23 +142,21 @@ def _run(*command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True)  # noqa: S603
 
 
-def _init_dvc(root: Path | None) -> str:
+def _init_dvc(root: Path | None) -> None:
     """Set up DVC in the working directory; `root` is that of the git repository, if any."""
     from dvc.exceptions import DvcException, InitError
     from dvc.repo import Repo
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)  # it would say what to do next
+    logging.getLogger("dvc.repo.init").setLevel(logging.WARNING)  # it would say what to do
     try:
         try:
             within = root is not None and root.resolve() != Path.cwd().resolve()
             Repo.init(no_scm=root is None, subdir=within).close()
         except InitError:  # git ignores this folder
-            root = None
             Repo.init(no_scm=True).close()
     except DvcException as error:
         raise MvmrError(f"DVC cannot be set up in {Path.cwd()}: {error}") from error
     _merge_settings(DVC / "config", DVC_CONFIG)
-    return ", without git" if root is None else ""
 
 
 def _merge_settings(path: Path, other: Path) -> None:

@@ -163,7 +163,7 @@ def test_without_git_dvc_is_set_up_alone(
     (programs / "dvc").symlink_to(Path(sys.executable).with_name("dvc"))
     monkeypatch.setenv("PATH", str(programs))
     assert run(["init"]) == 0
-    assert "without git" in capsys.readouterr().out
+    capsys.readouterr()
     assert files(empty) == WRITTEN - {".git"}
     assert run(["doctor", "--json"]) == 0
     checks = {c["check"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
@@ -218,6 +218,15 @@ def test_an_experiment_that_is_there_is_kept(empty: Path, capsys: Captured) -> N
     assert run(["init"]) == 2
     assert "There is a params.yaml" in capsys.readouterr().err
     assert files(empty) == {"params.yaml"}
+
+
+def test_a_missing_dvc_is_said_at_once(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setitem(sys.modules, "dvc", None)  # as if it were not installed
+    assert run(["init"]) == 2
+    assert "pip install 'mvmr[pipeline]'" in capsys.readouterr().err
+    assert files(empty) == set()
 
 
 def test_what_fails_at_the_end_leaves_nothing(empty: Path, capsys: Captured) -> None:
