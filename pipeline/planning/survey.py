@@ -59,7 +59,7 @@ def survey(root: str) -> Survey:
         options = ImageFolderOptions(root=root, labels="folders")
         try:
             source = options.open()
-            labels = "named by the folders; only scoring reads them"
+            labels = "named by the folders; the student learns without them"
         except DataError as error:  # for example, classes that have no training images
             options, labels = plain, str(error)
     brought = tuple(split for split in source.splits if split != "train")
