@@ -15,7 +15,7 @@ from pipeline.representations.teachers.frozen import TeacherOptions
 from pipeline.representations.teachers.teacher_names import teacher_section
 from stages.experiment.new_project import require_new, set_up
 from stages.experiment.own_params import OwnParams
-from stages.experiment.paths import name_of, run_layout
+from stages.experiment.paths import RUNS, name_of, run_layout
 from stages.experiment.schema import Experiment, from_sections
 from stages.experiment.shipped import config_path, supply_lists
 from stages.steps.fit_proportions import Choice, Splits, choose, fit_to_folder
@@ -59,12 +59,19 @@ def _require_apart(photos: Path) -> None:
             f"{str(photos)!r} {what} (looked for it in {Path.cwd()}). Name the folder that holds "
             "your photographs."
         )
-    if Path.cwd().is_relative_to(photos.resolve()):
+    here = Path.cwd()
+    if any((here / own).resolve().is_relative_to(photos.resolve()) for own in ("", "data", RUNS)):
         raise ConfigError(
-            f"This folder, {Path.cwd()}, is among the photographs, and a project keeps files of "
-            "its own. Make an empty folder elsewhere, and name the photographs from there: "
-            "`mvmr init PHOTOS`."
+            f"{str(photos)!r} is where this project, {here}, keeps files of its own. Make an empty "
+            "folder elsewhere, and name the photographs from there: `mvmr init PHOTOS`."
         )
+
+
+def _name_for(photos: Path) -> str:
+    """Return the name of the experiment and its data, which do not lie among the images."""
+    name = name_of(str(photos))
+    taken = photos.resolve().is_relative_to(Path("data", name).resolve())
+    return f"{name}-project" if taken else name
 
 
 def _require_no_photographs(teacher: str | None) -> None:
@@ -112,7 +119,7 @@ def _for_photographs(
         )
     screen.progress.start("look at the photographs", 0, "")
     found = survey(str(photos))
-    splits = fit_to_folder(params, found, name_of(str(photos)))
+    splits = fit_to_folder(params, found, _name_for(photos))
     _require_teacher(screen, from_sections(params.sections), teacher)
     choice = choose(params, found, splits, seconds=60 * minutes, progress=screen.progress)
     rows = _reasons(found, splits, choice, minutes)

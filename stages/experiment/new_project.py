@@ -17,12 +17,8 @@ from pipeline.base.yaml_file import read_yaml
 from stages.experiment.shipped import DVC_CONFIG, DVC_YAML
 
 PARAMS, PIPELINE, README = Path("params.yaml"), Path("dvc.yaml"), Path("README.md")
-GIT_IGNORE, DVC_IGNORE, DVC, GIT = (
-    Path(".gitignore"),
-    Path(".dvcignore"),
-    Path(".dvc"),
-    Path(".git"),
-)
+GIT, GIT_IGNORE = Path(".git"), Path(".gitignore")
+DVC, DVC_IGNORE = Path(".dvc"), Path(".dvcignore")
 IGNORED = ("/data/", "/runs/", "/dvc_plots/")
 
 

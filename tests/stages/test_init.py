@@ -77,8 +77,9 @@ WRITTEN = {"params.yaml", "dvc.yaml", "README.md", ".gitignore", ".dvcignore", "
         (["../a file"], 1, "'../a file' is not a folder"),
         (["../bare"], 1, "There is no image below '../bare'"),
         (["../ten"], 1, "'../ten' holds 10 images. Training needs 60 or more"),
-        ([".."], 2, "is among the photographs"),
-        (["."], 2, "is among the photographs"),
+        ([".."], 2, "keeps files of its own"),
+        (["."], 2, "keeps files of its own"),
+        (["data"], 2, "keeps files of its own"),
         (["../photos", "--teacher", "resnet"], 2, "A teacher is open_clip:MODEL/TAG"),
         (["../photos", "--teacher", "timm:"], 2, "A teacher is"),
         (["../photos", "--teacher", "timm:test_resnet:"], 2, "A teacher is"),
@@ -103,13 +104,15 @@ def test_what_is_wrong_is_said_and_nothing_written(
         place.parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 40)).save(place)
     (empty.parent / "bare").mkdir()
+    if arguments == ["data"]:
+        photographs(empty / "data" / "2024", each=1)
     (empty.parent / "a file").touch()
     assert run(["init", *arguments]) == code
     told = " ".join(capsys.readouterr().err.split())
     assert said in told
     assert "Traceback" not in told
     assert len(told) < 700
-    assert files(empty) == set()
+    assert files(empty) - {"data"} == set()
 
 
 def test_photographs_that_are_not_named_are_pointed_at(empty: Path, capsys: Captured) -> None:
@@ -120,7 +123,7 @@ def test_photographs_that_are_not_named_are_pointed_at(empty: Path, capsys: Capt
     shutil.rmtree(empty / "my photos")
     Image.new("RGB", (8, 8)).save(empty / "a.png")
     assert run(["init"]) == 2
-    assert "is among the photographs" in capsys.readouterr().err
+    assert "keeps files of its own" in capsys.readouterr().err
     assert files(empty) == {"a.png"}
 
 
@@ -290,11 +293,13 @@ def test_a_teacher_takes_the_place_of_another_everywhere(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_proportions_follow_from_a_measurement(empty: Path, capsys: Captured, teacher: str) -> None:
-    photographs(empty / "my photos", each=40)
-    assert run(["init", "my photos", "--teacher", teacher, "--minutes", "2", "--json"]) == 0
+    photographs(empty / "data" / "my-photos", each=40)
+    assert run(["init", "data/my-photos", "--teacher", teacher, "--minutes", "2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     experiment = load(Path("params.yaml"))
-    assert experiment.name == experiment.dataset.name == document["experiment"] == "my-photos"
+    assert (
+        experiment.name == experiment.dataset.name == document["experiment"] == "my-photos-project"
+    )
     assert (document["classes"], document["size"]) == (3, 32)
     assert sum(document["images"].values()) == 120
     assert experiment.train is not None
@@ -305,10 +310,10 @@ def test_proportions_follow_from_a_measurement(empty: Path, capsys: Captured, te
     assert [*experiment.features] == [*(experiment.objective or ())] == ["teacher"]
     assert (experiment.dataset.split.validation, experiment.dataset.split.test) == (0.2, 0.2)
     assert document["next"] == "dvc repro"
-    assert document["then"] == "mvmr embed 'my photos' -o runs/my-photos.npz"
-    assert files(empty) == WRITTEN | {"my photos"}
+    assert document["then"] == "mvmr embed data/my-photos -o runs/my-photos-project.npz"
+    assert files(empty) == WRITTEN | {"data"}
     for name in (".gitignore", ".dvcignore"):
-        assert "/my photos/" in (empty / name).read_text().splitlines()
+        assert "/data/my-photos/" in (empty / name).read_text().splitlines()
     status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
     assert "photos" not in status.stdout
     row = next(c for c in shipped_list(capsys) if c["name"] == "my-photos")
