@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import statistics
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "hog": {"kind": "regression", "weight": 50, "loss": "cosine", "on": "h", "view": "both"},
     },
     "distilled": {
-        TEACHER: {"kind": "regression", "weight": 1, "loss": "cosine", "whiten": 1},
+        TEACHER: {"kind": "regression", "loss": "cosine", "whiten": 1, "view": "augmented"},
     },
 }
 
@@ -135,9 +136,9 @@ def one(arguments: argparse.Namespace, objective: str, way: str, seed: int) -> N
         return
     content = experiment(arguments, objective, name, seed)
     before = patch("pipeline.loading.batch_pixels._have_the_views_size", return_value=True)
-    if way == "original view":
-        before.start()  # which makes the loader cut boxes of original views
-    call(arguments, ["train"], content)
+    # Then the loader cuts boxes of original views.
+    with before if way == "original view" else nullcontext():
+        call(arguments, ["train"], content)
     path.parent.mkdir(exist_ok=True)
     result = {"objective": objective, "views": way, "seed": seed, "epochs": arguments.epochs}
     trained = load_checkpoint(arguments.root / "runs" / name / "checkpoints" / BEST)
