@@ -22,7 +22,8 @@ from stages.steps.fit_proportions import Choice, Splits, choose, fit_to_folder
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result, everyday_time, unlisted_lines
 
-WITH_TEACHER, ALONE, WITHOUT_PHOTOGRAPHS = "folder_clip", "folder_self_supervised", "digits"
+WITH_TEACHER, ALONE = "folder_clip", "folder_self_supervised"
+WITHOUT_PHOTOGRAPHS = "robust_digits"  # the quick start
 VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
 OWN_ROOT = "data/raw/images"  # of the configs for photographs of one's own
 
@@ -88,7 +89,8 @@ def _require_no_photographs(teacher: str | None) -> None:
                 _require_apart(Path())
             raise ConfigError(
                 f"There are images here, such as {str(found)!r}. Name their folder: `mvmr init "
-                f"{shlex.quote(found.parts[0])}`; or take the digits: `mvmr init --from digits`."
+                f"{shlex.quote(found.parts[0])}`; or take the digits: `mvmr init --from "
+                f"{WITHOUT_PHOTOGRAPHS}`."
             )
 
 

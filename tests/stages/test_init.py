@@ -141,7 +141,9 @@ def test_without_photographs_the_digits_are_set_up(empty: Path, capsys: Captured
     said = capsys.readouterr().out
     assert said.endswith("Next: dvc repro\nThen: mvmr export\n")
     assert files(empty) == WRITTEN
-    assert (empty / "params.yaml").read_bytes() == (ROOT / "configs/digits.yaml").read_bytes()
+    assert (empty / "params.yaml").read_bytes() == (
+        ROOT / "configs/robust_digits.yaml"
+    ).read_bytes()
     assert (empty / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
     assert (empty / ".gitignore").read_text().splitlines() == ["/data/", "/runs/", "/dvc_plots/"]
     assert len((empty / "README.md").read_text().splitlines()) == 10
@@ -151,7 +153,7 @@ def test_without_photographs_the_digits_are_set_up(empty: Path, capsys: Captured
     shown = subprocess.run(
         [Path(sys.executable).with_name("dvc"), "stage", "list"], capture_output=True, text=True
     )
-    assert "train@digits" in shown.stdout, shown.stderr
+    assert "train@robust_digits" in shown.stdout, shown.stderr
     capsys.readouterr()
     assert run(["doctor", "--json"]) == 0
     checks = {c["check"]: c["state"] for c in json.loads(capsys.readouterr().out)["checks"]}
@@ -172,7 +174,7 @@ def test_without_git_dvc_is_set_up_alone(
     checks = {c["check"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
     assert (checks["git"]["state"], checks["git"]["remedy"]) == ("note", "`dvc exp` needs git")
     shown = subprocess.run([programs / "dvc", "stage", "list"], capture_output=True, text=True)
-    assert "train@digits" in shown.stdout, shown.stderr
+    assert "train@robust_digits" in shown.stdout, shown.stderr
 
 
 def test_a_folder_of_a_repository_keeps_what_is_there(empty: Path) -> None:
