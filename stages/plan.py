@@ -77,7 +77,7 @@ def plan(screen: Screen, *, chosen: Chosen, data: str, images: int | None) -> Re
         [
             *_shown(experiment, costs, measured),
             table("What dvc repro will do", ["", "time"], _stage_rows(stages)),
-            *_changed(packing, there, costs),
+            *_changed(packing, there, costs, packs="shard" in stages),
         ],
         ["dvc", "repro"] if proposal.is_of_params() else ["mvmr", "shard"],
     )
@@ -138,14 +138,16 @@ def _there(
     }
 
 
-def _changed(packing: PackingPlan | None, there: Mapping[str, int], costs: Costs) -> Iterator[str]:
+def _changed(
+    packing: PackingPlan | None, there: Mapping[str, int], costs: Costs, *, packs: bool
+) -> Iterator[str]:
     """Say what has changed, what is stored already, and what is written in its place."""
     if packing is None:
         return
     total, grown = costs.sample.total, costs.features
     if str(packing.changes):
         yield f"Since they were packed, images have changed: {packing.changes}."
-    if packing.anew:
+    if packing.anew and packs:
         yield "All images will be packed anew, next to the shards that are there until then."
     for name, rows in there.items():
         if rows:
