@@ -16,8 +16,13 @@ _PHRASES: tuple[tuple[str, str], ...] = (
     (r"`dvc repro[^`]*`, or ", ""),
     (r"; --force \w+ (?:them )?again", ""),
     (
-        r"In the root of the project choose one with `mvmr use NAME`, or name a file with --config",
+        r"Change to the root of the project, set one up with `mvmr init`, or name a file with "
+        r"--config",
         "Name another file, or one of mvmr.configs()",
+    ),
+    (
+        r", so --teacher replaces none\. Leave --teacher out, or start --from a config",
+        ": start from one",
     ),
     (
         r"Set dataset\.split\.(\w+) to a share,? such as ([\d.]+), and run `mvmr shard`",

@@ -222,7 +222,8 @@ def test_the_protocol_finds_the_nearest_mean(project: Path) -> None:
 
 def test_the_python_of_every_page_runs(project: Path) -> None:
     (project / "data/digits").symlink_to("arrays")  # the same images
-    (project / "runs/photos").symlink_to("digits")
+    for name in ("photos", "robust_digits"):
+        (project / "runs" / name).symlink_to("digits")
     for name in ("scan.png", "photo.jpg"):
         Image.fromarray(np.arange(120, dtype=np.uint8).reshape(10, 12)).save(project / name)
     module, preprocessing = load_encoder(project / "runs/photos/checkpoints/best.pt")

@@ -31,6 +31,7 @@ from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.online import OnlineOptions
 from pipeline.evaluation.protocols import AnyProtocol
 from pipeline.evaluation.retrieval import RetrievalOptions
+from pipeline.evaluation.robustness import RobustnessOptions
 from pipeline.evaluation.semi_supervised import SemiSupervisedOptions
 from pipeline.evaluation.subjects import Subject
 from pipeline.evaluation.voc07_protocol import MultiLabelOptions
@@ -380,6 +381,7 @@ PROTOCOLS: dict[str, Any] = {
     "voc07": MultiLabelOptions(l2=(1e-2,), max_iterations=5),
     "voc07, augmented": MultiLabelOptions.model_validate(AUGMENTED),
     "retrieval": RetrievalOptions(),
+    "robustness": RobustnessOptions(),
 }
 
 

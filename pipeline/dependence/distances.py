@@ -39,7 +39,9 @@ def near_one(x: Tensor) -> Tensor:
     limit = -math.log2(torch.finfo(wide.dtype).tiny)
     high, low = wide.detach().amax(0), wide.detach().amin(0)
     spread, size = (high - low).amax(), torch.maximum(high.abs(), low.abs()).amax()
-    room = (limit - 1 - size.log2().ceil()).clamp(max=limit)
+    spread = torch.where(spread == 0, 1.0, spread)  # if all rows are equal, they stay
+    # Rows are added up before they are centred, which must not overflow.
+    room = (limit - 2 - math.log2(len(wide)) - size.log2()).floor().clamp(max=limit)
     exponent = torch.minimum(-spread.log2().floor().clamp(-limit, limit), room)
     return wide * exponent.exp2()
 

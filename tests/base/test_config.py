@@ -54,7 +54,7 @@ def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_missing_file_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="mvmr use"):
+    with pytest.raises(ConfigError, match="mvmr init"):
         load(tmp_path / "none.yaml")
 
 

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import mvmr
-from pipeline.base.errors import ConfigError, DataError, TrainingError
+from pipeline.base.errors import ArgumentError, ConfigError, DataError, TrainingError
 
 torch.set_num_threads(1)  # importing dcor imports numba, which enables all cores
 
@@ -38,7 +38,7 @@ def test_the_dependence_of_arrays_is_a_float_and_of_tensors_a_tensor() -> None:
     assert unbiased == pytest.approx(dcor.u_distance_correlation_sqr(x, y), rel=1e-10)
     with pytest.raises(DataError, match="one of each"):
         mvmr.distance_correlation(x, torch.from_numpy(y))
-    with pytest.raises(DataError, match="found list"):
+    with pytest.raises(ArgumentError, match="found a list"):
         mvmr.distance_correlation([[1.0], [2.0]], [[1.0], [2.0]])  # type: ignore[call-overload]
 
 

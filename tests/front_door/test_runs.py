@@ -535,7 +535,7 @@ def test_data_of_other_images_are_not_overwritten(folder: Path, tmp_path: Path) 
 
 def test_teachers_may_be_named_in_short(folder: Path) -> None:
     given = arguments(folder)
-    with pytest.raises(ConfigError, match="open_clip:MODEL/TAG, timm:MODEL"):
+    with pytest.raises(ConfigError, match="open_clip:MODEL/TAG, timm:NAME"):
         mvmr.distil(**{**given, "teacher": "ViT-B-16"})
     with pytest.raises(mvmr.MvmrError, match="no_such_network"):
         mvmr.distil(**{**given, "teacher": "timm:no_such_network"})

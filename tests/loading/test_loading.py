@@ -332,7 +332,7 @@ def test_a_plan_for_imagenet_is_quick_and_small() -> None:
 
 
 def test_too_few_images_for_a_batch(data: SplitData) -> None:
-    with pytest.raises(DataError, match=r"lower train\.batch_size"):
+    with pytest.raises(DataError, match=r"lower the batch size \(train\.batch_size\)"):
         loader(data, "resident", batch_size=200)
 
 

@@ -147,6 +147,10 @@ def test_dvc_accepts_the_lock() -> None:
     assert listing == {"changed deps": {"data/shades/source.json": "modified"}}
     assert len(found) == 6
     changed = [shards, *(change for changes in found.values() for change in changes)]
+    # Extraction follows the whole section now, and its command finds all rows stored.
+    section = {"changed deps": {"params.yaml": {"dataset": "new"}}}
+    assert changed.count(section) == sum(name.startswith("extract@") for name in found)
+    changed = [change for change in changed if change != section]
     assert {why for each in changed for why in each["changed outs"].values()} == {"not in cache"}
 
 

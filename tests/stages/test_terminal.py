@@ -32,7 +32,7 @@ TEACHER = "{kind: open_clip, model: ViT-B-32, pretrained: nowhere.pt}"
         (["trian"], 2, "Did you mean 'train'"),
         (["train", "--epochs", "3"], 2, "No such option"),
         (["train", "-s", "train.epoch=3"], 2, "Did you mean 'epochs'"),
-        (["train", "-c", "nowhere.yaml"], 2, "mvmr use"),
+        (["train", "-c", "nowhere.yaml"], 2, "mvmr init"),
         (["use", "digit"], 2, "Did you mean 'digits'"),
         (["train", "-s", "train.precision=bf17"], 2, "Did you mean 'bf16'"),
         (["train", "-s", "dataset.split.test=2"], 2, "-s dataset.split.test=2: dataset.split.test"),
@@ -56,7 +56,7 @@ TEACHER = "{kind: open_clip, model: ViT-B-32, pretrained: nowhere.pt}"
             "Run `mvmr extract-features --only hog -s features.hog.bins=12`, or",
         ),
         (["train", "-s", "dataset.image.mean=[0.5]"], 1, "made from something else"),
-        (["train", "-s", "train.batch_size=5000"], 1, "lower train.batch_size"),
+        (["train", "-s", "train.batch_size=5000"], 1, "lower the batch size (train.batch_size)"),
         (
             ["train", "-s", "features.dct={kind: dct}", "-s", "objective.dct={kind: dependence}"],
             1,

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from stores import store_rows
-from training_runs import make_data, make_run
+from training_runs import SELF_SUPERVISED, make_data, make_run
 
 from pipeline.base.errors import NotFiniteError
 from pipeline.base.processes import is_first_process
@@ -90,10 +90,11 @@ def train_with_less_memory_in_the_second(data: Path, work: Path) -> None:
 
 
 def train_on_a_target_that_is_not_finite(data: Path, work: Path) -> None:
-    """Train, without gathering, on targets of which one row has no finite distances."""
-    run = make_run(data, epochs=1, batch_size=25, parallel={**PARALLEL, "gather": False})
+    """Train, without gathering, on targets of which one row has no finite square."""
+    terms = {**SELF_SUPERVISED, "hog": {"kind": "regression", "loss": "squared"}}
+    run = make_run(data, terms, epochs=1, batch_size=25, parallel={**PARALLEL, "gather": False})
     rows = np.random.default_rng(0).normal(size=(run.train.manifest.samples, 4))
-    rows[17] = 1e30  # its distances overflow
+    rows[17] = 1e30  # its square overflows
     root = work / f"store{0 if is_first_process() else 1}"
     bad = store_rows(root, "hog", rows.astype(np.float32), samples_per_shard=100)
     run = replace(run, train=replace(run.train, features={"hog": bad}))
