@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from pipeline.evaluation.image_set import Images
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile what dcor compiles at its first import, before the workers of xdist do.
+
+    They would write numba's cache at the same time, and abort on what is half written.
+    """
+    if getattr(config.option, "numprocesses", None):  # None in the workers
+        import dcor  # noqa: F401
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which every command of the digits experiment has been run."""
