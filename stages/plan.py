@@ -91,12 +91,17 @@ def _to_compute(experiment: Experiment, layout: DatasetLayout) -> dict[str, Repr
 
 def _without(costs: Costs, there: Mapping[str, int]) -> Costs:
     """Return the costs without those of rows that need not be computed."""
-    total = costs.sample.total
     features = {
-        name: replace(cost, seconds=cost.seconds * (1 - there[name] / total))
+        name: replace(cost, seconds=cost.seconds * (1 - there[name] / _rows(costs, name)))
         for name, cost in costs.features.items()
     }
     return replace(costs, features=features)
+
+
+def _rows(costs: Costs, name: str) -> int:
+    """Return the rows of a feature: of all images, and of views of those of training."""
+    sample = costs.sample
+    return sample.total + costs.features[name].views * sample.images["train"]
 
 
 def _stage_rows(stages: dict[str, float]) -> list[list[str]]:
@@ -131,9 +136,10 @@ def _there(
         return dict.fromkeys(experiment.features, 0)
     progress.start("look for stored rows", 0, "")
     stores = [FeatureStore(place) for place in (layout.features, *other_stores(layout))]
-    wanted = packing.identities.values()
+    wanted = packing.identities
+    training = [wanted[item.name] for item in packing.items["train"]]
     return {
-        name: stored_rows(options, experiment.dataset.image, wanted, stores)
+        name: stored_rows(options, experiment.dataset.image, wanted.values(), training, stores)
         for name, options in experiment.features.items()
     }
 
@@ -144,19 +150,21 @@ def _changed(
     """Say what has changed, what is stored already, and what is written in its place."""
     if packing is None:
         return
-    total, grown = costs.sample.total, costs.features
+    grown, totals = costs.features, {name: _rows(costs, name) for name in there}
     if str(packing.changes):
         yield f"Since they were packed, images have changed: {packing.changes}."
     if packing.anew and packs:
         yield "All images will be packed anew, next to the shards that are there until then."
     for name, rows in there.items():
+        total = totals[name]
         if rows:
             yield (
                 f"{name}: {rows:,} of {total:,} rows are stored, {total - rows:,} are to be "
                 "computed."
             )
-    if any(0 < rows < total for rows in there.values()):
-        size = megabytes(sum(grown[name].bytes for name, rows in there.items() if 0 < rows < total))
+    some = [name for name, rows in there.items() if 0 < rows < totals[name]]
+    if some:
+        size = megabytes(sum(grown[name].bytes for name in some))
         yield (
             f"Features that grow are written anew ({size} MB) and replace the older ones when they "
             "are complete."

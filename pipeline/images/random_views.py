@@ -15,7 +15,7 @@ batch; its crop that equals torchvision's loops over samples (`benchmarks/views.
 speeds). The operations of the last two policies compute in 8 bits.
 
 A view follows from the numbers in [0, 1) that its draws are made of, on every device. Training
-derives them from seed, epoch, sample and view alone (`pipeline/loading/drawn_views.py`); otherwise
+derives them from seed, epoch, sample and view alone (`pipeline/loading/batch_pixels.py`); otherwise
 they come from torch's global generator.
 """
 

@@ -7,26 +7,38 @@ import numpy as np
 from pipeline.base.errors import MvmrError
 from pipeline.features.extraction.fingerprint import fingerprint_of
 from pipeline.features.store import FeatureStore, recipe_of
-from pipeline.features.store.identities import places_of
+from pipeline.features.store.identities import Identities, places_of
 from pipeline.images.original_view import ImageOptions
+from pipeline.images.stored_views import identities_of_views
 from pipeline.representations.representation import RepresentationOptions, identity_of
-from pipeline.shards.listing import beginning_of
+from pipeline.shards.listing import IDENTITY_BYTES, beginning_of
 
 
 def stored_rows(
     options: RepresentationOptions,
     image: ImageOptions,
     identities: Iterable[str],
+    training: Iterable[str],
     stores: Sequence[FeatureStore],
 ) -> int:
-    """Return of how many images, given by their identities, `stores` hold the wanted rows.
+    """Return how many of the wanted rows `stores` hold: of images, and of stored views.
 
-    It is 0 if the weights of a teacher are missing here.
+    Images are given by their identities, and those of training once more. It is 0 if the weights of
+    a teacher are missing here.
     """
     try:
         recipe = recipe_of(fingerprint_of(options, identity_of(options.build(image)), {}))
     except MvmrError:
         return 0
     alike = [found for store in stores for found in store.every() if found.recipe == recipe]
-    wanted = [beginning_of(identity) for identity in identities]
-    return int(places_of(np.stack(wanted), alike).found.sum()) if wanted else 0
+    wanted, viewed = _beginnings(identities), _beginnings(training)
+    tables = [wanted]
+    if options.views is not None:
+        numbers = range(options.views.count)
+        tables += [identities_of_views(options.views, viewed, number) for number in numbers]
+    return sum(int(places_of(table, alike).found.sum()) for table in tables)
+
+
+def _beginnings(identities: Iterable[str]) -> Identities:
+    found = [beginning_of(identity) for identity in identities]
+    return np.stack(found) if found else np.zeros((0, IDENTITY_BYTES), np.uint8)

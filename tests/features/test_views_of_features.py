@@ -17,9 +17,11 @@ from pipeline.features.store import StoredFeature
 from pipeline.features.store.feature import view_part
 from pipeline.images.decoding import opened
 from pipeline.images.stored_views import StoredViewOptions, stored_view
+from pipeline.planning.stored_rows import stored_rows
 from pipeline.representations.dct import DctOptions
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import RepresentationOptions
+from pipeline.shards.listing import read_samples
 from pipeline.shards.manifest import read_manifest
 from pipeline.shards.reading import read_shard
 
@@ -107,6 +109,24 @@ def test_nothing_is_computed_twice(photos: Collection) -> None:
     assert photos.passes == train
     photos.extract(views={"count": 5})
     assert photos.passes == 0
+
+
+def test_a_plan_counts_the_views_that_are_stored(photos: Collection) -> None:
+    named = {
+        split: [row.identity for row in read_samples(photos.shards / split, manifest)]
+        for split, manifest in photos.manifests().items()
+    }
+    every, train = [one for own in named.values() for one in own], named["train"]
+
+    def stored(options: RepresentationOptions) -> int:
+        return stored_rows(options, IMAGE, every, train, [photos.store])
+
+    assert stored(HOG) == 0
+    photos.extract_as("hog", HOG.model_copy(update={"views": None}))
+    assert stored(HOG) == 60
+    photos.extract_as("hog", HOG)
+    more = HOG.model_copy(update={"views": StoredViewOptions(count=5)})
+    assert stored(HOG) == stored(more) == 60 + 3 * len(train)
 
 
 def test_new_images_alone_are_computed_and_rows_stay_with_their_images(photos: Collection) -> None:
