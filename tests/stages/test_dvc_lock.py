@@ -74,6 +74,23 @@ def contents() -> dict[str, str]:
     return {str(f): f.read_text() for p in places for f in p.rglob("*") if f.is_file()}
 
 
+def test_dvc_finds_one_pipeline_in_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The links to it that the wheel is made from are not a second one."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "stages/shipped", tmp_path / "stages/shipped")
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    command = [str(DVC), "repro", "--dry"]  # which ends where an output is missing
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "shipped" not in done.stderr, done.stderr
+    assert "Running stage 'source@robust_digits'" in done.stdout, done.stderr
+
+
 @pytest.mark.usefixtures("project")
 def test_stages_are_those_of_dvc_yaml() -> None:
     from dvc.repo import Repo
