@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mvmr.arrays import ArrayLike, Count, as_tensor
 from mvmr.public_calls import public
 from pipeline.base.arguments import require_finite, require_matrix
-from pipeline.base.errors import ConfigError, DataError
+from pipeline.base.errors import ArgumentError, ConfigError, DataError, TrainingError
 from pipeline.base.options import checked_by
 from pipeline.dependence import distance_correlation as dependence
 from pipeline.objective.objective import Moment, ObjectiveValue
@@ -97,6 +97,7 @@ class Objective(nn.Module):
         super().__init__()
         options = checked_by(ObjectiveOptions, dict(terms), "objective")
         widths = {"h": h_width, "z": z_width, **(targets or {})}
+        self._widths = widths
         for needed in _widths_needed(options):
             if not widths.get(needed):
                 say = f"{needed}_width" if needed in ("h", "z") else "its width in `targets`"
@@ -127,14 +128,50 @@ class Objective(nn.Module):
         `h` and `z` are embeddings (B, D): of the original and the augmented view, as a pair or by
         name; a single tensor is for terms that do not compare views. `targets` (B, width) are rows
         of the original images. `progress`, from 0 to 1, is for weights that change, and `seed` for
-        terms that draw. Values that are not finite are returned as they are: a step of training
-        does not wait for a GPU to look at them. Raises TrainingError if something that a term needs
-        is missing.
+        terms that draw. Raises ArgumentError for rows of other widths than the objective was made
+        for, and for NaN and infinity; on a GPU these are not looked for, since a step would wait
+        for it, and give a value that is not finite. Raises TrainingError if something that a term
+        needs is missing.
         """
         rows = {n: as_tensor(t, f"The target {n!r}") for n, t in (targets or {}).items()}
         activations = Activations(self._by_view(h, "h"), self._by_view(z, "z"))
+        self._check(activations, rows)
         value: ObjectiveValue = self.terms(activations, rows, moment=Moment(progress, seed))
         return value
+
+    def _check(self, activations: Activations, targets: Mapping[str, Tensor]) -> None:
+        """Raise ArgumentError unless all are of the same images, TrainingError if some lack."""
+        by_layer = {"h": activations.h, "z": activations.z}
+        counts = {f"the target {name!r}": self._rows(x, name) for name, x in targets.items()}
+        for layer, views in by_layer.items():
+            for view, x in views.items():
+                counts[f"{layer} of the {view} view"] = self._rows(x, layer, f"{layer} of {view}")
+        if len(set(counts.values())) > 1:
+            said = ", ".join(f"{count} of {what}" for what, count in counts.items())
+            raise ArgumentError(
+                f"All rows of a batch must be of the same images, in one order; found {said}."
+            )
+        for name, term in self.terms.terms.items():
+            other = "z" if term.on == "h" else "h"
+            if not by_layer[term.on] and by_layer[other]:
+                raise TrainingError(
+                    f"The term {name!r} acts on {term.on}, of which nothing was given: pass "
+                    f"{term.on}=, or give the term on={other!r}."
+                )
+
+    def _rows(self, x: Tensor, name: str, what: str = "") -> int:
+        """Return the number of rows; raises ArgumentError unless each has the width of `name`."""
+        what = what or f"The target {name!r}"
+        require_matrix(x, what)
+        width = self._widths.get(name)
+        if width and x.shape[1] != width:
+            raise ArgumentError(
+                f"{what} must have {width} numbers per image, as the objective was made for; found "
+                f"{tuple(x.shape)}."
+            )
+        if x.device.type == "cpu":
+            require_finite(x, what)
+        return len(x)
 
     def _by_view(self, views: Views | None, name: str) -> Mapping[View, Tensor]:
         if views is None or isinstance(views, Mapping):

@@ -49,10 +49,12 @@ def teacher(
 
     `network` maps a batch of what `prepare` makes of PIL images, (C, H, W) each, to (B, D); without
     `prepare`, it gets normalised original views. Its stored rows are known by the digest of its
-    weights and by `name`, which stands for its code and its preparation: change it with them. An
+    weights and by `name`, which stands for its code and its preparation: change it with them. If it
+    gives other vectors than those that are stored under its name, this is noticed and refused. An
     image must get the same vector in any batch; this is checked before anything is stored.
 
-    >>> pooled = mvmr.teacher(nn.AdaptiveAvgPool2d(2), name="means of quarters")
+    >>> quarters = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    >>> pooled = mvmr.teacher(quarters, name="means of quarters")
     >>> pooled.kind
     'own_teacher'
     """

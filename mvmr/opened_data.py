@@ -17,7 +17,7 @@ from mvmr.open_handles import OpenHandles
 from mvmr.opened_store import FeatureStore
 from mvmr.public_calls import STARTS_OVER, public, resumable, words_of_python
 from mvmr.seen_image import packed_for, say_packed_for
-from pipeline.base.arguments import require_place
+from pipeline.base.arguments import place_of, require_place
 from pipeline.base.errors import (
     ArgumentError,
     ConfigError,
@@ -36,7 +36,7 @@ from pipeline.images.cutting import original_view_of
 from pipeline.images.decoding import opened
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import Batch, Loader, SplitData, label_tensor
-from pipeline.loading.loaders import LoadingOptions, training_loader
+from pipeline.loading.loaders import LoadingOptions, OrderedLoader, training_loader
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.listing import read_labels, read_names
 from pipeline.shards.manifest import Manifest
@@ -106,7 +106,7 @@ def pack(
     holds further options. `samples` is the number of images per tar. How the student is to see the
     images, `image`, is kept beside the shards, which hold the files as they are: whoever opens the
     data set without saying otherwise sees them so. `force` packs all images anew. Raises DataError
-    if an image cannot be decoded, or if `out` holds shards of another source.
+    if an image cannot be decoded, or if `out` holds shards of another source or other files.
     """
     source = _source(images)
     shares = {"seed": seed, "validation": validation, "test": test, **(split or {})}
@@ -118,6 +118,7 @@ def pack(
     }
     options: PackingOptions = checked_by(PackingOptions, content, "images")
     layout = DatasetLayout(location(fspath(out)))
+    _require_place(layout, source)
     require_same_source(options, layout)
     with watched(progress) as bar:
         pack_images(options, layout, bar, force=force)
@@ -283,19 +284,29 @@ class Dataset:
         seed: int = 0,
         workers: Annotated[int, AtLeast(0)] = 2,
         mode: Literal["auto", "resident", "streaming"] = "auto",
+        shuffle: bool | None = None,
         progress: Bar = None,
     ) -> Loader:
-        """Return shuffled batches of a split; each iteration is the next epoch.
+        """Return batches of a split; each iteration is the next epoch.
 
         A batch has `images` (B, C, size, size) as uint8, `labels` (B,), -1 for none, `index` (B,)
-        within the split, and `targets`, rows (B, width) by the name of a feature. Order depends on
-        `seed` and epoch alone; images that do not fill a batch are left out, others in each epoch.
+        within the split, and `targets`, rows (B, width) by the name of a feature.
+
+        Training images are shuffled, unless `shuffle` says otherwise: their order depends on `seed`
+        and epoch alone, and images that do not fill a batch are left out, others in each epoch.
+        Images of other splits come in order, all of them, in batches of nearly equal size of at
+        most `batch_size`.
         """
+        data, shuffled = self[split].data, split == "train" if shuffle is None else shuffle
         options = LoadingOptions(mode=mode, workers=workers)
+        loader: Loader
         with watched(progress) as bar:
-            loader = training_loader(
-                self[split].data, options, batch_size=batch_size, seed=seed, progress=bar
-            )
+            if shuffled:
+                loader = training_loader(
+                    data, options, batch_size=batch_size, seed=seed, progress=bar
+                )
+            else:
+                loader = OrderedLoader(data, options, batch_size=batch_size, progress=bar)
         return _CurrentBatches(loader, self._handles)
 
     def __repr__(self) -> str:
@@ -394,7 +405,7 @@ class DatasetSplit(Sequence[LabelledImage]):
         self._handles.require_current()
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
-        place = range(len(self))[number]
+        place = place_of(number, len(self), f"images in {self.data.manifest.split}")
         shard, row = divmod(self._index[place], self.data.manifest.samples_per_shard)
         first = self.data.rows(shard).index(row)
         (record,) = self.data.records(shard, first, first + 1)
@@ -445,6 +456,25 @@ def _source(images: PathText | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(images, Mapping):
         return dict(images)
     return {"kind": "image_folder", "root": str(Path(fspath(images)).absolute())}
+
+
+def _require_place(layout: DatasetLayout, source: Mapping[str, Any]) -> None:
+    """Raise DataError if shards would be mixed with other files, or with the images themselves."""
+    if source.get("kind") == "image_folder" and _is_within(layout.root, source.get("root")):
+        raise DataError(
+            f"{layout.root} lies within the folder of images {source['root']}: choose one outside "
+            "of it for the shards, such as data/photos."
+        )
+    if not layout.is_free:
+        raise DataError(
+            f"The folder {layout.root} holds files that are not of this library: choose a new or "
+            "an empty folder for the shards."
+        )
+
+
+def _is_within(place: Location, folder: Any) -> bool:
+    local = isinstance(place, Path) and isinstance(folder, str)
+    return local and Path(str(place)).resolve().is_relative_to(Path(folder).resolve())
 
 
 def require_same_source(options: PackingOptions, layout: DatasetLayout) -> None:

@@ -15,16 +15,20 @@ from torch import nn
 from mvmr.arrays import Bar, PathText, watched
 from mvmr.opened_data import Dataset, open_dataset
 from mvmr.public_calls import public
+from mvmr.student_copies import register_copies
 from mvmr.text_tables import html_table, text_table
 from pipeline.base.atomic import write_json
 from pipeline.base.devices import device_from
+from pipeline.base.digests import sha256_of
 from pipeline.base.errors import ConfigError, DataError, unknown_name
 from pipeline.base.locations import location
 from pipeline.base.text import spoken
 from pipeline.models.checkpoint import BEST
 from pipeline.models.embedding import embedded_batches, find_images
 from pipeline.models.exporting import FORMATS
+from pipeline.models.own_backbone import STUDENTS
 from pipeline.models.ready_encoder import ReadyEncoder, load_encoder
+from pipeline.models.student import OWN_PREFIX
 from stages.experiment.paths import DatasetLayout, RunLayout
 from stages.experiment.schema import Experiment, load
 from stages.steps.export_backbone import export_backbone, export_path
@@ -96,13 +100,18 @@ class Embeddings:
 class Run:
     """A finished run in the folder `path`; `data` is what it was trained on.
 
-    A student of the user's own code is built from `backbone`, or from the code that is registered
-    in this process.
+    `scores` are those of the protocols of the experiment, on images that chose nothing. A student
+    of the user's own code is built from `backbone`, or from the code that is registered in this
+    process. Raises DataError where something is asked for that is no longer in the folder, because
+    another run has taken its place.
     """
 
     layout: RunLayout
     places: DatasetLayout
     experiment: Experiment
+    file: str
+    scores: Scores
+    best: "Content"
     backbone: nn.Module | None = field(default=None, repr=False)
 
     @property
@@ -113,15 +122,17 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """The file of the best checkpoint."""
+        self._require_current()
         return self.layout.checkpoints / BEST
 
     @cached_property
     @public
     def data(self) -> Dataset:
         """The data set, with the features of the experiment."""
-        names = [*self.experiment.features]
         return open_dataset(
-            str(self.places.root), features=names, image=self.experiment.dataset.image
+            str(self.places.root),
+            features=self.experiment.features,
+            image=self.experiment.dataset.image,
         )
 
     @cached_property
@@ -130,14 +141,6 @@ class Run:
         """The trained backbone in evaluation mode, and the preparation of its images."""
         student, image = self.experiment.student, self.experiment.dataset.image
         return load_encoder(self.checkpoint, student=student, image=image, backbone=self.backbone)
-
-    @property
-    def scores(self) -> Scores:
-        """The scores of the protocols of the experiment, on images that chose nothing."""
-        files = {name: self.layout.metrics / f"{name}.json" for name in self.experiment.evaluate}
-        return Scores(
-            {n: json.loads(f.read_text(encoding="utf-8")) for n, f in files.items() if f.exists()}
-        )
 
     @public
     def embed(
@@ -167,12 +170,11 @@ class Run:
     @public
     def report(self, *, progress: Bar = None) -> Path:
         """Write one HTML page about the run, and return its path."""
-        text = (self.path / EXPERIMENT).read_text(encoding="utf-8")
+        self._require_current()
+        path = self.layout.report
         with watched(progress) as bar:
-            write_report(
-                self.experiment, text, (), self.places, self.layout, bar, path=self.layout.report
-            )
-        return self.layout.report
+            write_report(self.experiment, self.file, (), self.places, self.layout, bar, path=path)
+        return path
 
     @public
     def export(self, form: str = "safetensors", *, path: PathText | None = None) -> Path:
@@ -182,9 +184,19 @@ class Run:
         """
         if form not in FORMATS:
             raise ConfigError(unknown_name("format", form, FORMATS))
+        self._require_current()
         target = export_path(self.experiment, self.layout, form) if path is None else Path(path)
         export_backbone(self.experiment, self.layout, form=form, path=target, network=self.backbone)
         return target
+
+    def _require_current(self) -> None:
+        """Raise DataError unless the folder holds the weights that it held."""
+        if not self.best.is_in(self.layout.checkpoints / BEST):
+            raise DataError(
+                f"{self.path} now holds another run than the one that this object is of. The call "
+                "that made it puts its results back; give each run an `out` of its own to have "
+                "both."
+            )
 
     def __repr__(self) -> str:
         return f"Run {self.path}\n{self.scores!r}"
@@ -198,7 +210,8 @@ def open_run(path: PathText, *, backbone: nn.Module | None = None) -> Run:
     """Open a run that `distil`, `pretrain` or `run_experiment` finished in the folder `path`.
 
     A student of the user's own needs its network as `backbone`, unless it is registered under the
-    same name in this process. Raises DataError if there is no finished run.
+    same name in this process. Raises DataError if there is no finished run, WeightsError if the
+    weights are not of `backbone`.
     """
     root = Path(fspath(path))
     layout = RunLayout(root)
@@ -206,7 +219,56 @@ def open_run(path: PathText, *, backbone: nn.Module | None = None) -> Run:
         raise DataError(f"There is no finished run of this library in {str(root)!r}.")
     places = json.loads((root / PLACES).read_text(encoding="utf-8"))
     data = DatasetLayout(location(places["data"]))
-    return Run(layout, data, load(root / EXPERIMENT), backbone)
+    return opened(layout, data, load(root / EXPERIMENT), backbone)
+
+
+def opened(
+    layout: RunLayout,
+    data: DatasetLayout,
+    experiment: Experiment,
+    backbone: nn.Module | None = None,
+) -> Run:
+    """Return a finished run, with its scores as they are now."""
+    text = (layout.root / EXPERIMENT).read_text(encoding="utf-8")
+    files = {name: layout.metrics / f"{name}.json" for name in experiment.evaluate}
+    scores = Scores(
+        {n: json.loads(f.read_text(encoding="utf-8")) for n, f in files.items() if f.exists()}
+    )
+    best = Content.of(layout.checkpoints / BEST)
+    run = Run(layout, data, experiment, text, scores, best, backbone)
+    if backbone is not None and experiment.student.is_own:
+        load_encoder(run.checkpoint, backbone=backbone)  # raises if it is another network
+        name = experiment.student.architecture.removeprefix(OWN_PREFIX)
+        if name not in STUDENTS:
+            register_copies(name, backbone)
+    return run
+
+
+@dataclass
+class Content:
+    """The content of a file: it is read again only if the file was written again."""
+
+    stamp: tuple[int, int]
+    sha256: str
+
+    @classmethod
+    def of(cls, file: Path) -> "Content":
+        """Return that of a file."""
+        return cls(_stamp(file), sha256_of(file))
+
+    def is_in(self, file: Path) -> bool:
+        """Return whether the file has the same content now."""
+        if not file.exists():
+            return False
+        stamp = _stamp(file)
+        if stamp != self.stamp and sha256_of(file) == self.sha256:
+            self.stamp = stamp
+        return stamp == self.stamp
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def note_places(layout: RunLayout, data: DatasetLayout) -> None:

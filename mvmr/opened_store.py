@@ -18,7 +18,9 @@ from pipeline.datasets.source import Split
 from pipeline.features.putting import put_rows
 from pipeline.features.store import FeatureStore as FeatureHierarchy
 from pipeline.features.store import StoredFeature
+from pipeline.features.store.integrity import METADATA
 from pipeline.shards.manifest import Manifest
+from stages.experiment.paths import DatasetLayout
 
 COLUMNS = ("feature", "width", "of", "type", "images", "dCor error")
 
@@ -51,6 +53,7 @@ class FeatureStore(FeatureHierarchy):
     """The stored features of a data set, by name.
 
     `path` is the folder of a packed data set or the `features.zarr` in it, on disk or at a URL.
+    Raises DataError if there is neither.
 
         store = mvmr.FeatureStore("data/photos")
         store["clip"]["train"][10:20]           # rows (10, width), as NumPy
@@ -59,8 +62,13 @@ class FeatureStore(FeatureHierarchy):
     @public
     def __init__(self, path: PathText) -> None:
         place = location(fspath(path))
-        inner = place / "features.zarr"
-        super().__init__(inner if inner.exists() else place)
+        data = DatasetLayout(place)
+        if not (data.shards.exists() or data.features.exists() or (place / METADATA).exists()):
+            raise DataError(
+                f"There is neither a packed data set nor a feature store at {fspath(path)!r}: "
+                "mvmr.pack(images, path) makes one, mvmr.extract(features, data) fills its store."
+            )
+        super().__init__(place if (place / METADATA).exists() else data.features)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -95,8 +103,8 @@ class FeatureStore(FeatureHierarchy):
         `features: {name: {kind: given, made_from: ...}}`. Rows that were put under that name before
         are replaced and kept as superseded; so is a feature that was computed, with `replace`.
         Raises DataError for rows that do not fit the images, or that `dtype` does not hold: float16
-        has three digits, for numbers from 6e-5 to 65,504. Raises StoreError for the name of a
-        computed feature without `replace`.
+        has three digits, for numbers from 6e-5 to 65,504, and integers up to 2,048. Raises
+        StoreError for the name of a computed feature without `replace`.
         """
         data.require_current()
         arrays: dict[str, ArrayLike] = {str(split): array for split, array in rows.items()}
@@ -105,6 +113,7 @@ class FeatureStore(FeatureHierarchy):
             if split not in arrays:
                 raise DataError(f"There are no rows for {split}: give one per image of each split.")
             rows_of_split = as_tensor(arrays[split], f"The rows of {split}").detach().cpu()
+            _require_exact(rows_of_split, dtype, split)
             given[split] = _whole(_as_numpy(rows_of_split), manifest)
         extra = sorted(set(arrays) - set(given))
         if extra:
@@ -144,6 +153,18 @@ def _row(feature: StoredFeature) -> tuple[str, ...]:
         f"{sum(feature.splits.values()):,}",
         f"{fidelity['dcor_error_max']:.1e}",
     )
+
+
+def _require_exact(rows: Tensor, dtype: str, split: str) -> None:
+    """Raise DataError for integers, which mean themselves, that are not stored as they are."""
+    if rows.is_floating_point() or rows.is_complex():
+        return
+    changed = rows.to(getattr(torch, dtype)).double() != rows.double()
+    if changed.any():
+        raise DataError(
+            f"{dtype} does not hold the integer {rows[changed][0]} of {split} as it is: pass "
+            'dtype="float32", which holds integers up to 16,777,216, or scale them as floats.'
+        )
 
 
 def _as_numpy(rows: Tensor) -> "np.ndarray[Any, Any]":

@@ -29,6 +29,8 @@ _PHRASES: tuple[tuple[str, str], ...] = (
         r"Pack them with a share of such images: `mvmr.pack(images, path, \1=\2)`",
     ),
     (r"Set dataset\.source\.root to the folder", "Name the folder"),
+    (r"set dataset\.shards\.on_bad_image to skip", 'pass on_bad_image="skip" to mvmr.pack'),
+    (r"lower the batch size \(train\.batch_size\)", "lower the batch size"),
     (r"with --skip-unreadable\. Nothing has been written", "with skip_unreadable=True"),
     (r"leave --scheduler out", "leave scheduler out"),
     (r"Repeat the command with `--batch-size (\d+)`", r"Repeat the call with batch_size=\1"),

@@ -13,12 +13,13 @@ from torch import nn
 
 from mvmr.arrays import Bar, Count, Folder, PathText, watched
 from mvmr.opened_data import Dataset, pack
-from mvmr.opened_run import EXPERIMENT, Run, note_places
+from mvmr.opened_run import EXPERIMENT, Run, note_places, opened
 from mvmr.public_calls import resumable
 from mvmr.recipe_list import Configs
+from mvmr.student_copies import register_copies
 from pipeline.base.atomic import atomic_path
 from pipeline.base.digests import digest, state_digest
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.locations import location
 from pipeline.base.options import Options, checked_by
 from pipeline.base.own_code import OWN, source_digest
@@ -27,7 +28,6 @@ from pipeline.base.yaml_file import override, read_yaml
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.encoder import build_encoder
-from pipeline.models.own_backbone import STUDENTS
 from pipeline.models.student import OWN_PREFIX
 from pipeline.objective.terms import ObjectiveOptions, compares_views, representations_of
 from pipeline.representations.representation import RepresentationOptions
@@ -93,8 +93,8 @@ def distil(
     }
     recipe["objective"] = {TEACHER: recipe["objective"]["clip"]}
     changes = _Changes(student, image, features or {}, objective, train or {}, evaluate, seed)
+    layout = _run_layout(out)
     with watched(progress) as bar:
-        layout = RunLayout(Path(fspath(out)))
         packed = _packed(images, layout, data, bar)
         return _run(recipe, packed, changes, layout, workers, bar)
 
@@ -122,8 +122,8 @@ def pretrain(
     """
     recipe = read_yaml(Configs()["folder_self_supervised"])
     changes = _Changes(student, image, features or {}, objective, train or {}, evaluate, seed)
+    layout = _run_layout(out)
     with watched(progress) as bar:
-        layout = RunLayout(Path(fspath(out)))
         packed = _packed(images, layout, data, bar)
         return _run(recipe, packed, changes, layout, workers, bar)
 
@@ -146,7 +146,7 @@ def run_experiment(
     `out`, where NAME is that of the data set. Raises ConfigError that lists every problem.
     """
     sections = override(_sections(experiment), override_with)
-    found, layout = from_sections(sections), RunLayout(Path(fspath(out)))
+    found, layout = from_sections(sections), _run_layout(out)
     stored = _stored_beside(layout, data, found.dataset.name)
     with watched(progress) as bar:
         enough = partial(require_enough, found)
@@ -199,6 +199,17 @@ def _run(
     return _finish(experiment, plain, packed.layout, layout, workers, bar)
 
 
+def _run_layout(out: Folder) -> RunLayout:
+    """Return the places of a run; raises DataError if it would be mixed with other files."""
+    layout = RunLayout(Path(fspath(out)))
+    if not layout.is_free:
+        raise DataError(
+            f"The folder {layout.root} holds files that are not of a run: choose a new or an empty "
+            "folder as `out`, such as runs/photos."
+        )
+    return layout
+
+
 def _opened(packed: Dataset, recipe: Sections) -> dict[str, RepresentationOptions]:
     """Return the features that a data set was opened with, but for one in the teacher's place."""
     taken = TEACHER in recipe["features"]
@@ -243,7 +254,7 @@ def _finish(
     with atomic_path(layout.root / EXPERIMENT) as temporary, temporary.open("w") as file:
         YAML().dump(_naming_code(sections, experiment), file)
     note_places(layout, stored)
-    return Run(layout, stored, experiment)
+    return opened(layout, stored, experiment)
 
 
 def _naming_code(sections: Sections, experiment: Experiment) -> dict[str, Any]:
@@ -309,18 +320,8 @@ def _handed_over(network: nn.Module) -> str:
     network = deepcopy(network).cpu()
     identity = digest([source_digest(network), repr(network), state_digest(network)])
     name = f"{type(network).__name__}-{identity[:8]}"
-    STUDENTS.add(name, _Copies(network))
+    register_copies(name, network)
     return OWN_PREFIX + name
-
-
-class _Copies:
-    """A function that returns copies of a network."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-
-    def __call__(self) -> nn.Module:
-        return deepcopy(self._network)
 
 
 def _training(recipe: Sections, changes: Sections) -> dict[str, Any]:

@@ -27,6 +27,13 @@ def require_place(number: object, what: str) -> None:
         )
 
 
+def place_of(number: int, count: int, what: str) -> int:
+    """Return the place, from 0, of a number that may count from the end; else raise IndexError."""
+    if not -count <= number < count:
+        raise IndexError(f"There are {count:,} {what}, from 0 to {count - 1:,}; found {number}.")
+    return range(count)[number]
+
+
 def require_finite(x: Tensor, what: str) -> None:
     """Raise ArgumentError if a number is NaN or infinite; under `vmap` that cannot be known."""
     try:
@@ -71,6 +78,7 @@ def require_features(features: Tensor) -> None:
         raise DataError(
             "Expected floating-point features of shape (images, width); "
             f"found {features.dtype} of shape {tuple(features.shape)}."
+            + (" Write features[:, None] for one number per image." * (features.ndim == 1))
         )
     first = 0
     for rows in torch.split(features, _ROWS_AT_ONCE):

@@ -70,7 +70,14 @@ def _problem(item: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{path}: {message}"
     if kind == "value_error" and isinstance(item["input"], Mapping):  # conflicting keys
         return f"{path}: {message}."
-    return f"{path}: {message}; found {item['input']!r}."
+    return f"{path}: {_in_plain_words(message)}; found {item['input']!r}."
+
+
+def _in_plain_words(message: str) -> str:
+    """Return a message without words of the validating library's own."""
+    return message.replace("a valid tuple", "a list").replace(
+        "Tuple should have at least 1 item after validation, not 0", "no item is valid"
+    )
 
 
 def _locate(loc: Sequence[str | int], model: type[BaseModel]) -> tuple[str, type[BaseModel] | None]:

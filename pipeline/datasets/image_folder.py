@@ -74,8 +74,9 @@ class ImageFolder(Source):
         parts: Mapping[Split, Path] | None = None,
     ) -> None:
         if not root.is_dir():
+            what = "is a file" if root.is_file() else "does not exist"
             raise DataError(
-                f"The image folder {str(root)!r} does not exist. "
+                f"The image folder {str(root)!r} {what}. "
                 "Set dataset.source.root to the folder that holds your images."
             )
         self._root = root

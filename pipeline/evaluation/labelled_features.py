@@ -26,16 +26,33 @@ class LabelledFeatures:
         if self.labels.shape != (len(self.features),):
             raise DataError(
                 f"Expected one label for each of {counted(len(self.features), 'images')}; "
-                f"found labels of shape {tuple(self.labels.shape)}."
+                f"found labels of shape {tuple(self.labels.shape)}.{self._remedy()}"
             )
-        if self.labels.is_floating_point() or self.labels.dtype in (torch.bool, torch.complex64):
-            raise DataError(f"Expected integer labels; found {self.labels.dtype}.")
+        if self.labels.is_floating_point() or self.labels.is_complex():
+            raise DataError(
+                f"Expected integer labels; found {self.labels.dtype}. Classes are integers: "
+                "labels.long() or labels.astype(int) makes them so, if they are whole numbers."
+            )
+        if self.labels.dtype == torch.bool:
+            raise DataError(
+                "Expected integer labels; found torch.bool. labels.long() or labels.astype(int) "
+                "makes them 0 and 1."
+            )
         unlabelled = int((self.labels == NO_LABEL).sum())
         if unlabelled:
             raise DataError(
                 f"Expected a label for every image; {counted(unlabelled, 'images')} without one "
                 f"({NO_LABEL}) must be left out."
             )
+
+    def _remedy(self) -> str:
+        """Return how to make labels of a form that is often met one for each image."""
+        columns = self.labels.shape[1] if self.labels.ndim == 2 else 0
+        if not columns or len(self.labels) != len(self.features):
+            return ""
+        if columns == 1:
+            return " Write labels[:, 0] for a column."
+        return " Write labels.argmax(1) for one-hot rows; images of several classes are no classes."
 
     def __len__(self) -> int:
         return len(self.features)

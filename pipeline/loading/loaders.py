@@ -1,6 +1,8 @@
 """Choosing the source of training batches: memory if the data set fits, otherwise the tars."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +14,7 @@ from pipeline.base.text import counted
 from pipeline.datasets.source import Split
 from pipeline.loading.batch import Batch, Loader, SplitData
 from pipeline.loading.batch_pixels import BatchPixels, RandomViews
+from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.loading.resident import HeldSplit, ResidentLoader, load_decoded, load_encoded
 from pipeline.loading.streaming import StreamingLoader
 
@@ -92,6 +95,26 @@ class DeferredLoader(Loader):
         chosen = self.choose()
         chosen.load_state_dict({"epoch": epoch, "delivered": skip})
         yield from chosen
+
+
+class OrderedLoader(Loader):
+    """Every sample of a split, once and in order in each epoch; see `EvaluationLoader`."""
+
+    def __init__(
+        self,
+        data: SplitData,
+        options: LoadingOptions,
+        *,
+        batch_size: int,
+        progress: Progress | None = None,
+    ) -> None:
+        share = {"auto": options.memory_share, "resident": inf, "streaming": 0.0}[options.mode]
+        self._loader = EvaluationLoader(data, batch_size, memory_share=share, progress=progress)
+        super().__init__(len(self._loader))
+
+    def _epoch_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        del epoch
+        yield from islice(self._loader, skip, None)
 
 
 def loader_by_size(

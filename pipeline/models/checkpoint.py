@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.base.options import Options
+from pipeline.base.trial_vectors import agree, trial_vectors
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.encoder import Encoder, build_encoder, load_weights
 from pipeline.models.released import IMAGENET, ReleasedWeights, infer_student, read_released
@@ -25,6 +27,8 @@ from pipeline.models.student import StudentOptions
 
 FORMAT = 1
 BEST, LAST = "best.pt", "last.pt"
+TRIAL = "trial"  # what the encoder makes of trial images, if it is code of the user's own
+WITHIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,22 @@ class Checkpoint:
     def build(self) -> Encoder:
         """Return the encoder with these weights, in evaluation mode.
 
-        Raises WeightsError if they do not fit, or if the student's own code is not known here.
+        Raises WeightsError if they do not fit, or if the student's own code is not known here, or
+        is not what it was when the weights were trained.
         """
+        encoder = self._built()
+        if self.student.is_own and TRIAL in self.about:
+            found = trial_vectors(_embedded_trial(encoder, self.image))
+            if not agree(found, self.about[TRIAL], within=WITHIN):
+                raise WeightsError(
+                    f"The weights of {self.student.architecture!r} fit this network by their "
+                    "names and shapes, but it gives other embeddings than the one they were "
+                    "trained in: a stride, an activation, or its forward pass differs. Hand over "
+                    "the network as it was then."
+                )
+        return encoder
+
+    def _built(self) -> Encoder:
         try:
             encoder = build_encoder(
                 self.student,
@@ -68,12 +86,16 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically."""
+    """Write a checkpoint atomically; of a user's own network with what it makes of trial images."""
+    about = {name: value for name, value in checkpoint.about.items() if name != TRIAL}
+    if checkpoint.student.is_own:
+        encoder = replace(checkpoint, about=about).build()
+        about[TRIAL] = trial_vectors(_embedded_trial(encoder, checkpoint.image))
     content = {
         "format": FORMAT,
         "encoder": dict(checkpoint.encoder),
         "about": {
-            **checkpoint.about,
+            **about,
             "student": checkpoint.student.model_dump(mode="json"),
             "image": checkpoint.image.model_dump(mode="json"),
         },
@@ -82,6 +104,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         content["online_finetuner"] = dict(checkpoint.probe)
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
+
+
+@torch.no_grad()
+def _embedded_trial(encoder: Encoder, image: ImageOptions) -> Tensor:
+    """Return the embeddings (2, D) of two pictures of noise, as if they were normalised."""
+    draws = np.random.RandomState(0)  # NumPy never changes its numbers
+    pictures = draws.standard_normal((2, image.channels, image.size, image.size))
+    embedded: Tensor = encoder.backbone(torch.from_numpy(pictures.astype(np.float32)))
+    return embedded
 
 
 def load_checkpoint(
@@ -105,6 +136,11 @@ def load_checkpoint(
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except IsADirectoryError:
+        raise WeightsError(
+            f"{str(path)!r} is a folder; a checkpoint is a file in it, such as "
+            f"{str(path / 'checkpoints' / BEST)!r} of a run. {remedy}"
+        ) from None
     except FileNotFoundError:
         raise WeightsError(f"There is no checkpoint {str(path)!r}. {remedy}") from None
     except Exception as error:  # a file that is none fails in many ways
@@ -128,6 +164,7 @@ def load_checkpoint(
             encoder=weights.encoder,
             probe=weights.classifier,
             about={"released": path.name, "preprocessing": "assumed" if image is None else "given"},
+            network=network,
         )
         checkpoint.build()  # raises an error that names what does not fit
     if strict and student is not None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,12 +91,14 @@ def load_encoder(
         return ReadyEncoder(OnnxModule(path), preprocessing)
     own = StudentOptions.model_validate({**card["student"], "trust": False})
     if card["format"] == "released":
-        checkpoint = load_checkpoint(path, student=own, image=image, network=backbone)
-        return ReadyEncoder(checkpoint.build().backbone, preprocessing)
+        released = load_checkpoint(path, student=own, image=image, network=backbone)
+        trained = replace(released, about=card.get("training", {}))
+        return ReadyEncoder(trained.build().backbone, preprocessing)
     weights = {f"{BACKBONE}{name}": value for name, value in read_state(path).items()}
     bare = own.model_copy(update={"projector": ()})
-    encoder = Checkpoint(bare, image, weights, None, {}, network=backbone).build()
-    return ReadyEncoder(encoder.backbone, preprocessing)
+    about = card.get("training", {})
+    exported = Checkpoint(bare, image, weights, None, about, network=backbone)
+    return ReadyEncoder(exported.build().backbone, preprocessing)
 
 
 def _reduction(training: Mapping[str, Any]) -> ReductionOptions | None:

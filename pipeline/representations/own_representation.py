@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.base.own_code import OwnCode, require_arguments
+from pipeline.base.errors import ConfigError, WeightsMissingError
+from pipeline.base.own_code import PREFIX, OwnCode, require_arguments
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.handcrafted import HandCrafted
 from pipeline.representations.representation import RepresentationOptions
@@ -33,11 +34,20 @@ class OwnOptions(RepresentationOptions):
     @property
     def in_this_process_only(self) -> bool:
         """Whether other processes cannot import the function."""
-        return self.code in REPRESENTATIONS
+        return not self.code.startswith(PREFIX)
 
     def build(self, image: ImageOptions) -> HandCrafted:
-        """Construct the representation; raises ConfigError if there is no such function."""
-        function = REPRESENTATIONS.find(self.code, trust=self.trust)
+        """Construct the representation.
+
+        Raises ConfigError if there is no such function to import, WeightsMissingError if it was not
+        registered in this process.
+        """
+        try:
+            function = REPRESENTATIONS.find(self.code, trust=self.trust)
+        except ConfigError as error:
+            if self.in_this_process_only:
+                raise WeightsMissingError(str(error)) from error
+            raise
         require_arguments(function, f"The representation {self.code!r}", "images")
         return HandCrafted(
             function,

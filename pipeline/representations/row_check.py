@@ -5,24 +5,30 @@ import torch
 from PIL import Image
 
 from pipeline.base.errors import MvmrError, WeightsError
-from pipeline.representations.representation import Representation
+from pipeline.representations.representation import Representation, RepresentationOptions
 
 # Kernels differ with the shape of a batch, most of all in bfloat16.
 TOLERANCE = 0.02
+# Of vectors computed in float32, on other processors or with other numbers of threads.
+EXACT = 1e-3
+# Rounding, between vectors of different pictures.
+SAME = 1e-6
 
 
 @torch.no_grad()
-def checked_width(representation: Representation, name: str) -> int:
-    """Return the width of the vectors of a representation, which messages call `name`.
+def checked_vectors(representation: Representation, name: str) -> torch.Tensor:
+    """Return the vectors (2, D) that a representation, which messages call `name`, gives pictures.
 
-    Two images are represented together, in the other order, and one of them alone. Raises
+    The pictures are represented together, in the other order, and one of them alone. Raises
     WeightsError unless both are prepared to the same size, and there is one finite vector for each,
-    the same every time.
+    the same every time and unlike that of the other.
     """
     images = _prepared(representation, name)
     try:
-        both = representation(images)
+        both: torch.Tensor = representation(images)
         turned, alone = representation(images.flip(0)).flip(0), representation(images[:1])
+    except MvmrError:
+        raise
     except Exception as error:  # whatever a network, or the guards of a program, raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
@@ -41,7 +47,17 @@ def checked_width(representation: Representation, name: str) -> int:
             f"{name} gives an image another vector in another batch, so that rows depend on each "
             f"other: {representation.if_mixed}."
         )
-    return int(both.shape[1])
+    if torch.allclose(both[0], both[1], rtol=SAME, atol=0):
+        raise WeightsError(
+            f"{name} gives two unlike pictures the same vector, from which nothing can be learnt: "
+            "check its weights and its preparation."
+        )
+    return both
+
+
+def tolerance_of(options: RepresentationOptions) -> float:
+    """Return how much vectors may differ between machines, as a share of their norm."""
+    return TOLERANCE if getattr(options, "precision", "float32") == "bfloat16" else EXACT
 
 
 def _prepared(representation: Representation, name: str) -> torch.Tensor:

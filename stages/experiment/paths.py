@@ -62,6 +62,12 @@ class DatasetLayout:
         """Unfinished extractions; not an output of any stage."""
         return self.root / "work"
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the folder is new, empty, or one of a data set already."""
+        known = (self.shards, self.packing, self.features, self.work, self.times, self.listings)
+        return _is_free(self.root, {place.name for place in known})
+
 
 @dataclass(frozen=True)
 class RunLayout:
@@ -148,6 +154,18 @@ class RunLayout:
         return (self.scratch or self.root) / UNFINISHED / digest[:16]
 
     @property
+    def is_free(self) -> bool:
+        """Whether the folder is new, empty, or one of a run already."""
+        known = (
+            self.checkpoints,
+            self.metrics,
+            self.times,
+            self.finished,
+            self.unfinished("").parent,
+        )
+        return _is_free(self.root, {place.name for place in known})
+
+    @property
     def report(self) -> Path:
         """The HTML page about the run."""
         return self.root / "report.html"
@@ -168,6 +186,12 @@ def name_of(path: str) -> str:
     last = Path(path.rstrip("/")).absolute().name if "://" not in path else path.rsplit("/", 1)[-1]
     plain = "".join(c for c in unicodedata.normalize("NFKD", last) if not unicodedata.combining(c))
     return re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-_") or "images"
+
+
+def _is_free(root: Location, known: set[str]) -> bool:
+    """Return whether a folder has nothing in it, but for hidden files, or something known."""
+    found = names_in(root)
+    return not found.isdisjoint(known) or all(name.startswith(".") for name in found)
 
 
 def other_stores(layout: DatasetLayout) -> list[Location]:

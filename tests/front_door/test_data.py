@@ -55,8 +55,13 @@ def test_numbers_slices_and_ends(data: mvmr.Dataset) -> None:
     assert train[-1].name == train.names[-1] == train[len(train) - 1].name
     assert [sample.name for sample in train[2:8:3]] == train.names[2:8:3]
     assert train.labels[3] == train[3].label
-    with pytest.raises(IndexError):
-        train[len(train)]
+    count = len(train)
+    with pytest.raises(
+        IndexError, match=f"{count} images in train, from 0 to {count - 1}; found {count}"
+    ):
+        train[count]
+    with pytest.raises(IndexError, match=f"{count} rows of train in 'hog'"):
+        data.store["hog"]["train"][-count - 1]
     with pytest.raises(DataError, match="Did you mean 'train'"):
         data["trian"]
     with pytest.raises(DataError, match="Did you mean 'hog'"):
@@ -75,6 +80,22 @@ def test_batches_hold_the_same_samples(data: mvmr.Dataset, mode: str) -> None:
             assert batch["labels"][row] == by_index[index].label
             seen.append(index)
     assert len(seen) == len(set(seen)) == 8 * len(loader)
+
+
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
+def test_other_images_than_those_of_training_come_all_and_in_order(
+    data: mvmr.Dataset, mode: str
+) -> None:
+    for split, more in (("validation", {}), ("train", {"shuffle": False})):
+        loader = data.loader(split, batch_size=5, mode=mode, **more)  # type: ignore[arg-type]
+        for _ in range(2):
+            batches = list(loader)
+            index = torch.cat([batch["index"] for batch in batches]).tolist()
+            assert index == [sample.index for sample in data[split]]
+            assert max(len(batch["index"]) for batch in batches) <= 5
+            assert len(batches) == len(loader)
+    image = data["train"][3].image
+    assert torch.equal(next(iter(data.loader(shuffle=False)))["images"][3], image)
 
 
 def test_a_store_shows_rows_as_they_were_stored(data: mvmr.Dataset, folder: Path) -> None:

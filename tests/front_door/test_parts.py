@@ -86,7 +86,7 @@ def test_what_an_objective_lacks_is_said_at_once() -> None:
         objective(h=tensor(8, 3))
     with pytest.raises(DataError, match="found 3 tensors"):
         objective(h=[tensor(8, 3)] * 3)
-    with pytest.raises(TrainingError, match="The objective needs h"):
+    with pytest.raises(TrainingError, match="acts on h, of which nothing was given"):
         objective(z=(tensor(8, 3), tensor(8, 3)))
 
 

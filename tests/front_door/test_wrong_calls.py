@@ -102,6 +102,7 @@ Y = np.arange(60) % 3
 PIXELS = np.zeros((1, 3, SIDE, SIDE))
 HOLED = np.where(np.arange(60)[:, None] == 3, np.nan, X)
 PAIR = (torch.ones(8, 4), torch.ones(8, 4))
+NAN = torch.full((8, 2), torch.nan)
 DATA: Any = "x"
 CLASS: Any = nn.MSELoss
 
@@ -153,14 +154,29 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
     "objects": ("return_inverse", lambda _: knn(train=(X, Y.astype(object)))),
     "beyond int64": (r"below 2\^63", lambda _: knn(train=(X, Y.astype(np.uint64) + 2**63))),
     "no neighbours": (r"ks\.0.*greater than or equal to 1; found 0", lambda _: knn(ks=(0,))),
-    "one k": (r"knn_probe\.ks: ", lambda _: knn(ks=5)),
+    "one k": (r"knn_probe\.ks: Input should be a list; found 5", lambda _: knn(ks=5)),
+    "true and false": (r"torch\.bool.*astype\(int\)", lambda _: knn(train=(X, Y > 0))),
+    "floats as labels": (r"float64.*astype\(int\)", lambda _: knn(train=(X, Y.astype(float)))),
+    "one-hot": (r"\(60, 3\)\. Write labels\.argmax\(1\)", lambda _: knn(train=(X, np.eye(3)[Y]))),
+    "a column": (r"\(60, 1\)\. Write labels\[:, 0\]", lambda _: knn(train=(X, Y[:, None]))),
+    "one number each": (r"Write features\[:, None\]", lambda _: knn(train=(X[:, 0], Y))),
     "no such device": ("auto, cpu, or one.*'foo'", lambda _: knn(device="foo")),
     "no such GPU": ("auto, cpu, or one.*'cuda:77'", lambda _: knn(device="cuda:77")),
     # the objective
     "a list of terms": ("terms must be a dictionary", lambda _: objective(["invariance"])),
     "no batch": ("needs embeddings h or z", lambda _: objective({"variance": {}})()),
     "arrays as embeddings": ("h must be", lambda _: objective({"variance": {"on": "h"}})(h=X)),
-    "another width": ("must have 3 numbers each; found 4", lambda _: regression(3)),
+    "another width": (r"h of original must have 3 numbers .*\(8, 4\)", lambda _: regression(3)),
+    "another layer": (
+        r"'variance' acts on z, .* on='h'",
+        lambda _: objective({"variance": {}})(h=PAIR),
+    ),
+    "other images": (
+        "8 of h of the original view, 8 of h of the augmented view|3 of the target",
+        lambda _: dependence_on_target(torch.ones(3, 2)),
+    ),
+    "NaN in a target": ("'t' must be finite", lambda _: dependence_on_target(NAN)),
+    "a target in a row": (r"'t' must be a matrix \(B, D\)", lambda _: dependence_on_target(NAN[0])),
     "other arguments": (r"called with original, augmented, but", lambda _: one_sided()),
     # data sets and stores
     "a word for a number": ("by number or by slice.*'a'", lambda d: d["train"]["a"]),
@@ -170,6 +186,17 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
     "a network for a feature": (r"'a' must be .*mvmr\.teacher", lambda d: features(d, Network())),
     "nothing for a feature": ("'a' must be a dictionary", lambda d: features(d, None)),
     "nowhere": ("Name the folder that holds", lambda d: mvmr.pack("no", root_of(d) / "no")),
+    "one image": ("is a file. Name the folder", lambda d: mvmr.pack(a_file(d), root_of(d) / "no")),
+    "bad images": (
+        'pass on_bad_image="skip" to mvmr',
+        lambda d: mvmr.pack(broken(d), root_of(d) / "no"),
+    ),
+    "no store": ("neither a packed data set nor", lambda d: mvmr.FeatureStore(root_of(d) / "nil")),
+    "photographs": (
+        "neither a packed data set nor",
+        lambda d: mvmr.FeatureStore(root_of(d) / "photos"),
+    ),
+    "large integers": ("integer 2049 of", lambda d: put(d, scale=2049, kind=int)),
     "mean of bytes": ("not of bytes; found", lambda _: mvmr.Image(8, mean=(123.0,) * 3)),
     "a second teacher": ("the feature other", lambda d: distil(d, features={"teacher": {}})),
     "no terms": ("at least one term", lambda d: distil(d, objective={})),
@@ -177,7 +204,7 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
     "no samples": ("of at least 1; found 0", lambda d: mvmr.pack("a", str(d.path), samples=0)),
     "no batches": ("of at least 1; found 0", lambda d: d.loader(batch_size=0)),
     "fewer than none": ("of at least 0; found -1", lambda d: d.loader(workers=-1)),
-    "a large batch": ("than the . validation images", lambda d: d.loader("validation")),
+    "a large batch": ("than the .. train images .*lower the batch size, f", lambda d: d.loader()),
     "a path for data": (
         r"mvmr\.open_dataset\('x'\)",
         lambda d: d.store.put("a", {}, DATA, made_from="a"),
@@ -187,7 +214,7 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
     "no dtype": ("Did you mean 'float16'", lambda d: put(d, dtype="float61")),
     # files
     "a text file": ("not a readable checkpoint", lambda d: mvmr.load_encoder(text_file(d))),
-    "a folder": ("not a readable checkpoint", lambda d: mvmr.load_encoder(str(d.path))),
+    "a folder": (r"is a folder.*checkpoints/best\.pt", lambda d: mvmr.load_encoder(str(d.path))),
     "no file": ("no checkpoint", lambda _: mvmr.load_encoder("nowhere.pt")),
     "no experiment": (r"or one of mvmr\.configs\(\)", lambda d: experiment(d, "nowhere.yaml")),
     # code of one's own
@@ -235,6 +262,10 @@ def regression(h_width: int) -> Any:
     return objective(h=PAIR, targets={"t": PAIR[0]})
 
 
+def dependence_on_target(target: torch.Tensor) -> Any:
+    return mvmr.Objective({"t": {"kind": "dependence", "on": "h"}})(h=PAIR, targets={"t": target})
+
+
 def one_sided() -> mvmr.Objective:
     mvmr.register_term("one_sided", lambda original: original.mean())
     return mvmr.Objective({"one_sided": {}})
@@ -273,8 +304,15 @@ def text_file(data: mvmr.Dataset) -> Path:
     return path
 
 
-def put(data: mvmr.Dataset, *, scale: float = 1.0, **options: Any) -> Any:
-    rows = {s: scale * np.ones((len(data[s]), 3)) for s in data.manifests}
+def broken(data: mvmr.Dataset) -> Path:
+    folder = root_of(data) / "broken"
+    photos(folder, each=10)
+    (folder / "red" / "a.jpg").write_bytes(b"no image")
+    return folder
+
+
+def put(data: mvmr.Dataset, *, scale: float = 1.0, kind: type = float, **options: Any) -> Any:
+    rows: dict[str, Any] = {s: np.full((len(data[s]), 3), scale, kind) for s in data.manifests}
     return data.store.put("put", rows, data, **{"made_from": "ones", **options})
 
 

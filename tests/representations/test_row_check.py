@@ -18,7 +18,7 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.images.preparation import OriginalView
 from pipeline.representations.hog import HogOptions
 from pipeline.representations.representation import JsonValue, Representation, RepresentationOptions
-from pipeline.representations.row_check import checked_width
+from pipeline.representations.row_check import checked_vectors
 from pipeline.representations.teachers.frozen import FrozenTeacher
 
 
@@ -66,13 +66,13 @@ def teacher(network: nn.Module) -> FrozenTeacher:
 )
 def test_a_network_that_mixes_images_is_refused(network: nn.Module, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
-        checked_width(teacher(network), "own")
+        checked_vectors(teacher(network), "own")
 
 
 def test_a_network_that_is_given_in_training_mode_is_put_in_evaluation_mode() -> None:
     network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(), nn.Flatten())
     assert network.training
-    assert checked_width(teacher(network), "own") == 64
+    assert checked_vectors(teacher(network), "own").shape == (2, 64)
     assert torch.equal(network[0].running_mean, torch.zeros(1))  # type: ignore[arg-type]
 
 
@@ -144,4 +144,4 @@ def test_rows_that_depend_on_their_batch_are_not_stored(data: Path) -> None:
 
 
 def test_what_is_built_in_passes(data: Path) -> None:
-    assert checked_width(HogOptions(cell=4).build(IMAGE), "hog") == 24 * 4
+    assert checked_vectors(HogOptions(cell=4).build(IMAGE), "hog").shape == (2, 24 * 4)

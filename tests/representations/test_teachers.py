@@ -24,7 +24,7 @@ from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
 from pipeline.base.timm_catalogue import other_activation
 from pipeline.images.decoding import decode, opened
 from pipeline.images.original_view import ImageOptions
-from pipeline.representations.row_check import checked_width
+from pipeline.representations.row_check import checked_vectors
 from pipeline.representations.teachers.exported import ExportedOptions
 from pipeline.representations.teachers.frozen import FrozenTeacher, LibraryPreparation
 from pipeline.representations.teachers.open_clip import OpenClipOptions, text_embeddings
@@ -293,10 +293,10 @@ def test_an_exported_program_that_mixes_images_or_fixes_the_batch_is_refused(
 ) -> None:
     training = export(tmp_path / "training.pt2", _Pool().train())
     with pytest.raises(WeightsError, match="evaluation mode"):
-        checked_width(exported_options(training).build(STUDENT), "the program")
+        checked_vectors(exported_options(training).build(STUDENT), "the program")
     static = export(tmp_path / "static.pt2", _Pool().eval(), dynamic=False)
     with pytest.raises(WeightsError, match="dynamic first dimension"):
-        checked_width(exported_options(static).build(STUDENT), "the program")
+        checked_vectors(exported_options(static).build(STUDENT), "the program")
 
 
 def test_a_teacher_stays_frozen_and_in_evaluation_mode(clip_teacher: FrozenTeacher) -> None:

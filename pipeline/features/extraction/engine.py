@@ -12,10 +12,11 @@ from pipeline.base.errors import ConfigError, MvmrError, StoreError
 from pipeline.base.locations import Location, is_local, names_in
 from pipeline.base.locks import exclusive
 from pipeline.base.progress import Progress
+from pipeline.base.trial_vectors import trial_vectors
 from pipeline.datasets.source import Split
 from pipeline.features.encoding import Encoding
 from pipeline.features.extraction.cluster import Cluster, ClusterOptions, cluster
-from pipeline.features.extraction.fingerprint import fingerprint_of
+from pipeline.features.extraction.fingerprint import fingerprint_of, require_same_vectors
 from pipeline.features.extraction.kept import kept_losses
 from pipeline.features.extraction.likeness import likeness_of
 from pipeline.features.extraction.prepare import (
@@ -45,12 +46,12 @@ from pipeline.features.store import (
     differing,
     recipe_of,
 )
-from pipeline.features.store.feature import without_basis
+from pipeline.features.store.feature import TRIAL, without_basis
 from pipeline.features.store.identities import Identities, places_of, write_identities
 from pipeline.features.store.writer import DONE, LOCK
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.representation import RepresentationOptions, identity_of
-from pipeline.representations.row_check import checked_width
+from pipeline.representations.row_check import checked_vectors
 from pipeline.shards.listing import read_contents
 from pipeline.shards.manifest import Manifest, read_manifests
 
@@ -110,6 +111,8 @@ def _is_stored(store: FeatureStore, task: FeatureTask, progress: Progress) -> bo
     """Whether the store holds a feature as it is wanted, perhaps among the superseded ones."""
     if task.name in store:
         found = store[task.name]
+        if found.recipe == recipe_of(task.fingerprint):
+            require_same_vectors(found, task.options, task.trial)
         if without_basis(found.fingerprint) == task.fingerprint:
             return True
         if found.recipe != recipe_of(task.fingerprint):
@@ -194,14 +197,16 @@ def feature_task(
         )
     representation = options.build(image)
     fingerprint = fingerprint_of(options, identity_of(representation), manifests)
-    width = checked_width(representation, f"The representation {name!r}")
+    vectors = checked_vectors(representation, f"The representation {name!r}")
+    width = vectors.shape[1]
     if options.reduce.pca is not None and options.reduce.pca > width:
         raise ConfigError(
             f"features.{name}.reduce.pca: {options.reduce.pca} components are more than the "
             f"{width} numbers per image. Set it below {width}, or leave `reduce` out."
         )
     directory = work / f"{name}-{_short(fingerprint)}"
-    return FeatureTask(name, options, width, store, directory, fingerprint)
+    trial = trial_vectors(vectors)
+    return FeatureTask(name, options, width, store, directory, fingerprint, trial)
 
 
 def complete(
@@ -493,4 +498,5 @@ def _recipe(feature: FeatureTask, image: ImageOptions) -> dict[str, Any]:
     return {
         "options": feature.options.model_dump(mode="json"),
         "image": image.model_dump(mode="json"),
+        TRIAL: feature.trial,
     }

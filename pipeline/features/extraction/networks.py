@@ -30,17 +30,19 @@ def networks_of(
     """Return the networks by feature, on a device; a process loads each of them once."""
     with _loading:
         return {
-            feature.name: _built(feature.options, image, device, digest(feature.fingerprint))
+            feature.name: _built(
+                feature.options, image, device, digest([feature.fingerprint, feature.trial])
+            )
             for feature in features
         }
 
 
 @lru_cache(maxsize=16)
 def _built(
-    options: RepresentationOptions, image: ImageOptions, device: torch.device, fingerprint: str
+    options: RepresentationOptions, image: ImageOptions, device: torch.device, identity: str
 ) -> Representation:
-    """Load a network; another `fingerprint` means other weights."""
-    del fingerprint
+    """Load a network; another `identity` means other weights, or other code of the user's own."""
+    del identity
     return options.build(image).to(device).eval()
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pipeline.base.errors import MvmrError
 from pipeline.base.progress import Progress
 from pipeline.features.encoding import Array, Encoding
+from pipeline.features.extraction.fingerprint import gives_same_vectors
 from pipeline.features.extraction.task import FeatureTask
 from pipeline.features.store import FeatureStore, FeatureWriter, StoredFeature, recipe_of
 from pipeline.features.store.feature import BASIS
@@ -29,7 +30,8 @@ BLOCK_BYTES = 512 * 2**20
 def donors_of(feature: FeatureTask, stores: Sequence[FeatureStore]) -> list[StoredFeature]:
     """Return the features that were made as this one is to be, perhaps with other bases."""
     recipe = recipe_of(feature.fingerprint)
-    return [found for store in stores for found in store.every() if found.recipe == recipe]
+    alike = (found for store in stores for found in store.every() if found.recipe == recipe)
+    return [found for found in alike if gives_same_vectors(found, feature.options, feature.trial)]
 
 
 def of_one_basis(feature: FeatureTask, donors: Sequence[StoredFeature]) -> list[StoredFeature]:

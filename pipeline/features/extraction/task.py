@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.base.locations import Location
+from pipeline.base.trial_vectors import TrialVectors
 from pipeline.datasets.source import Split
 from pipeline.features.store import FeatureStore, FeatureWriter
 from pipeline.features.store.feature import number_of_view, view_part
@@ -19,7 +20,10 @@ from pipeline.shards.reading import read_shard
 
 @dataclass(frozen=True)
 class FeatureTask:
-    """What a worker needs to know about one feature; `width` is the representation's."""
+    """What a worker needs to know about one feature; `width` is the representation's.
+
+    `trial` are its vectors of trial pictures, in a few numbers.
+    """
 
     name: str
     options: RepresentationOptions
@@ -27,6 +31,7 @@ class FeatureTask:
     store: Location
     work: Location
     fingerprint: Mapping[str, Any] = field(hash=False)
+    trial: TrialVectors = field(hash=False)
 
     @property
     def is_fitted(self) -> bool:

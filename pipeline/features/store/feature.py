@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.base.arguments import require_place
+from pipeline.base.arguments import place_of, require_place
 from pipeline.base.damage import Damage
 from pipeline.base.digests import digest
 from pipeline.base.errors import (
@@ -49,6 +49,7 @@ VIEW = "view-"  # begins the names of arrays of stored views
 SUPERSEDED = "superseded"
 # Arrays beside a reduction.
 COMPONENT_MEAN, COMPONENT_DEVIATION = "component_mean", "component_deviation"
+TRIAL = "trial"  # in a report: what the representation makes of trial pictures, in a few numbers
 
 
 class StoredFeature:
@@ -260,7 +261,7 @@ class StoredRows:
             low, high = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1]) + 1
             rows = self._feature.read(self._split, low, high)
             return rows[[row - low for row in chosen]]
-        row = range(len(self))[number]
+        row = place_of(number, len(self), f"rows of {self._split} in {self._feature.name!r}")
         first: Array = self._feature.read(self._split, row, row + 1)[0]
         return first
 
@@ -325,11 +326,18 @@ class FeatureStore:
                 with suppress(MvmrError, *UNREADABLE):
                     yield StoredFeature(place / name)
 
+    def of_name(self, name: str) -> Iterator[StoredFeature]:
+        """Yield the feature of a name, and those that were superseded by it."""
+        for feature in self.every():
+            superseded = feature.path.parent == self.superseded
+            if feature.name.rpartition("-")[0] == name if superseded else feature.name == name:
+                yield feature
+
     def restore(self, name: str, expected: Fingerprint) -> StoredFeature | None:
         """Put a superseded feature with this fingerprint in its place again, if there is one."""
-        for older in self.every():
-            named = older.path.parent == self.superseded and older.name.startswith(f"{name}-")
-            if named and without_basis(older.fingerprint) == expected:
+        for older in self.of_name(name):
+            superseded = older.path.parent == self.superseded
+            if superseded and without_basis(older.fingerprint) == expected:
                 if name in self:
                     place = self.superseded / f"{name}-{self[name].digest[:16]}"
                     move_tree(self.path / name, place)

@@ -24,7 +24,7 @@ Prepare = Callable[[Image.Image], Tensor]
 class OwnTeacher:
     """A network that maps what `prepare` makes of images to (B, D)."""
 
-    network: nn.Module
+    network: "_OneVectorEach"
     prepare: Prepare | None
 
 
@@ -109,15 +109,38 @@ def hand_over(network: Any, prepare: Prepare | None, name: str) -> OwnTeacherOpt
             f"Another function was handed over as the teacher {name!r} before: name this one "
             "otherwise, so that their rows are kept apart."
         )
-    _TEACHERS[name, weights] = OwnTeacher(network.eval(), prepare)
+    _TEACHERS[name, weights] = OwnTeacher(_OneVectorEach(network).eval(), prepare)
     return OwnTeacherOptions(name=name, weights=weights)
 
 
 def _differ(known: OwnTeacher, network: nn.Module) -> bool:
-    both = (known.network, network)
+    both = (known.network.network, network)
     if not all(isinstance(one, _Function) for one in both):
         return False
     return source_digest(both[0].call) != source_digest(both[1].call)
+
+
+class _OneVectorEach(nn.Module):
+    """A network that must return one vector for each image, and nothing else."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map prepared images (B, C, H, W) to vectors (B, D); raises ConfigError for other forms.
+
+        Maps are not flattened, since their mean over all places is what mostly is wanted.
+        """
+        found = self.network(images)
+        if not isinstance(found, Tensor) or found.ndim != 2:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigError(
+                f"A teacher must return one tensor (B, D); found {shape} for {len(images)} images. "
+                "Hand over a function of it that does, such as lambda x: network(x).mean((2, 3)) "
+                "for maps, or lambda x: network(x)[0] for the first of several outputs."
+            )
+        return found
 
 
 class _Function(nn.Module):
