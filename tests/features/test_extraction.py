@@ -248,7 +248,10 @@ def test_another_specification_is_refused_until_it_is_extracted(
     assert renewed["hog"].fingerprint["dtype"] == options.dtype
 
 
-def test_invalid_rows_are_zero_even_where_a_batch_has_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [HOG, SCATTERING], ids=["plain", "fitted"])
+def test_invalid_rows_are_zero_even_where_a_batch_has_no_other(
+    tmp_path: Path, options: RepresentationOptions
+) -> None:
     source = BrokenDigits()
     write_split(
         source,
@@ -260,7 +263,7 @@ def test_invalid_rows_are_zero_even_where_a_batch_has_no_other(tmp_path: Path) -
         provenance={},
         progress=Silent(),
     )
-    rows = run({"hog": HOG}, tmp_path / "shards", tmp_path)["hog"].read("train")
+    rows = run({"any": options}, tmp_path / "shards", tmp_path)["any"].read("train")
     assert np.flatnonzero(~rows.any(axis=1)).tolist() == [3, 128]
 
 

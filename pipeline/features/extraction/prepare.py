@@ -110,7 +110,8 @@ def lay_out(feature: FeatureTask, manifests: Mapping[Split, Manifest]) -> None:
 def write_fitted(feature: FeatureTask, manifest: Manifest) -> "npt.NDArray[np.bool_]":
     """Write the training rows that a reduction was fitted and measured on.
 
-    Return which rows (samples,) these are. Shards that are thereby finished are marked.
+    Return which rows (samples,) these are. Shards that are thereby finished are marked; rows of
+    images in them that could not be decoded are zeros.
     """
     written = np.zeros(manifest.samples, bool)
     found = fitted_rows(feature.work)
@@ -118,9 +119,11 @@ def write_fitted(feature: FeatureTask, manifest: Manifest) -> "npt.NDArray[np.bo
         return written
     rows, numbers = found
     written[rows] = True
-    absent = written.copy()
-    absent[sorted(manifest.invalid)] = True
+    invalid = np.zeros_like(written)
+    invalid[sorted(manifest.invalid)] = True
     writer, split = feature.writer(), manifest.split
+    encoding = Encoding.load(feature.options.dtype, writer.reduction()[0])
+    zero = encoding.encode(np.zeros((1, numbers.shape[1]), np.float32))
     step, done = writer.chunk_rows(split), writer.done()
     for number, shard in enumerate(manifest.shards):
         first = manifest.first_index(number)
@@ -132,8 +135,9 @@ def write_fitted(feature: FeatureTask, manifest: Manifest) -> "npt.NDArray[np.bo
             here = (rows >= start) & (rows < end)
             chunk = writer.read_raw(split, np.arange(start, end))
             chunk[rows[here] - start] = numbers[here]
+            chunk[invalid[start:end]] = zero
             writer.write_raw(split, start, chunk)
-        if absent[first:last].all():
+        if (written | invalid)[first:last].all():
             writer.mark(split, [number])
     return written
 
