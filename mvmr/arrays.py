@@ -21,6 +21,7 @@ Folder: TypeAlias = Annotated[PathText, NoFile()]
 Count: TypeAlias = Annotated[int, AtLeast(1)]
 Bar: TypeAlias = bool | Progress | None
 
+_EXACT_INTEGERS = 2**53
 _NUMBERS = "biufc"  # kinds of NumPy's types
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
@@ -49,6 +50,22 @@ def as_tensor(array: Any, what: str) -> Tensor:
     if (signed < 0).any():
         raise DataError(f"{what} must be integers below 2^63; found larger ones.")
     return signed
+
+
+def as_real_rows(array: Any, what: str) -> Tensor:
+    """Return an array of numbers as a tensor that is computed with as it is: integers as float64.
+
+    Raises DataError for integers beyond 2^53, which float64 does not hold.
+    """
+    rows = as_tensor(array, what)
+    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        return rows
+    if rows.numel() and int(rows.abs().max()) > _EXACT_INTEGERS:
+        raise DataError(
+            f"{what} must be integers up to 2^53, beyond which float64 does not hold them; found "
+            "larger ones: subtract an offset."
+        )
+    return rows.double()
 
 
 def _from_numpy(array: npt.NDArray[Any], what: str) -> Tensor:

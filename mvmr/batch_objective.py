@@ -6,7 +6,7 @@ from typing import Any, overload
 import numpy as np
 from torch import Tensor, nn
 
-from mvmr.arrays import ArrayLike, Count, as_tensor
+from mvmr.arrays import ArrayLike, Count, as_real_rows
 from mvmr.public_calls import public
 from pipeline.base.arguments import require_finite, require_matrix
 from pipeline.base.errors import ArgumentError, ConfigError, DataError, TrainingError
@@ -62,7 +62,7 @@ def distance_correlation(
     tensors = isinstance(x, Tensor), isinstance(y, Tensor)
     if any(tensors) != all(tensors):
         raise DataError("Both samples must be tensors, or both arrays; found one of each.")
-    rows = [as_tensor(side, f"The sample {name}") for name, side in (("x", x), ("y", y))]
+    rows = [as_real_rows(side, f"The sample {name}") for name, side in (("x", x), ("y", y))]
     for name, side in zip("xy", rows, strict=True):
         require_matrix(side, f"The sample {name}")
         require_finite(side, f"The sample {name}")
@@ -133,7 +133,7 @@ class Objective(nn.Module):
         for it, and give a value that is not finite. Raises TrainingError if something that a term
         needs is missing.
         """
-        rows = {n: as_tensor(t, f"The target {n!r}") for n, t in (targets or {}).items()}
+        rows = {n: as_real_rows(t, f"The target {n!r}") for n, t in (targets or {}).items()}
         activations = Activations(self._by_view(h, "h"), self._by_view(z, "z"))
         self._check(activations, rows)
         value: ObjectiveValue = self.terms(activations, rows, moment=Moment(progress, seed))

@@ -1,7 +1,7 @@
 """Code of the user's own, in the places of the library's: teachers, students, terms, ..."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image as Pillow
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ def teacher(
     prepare: Callable[[Pillow.Image], Tensor] | None = None,
     *,
     name: str,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16",
 ) -> OwnTeacherOptions:
     """Hand a frozen network over as a teacher, for `extract`, `distil` and experiments.
 
@@ -51,14 +52,15 @@ def teacher(
     `prepare`, it gets normalised original views. Its stored rows are known by the digest of its
     weights and by `name`, which stands for its code and its preparation: change it with them. If it
     gives other vectors than those that are stored under its name, this is noticed and refused. An
-    image must get the same vector in any batch; this is checked before anything is stored.
+    image must get the same vector in any batch; this is checked before anything is stored. `dtype`
+    is what its vectors are stored in.
 
     >>> quarters = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     >>> pooled = mvmr.teacher(quarters, name="means of quarters")
     >>> pooled.kind
     'own_teacher'
     """
-    return hand_over(network, prepare, name)
+    return hand_over(network, prepare, name).model_copy(update={"dtype": dtype})
 
 
 @public

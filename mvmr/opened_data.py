@@ -14,7 +14,7 @@ from torch import Tensor
 from mvmr.arrays import Bar, Count, Folder, PathText, watched
 from mvmr.given_arguments import AtLeast
 from mvmr.open_handles import OpenHandles
-from mvmr.opened_store import FeatureStore
+from mvmr.opened_store import FeatureStore, require_these_shards
 from mvmr.public_calls import STARTS_OVER, public, resumable, words_of_python
 from mvmr.seen_image import packed_for, say_packed_for
 from pipeline.base.arguments import place_of, require_place
@@ -191,7 +191,7 @@ def open_dataset(
     if options:
         found = _stored(bare, options)
     for feature in found.values():
-        _require_these_shards(feature, manifests)
+        require_these_shards(feature, manifests)
         _require_this_image(feature, image)
     return Dataset(layout, manifests, image, found, options)
 
@@ -319,7 +319,10 @@ class Dataset:
     def _facts(self) -> Iterator[tuple[str, str]]:
         yield "Dataset", str(self.path)
         for split, manifest in self.manifests.items():
-            yield split, f"{manifest.valid:,} images, {manifest.labelled:,} with a label"
+            lost = len(manifest.invalid) - sum(len(shard.gone) for shard in manifest.shards)
+            left_out = f"; {lost:,} more cannot be read" if lost else ""
+            labelled = min(manifest.labelled, manifest.valid)
+            yield split, f"{manifest.valid:,} images, {labelled:,} with a label{left_out}"
         if self.classes:
             more = ", ..." if len(self.classes) > 5 else ""
             yield "classes", f"{len(self.classes)}: {', '.join(self.classes[:5])}{more}"
@@ -368,6 +371,11 @@ class DatasetSplit(Sequence[LabelledImage]):
         """The name of each image in its source."""
         self._handles.require_current()
         return self._names
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Why images cannot be read, by name, of the first ones that cannot."""
+        return self.data.manifest.left_out
 
     @property
     @public
@@ -455,12 +463,15 @@ def feature_options(
 def _source(images: PathText | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(images, Mapping):
         return dict(images)
-    return {"kind": "image_folder", "root": str(Path(fspath(images)).absolute())}
+    root = Path(fspath(images)).absolute()
+    if root.is_file():
+        raise DataError(f"{str(root)!r} is a file. Name the folder that holds your images.")
+    return {"kind": "image_folder", "root": str(root)}
 
 
 def _require_place(layout: DatasetLayout, source: Mapping[str, Any]) -> None:
     """Raise DataError if shards would be mixed with other files, or with the images themselves."""
-    if source.get("kind") == "image_folder" and _is_within(layout.root, source.get("root")):
+    if source.get("kind") == "image_folder" and is_within(layout.root, source.get("root")):
         raise DataError(
             f"{layout.root} lies within the folder of images {source['root']}: choose one outside "
             "of it for the shards, such as data/photos."
@@ -472,7 +483,8 @@ def _require_place(layout: DatasetLayout, source: Mapping[str, Any]) -> None:
         )
 
 
-def _is_within(place: Location, folder: Any) -> bool:
+def is_within(place: Location, folder: Any) -> bool:
+    """Return whether a place lies in a local folder, or is it."""
     local = isinstance(place, Path) and isinstance(folder, str)
     return local and Path(str(place)).resolve().is_relative_to(Path(folder).resolve())
 
@@ -522,16 +534,6 @@ def _depends_on(feature: StoredFeature) -> Mapping[str, Any] | None:
     """Return how the student saw images, if the rows of a feature depend on it."""
     image: Mapping[str, Any] | None = feature.fingerprint.get("representation", {}).get("image")
     return image
-
-
-def _require_these_shards(feature: StoredFeature, manifests: Mapping[Split, Manifest]) -> None:
-    """Raise StaleFeatureError if a feature was made from other images."""
-    made_from, now = feature.fingerprint["shards"], {s: m.digest for s, m in manifests.items()}
-    if made_from != now:
-        raise StaleFeatureError(
-            f"The feature {feature.name!r} is not of the images that are in the shards now: "
-            "extract it again, which computes only what is new."
-        )
 
 
 def _require_this_image(feature: StoredFeature, image: ImageOptions | None) -> None:

@@ -12,14 +12,15 @@ from mvmr.arrays import ArrayLike, PathText, as_tensor
 from mvmr.given_arguments import NotBlank
 from mvmr.public_calls import public
 from mvmr.text_tables import html_table, text_table
-from pipeline.base.errors import DataError
+from pipeline.base.errors import DataError, StaleFeatureError
 from pipeline.base.locations import Location, location
 from pipeline.datasets.source import Split
-from pipeline.features.putting import put_rows
+from pipeline.features.putting import GIVEN, kind_of, put_rows
 from pipeline.features.store import FeatureStore as FeatureHierarchy
 from pipeline.features.store import StoredFeature
 from pipeline.features.store.integrity import METADATA
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.packing import packed_manifests
 from stages.experiment.paths import DatasetLayout
 
 COLUMNS = ("feature", "width", "of", "type", "images", "dCor error")
@@ -78,8 +79,17 @@ class FeatureStore(FeatureHierarchy):
 
     @public
     def __getitem__(self, name: str) -> StoredFeature:
-        """Open a feature; raises StoreError with the names of all others if there is none."""
-        return super().__getitem__(name)
+        """Open a feature; raises StoreError with the names of all others if there is none.
+
+        Raises StaleFeatureError if its rows are of other images than those packed beside it.
+        """
+        feature = super().__getitem__(name)
+        require_these_shards(feature, self._packed())
+        return feature
+
+    def _packed(self) -> Mapping[Split, Manifest]:
+        """Return the manifests of the data set around the store; none if it stands alone."""
+        return packed_manifests(DatasetLayout(self.path.parent).shards)
 
     def keys(self) -> list[str]:
         """Return the names of all features."""
@@ -119,7 +129,7 @@ class FeatureStore(FeatureHierarchy):
         if extra:
             raise DataError(f"The data set has no split {extra[0]!r}; it has {', '.join(given)}.")
         return put_rows(
-            self,
+            FeatureHierarchy(self.path),
             name,
             given,
             data.shards,
@@ -143,6 +153,19 @@ class FeatureStore(FeatureHierarchy):
         return (f for f in self.every() if f.path.parent == self.path and f.name in wanted)
 
 
+def require_these_shards(feature: StoredFeature, manifests: Mapping[Split, Manifest]) -> None:
+    """Raise StaleFeatureError if a feature was made from other images than those of `manifests`."""
+    made_from, now = feature.fingerprint["shards"], {s: m.digest for s, m in manifests.items()}
+    if manifests and made_from != now:
+        remedy = "call mvmr.extract with it again, which computes only what is new"
+        if kind_of(feature) == GIVEN:
+            remedy = "put rows of these images under its name"
+        raise StaleFeatureError(
+            f"The feature {feature.name!r} is not of the images that are in the shards now: "
+            f"{remedy}."
+        )
+
+
 def _row(feature: StoredFeature) -> tuple[str, ...]:
     fidelity = feature.report["fidelity"]
     return (
@@ -161,9 +184,10 @@ def _require_exact(rows: Tensor, dtype: str, split: str) -> None:
         return
     changed = rows.to(getattr(torch, dtype)).double() != rows.double()
     if changed.any():
+        wider = "" if dtype == "float32" else 'pass dtype="float32", '
         raise DataError(
-            f"{dtype} does not hold the integer {rows[changed][0]} of {split} as it is: pass "
-            'dtype="float32", which holds integers up to 16,777,216, or scale them as floats.'
+            f"{dtype} does not hold the integer {rows[changed][0]} of {split} as it is; float32 "
+            f"holds integers up to 16,777,216: {wider}subtract an offset, or scale them as floats."
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from os import fspath
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,17 +12,18 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from mvmr.arrays import Bar, Count, Folder, PathText, watched
-from mvmr.opened_data import Dataset, pack
+from mvmr.opened_data import Dataset, is_within, pack
 from mvmr.opened_run import EXPERIMENT, Run, note_places, opened
 from mvmr.public_calls import resumable
 from mvmr.recipe_list import Configs
 from mvmr.student_copies import register_copies
 from pipeline.base.atomic import atomic_path
+from pipeline.base.code_digest import source_digest
 from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.locations import location
 from pipeline.base.options import Options, checked_by
-from pipeline.base.own_code import OWN, source_digest
+from pipeline.base.own_code import OWN
 from pipeline.base.progress import Progress
 from pipeline.base.yaml_file import override, read_yaml
 from pipeline.features.extraction.cluster import ClusterOptions
@@ -93,7 +94,7 @@ def distil(
     }
     recipe["objective"] = {TEACHER: recipe["objective"]["clip"]}
     changes = _Changes(student, image, features or {}, objective, train or {}, evaluate, seed)
-    layout = _run_layout(out)
+    layout = _run_layout(out, images)
     with watched(progress) as bar:
         packed = _packed(images, layout, data, bar)
         return _run(recipe, packed, changes, layout, workers, bar)
@@ -122,7 +123,7 @@ def pretrain(
     """
     recipe = read_yaml(Configs()["folder_self_supervised"])
     changes = _Changes(student, image, features or {}, objective, train or {}, evaluate, seed)
-    layout = _run_layout(out)
+    layout = _run_layout(out, images)
     with watched(progress) as bar:
         packed = _packed(images, layout, data, bar)
         return _run(recipe, packed, changes, layout, workers, bar)
@@ -199,9 +200,14 @@ def _run(
     return _finish(experiment, plain, packed.layout, layout, workers, bar)
 
 
-def _run_layout(out: Folder) -> RunLayout:
+def _run_layout(out: Folder, images: Any = None) -> RunLayout:
     """Return the places of a run; raises DataError if it would be mixed with other files."""
     layout = RunLayout(Path(fspath(out)))
+    if isinstance(images, str | PathLike) and is_within(layout.root, fspath(images)):
+        raise DataError(
+            f"{layout.root} lies within the folder of images {fspath(images)}: choose an `out` "
+            "outside of it, such as runs/photos."
+        )
     if not layout.is_free:
         raise DataError(
             f"The folder {layout.root} holds files that are not of a run: choose a new or an empty "

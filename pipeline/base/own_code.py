@@ -11,7 +11,6 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pipeline.base.digests import digest
 from pipeline.base.errors import ConfigError, nearest
 
 PREFIX = "python:"
@@ -91,22 +90,6 @@ def require_arguments(code: Callable[..., Any], what: str, *args: object, **name
             f"{what} is called with {given}, but takes {signature} ({error}): change what it "
             "takes, or give further arguments a default."
         ) from error
-
-
-def source_digest(code: Any) -> str:
-    """Return a SHA-256 (hex) that changes when the source of functions or classes does.
-
-    Of an object, it is that of its class; of code without a source, such as that of a console,
-    that of its compiled form.
-    """
-    if not (inspect.isclass(code) or inspect.isroutine(code)):
-        code = type(code)
-    try:
-        return digest(inspect.getsource(code))
-    except (OSError, TypeError):
-        compiled = getattr(code, "__code__", None)
-        names = [compiled.co_code.hex(), repr(compiled.co_names)] if compiled else [repr(code)]
-        return digest(names)
 
 
 def _imported(name: str, what: str) -> Any:

@@ -29,6 +29,8 @@ from pipeline.shards.manifest import read_manifests
 WITNESSED = 1024
 ROWS_AT_ONCE = 4096
 MOST_LOST = 0.01
+MOST_BLURRED = 0.1
+CONSTANT = 1e-6  # a deviation, as a share of the numbers, that is rounding
 GIVEN = GivenOptions.model_fields["kind"].default
 
 
@@ -122,9 +124,11 @@ def _require_held(rows: Array, stored_type: StoredType, split: Split) -> None:
     """Raise DataError if the numbers of a row, or of a column, are lost in `stored_type`.
 
     Numbers that are too small for a type become 0, and those too large infinite. A row or a column
-    is lost if an error is over `MOST_LOST` of its largest number.
+    is lost if an error is over `MOST_LOST` of its largest number, and so is a column whose errors
+    are over `MOST_BLURRED` of its deviation.
     """
     largest, errors = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    squares = np.zeros(rows.shape[1])
     for first in range(0, len(rows), ROWS_AT_ONCE):
         numbers = np.abs(rows[first : first + ROWS_AT_ONCE]).astype(np.float64)
         held = torch.from_numpy(numbers).to(getattr(torch, stored_type)).double().numpy()
@@ -133,9 +137,24 @@ def _require_held(rows: Array, stored_type: StoredType, split: Split) -> None:
         if worst is not None:
             raise _lossy(f"row {first + worst} of {split}", numbers[worst], stored_type)
         largest, errors = np.maximum(largest, numbers.max(0)), np.maximum(errors, lost.max(0))
+        squares += (lost**2).sum(0)
     worst = _worst(errors, largest)
     if worst is not None:
         raise _lossy(f"column {worst} of {split}", np.abs(rows[:, worst]), stored_type)
+    deviation = rows.std(0, dtype=np.float64)
+    varying = deviation > CONSTANT * largest
+    blurred = np.sqrt(squares / max(1, len(rows))) > MOST_BLURRED * deviation
+    if (varying & blurred).any():
+        column = int((varying & blurred).argmax())
+        raise DataError(
+            f"{stored_type} does not hold how column {column} of {split} varies: by "
+            f"{deviation[column]:.1e} around {rows[:, column].mean():.1e}, where its numbers are "
+            f"exact to {np.sqrt(squares[column] / len(rows)):.0e}. Subtract the mean{_wider(stored_type)}."
+        )
+
+
+def _wider(stored_type: StoredType) -> str:
+    return "" if stored_type == "float32" else ', or pass dtype="float32"'
 
 
 def _worst(errors: Array, largest: Array) -> int | None:
@@ -148,11 +167,10 @@ def _worst(errors: Array, largest: Array) -> int | None:
 def _lossy(where: str, numbers: Array, stored_type: StoredType) -> DataError:
     low, high = numbers[numbers > 0].min(), numbers.max()
     limits = torch.finfo(getattr(torch, stored_type))
-    remedy = "" if stored_type == "float32" else ', or pass dtype="float32"'
     return DataError(
         f"{stored_type} does not hold {where}, whose numbers are from {low:.1e} to {high:.1e} in "
         f"size: it is exact to {limits.eps:.0e} from {limits.tiny:.0e} to {limits.max:.0e}, and "
-        f"numbers beyond that become 0 or infinite. Scale them{remedy}."
+        f"numbers beyond that become 0 or infinite. Scale them{_wider(stored_type)}."
     )
 
 

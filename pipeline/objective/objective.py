@@ -299,7 +299,8 @@ class Objective(nn.Module):
         head, views = self.heads[f"to_{name}"], batch.rows(term)
         for x in views:
             require_width(x, self._embedding_widths[term.on])
-        return [head(x) for x in views]
+        dtype = next(head.parameters()).dtype
+        return [head(x.to(dtype)) for x in views]
 
     def _row_losses(self, name: str, term: RegressionTerm, batch: SharedBatch) -> Tensor:
         """Return the loss of each row (B,), the mean over the views."""

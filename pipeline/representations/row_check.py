@@ -69,17 +69,22 @@ def _prepared(representation: Representation, name: str) -> torch.Tensor:
         raise
     except Exception as error:  # of any kind: it may be the user's code
         raise WeightsError(
-            f"The preparation of {name} fails on a PIL image of {pictures[0].size}: "
+            f"The preparation of {_within(name)} fails on a PIL image of {pictures[0].size}: "
             f"{type(error).__name__}: {error}."
         ) from error
     shapes = [tuple(image.shape) for image in prepared]
     if len(set(shapes)) > 1:
         raise WeightsError(
-            f"The preparation of {name} must bring every image to one size; found {shapes[0]} for "
-            f"an image of {pictures[0].size} and {shapes[1]} for one of {pictures[1].size}. Resize "
+            f"The preparation of {_within(name)} must bring every image to one size; found "
+            f"{shapes[0]} for an image of {pictures[0].size} and {shapes[1]} for one of {pictures[1].size}. Resize "
             "both sides, or crop."
         )
     return torch.stack(prepared)
+
+
+def _within(name: str) -> str:
+    """Return a name that may begin a sentence as it stands within one."""
+    return name.replace("The ", "the ", 1)
 
 
 def trial_pictures() -> list[Image.Image]:

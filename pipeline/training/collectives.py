@@ -41,3 +41,9 @@ def rows_of_all_processes(rows: Tensor, trainer: Trainer) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     distributed.all_gather(parts, padded)
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+def is_of_others(error: RuntimeError) -> bool:
+    """Return whether an error of a collective says that another process is gone, or is silent."""
+    signs = ("gloo", "Timed out waiting", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, distributed.DistError) or any(sign in str(error) for sign in signs)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.atomic import write_json
+from pipeline.base.code_digest import source_digest
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import TrainingError
-from pipeline.base.own_code import OwnCode, source_digest
+from pipeline.base.own_code import OwnCode
 from pipeline.base.progress import Progress
 from pipeline.features.store import StoredFeature, differing
 from pipeline.images.original_view import ImageOptions

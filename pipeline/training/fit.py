@@ -10,7 +10,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from pipeline.base.errors import ConfigError, DataError, NotFiniteError
+from pipeline.base.errors import ConfigError, DataError, NotFiniteError, TrainingError
 from pipeline.base.processes import is_first_process, leave_the_message_to_the_first
 from pipeline.base.progress import Progress
 from pipeline.base.seeds import generators_kept, seeded
@@ -29,7 +29,7 @@ from pipeline.objective.terms import AnyTerm, least_rows, representations_of, vi
 from pipeline.representations.representation import Representation, identity_of
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Choosing, Curves, Position, Selection
-from pipeline.training.collectives import in_all_processes
+from pipeline.training.collectives import in_all_processes, is_of_others
 from pipeline.training.determinants import claim, determinants
 from pipeline.training.epoch_times import EpochClock, EpochTime
 from pipeline.training.module import StudentModule
@@ -176,6 +176,15 @@ def _fit(run: Run, trainer: Trainer, work: Path, progress: Progress) -> list[Epo
             if not trainer.is_global_zero:
                 leave_the_message_to_the_first(error)
             raise NotFiniteError(f"{error} {_advice(work, saving.last_saved)}") from error
+        except RuntimeError as error:
+            if trainer.world_size == 1 or not is_of_others(error):
+                raise
+            raise TrainingError(
+                "Another process of this training has ended, or has not answered for "
+                f"{options.parallel.timeout_minutes:g} minutes (train.parallel.timeout_minutes): "
+                f"{str(error).splitlines()[0][:200]} Start all processes again in the same way; "
+                "they continue from what is saved."
+            ) from error
     if trainer.is_global_zero:
         observers.save(LAST, {"epoch": options.epochs, "rule": "last", "score": None})
     return clock.times

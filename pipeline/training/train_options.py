@@ -36,7 +36,8 @@ class ParallelOptions(Options):
 
     `strategy` is Lightning's name. With several processes, auto is DistributedDataParallel; the
     longest name is for backbones of which some parts are not used in every step. With `gather`, the
-    objective's statistics are those of the joint batch of all processes.
+    objective's statistics are those of the joint batch of all processes. A process that has waited
+    `timeout_minutes` for the others ends, since one of them, or its machine, is gone.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -45,6 +46,7 @@ class ParallelOptions(Options):
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
     gather: bool = True
     sync_batch_norm: bool = False
+    timeout_minutes: Positive = added(10.0)
 
 
 class SavingOptions(Options):

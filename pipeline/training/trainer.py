@@ -5,12 +5,14 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.text import counted
@@ -49,7 +51,7 @@ def build_trainer(options: TrainOptions, work: Path, loggers: Sequence[Logger] =
         accelerator=parallel.accelerator,
         devices=parallel.devices,
         num_nodes=parallel.nodes,
-        strategy=parallel.strategy,
+        strategy=_strategy(parallel),
         sync_batchnorm=parallel.sync_batch_norm,
         use_distributed_sampler=False,  # the loaders divide the samples
         default_root_dir=work,
@@ -59,6 +61,16 @@ def build_trainer(options: TrainOptions, work: Path, loggers: Sequence[Logger] =
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+    )
+
+
+def _strategy(parallel: ParallelOptions) -> str | DDPStrategy:
+    """Return Lightning's strategy; several processes wait for each other for a limited time."""
+    if parallel.devices * parallel.nodes == 1:
+        return parallel.strategy
+    return DDPStrategy(
+        find_unused_parameters=parallel.strategy == "ddp_find_unused_parameters_true",
+        timeout=timedelta(minutes=parallel.timeout_minutes),
     )
 
 
@@ -81,6 +93,7 @@ def plain_lightning() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
+        warnings.filterwarnings("ignore", "The `srun` command is available")
         warnings.filterwarnings("ignore", "You defined a `validation_step` but have no")
         warnings.filterwarnings("ignore", "You passed in a `val_dataloader` but have no")
         # torch.compile causes this one when it inspects tensors.

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.code_digest import source_digest
 from pipeline.base.digests import digest, sha256_of
-from pipeline.base.own_code import source_digest
 from pipeline.evaluation.own_protocol import PROTOCOLS
 from pipeline.features.store import StoredFeature
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint

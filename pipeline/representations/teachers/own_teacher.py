@@ -8,9 +8,9 @@ from typing import Any, Literal
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.base.code_digest import source_digest
 from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import ConfigError, WeightsMissingError
-from pipeline.base.own_code import source_digest
 from pipeline.images.decoding import ImageFile
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.preparation import OriginalView, Preparation
