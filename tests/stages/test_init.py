@@ -352,7 +352,9 @@ def test_an_interrupted_measurement_leaves_nothing(empty: Path, teacher: str) ->
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.strip().startswith("Interrupted.")
+    assert "is kept" not in said
+    again = "Interrupted. Unfinished work is not kept. Start again with: mvmr init ../photos"
+    assert again in said
     assert "Traceback" not in said
     assert files(empty) == set()
     assert list(temporary.glob("mvmr-plan-*")) == []
