@@ -63,6 +63,12 @@ def cli(debug: bool) -> None:
     "file.  [default: images alone]",
 )
 @click.option(
+    "--student",
+    metavar="NAME",
+    help="Train this network: timm:NAME, resnet18, -34, -50, or resnet8 to -110 (x2, x4).  "
+    "[default: that of the config]",
+)
+@click.option(
     "--from",
     "begin_from",
     metavar="NAME",

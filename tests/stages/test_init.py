@@ -93,6 +93,10 @@ WRITTEN = {"params.yaml", "dvc.yaml", "README.md", ".gitignore", ".dvcignore", "
         (["--from", "digitz"], 2, "Did you mean 'digits'"),
         (["../photos", "--from", "folder_self_supervised", "--teacher", "timm:a"], 2, "no teacher"),
         (["../photos", "--minutes", "0"], 2, "--minutes"),
+        (["../photos", "--student", "resnet19"], 2, "Did you mean 'resnet1"),
+        (["../photos", "--student", "timm:test_resnt"], 2, "Did you mean 'test_resnet"),
+        (["../photos", "--student", "python:nowhere:net"], 2, "nowhere"),
+        (["--student", "timm:test_resnt"], 2, "Did you mean 'test_resnet"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_written(
@@ -158,6 +162,16 @@ def test_without_photographs_the_digits_are_set_up(empty: Path, capsys: Captured
     assert run(["doctor", "--json"]) == 0
     checks = {c["check"]: c["state"] for c in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["git"] == checks["dvc"] == "ok"
+
+
+@pytest.mark.parametrize("student", ["resnet34", "resnet8x2", "timm:test_resnet"])
+def test_a_student_can_be_named(empty: Path, student: str) -> None:
+    assert run(["init", "--from", "folder_self_supervised", "--student", student]) == 0
+    found = load(Path("params.yaml"))
+    assert found.student.architecture == student
+    before = load(ROOT / "configs/folder_self_supervised.yaml")
+    assert found.student.projector == before.student.projector
+    assert found.model_dump(exclude={"student"}) == before.model_dump(exclude={"student"})
 
 
 def test_without_git_dvc_is_set_up_alone(
