@@ -20,7 +20,7 @@ from stages.experiment.new_project import require_new, set_up
 from stages.experiment.own_params import OwnParams
 from stages.experiment.paths import RUNS, name_of, run_layout
 from stages.experiment.schema import Experiment, from_sections
-from stages.experiment.shipped import config_path, supply_lists
+from stages.experiment.shipped import config_path
 from stages.steps.fit_proportions import Choice, Splits, choose, fit_to_folder
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result, everyday_time, unlisted_lines
@@ -109,7 +109,6 @@ def _as_it_is(screen: Screen, params: OwnParams, teacher: str | None, *, changed
     name = experiment.name
     text = params.text() if changed else params.path.read_text(encoding="utf-8")
     written = set_up(text, _readme(experiment, "its own images", None), None)
-    supply_lists(experiment.dataset.source)
     lines = [_written(written)]
     root = getattr(experiment.dataset.source, "root", None)
     if root is not None and not Path(root).exists():

@@ -262,14 +262,12 @@ def test_a_config_can_be_taken_as_it_is(empty: Path, capsys: Captured, name: str
     assert run(["init", "--from", name]) == 0
     assert load(Path("params.yaml")) == load(ROOT / "configs" / f"{name}.yaml")
     source = load(Path("params.yaml")).dataset.source
-    classes = getattr(source, "classes", None)
-    assert classes is None or Path(classes).is_file()
     assert f"Put the images into {getattr(source, 'root', '')} first" in capsys.readouterr().out
 
 
 def test_configs_come_with_the_program_and_from_the_project(empty: Path, capsys: Captured) -> None:
     assert run(["use", "imagenet_subset_self_supervised"]) == 0
-    assert Path("configs/classes/imagenet50.txt").exists()
+    Path("configs").mkdir()
     text = (ROOT / "configs/digits.yaml").read_text()
     Path("configs/digits.yaml").write_text(text.replace("seed: 0", "seed: 7", 1))
     Path("configs/mine.yaml").write_text(text.replace("name: digits", "name: mine", 1))
