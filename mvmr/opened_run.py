@@ -31,7 +31,8 @@ from pipeline.models.ready_encoder import ReadyEncoder, load_encoder
 from pipeline.models.student import OWN_PREFIX
 from stages.experiment.paths import DatasetLayout, RunLayout
 from stages.experiment.schema import Experiment, load
-from stages.steps.export_backbone import export_backbone, export_path
+from stages.steps.export_backbone import export_backbone
+from stages.steps.export_int8 import export_int8
 from stages.steps.write_report import write_report
 
 EXPERIMENT, PLACES = "experiment.yaml", "places.json"
@@ -177,15 +178,38 @@ class Run:
         return path
 
     @public
-    def export(self, form: str = "safetensors", *, path: PathText | None = None) -> Path:
+    def export(
+        self,
+        form: str = "safetensors",
+        *,
+        int8: bool = False,
+        path: PathText | None = None,
+        progress: Bar = None,
+    ) -> Path:
         """Write the backbone for other programs, with a card beside it, and return its path.
 
-        `form` is safetensors, torchvision, timm, onnx or released.
+        `form` is safetensors, torchvision, timm, onnx or released. With `int8`, which is for onnx,
+        the int8 form of the file is written beside it, both are compared in their cards, and the
+        path is that of the int8 file.
         """
         if form not in FORMATS:
             raise ConfigError(unknown_name("format", form, FORMATS))
+        if int8 and form != "onnx":
+            raise ConfigError(f"int8 is for the format onnx; found {form!r}.")
         self._require_current()
-        target = export_path(self.experiment, self.layout, form) if path is None else Path(path)
+        ending = FORMATS[form].ending
+        target = self.layout.export(self.experiment.name, ending) if path is None else Path(path)
+        if int8:
+            with watched(progress) as bar:
+                target, _ = export_int8(
+                    self.experiment,
+                    self.places,
+                    self.layout,
+                    bar,
+                    path=target,
+                    network=self.backbone,
+                )
+            return target
         export_backbone(self.experiment, self.layout, form=form, path=target, network=self.backbone)
         return target
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from pipeline.base.devices import device_from
-from pipeline.base.errors import ConfigError
 from pipeline.base.text import counted
 from pipeline.models import embedding
 from pipeline.models.checkpoint import BEST
@@ -22,18 +21,15 @@ def embed(
     images: tuple[Path, ...],
     chosen: Chosen,
     checkpoint: Path | None,
-    exported: Path | None,
     output: Path,
     skip_unreadable: bool,
 ) -> Result:
     """Embed images, given as files or folders, and write the embeddings with their names."""
-    if checkpoint and exported:
-        raise ConfigError("Name either --checkpoint or --exported, not both.")
     progress = screen.progress
     progress.start("list images", 0, "")
     found = find_images(images)
     progress.start("load the encoder", 0, "")
-    encoder = _encoder(chosen, checkpoint, exported)
+    encoder = _encoder(chosen, checkpoint)
     done = embedding.embed(
         found.images,
         encoder,
@@ -59,19 +55,8 @@ def embed(
     return Result(values, [line, *left_out, *unlisted_lines(found.unlisted)])
 
 
-def _encoder(
-    chosen: Chosen,
-    checkpoint: Path | None,
-    exported: Path | None,
-) -> ReadyEncoder:
-    if exported is not None:
-        if not card_of(exported).exists():
-            raise ConfigError(
-                f"{exported} has no card {card_of(exported).name} beside it: name a file that "
-                "`mvmr export` wrote, or use --checkpoint."
-            )
-        return load_encoder(exported)
-    if checkpoint is not None and not chosen.file.exists():
+def _encoder(chosen: Chosen, checkpoint: Path | None) -> ReadyEncoder:
+    if checkpoint is not None and (card_of(checkpoint).exists() or not chosen.file.exists()):
         return load_encoder(checkpoint)
     experiment = chosen.experiment
     student, image = experiment.student, experiment.dataset.image

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from pipeline.base.errors import ConfigError, DataError, WeightsMissingError
 from pipeline.base.text import counted
 from pipeline.datasets.image_files import ENDINGS
+from pipeline.models.encoder import build_encoder
 from pipeline.planning.proportions import ENOUGH_STEPS, MOST_EPOCHS, is_enough, sizes_for
 from pipeline.planning.survey import Survey, survey
 from pipeline.representations.teachers.frozen import TeacherOptions
@@ -17,7 +20,7 @@ from stages.experiment.new_project import require_new, set_up
 from stages.experiment.own_params import OwnParams
 from stages.experiment.paths import RUNS, name_of, run_layout
 from stages.experiment.schema import Experiment, from_sections
-from stages.experiment.shipped import config_path, supply_lists
+from stages.experiment.shipped import config_path
 from stages.steps.fit_proportions import Choice, Splits, choose, fit_to_folder
 from stages.terminal.console import Screen, table
 from stages.terminal.result import Result, everyday_time, unlisted_lines
@@ -33,6 +36,7 @@ def init(
     *,
     photos: Path | None,
     teacher: str | None,
+    student: str | None,
     begin_from: str | None,
     minutes: float,
 ) -> Result:
@@ -47,8 +51,11 @@ def init(
     params = OwnParams(config_path(begin_from or (own if photos else WITHOUT_PHOTOGRAPHS)))
     if named is not None:
         params.set_teacher(named)
+    if student is not None:
+        params.set_student(student)
+        _require_student(screen, from_sections(params.sections))
     if photos is None:
-        return _as_it_is(screen, params, teacher)
+        return _as_it_is(screen, params, teacher, changed=bool(teacher or student))
     return _for_photographs(screen, params, photos, teacher, minutes)
 
 
@@ -94,15 +101,14 @@ def _require_no_photographs(teacher: str | None) -> None:
             )
 
 
-def _as_it_is(screen: Screen, params: OwnParams, teacher: str | None) -> Result:
+def _as_it_is(screen: Screen, params: OwnParams, teacher: str | None, *, changed: bool) -> Result:
     """Set up a config with its own images."""
     experiment = from_sections(params.sections)
     if teacher is not None:
         _require_teacher(screen, experiment, teacher)
     name = experiment.name
-    text = params.text() if teacher is not None else params.path.read_text(encoding="utf-8")
+    text = params.text() if changed else params.path.read_text(encoding="utf-8")
     written = set_up(text, _readme(experiment, "its own images", None), None)
-    supply_lists(experiment.dataset.source)
     lines = [_written(written)]
     root = getattr(experiment.dataset.source, "root", None)
     if root is not None and not Path(root).exists():
@@ -151,6 +157,14 @@ def _for_photographs(
         ["dvc", "repro"],
         afterwards=["mvmr", "embed", str(photos), "-o", f"runs/{choice.experiment.name}.npz"],
     )
+
+
+def _require_student(screen: Screen, experiment: Experiment) -> None:
+    """Build the student without weights, which says what is wrong with a name."""
+    screen.progress.start("build the student", 0, "")
+    image = experiment.dataset.image
+    with torch.device("meta"):
+        build_encoder(experiment.student, channels=image.channels, size=image.size, seed=0)
 
 
 def _require_teacher(screen: Screen, experiment: Experiment, teacher: str | None) -> None:

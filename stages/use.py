@@ -12,7 +12,6 @@ from stages.experiment.shipped import (
     config_path,
     known_configs,
     shipped_configs,
-    supply_lists,
 )
 from stages.terminal.console import Screen
 from stages.terminal.interruption import at_once
@@ -40,7 +39,6 @@ def use(screen: Screen, *, name: str | None, listing: bool, force: bool) -> Resu
     for target in (last_used(), ACTIVE):
         with atomic_path(target) as temporary:
             temporary.write_bytes(content)
-    supply_lists(experiment.dataset.source)
     settle(experiment, screen.progress)
     values = {"experiment": experiment.name, "digest": experiment.digest(), "config": str(path)}
     line = f"{experiment.name} is the active experiment. `mvmr plan` estimates its cost."

@@ -1,6 +1,8 @@
 """Devices, and the cores that this process may use."""
 
 import os
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -35,6 +37,14 @@ def available_cores() -> int:
 def gpu_name() -> str:
     """Return the name of the first GPU, "" where there is none."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+def cpu_name() -> str:
+    """Return the name of the CPU, or of its architecture where the system does not tell."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ from pydantic import Field
 from pipeline.base.errors import DataError
 from pipeline.datasets.source import Encoded
 
+CLASS_LISTS = Path(__file__).parent / "class_lists"
 # A file below a folder of an archive: names of letters, digits, "_", "-" and inner dots.
 PLAIN_PATH = r"(?:\./)?{folder}/((?:[\w-][\w.-]*/)*[\w-][\w.-]*)"
 
@@ -102,11 +103,14 @@ def read_lines(path: Path, what: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def read_class_list(path: Path) -> list[str]:
+def read_class_list(named: str) -> list[str]:
     """Return the first word of every line of a file, sorted; lines that start with # are skipped.
 
-    Raises DataError if there is no such word, or if one occurs twice.
+    `named` is a path, or the name of a list that comes with the program, such as imagenet50. Raises
+    DataError if there is no such word, or if one occurs twice.
     """
+    shipped = {path.stem: path for path in CLASS_LISTS.glob("*.txt")}
+    path = shipped.get(named, Path(named))
     lines = read_lines(path, "list of classes")
     names = sorted(line.split()[0] for line in lines if not line.startswith("#"))
     if not names:

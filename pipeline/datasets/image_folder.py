@@ -53,7 +53,7 @@ class ImageFolderOptions(SourceOptions):
 
     def open(self) -> "ImageFolder":
         """List the folder."""
-        chosen = read_class_list(Path(self.classes)) if self.classes else None
+        chosen = read_class_list(self.classes) if self.classes else None
         return ImageFolder(Path(self.root), labels=self.labels, chosen=chosen)
 
 

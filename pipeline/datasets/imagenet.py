@@ -26,7 +26,8 @@ class ImageNetOptions(SourceOptions):
 
     `val/` has class folders too, or it is flat as published. Labels of a flat folder come from the
     developers' kit, `ILSVRC2012_devkit_t12/`, or from Kaggle's `LOC_val_solution.csv`, beside it.
-    `classes` is a file that lists the class folders to use.
+    `classes` is a file that lists the class folders to use, or the name of a list that comes with
+    the program: imagenet50, imagenet100, imagenet200.
     """
 
     kind: Literal["imagenet"] = "imagenet"
@@ -36,7 +37,7 @@ class ImageNetOptions(SourceOptions):
     def open(self) -> "ClassFolders":
         """List the folders."""
         root = _existing(Path(self.root), "train", "val")
-        chosen = read_class_list(Path(self.classes)) if self.classes else None
+        chosen = read_class_list(self.classes) if self.classes else None
         if any(entry.is_dir() for entry in (root / "val").iterdir()):
             return ClassFolders(root, root / "val", None, chosen)
         return ClassFolders(root, root / "val", _labels_of_flat(root), chosen)
@@ -52,7 +53,7 @@ class TinyImageNetOptions(SourceOptions):
     def open(self) -> "ClassFolders":
         """List the folders."""
         root = _existing(Path(self.root), "train", "val/images")
-        chosen = read_class_list(Path(self.classes)) if self.classes else None
+        chosen = read_class_list(self.classes) if self.classes else None
         lines = read_lines(root / "val" / "val_annotations.txt", "list of labels")
         labels = dict(line.split("\t")[:2] for line in lines)  # then the box of the object
         return ClassFolders(root, root / "val" / "images", labels, chosen)

@@ -96,6 +96,8 @@ class ProtocolOptions(Options, ABC):
 
     # Whether pixels, stored features and the untrained encoder can be scored the same way.
     has_controls: ClassVar[bool] = True
+    # Whether it trains the encoder further, so that it needs more than its features.
+    fine_tunes: ClassVar[bool] = False
 
     kind: str
 

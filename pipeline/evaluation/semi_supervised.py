@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,8 @@ class SemiSupervisedOptions(ProtocolOptions):
     The labels are either a `share` of each class's training images (at least one), drawn by the
     experiment's seed, or those of the images that the text file `files` lists, one name per line.
     """
+
+    fine_tunes: ClassVar[bool] = True
 
     kind: Literal["semi_supervised"] = "semi_supervised"
     share: Annotated[float, Field(gt=0, le=1)] | None = None

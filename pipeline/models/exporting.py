@@ -1,6 +1,6 @@
 """The trained backbone as a file for other programs, with a card that says how to use it."""
 
-import warnings
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ from pipeline.base.digests import sha256_of
 from pipeline.base.errors import ConfigError
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.onnx_file import quantise, write_onnx
 from pipeline.models.student import TIMM_PREFIX, TORCHVISION_RESNETS
 
 Weights = Mapping[str, Tensor]
 
 BACKBONE = "backbone."
+CARDED = (".onnx", ".safetensors")  # endings of files that are never checkpoints
 TRY_INSTEAD = "export it as safetensors, onnx or released"
 
 
@@ -46,6 +48,31 @@ def export(
         FORMATS[form].write(checkpoint, temporary)
     write_json(card_of(path), _card(checkpoint, path, form, source, metrics))
     return card_of(path)
+
+
+def export_int8(checkpoint: Checkpoint, path: Path, images: Tensor, *, source: Path) -> Path:
+    """Write the int8 form of the ONNX file `path` beside it, with a card; return its path.
+
+    `images` (N, C, size, size), uint8, are original views of training images: the ranges of
+    activations are those that occur on them.
+    """
+    target = int8_path(path)
+    with atomic_path(target) as temporary:
+        made = quantise(path, temporary, images, checkpoint.image)
+    card = _card(checkpoint, target, "onnx", source, {})
+    write_json(card_of(target), {**card, "quantisation": made})
+    return target
+
+
+def int8_path(path: Path) -> Path:
+    """Return where the int8 form of an ONNX file lies: `x.int8.onnx` for `x.onnx`."""
+    return path.with_name(f"{path.stem}.int8{path.suffix}")
+
+
+def amend_card(path: Path, **entries: Any) -> None:
+    """Set entries of the card of an exported file."""
+    card = json.loads(card_of(path).read_text(encoding="utf-8"))
+    write_json(card_of(path), {**card, **entries})
 
 
 def card_of(path: Path) -> Path:
@@ -104,29 +131,7 @@ def _released(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _onnx(checkpoint: Checkpoint, path: Path) -> None:
-    try:
-        import onnx  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
-        import onnxscript  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "Writing ONNX needs onnx and onnxscript: pip install 'mvmr[onnx]'."
-        ) from error
-    image = checkpoint.image
-    # Two images, because a batch of one would fix the size at the constant 1.
-    example = torch.zeros(2, image.channels, image.size, image.size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        torch.onnx.export(
-            checkpoint.build().backbone,
-            (example,),
-            path,
-            input_names=["images"],
-            output_names=["embeddings"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    write_onnx(checkpoint.build().backbone, checkpoint.image, path)
 
 
 _OURS = 'import mvmr\nmodule, preprocessing = mvmr.load_encoder("{file}")'

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,7 +15,8 @@ from pipeline.images.decoding import opened
 from pipeline.images.original_view import ImageOptions, normalise
 from pipeline.images.reducing import ReductionOptions, reduced
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
-from pipeline.models.exporting import BACKBONE, card_of
+from pipeline.models.exporting import BACKBONE, CARDED, card_of
+from pipeline.models.onnx_file import OnnxModule
 from pipeline.models.student import StudentOptions
 from pipeline.representations.teachers.frozen import read_state
 
@@ -79,6 +79,11 @@ def load_encoder(
     """
     path = Path(path)
     if not card_of(path).exists():
+        if path.suffix in CARDED and path.exists():
+            raise WeightsError(
+                f"{path} has no card {card_of(path).name} beside it, which says how to prepare "
+                "images: keep both files that `mvmr export` wrote together, or export again."
+            )
         checkpoint = load_checkpoint(
             path, student=student, image=image, network=backbone, strict=strict
         )
@@ -115,22 +120,3 @@ def _read_card(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise WeightsError(f"The card {path} cannot be read ({error}): export again.") from error
     return card
-
-
-class OnnxModule(nn.Module):
-    """An exported ONNX file as a module, run by onnxruntime on the CPU."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise WeightsError(
-                "Running an ONNX file needs onnxruntime: pip install 'mvmr[onnx]'."
-            ) from error
-        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, size, size) to embeddings (B, D)."""
-        (found,) = self._session.run(None, {"images": images.cpu().numpy()})
-        return torch.from_numpy(found)

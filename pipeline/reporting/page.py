@@ -14,6 +14,7 @@ from pipeline.reporting.confusion import Prediction, confusion, mistakes
 from pipeline.reporting.curves import curves
 from pipeline.reporting.dependence_map import dependence
 from pipeline.reporting.health import health
+from pipeline.reporting.int8_panel import exported_int8
 from pipeline.reporting.maps import maps
 from pipeline.reporting.neighbours_panel import searches
 from pipeline.reporting.provenance import provenance
@@ -58,6 +59,11 @@ GUIDES = {
     "mistakes": (
         "Look for wrong labels, and for what the images have in common. Bad: mistakes that nobody "
         "would make."
+    ),
+    "int8": (
+        "Look for scores within each other's intervals, and for a file that is smaller and faster. "
+        "Bad: a score that falls out of the float file's interval, or a file that is not faster; "
+        "then use the float file."
     ),
     "provenance": (
         "Look here to repeat this run. Bad: images you need were left out, or digests and versions "
@@ -147,6 +153,7 @@ def _recipes(report: Report) -> dict[str, tuple[str, Callable[[], Any]]]:
         "confusion": ("Errors by class", lambda: confusion(protocol, predictions, run.classes)),
         "mistakes": ("Most confident mistakes", lambda: mistakes(protocol, predictions, sample)),
         "health": ("Health of the embedding", lambda: health(sample)),
+        "int8": ("Exported as int8", lambda: exported_int8(run)),
         "provenance": ("Provenance", lambda: provenance(run, report.file, report.assignments)),
     }
 

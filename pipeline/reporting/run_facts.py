@@ -95,7 +95,8 @@ class RunFacts:
 
     `training` says which checkpoint is the best, and by which rule; `curves` has one row per
     epoch. `health` is by space: the student, the untrained encoder, pixels, stored features.
-    `per_image` holds the result of each scored image, by protocol; `to_json` omits it.
+    `per_image` holds the result of each scored image, by protocol; `to_json` omits it. `int8` is
+    the comparison in the card of an int8 export of this checkpoint, None without one.
     """
 
     name: str
@@ -113,6 +114,7 @@ class RunFacts:
     work: Sequence[Work]
     versions: Mapping[str, str]
     per_image: Mapping[str, ScoredImages] = field(default_factory=dict)
+    int8: Mapping[str, Any] | None = None
 
     @property
     def epochs(self) -> int | None:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.own_code import PREFIX
 from pipeline.representations.kinds import KINDS
 from pipeline.representations.teachers.frozen import TeacherOptions
 
@@ -60,6 +61,19 @@ class OwnParams:
         dataset["name"] = name
         dataset.ca.items.pop("name", None)
         dataset.yaml_add_eol_comment(f"folder data/{name}", "name", column=NOTED_AT)
+
+    def set_student(self, architecture: str) -> None:
+        """Take another network as the student; the stem is of the one before, its projector stays.
+
+        Code of one's own, `python:package.module:function`, is trusted: who names it wants it run.
+        """
+        student = self._data["student"]
+        for key in ("stem", "maxpool", "zero_init_residual", "weights"):
+            student.pop(key, None)
+        student["architecture"] = architecture
+        student.ca.items.pop("architecture", None)
+        if architecture.startswith(PREFIX):
+            student["trust"] = True
 
     def set_teacher(self, section: Mapping[str, Any]) -> None:
         """Replace the only teacher of the config, and name it `TEACHER` throughout.

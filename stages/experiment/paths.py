@@ -129,6 +129,10 @@ class RunLayout:
         """Exported backbones, each with its card; training again removes them."""
         return self.root / "exports"
 
+    def export(self, name: str, ending: str) -> Path:
+        """Return where an exported backbone lies, by the experiment's name and its own ending."""
+        return self.exports / f"{name}.{ending}"
+
     @property
     def training_metrics(self) -> Path:
         """Which checkpoint is the best, and by which rule."""

@@ -26,6 +26,7 @@ from pipeline.loading.batch import NO_LABEL
 from pipeline.metrics.paired import ScoredImages, class_mean
 from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
 from pipeline.models.encoder import parameters_count
+from pipeline.models.exporting import FORMATS, card_of, int8_path
 from pipeline.reporting import Report, RunFacts
 from pipeline.reporting.confusion import Prediction
 from pipeline.reporting.health import collapse_of
@@ -88,6 +89,7 @@ def gather(
         work=tuple(_work(experiment, trained, metrics, layout, stored, manifests)),
         versions={name: version(name) for name in (*LIBRARIES, "lightning", "zarr")},
         per_image=per_image(layout, metrics),
+        int8=_int8(experiment, layout),
     )
     return Report(run, sample, experiment.features, file, assignments, protocol, predictions)
 
@@ -271,6 +273,14 @@ def _predictions(layout: RunLayout, experiment: Experiment) -> tuple[str, list[P
 
 def _prediction(row: Mapping[str, str]) -> Prediction:
     return Prediction(row["image"], row["actual"], row["predicted"], float(row["confidence"]))
+
+
+def _int8(experiment: Experiment, layout: RunLayout) -> dict[str, Any] | None:
+    """Return the comparison in the card of the int8 export, if it is of the best checkpoint."""
+    card = card_of(int8_path(layout.export(experiment.name, FORMATS["onnx"].ending)))
+    found = _json(card) if card.exists() else {}
+    of_best = found.get("checkpoint", {}).get("sha256") == sha256_of(layout.checkpoints / BEST)
+    return found.get("comparison") if of_best else None
 
 
 def _work(

@@ -11,6 +11,7 @@ from pipeline.base.errors import ConfigError, DataError, WeightsError
 from pipeline.base.progress import Progress, Silent
 from pipeline.datasets.source import Split
 from pipeline.evaluation.image_set import Images
+from pipeline.evaluation.protocol import Setting
 from pipeline.evaluation.subjects import Recomputed, Subject, image_subjects, stored_subject
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
@@ -25,11 +26,7 @@ from stages.experiment.schema import Experiment
 
 @dataclass(frozen=True)
 class Scored:
-    """`encoders` are the student and the same encoder without its training.
-
-    That is, as its weights came, if it was trained from any, and untrained. `pixels` are the raw
-    images.
-    """
+    """Encoders, raw images (`pixels`) and stored features, all of the same images."""
 
     images: Images
     encoders: tuple[Subject, ...]
@@ -37,9 +34,24 @@ class Scored:
     references: Mapping[str, Subject]
     device: torch.device
 
+    def setting(
+        self, experiment: Experiment, trained: Checkpoint, work: Path, progress: Progress
+    ) -> Setting:
+        """Return what the protocols may use besides the subjects that they score."""
+        return Setting(
+            images=self.images,
+            references=self.references,
+            specifications=experiment.features,
+            checkpoint=trained,
+            device=self.device,
+            seed=experiment.seed,
+            work=work,
+            progress=progress,
+        )
+
     @property
     def subjects(self) -> list[Subject]:
-        """The student first, then the controls; pixels once, if they are a stored feature."""
+        """The encoders first, then the controls; pixels once, if they are a stored feature."""
         beside = [] if "pixels" in self.references else [self.pixels]
         return [*self.encoders, *beside, *self.references.values()]
 
@@ -54,20 +66,12 @@ def scored(
     *,
     first: int | None = None,
 ) -> Scored:
-    """Return images and subjects for the `first` valid images of each split, or for all.
+    """Return the student and its controls for the `first` valid images of each split, or for all.
 
-    `features` are all stored features of the experiment; embeddings are kept in `cache`. Raises
-    DataError if the shards are not those of the checkpoint.
+    Its encoders are the student and the same encoder without its training: as its weights came, if
+    it was trained from any, and untrained.
     """
     image = experiment.dataset.image
-    device = device_from("auto")
-    manifests = read_manifests(layout.shards)
-    _require_same_images(trained, experiment.dataset.name, manifests)
-    data = {
-        split: SplitData(layout.shards / split, manifest, {}, image)
-        for split, manifest in manifests.items()
-    }
-    images = Images(data, first=first)
     progress.start("build encoders", 0, "")
     untrained = build_encoder(
         trained.student, channels=image.channels, size=image.size, seed=experiment.seed
@@ -77,6 +81,29 @@ def scored(
         **_before_training(experiment, trained, progress),
         "untrained": untrained,
     }
+    return scored_encoders(
+        encoders, experiment, trained, layout, features, cache, progress, first=first
+    )
+
+
+def scored_encoders(
+    encoders: Mapping[str, Encoder],
+    experiment: Experiment,
+    trained: Checkpoint,
+    layout: DatasetLayout,
+    features: Mapping[str, StoredFeature],
+    cache: Path,
+    progress: Progress,
+    *,
+    first: int | None = None,
+) -> Scored:
+    """Return encoders that were made from one checkpoint, and what they are compared with.
+
+    `features` are all stored features of the experiment; embeddings are kept in `cache`. Raises
+    DataError if the shards are not those of the checkpoint.
+    """
+    device = device_from("auto")
+    images = images_of(experiment, trained, layout, first=first)
     subjects = image_subjects(
         encoders,
         images,
@@ -94,6 +121,22 @@ def scored(
         },
         device=device,
     )
+
+
+def images_of(
+    experiment: Experiment, trained: Checkpoint, layout: DatasetLayout, *, first: int | None = None
+) -> Images:
+    """Return the `first` valid images of each split, or all.
+
+    Raises DataError if the shards are not those of the checkpoint.
+    """
+    manifests = read_manifests(layout.shards)
+    _require_same_images(trained, experiment.dataset.name, manifests)
+    data = {
+        split: SplitData(layout.shards / split, manifest, {}, experiment.dataset.image)
+        for split, manifest in manifests.items()
+    }
+    return Images(data, first=first)
 
 
 def _before_training(

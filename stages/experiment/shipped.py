@@ -5,7 +5,6 @@ In the repository, `stages/shipped` holds links to them; a wheel holds the files
 
 from pathlib import Path
 
-from pipeline.base.atomic import atomic_path
 from pipeline.base.errors import ConfigError, unknown_name
 
 _SHIPPED = Path(__file__).parents[1] / "shipped"
@@ -36,15 +35,6 @@ def config_path(name: str) -> Path:
     if path.suffix not in (".yaml", ".yml") or not path.exists():
         raise ConfigError(unknown_name("config", name, known))
     return path
-
-
-def supply_lists(source: object) -> None:
-    """Write the list of classes that a shipped config names by its path, unless it is there."""
-    named = Path(getattr(source, "classes", None) or "")
-    shipped = _SHIPPED / named
-    if named.is_relative_to(OWN_CONFIGS) and not named.exists() and shipped.is_file():
-        with atomic_path(named) as temporary:
-            temporary.write_bytes(shipped.read_bytes())
 
 
 def _named(folder: Path) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """Exporting the backbone of a run, with a card that has the scores of exactly these weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,8 @@ from torch import nn
 from pipeline.base.digests import sha256_of
 from pipeline.models import exporting
 from pipeline.models.checkpoint import BEST, load_checkpoint
-from pipeline.models.exporting import FORMATS
 from stages.experiment.paths import RunLayout
 from stages.experiment.schema import Experiment
-
-
-def export_path(experiment: Experiment, layout: RunLayout, form: str) -> Path:
-    """Return where a run's export in a format lies."""
-    return layout.exports / f"{experiment.name}.{FORMATS[form].ending}"
 
 
 def export_backbone(
@@ -48,7 +43,12 @@ def _scores(experiment: Experiment, layout: RunLayout, checkpoint: str) -> dict[
         if path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["checkpoint"]["sha256"] == checkpoint:
-                main = record["main"]
-                keys = (main, f"{main}_low", f"{main}_high", "split", "images")
-                scores[name] = {key: record[key] for key in keys if key in record}
+                scores[name] = main_figure(record)
     return scores
+
+
+def main_figure(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a card says of a protocol: the main figure, its interval, and the images."""
+    main = record["main"]
+    keys = (main, f"{main}_low", f"{main}_high", "split", "images")
+    return {"main": main, **{key: record[key] for key in keys if key in record}}

@@ -8,6 +8,7 @@ from pipeline.base.progress import Progress
 from pipeline.base.text import counted
 from pipeline.datasets.source import Item, Split
 from pipeline.datasets.split import SplitOptions, cut
+from pipeline.models.student import TORCHVISION_RESNETS
 from pipeline.planning.proportions import (
     STORED,
     Extent,
@@ -144,7 +145,8 @@ class _Variants:
         params.set("dataset.image.size", size)
         params.set("dataset.image.resize", resize_for(size, self._side))
         params.set("dataset.shards.max_side", STORED * size)
-        for key, value in SMALL_STEM.items() if size <= SMALL else ():
+        has_stem = params.sections["student"]["architecture"] in TORCHVISION_RESNETS
+        for key, value in SMALL_STEM.items() if has_stem and size <= SMALL else ():
             params.set(f"student.{key}", value)
         params.set("train.epochs", epochs)
         if self._warmup:

@@ -12,7 +12,7 @@ from pipeline.base.locations import remove_tree
 from pipeline.base.progress import Progress
 from pipeline.base.timing import timed
 from pipeline.evaluation.image_set import Images
-from pipeline.evaluation.protocol import Outcome, Setting, Values
+from pipeline.evaluation.protocol import Outcome, Values
 from pipeline.evaluation.protocols import AnyProtocol, require_something_to_find, score_all
 from pipeline.evaluation.record import (
     full_record,
@@ -31,7 +31,7 @@ from stages.experiment.freshness import checked_features
 from stages.experiment.paths import DatasetLayout, RunLayout
 from stages.experiment.run_identity import evaluation_key
 from stages.experiment.schema import Experiment
-from stages.experiment.scored_subjects import Scored, scored
+from stages.experiment.scored_subjects import scored
 from stages.experiment.time_records import evaluation_record
 
 NOTHING = Wanted()
@@ -75,7 +75,9 @@ def score_student(
     missing = [a for a in asked if a.name not in records]
     if missing:
         seen = scored(experiment, trained, stored, features, layout.embeddings, progress)
-        setting = replace(_setting(experiment, trained, seen, layout, progress), wanted=wanted)
+        setting = replace(
+            seen.setting(experiment, trained, layout.embeddings, progress), wanted=wanted
+        )
     for one in missing:
         times = [evaluation_record(layout, one.name, one.provenance)] if of_run else []
         with timed(times, progress):
@@ -144,26 +146,6 @@ def _write(
     names = images.names("test") if predictions is not None else []
     path = directory / "predictions.csv"
     write_predictions(path, predictions, classes=images.classes, names=names)
-
-
-def _setting(
-    experiment: Experiment,
-    trained: Checkpoint,
-    seen: Scored,
-    layout: RunLayout,
-    progress: Progress,
-) -> Setting:
-    """Return what the protocols may use besides the subjects that they score."""
-    return Setting(
-        images=seen.images,
-        references=seen.references,
-        specifications=experiment.features,
-        checkpoint=trained,
-        device=seen.device,
-        seed=experiment.seed,
-        work=layout.embeddings,
-        progress=progress,
-    )
 
 
 def _provenance(

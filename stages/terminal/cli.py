@@ -75,7 +75,7 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
         code = WRONG_USAGE if isinstance(error, ConfigError) else FAILED
         return _say(f"Error: {proposal.sentence(str(error))}", code, arguments)
     if isinstance(error, OSError):
-        return _say(f"Error: {_of_the_system(error)}", FAILED, arguments)
+        return _say(f"Error: {_of_the_system(error, arguments)}", FAILED, arguments)
     if type(error).__module__.partition(".")[0] in SERVICES:
         return _say(f"Error: {_of_a_service(error)}", FAILED, arguments)
     raise error
@@ -98,13 +98,13 @@ def _reader_has_gone() -> int:
     return FAILED
 
 
-def _of_the_system(error: OSError) -> str:
+def _of_the_system(error: OSError, arguments: list[str]) -> str:
     """Describe an error of the operating system, with a remedy if one is known."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        kept = ": what is finished is kept" if interruption.resumes(arguments) else ""
         return (
-            f"No space is left on the disk{where}. Make room and run the same command again: what "
-            "is finished is kept."
+            f"No space is left on the disk{where}. Make room and run the same command again{kept}."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.strerror}{where}. Make that place writable, or work elsewhere."

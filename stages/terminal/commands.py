@@ -63,6 +63,12 @@ def cli(debug: bool) -> None:
     "file.  [default: images alone]",
 )
 @click.option(
+    "--student",
+    metavar="NAME",
+    help="Train this network: timm:NAME, resnet18, -34, -50, or resnet8 to -110 (x2, x4).  "
+    "[default: that of the config]",
+)
+@click.option(
     "--from",
     "begin_from",
     metavar="NAME",
@@ -266,14 +272,20 @@ def report(**options: Any) -> int:
     example="mvmr export --format onnx",
 )
 @experiment_options
+@data_option
 @click.option(
     "--format",
     "form",
     type=OneOf("format", FORMATS),
-    default="safetensors",
-    show_default=True,
     help="safetensors, onnx and released: any student; torchvision: its own ResNets, to load "
-    "with fc = Identity; timm: those and timm's own models.",
+    "with fc = Identity; timm: those and timm's own models.  [default: safetensors, or onnx with "
+    "--int8]",
+)
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Write ONNX with 8-bit integers as well, calibrated on training images, and compare both "
+    "files in size, latency, scores and neighbours.",
 )
 @click.option(
     "--checkpoint",
@@ -282,10 +294,19 @@ def report(**options: Any) -> int:
     help="Export this checkpoint, or released file, instead of the run's best checkpoint.",
 )
 @click.option(
-    "-o", "--output", type=FILE, help="Where to write the weights.  [default: in runs/NAME/exports]"
+    "-o",
+    "--output",
+    type=FILE,
+    help="Where to write the weights; those of --int8 lie beside them, as FILE.int8.onnx.  "
+    "[default: in runs/NAME/exports]",
 )
 def export(**options: Any) -> int:
     """Write the backbone's weights, and a JSON card: architecture, preprocessing, how to load."""
+    if options["int8"] and options["form"] not in (None, "onnx"):
+        raise click.UsageError(
+            f"--int8 writes ONNX: leave out --format, or name onnx; found {options['form']!r}."
+        )
+    options["form"] = options["form"] or ("onnx" if options["int8"] else "safetensors")
     return call("export:export", **options)
 
 
@@ -302,12 +323,8 @@ def export(**options: Any) -> int:
     "--checkpoint",
     type=FILE,
     shell_complete=completion.checkpoints,
-    help="Use this checkpoint, or released MV-MR file, instead of the run's best checkpoint.",
-)
-@click.option(
-    "--exported",
-    type=FILE,
-    help="Use a file that `mvmr export` wrote, with its card beside it; needs no config.",
+    help="Use this checkpoint, released MV-MR file, or file of `mvmr export` with its card beside "
+    "it, instead of the run's best checkpoint.",
 )
 @click.option(
     "-o",
@@ -324,9 +341,11 @@ def export(**options: Any) -> int:
     help="Skip and list files that cannot be read, instead of stopping.",
 )
 def embed(**options: Any) -> int:
-    """Embed IMAGES, which are files or folders, and write the embeddings with the images' names."""
-    named = options["checkpoint"] or options["exported"]
-    return call("embed:embed", check=not named, **options)
+    """Embed IMAGES, which are files or folders, and write the embeddings with the images' names.
+
+    Images are prepared as the checkpoint, or the card of an exported file, says.
+    """
+    return call("embed:embed", check=not options["checkpoint"], **options)
 
 
 @cli.group(

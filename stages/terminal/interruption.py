@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: one sentence on how to continue, exit code 1, and no traceback.
 
-Stopping loses nothing: every stage keeps finished work, and the same command resumes it. While
+Every stage keeps finished work, and the same command resumes it; other commands start again. While
 libraries are being imported, a signal ends the program at once; otherwise it raises
 KeyboardInterrupt. A second signal always ends the program at once.
 """
@@ -20,6 +20,8 @@ from pipeline.base.signals import answer_by, answers_restored
 
 CODE = 1
 PATIENCE_SECONDS = 0.5  # then the user is told that the program is stopping
+# Commands that keep what they finish. The others write at their end, or only look.
+RESUMED = ("shard", "extract-features", "train", "evaluate", "store")
 UNWINDING_SECONDS = 1.2  # for work that loses nothing if its unwinding is cut short
 
 _asked = _bidden = False
@@ -53,9 +55,20 @@ def tell_by(tell: Callable[[str], None]) -> None:
 
 def sentence(arguments: list[str]) -> str:
     """Return how to continue: with DVC if it runs the stage, else with the same command."""
-    under_dvc = "DVC_STAGE" in os.environ
-    command = "dvc repro" if under_dvc else shlex.join(["mvmr", *arguments])
-    return f"Interrupted. Finished work is kept. Continue with: {command}"
+    command = "dvc repro" if _is_of_dvc() else shlex.join(["mvmr", *arguments])
+    if resumes(arguments):
+        return f"Interrupted. Finished work is kept. Continue with: {command}"
+    return f"Interrupted. Unfinished work is not kept. Start again with: {command}"
+
+
+def resumes(arguments: list[str]) -> bool:
+    """Return whether a command, if it is repeated, continues from what it has finished."""
+    named = next((word for word in arguments if not word.startswith("-")), "")
+    return named in RESUMED or _is_of_dvc()
+
+
+def _is_of_dvc() -> bool:
+    return "DVC_STAGE" in os.environ
 
 
 def too_late() -> str:
@@ -136,7 +149,8 @@ def _later(seconds: float, act: Callable[[], None]) -> None:
 
 def _say_that_it_ends() -> None:
     if _tell is not None:
-        _tell("Stopping: what is finished is kept. Ctrl-C again ends it at once.")
+        kept = "what is finished is kept. " if resumes(_arguments) else ""
+        _tell(f"Stopping: {kept}Ctrl-C again ends it at once.")
 
 
 def _leave(_: int, __: FrameType | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 CONFIG, DATA = Path("params.yaml"), "data"  # the defaults of the commands
-INSTEAD = "--exported"  # an option that replaces the experiment
+WHOLE = {"embed", "--checkpoint"}  # the words of a command that needs no experiment
 
 _MVMR = re.compile(r"`(mvmr [^`]+)`")
 # Text for users of DVC, which knows only params.yaml.
@@ -52,7 +52,7 @@ def is_of_params() -> bool:
 
 def command(words: Sequence[str]) -> list[str]:
     """Return a command with the options that select the experiment and data of this one."""
-    taken = {} if INSTEAD in words else _options_of(words)
+    taken = {} if WHOLE.issubset(words) else _options_of(words)
     added = [
         word
         for name, chosen in _chosen.items()

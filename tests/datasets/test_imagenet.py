@@ -8,6 +8,7 @@ from replicas import labels_of, opened, picture
 from scipy.io import savemat
 
 from pipeline.base.errors import DataError
+from pipeline.datasets.files import read_class_list
 
 SYNSETS = ("n01440764", "n01443537", "n02085620")
 VALIDATION = ("n02085620", "n01440764", "n01443537", "n01440764")
@@ -87,6 +88,21 @@ def test_a_subset_of_classes_by_a_list(tmp_path: Path, layout: str) -> None:
     assert source.classes == (SYNSETS[0], SYNSETS[2])
     assert labels_of(source, "train") == [0, 0, 1, 1]
     assert sorted(labels_of(source, "test")) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("count", [50, 100, 200])
+def test_lists_of_classes_come_with_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_imagenet_train(tmp_path)
+    names = read_class_list(f"imagenet{count}")
+    assert len({*names}) == count
+    assert all(len(name) == 9 and name.startswith("n") for name in names)
+    for name in names:
+        for split in ("train", "val"):
+            picture(tmp_path / split / name / f"{name}.JPEG", 0)
+    assert opened(kind="imagenet", root=".", classes=f"imagenet{count}").classes == tuple(names)
 
 
 @pytest.mark.parametrize(

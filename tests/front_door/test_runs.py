@@ -128,6 +128,20 @@ def test_report_and_exports_are_written(run: mvmr.Run) -> None:
         run.export("onx")
 
 
+def test_int8_is_compared_by_protocols_of_ones_own_too(run: mvmr.Run) -> None:
+    exported = run.export("onnx", int8=True)
+    comparison = json.loads(exported.with_name(f"{exported.name}.json").read_text())["comparison"]
+    assert {*comparison["int8"]["scores"]} == {*run.scores}
+    module, preparation = mvmr.load_encoder(exported)
+    images = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    x = (images - torch.tensor(preparation.image.mean)[:, None, None]) / 0.25
+    cosines = torch.cosine_similarity(module(x), run.encoder.module(x))
+    assert cosines.min() > 0.95
+    assert "nearest neighbours in common" in run.report().read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="int8 is for the format onnx; found 'timm'"):
+        run.export("timm", int8=True)
+
+
 def test_a_run_is_opened_again_in_a_process_that_has_only_the_network(
     run: mvmr.Run, tmp_path: Path
 ) -> None:

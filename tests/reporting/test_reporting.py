@@ -21,6 +21,7 @@ from pipeline.reporting.curves import CurvesPanel, curves
 from pipeline.reporting.dependence_map import Dependence, dependence
 from pipeline.reporting.formats import duration, number, size, times, unbroken
 from pipeline.reporting.health import collapse_of, has_collapsed, variance_shares
+from pipeline.reporting.int8_panel import Int8Comparison, exported_int8
 from pipeline.reporting.maps import Maps, maps
 from pipeline.reporting.neighbours_panel import Searches, searches
 from pipeline.reporting.page import Panel, render
@@ -124,6 +125,40 @@ def test_the_page_says_what_storing_images_reduced_saves() -> None:
         f"700 images stored reduced, {size(30_000)} less than their files" in found.splits[0].bytes
     )
     assert f"1 image stored reduced, {size(500)} more than their files" in found.splits[1].bytes
+
+
+@pytest.mark.parametrize(
+    ("latency", "said"),
+    [(0.5, "is 2 times as fast"), (1.02, "is about as fast"), (4.0, "is 4 times slower")],
+)
+def test_the_page_says_whether_int8_is_faster(latency: float, said: str) -> None:
+    score = {"main": "top1", "top1": 90.0, "top1_low": 80.0, "top1_high": 95.0}
+    worse = {"main": "top1", "top1": 70.0}
+    comparison = {
+        "float": {"bytes": 4000, "latency_ms": 1.0, "scores": {"linear": score}},
+        "int8": {"bytes": 1000, "latency_ms": latency, "scores": {"linear": worse}},
+        "latency": {"cpu": "Z80", "threads": 1, "images": 1, "runs": 9},
+        "agreement": {
+            "k": 10,
+            "percent": 88.8,
+            "low": 87.0,
+            "high": 90.1,
+            "split": "test",
+            "images": 60,
+        },
+    }
+    assert isinstance(exported_int8(a_run()), Absent)
+    found = exported_int8(a_run(int8=comparison))
+    assert isinstance(found, Int8Comparison)
+    assert f"takes 4 times less space than the float file, and {said} on this CPU (Z80)" in (
+        found.verdict
+    )
+    rows = {name: values for name, *values in found.rows}
+    assert rows["linear: top-1 accuracy (%)"] == ["90.0 (80.0 to 95.0)", "70.0"]
+    assert rows["10 nearest neighbours in common (%), 60 test images"] == [
+        "",
+        "88.8 (87.0 to 90.1)",
+    ]
 
 
 def test_the_heat_map_is_the_unbiased_statistic_of_dcor() -> None:

@@ -245,7 +245,7 @@ def test_images_of_any_folder_are_embedded_alike_from_every_file(
     assert run(["export", "--format", "onnx", *QUICK]) == 0
     sources = {
         "a.npz": QUICK,
-        "b.npz": ["--exported", "runs/digits/exports/digits.onnx"],
+        "b.npz": ["--checkpoint", "runs/digits/exports/digits.onnx"],
         "c.npz": ["--checkpoint", "released.pth", *QUICK],
         # params.yaml names another student and another image size
         "e.npz": ["--checkpoint", "runs/digits/checkpoints/best.pt", "-s", "dataset.image.size=16"],

@@ -12,6 +12,8 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+import mvmr
+from pipeline.base.errors import DataError
 from pipeline.images.original_view import ImageOptions
 from pipeline.loading.batch import Batch
 from pipeline.models.encoder import build_encoder
@@ -228,3 +230,30 @@ def test_published_values_of_the_table() -> None:
         assert experiment.student.architecture == "resnet50"
         assert train.optimizer.name == "adam"
         assert train.optimizer.weight_decay == 1e-6
+
+
+def strings_in(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else ():
+        yield from strings_in(inner)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_config_needs_no_file_of_the_repository(name: str) -> None:
+    named = {*strings_in(EXPERIMENTS[name].model_dump(mode="json"))} - {""}
+    assert {text for text in named if "/" in text and (CONFIGS.parent / text).exists()} == set()
+
+
+def test_a_shipped_list_of_classes_is_found_from_python_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / "imagenet" / split / "n00000000").mkdir(parents=True)
+    with pytest.raises(DataError, match="no class folder"):
+        mvmr.run_experiment(
+            "imagenet_subset_self_supervised",
+            out="runs/subset",
+            override_with=["dataset.source.root=imagenet"],
+        )

@@ -93,6 +93,25 @@ def test_a_stage_that_is_interrupted_says_what_goes_on(
     assert capsys.readouterr().err.lstrip() == f"{SENTENCE}dvc repro\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "resumes"),
+    [
+        (["train", "-s", "train.lr=1"], True),
+        (["--debug", "store", "verify"], True),
+        (["init", "shard"], False),
+        (["embed", "train"], False),
+    ],
+)
+def test_only_what_keeps_its_work_says_so(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], resumes: bool
+) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    command = shlex.join(["mvmr", *arguments])
+    again = f"Interrupted. Unfinished work is not kept. Start again with: {command}"
+    expected = f"{SENTENCE}{command}" if resumes else again
+    assert interruption.sentence(arguments) == expected
+
+
 def test_an_interruption_that_comes_too_late_still_ends_with_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
