@@ -46,6 +46,7 @@ class SharedBatch:
         geometries: Mapping[tuple[str, float], Geometry],
         *,
         index: Tensor | None,
+        labels: Tensor | None,
         seed: int,
         gather: bool,
     ) -> None:
@@ -58,6 +59,7 @@ class SharedBatch:
             self._sources |= {("representation", _of(name, v)): x for v, x in by_view.items()}
         self._geometries = geometries
         self._index = index
+        self._labels = labels
         self._seed = seed
         self._gather = gather
         self._samples: dict[tuple[str, str, bool | float | None], Sample] = {}
@@ -126,6 +128,13 @@ class SharedBatch:
         if self._index is None or not self._gather:
             return self._index
         return gather_rows(self._index)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels (B,) of the images, below 0 where there is none."""
+        if self._labels is None:
+            raise TrainingError("The objective needs labels, and the batch brings none.")
+        return gather_rows(self._labels) if self._gather else self._labels
 
     def _sample(self, group: str, name: str, standardise: bool) -> Sample:
         key = (group, name, standardise)

@@ -7,6 +7,7 @@
       scattering: {kind: dependence, weight: 1, on: h}
       clip: {kind: regression, weight: 1, loss: cosine}
       hog: {kind: regression, weight: {from: 50, to: 5, schedule: cosine}, whiten: 1}
+      labels: {weight: 0.5}
 
 A term's name is the default for its `kind`, and for its `representation` if it needs one.
 `on: z` is the projector's output and `on: h` the backbone's. A term of weight 0 is left out: it
@@ -34,6 +35,7 @@ from pipeline.dependence.distance_correlation import MINIMUM_ROWS, Statistic
 from pipeline.objective.weights import Weight, never_counts
 
 View = Literal["original", "augmented"]
+ViewChoice = Literal["original", "augmented", "both"]
 Layer = Literal["h", "z"]
 Exponent = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -135,7 +137,7 @@ class _RepresentationTerm(Term):
     """A term that compares embeddings with a representation of the original view."""
 
     representation: str
-    view: Literal["original", "augmented", "both"]
+    view: ViewChoice
     whiten: Exponent | None = added(None)
 
     @property
@@ -152,7 +154,7 @@ class DependenceTerm(_RepresentationTerm):
     """
 
     kind: Literal["dependence"] = "dependence"
-    view: Literal["original", "augmented", "both"] = "augmented"
+    view: ViewChoice = "augmented"
     statistic: Statistic = "dcor"
     standardise: bool = False
 
@@ -176,7 +178,7 @@ class RegressionTerm(_RepresentationTerm):
 
     kind: Literal["regression"] = "regression"
     on: Layer = "h"
-    view: Literal["original", "augmented", "both"] = "both"
+    view: ViewChoice = "both"
     loss: Literal["cosine", "squared", "cosine_smooth_l1"] = "cosine"
     layers: Literal[1, 2] = added(1)
     relative: bool = added(False)
@@ -194,13 +196,29 @@ class AffinityTerm(_RepresentationTerm):
 
     kind: Literal["affinity"] = "affinity"
     on: Layer = "h"
-    view: Literal["original", "augmented", "both"] = "both"
+    view: ViewChoice = "both"
     bank: Annotated[int, Field(ge=2)] = 4096
     temperature: Temperature = 0.07
     target_temperature: Temperature = 0.07
     leave_out_own: bool = True
     layers: Literal[1, 2] = 1
     relative: bool = False
+
+
+class LabelsTerm(Term):
+    """Cross-entropy of the labels and a linear classifier of the embedding, the mean over views.
+
+    The classifier belongs to training, not to the encoder. Images without a label do not count.
+    """
+
+    kind: Literal["labels"] = "labels"
+    on: Layer = "h"
+    view: ViewChoice = "both"
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views whose embeddings are classified."""
+        return VIEWS if self.view == "both" else (self.view,)
 
 
 class OwnTerm(Term):
@@ -240,6 +258,7 @@ AnyTerm = (
     | DependenceTerm
     | RegressionTerm
     | AffinityTerm
+    | LabelsTerm
     | OwnTerm
 )
 TermOptions = Annotated[AnyTerm, Field(discriminator="kind")]
@@ -328,6 +347,11 @@ def reads_ahead(term: AnyTerm) -> str | None:
     if isinstance(term, _RepresentationTerm) and term.whiten is not None:
         return "whiten"
     return "relative" if isinstance(term, RegressionTerm) and term.relative else None
+
+
+def reads_labels(terms: Mapping[str, AnyTerm]) -> bool:
+    """Return whether an active term needs labels."""
+    return any(isinstance(term, LabelsTerm) for term in active(terms).values())
 
 
 def least_rows(terms: Mapping[str, AnyTerm]) -> int:

@@ -28,6 +28,7 @@ TRIVIAL_ANSWERS = {
     "dependence": "that between different images",
     "regression": "that of the best constant",
     "affinity": "that of the best constant",
+    "labels": "that of naming each class with its share of the training images",
     "variance": "that of an embedding that is the same for all images",
     "barlow": "that of an embedding that is the same for all images",
     "sigreg": "that of an embedding that is the same for all images",
@@ -133,6 +134,11 @@ def _measured(
                 f"{_map(term)} of {_embedding(term)} from "
                 f"{_target(term['representation'], features, teachers)}{_geometry(term)}: an image "
                 "should be near those that its target is near"
+            )
+        case "labels":
+            return (
+                "Cross-entropy of the labels and a linear classifier of "
+                f"{_embedding(term)}: classes should be told apart"
             )
         case "barlow":
             return (
