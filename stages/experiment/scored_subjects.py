@@ -14,7 +14,7 @@ from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.subjects import Recomputed, Subject, image_subjects, stored_subject
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
-from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.models.encoder import Encoder, build_encoder
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest, read_manifests
@@ -25,10 +25,10 @@ from stages.experiment.schema import Experiment
 
 @dataclass(frozen=True)
 class Scored:
-    """`encoders` are the student and the same encoder without its training.
+    """`encoders` are the student and the same encoder trained otherwise, or not at all.
 
-    That is, as its weights came, if it was trained from any, and untrained. `pixels` are the raw
-    images.
+    That is, as its weights came, if it was trained from any; trained with labels, if the experiment
+    asks for that; and untrained. `pixels` are the raw images.
     """
 
     images: Images
@@ -52,12 +52,14 @@ def scored(
     cache: Path,
     progress: Progress,
     *,
+    supervised: Path | None = None,
     first: int | None = None,
 ) -> Scored:
     """Return images and subjects for the `first` valid images of each split, or for all.
 
-    `features` are all stored features of the experiment; embeddings are kept in `cache`. Raises
-    DataError if the shards are not those of the checkpoint.
+    `features` are all stored features of the experiment, `supervised` the checkpoint of a control
+    trained with labels; embeddings are kept in `cache`. Raises DataError if the shards are not
+    those of a checkpoint.
     """
     image = experiment.dataset.image
     device = device_from("auto")
@@ -75,6 +77,7 @@ def scored(
     encoders = {
         "student": trained.build(),
         **_before_training(experiment, trained, progress),
+        **_with_labels(experiment, supervised, manifests),
         "untrained": untrained,
     }
     subjects = image_subjects(
@@ -114,6 +117,18 @@ def _before_training(
     except (ConfigError, WeightsError) as error:
         progress.note(f"The student before training is not scored: {error}")
         return {}
+
+
+def _with_labels(
+    experiment: Experiment, path: Path | None, manifests: Mapping[Split, Manifest]
+) -> dict[str, Encoder]:
+    """Return the control trained with labels, if there is one."""
+    if path is None:
+        return {}
+    image = experiment.dataset.image
+    control = load_checkpoint(path, student=experiment.student, image=image)
+    _require_same_images(control, experiment.dataset.name, manifests)
+    return {"supervised": control.build()}
 
 
 def _reference(
