@@ -10,6 +10,7 @@ from pipeline.base.arguments import require_width
 from pipeline.base.errors import ArgumentError, ConfigError, unknown_name
 from pipeline.base.precision import full_precision
 from pipeline.dependence.distance_correlation import distance_correlation
+from pipeline.features.whitening import PHI_S, Whitening
 from pipeline.objective.affinities import affinity_divergence
 from pipeline.objective.heads import build_head
 from pipeline.objective.losses import (
@@ -138,7 +139,7 @@ class Objective(nn.Module):
             if isinstance(term, OwnTerm)
         }
         self._embedding_widths = embedding_widths
-        self._geometries: dict[tuple[str, float], Geometry] = {}
+        self._geometries: dict[tuple[str, Whitening], Geometry] = {}
         self._banks: dict[str, Bank] = {}
         self._constants: dict[str, float] = {}
         self._scales: dict[str, float] = {}
@@ -197,6 +198,12 @@ class Objective(nn.Module):
                 f"`whiten` needs the mean and deviation of each component of {name!r}, which this "
                 "feature was stored without: compute it again with "
                 f"`mvmr extract-features --only {name} --force`, or leave out `whiten`."
+            )
+        if term.whiten == PHI_S and not reference.uncorrelated:
+            raise ConfigError(
+                f"`whiten: {PHI_S}` rotates principal components, and {term.representation!r} is "
+                f"stored otherwise: set features.{term.representation}.reduce to a power of two, "
+                "such as {pca: 256}."
             )
         geometry = Geometry(reference.mean, reference.deviation, term.whiten)
         self._geometries[term.representation, term.whiten] = geometry

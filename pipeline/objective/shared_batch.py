@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.base.errors import TrainingError
 from pipeline.dependence.distance_correlation import Sample
 from pipeline.dependence.gathering import gather_rows
+from pipeline.features.whitening import Whitening
 from pipeline.objective.losses import standardised, wide
 from pipeline.objective.references import Geometry
 from pipeline.objective.terms import (
@@ -43,7 +44,7 @@ class SharedBatch:
         self,
         activations: Activations,
         representations: Mapping[str, Targets],
-        geometries: Mapping[tuple[str, float], Geometry],
+        geometries: Mapping[tuple[str, Whitening], Geometry],
         *,
         index: Tensor | None,
         labels: Tensor | None,
@@ -62,7 +63,7 @@ class SharedBatch:
         self._labels = labels
         self._seed = seed
         self._gather = gather
-        self._samples: dict[tuple[str, str, bool | float | None], Sample] = {}
+        self._samples: dict[tuple[str, str, bool | Whitening | None], Sample] = {}
 
     @property
     def device(self) -> torch.device:
@@ -85,16 +86,16 @@ class SharedBatch:
         return [self._source((term.on, view)) for view in term.views]
 
     def targets(
-        self, term: DependenceTerm | RegressionTerm | AffinityTerm, whiten: float | None = None
+        self, term: DependenceTerm | RegressionTerm | AffinityTerm, whiten: Whitening | None = None
     ) -> list[Sample]:
         """Return a term's representation for each of its views, in the geometry of an exponent."""
         return [self._target(term.representation, view, whiten) for view in term.views]
 
-    def representation(self, name: str, whiten: float | None = None) -> Sample:
+    def representation(self, name: str, whiten: Whitening | None = None) -> Sample:
         """Return a representation of the original view."""
         return self._target(name, "original", whiten)
 
-    def _target(self, name: str, view: View, whiten: float | None) -> Sample:
+    def _target(self, name: str, view: View, whiten: Whitening | None) -> Sample:
         own = _of(name, view)
         named = own if ("representation", own) in self._sources else name
         key = ("representation", named, whiten)

@@ -16,7 +16,9 @@ objectives of different epochs can be compared.
 
 `whiten` sets the geometry of a stored target: left out, its numbers are used as they are stored; 0
 centres each component, 1 standardises it, and values between divide it by its deviation to that
-power. It needs the mean and deviation that the store keeps of each component.
+power. `phi_s`, of regression alone, centres and rotates principal components so that all dimensions
+vary alike, and divides them by one number. All need the mean and deviation that the store keeps of
+each component.
 
 Variance and covariance of the two views are added. VICReg adds covariances too but takes the
 mean of the variances, so its 25, 25, 1 are invariance 25, variance 12.5, covariance 1 here.
@@ -25,20 +27,37 @@ MV-MR code minimises +dCor of hand-crafted representations; a weight of -1 gives
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    WrapValidator,
+    model_validator,
+)
 
 from pipeline.base.options import Options, added
 from pipeline.base.own_code import OwnCode
 from pipeline.dependence.distance_correlation import MINIMUM_ROWS, Statistic
+from pipeline.features.whitening import PHI_S, Whitening
 from pipeline.objective.weights import Weight, never_counts
 
 View = Literal["original", "augmented"]
 ViewChoice = Literal["original", "augmented", "both"]
 Layer = Literal["h", "z"]
-Exponent = Annotated[float, Field(ge=0, le=1)]
+_EXPONENT: TypeAdapter[float] = TypeAdapter(
+    Annotated[float, Field(ge=0, le=1)], config=ConfigDict(strict=True)
+)
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A union would report one mistake once for each of its members.
+GeometryChoice = Annotated[
+    Whitening,
+    WrapValidator(lambda value, _: value if value == PHI_S else _EXPONENT.validate_python(value)),
+]
 VIEWS: tuple[View, View] = ("original", "augmented")
 # Functions of embeddings, and perhaps a target, that return a loss; see `OwnTerm`.
 OWN_TERMS: OwnCode[Callable[..., Any]] = OwnCode("loss term", "mvmr.register_term")
@@ -138,7 +157,16 @@ class _RepresentationTerm(Term):
 
     representation: str
     view: ViewChoice
-    whiten: Exponent | None = added(None)
+    whiten: GeometryChoice | None = added(None)
+
+    @model_validator(mode="after")
+    def _rotates_for_a_reason(self) -> Self:
+        if self.whiten == PHI_S and getattr(self, "loss", "cosine") == "cosine":
+            raise ValueError(
+                f"whiten: {PHI_S} is whiten: 0 but for a rotation and a scale, on which neither a "
+                "cosine nor a dependence depends; write whiten: 0, or another loss"
+            )
+        return self
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -172,8 +200,10 @@ class RegressionTerm(_RepresentationTerm):
     and belongs to training, not to the encoder.
 
     With `relative`, the loss is divided by that of the best constant: one number per target, after
-    which several count alike whatever their scale. `drop`, in training, leaves out an image with
-    this probability where another term with `drop` has the larger loss for it (UNIC).
+    which several count alike whatever their scale. `whiten: phi_s` gives them one scale too, and
+    their dimensions alike weight in a loss that looks at dimensions (PHI-S). `drop`, in training,
+    leaves out an image with this probability where another term with `drop` has the larger loss for
+    it (UNIC).
     """
 
     kind: Literal["regression"] = "regression"

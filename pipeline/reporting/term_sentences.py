@@ -172,6 +172,8 @@ def _geometry(term: Mapping[str, Any]) -> str:
             return ", centred"
         case 1:
             return ", each component standardised"
+        case "phi_s":
+            return ", its components rotated to vary alike and divided by one number"
         case power:
             return f", each component divided by its deviation to the power of {power:g}"
 
