@@ -5,6 +5,7 @@ geometry serves best depends on the representation. Mean and deviation are fixed
 over the training images, so a vector's coordinates do not depend on the batch that it is in.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pipeline.base.errors import ArgumentError
 
-# A power of its deviation by which each component is divided, or `isotropic`.
+# The power of its deviation by which each component is divided, or PHI standardization.
 Whitening = float | Literal["phi_s"]
 PHI_S: Literal["phi_s"] = "phi_s"
 
@@ -69,21 +70,29 @@ def hadamard(width: int) -> Tensor:
     matrix, block = torch.ones(1, 1), torch.tensor([[1.0, 1.0], [1.0, -1.0]])
     while len(matrix) < width:
         matrix = torch.kron(matrix, block)
-    return matrix / width**0.5
+    return matrix / math.sqrt(width)
 
 
-def divisors(deviation: Tensor, exponent: float, *, shrinkage: float = SHRINKAGE) -> Tensor:
+def divisors(
+    deviation: Tensor,
+    exponent: float,
+    *,
+    shrinkage: float = SHRINKAGE,
+    typical: Tensor | None = None,
+) -> Tensor:
     """Return what each component is divided by, (D,): its shrunk deviation to the `exponent`.
 
-    Variances s^2 are shrunk towards their mean m: (1 - shrinkage) s^2 + shrinkage m, as in
-    regularised discriminant analysis (Friedman 1989). A component of rounding noise is thus
-    enlarged at most shrinkage^(-exponent / 2) times as much as one of mean variance: 32 times at
-    the default, instead of without bound. If no component varies, all are divided by 1.
+    Variances s^2 are shrunk towards their mean m, or the variance `typical` if it is given:
+    (1 - shrinkage) s^2 + shrinkage m, as in regularised discriminant analysis (Friedman 1989). A
+    component of rounding noise is thus enlarged at most shrinkage^(-exponent / 2) times as much as
+    one of mean variance: 32 times at the default, instead of without bound. If no component varies,
+    all are divided by 1.
     """
     if not 0 <= exponent <= 1 or not 0 <= shrinkage <= 1:
         raise ArgumentError(
             f"Exponent and shrinkage lie between 0 and 1; found {exponent} and {shrinkage}."
         )
     variance = deviation.square()
-    shrunk = (1 - shrinkage) * variance + shrinkage * variance.mean()
+    towards = variance.mean() if typical is None else typical
+    shrunk = (1 - shrinkage) * variance + shrinkage * towards
     return shrunk.where(shrunk > 0, 1.0).pow(exponent / 2)

@@ -172,6 +172,7 @@ def _cached(
             images_per_second=_speed(Work(name, tuple(read_attempts(record)))),
             basis_bytes=_basis_bytes(feature.path / REDUCTION),
             views=feature.views.count if feature.views else 0,
+            whitened_errors=fidelity.get("dcor_error_whitened", {}),
         )
 
 
