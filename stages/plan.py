@@ -182,9 +182,10 @@ def _values(experiment: Experiment, costs: Costs, measured: int) -> dict[str, An
         "seconds_before_training": costs.seconds_before_training,
     }
     if training is not None and experiment.train is not None:
-        seconds = experiment.train.epochs * training.epoch_seconds
+        seconds = experiment.train.epochs * costs.epoch_seconds
         values["training"] = {
             **asdict(training),
+            **({"control_epoch_seconds": costs.control.epoch_seconds} if costs.control else {}),
             "epochs": experiment.train.epochs,
             "seconds": seconds,
         }
@@ -204,7 +205,7 @@ def _shown(experiment: Experiment, costs: Costs, measured: int) -> Iterator[Rend
     yield from _reduced(sample)
     if training is not None and experiment.train is not None:
         epochs = experiment.train.epochs
-        rows = _training_rows(training, epochs, costs.seconds_before_training)
+        rows = _training_rows(costs, training, epochs)
         yield table("Training", ["", ""], rows)
         yield _saving(experiment, costs)
 
@@ -224,12 +225,18 @@ def _stored_rows(costs: Costs) -> list[list[str]]:
     return [*rows, ["together", "", megabytes(size), "", time]]
 
 
-def _training_rows(training: TrainingCost, epochs: int, before: float) -> list[list[str]]:
-    whole = epochs * training.epoch_seconds
+def _training_rows(costs: Costs, training: TrainingCost, epochs: int) -> list[list[str]]:
+    control, whole = costs.control, epochs * training.epoch_seconds
     rows = [
         ["an epoch, with its validation", everyday_time(training.epoch_seconds)],
         [f"{epochs} epochs", everyday_time(whole)],
-        ["from images to the trained encoder", everyday_time(before + whole)],
+    ]
+    if control is not None:
+        beside = everyday_time(epochs * control.epoch_seconds)
+        rows.append([f"{epochs} epochs of the control with labels", beside])
+    together = costs.seconds_before_training + epochs * costs.epoch_seconds
+    rows += [
+        ["from images to the trained encoder", everyday_time(together)],
         ["memory", f"{megabytes(training.host_bytes)} MB"],
         ["images and targets, where kept in memory", f"{megabytes(training.resident_bytes)} MB"],
     ]

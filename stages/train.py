@@ -2,8 +2,9 @@
 
 import csv
 import json
+from typing import Any
 
-from pipeline.models.checkpoint import BEST
+from pipeline.models.checkpoint import BEST, load_checkpoint
 from pipeline.training.curve_names import explained_shares
 from pipeline.training.doubts import doubts
 from pipeline.training.trial import Wanted
@@ -69,7 +70,7 @@ def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False
     numbers = [{name: float(value) for name, value in row.items() if value} for row in rows]
     last = numbers[-1] if numbers else {}
     best = layout.checkpoints / BEST
-    values = {
+    values: dict[str, Any] = {
         "checkpoint": str(best),
         "up_to_date": up_to_date,
         "selection": chosen,
@@ -80,6 +81,11 @@ def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False
     if chosen["score"] is not None:
         shown.append([chosen["rule"], f"{chosen['score']:.4g}"])
     shown += [[name, f"{value:.4g}"] for name, value in chosen.get("tuned", {}).items()]
+    if layout.supervised.exists():
+        control = load_checkpoint(layout.supervised).about["selection"]
+        values["supervised"] = {"checkpoint": str(layout.supervised), "selection": control}
+        score = f"{control['rule']} {control['score']:.4g}, epoch {control['epoch']}"
+        shown.append(["the same encoder with labels", score])
     shown += [
         [f"{label}, last epoch", how.format(last[n])] for n, label, how in LAST_ROW if n in last
     ]

@@ -44,6 +44,7 @@ def objective_of(name: str, rows: Mapping[str, Tensor], *, gather: bool = False)
         z_width=widths["z"],
         representation_widths={"r": widths["r"]},
         references={"r": reference},
+        class_counts=torch.tensor([3, 1, 2]),
         gather=gather,
     )
 
@@ -58,6 +59,7 @@ def value_of(objective: Objective, rows: Mapping[str, Tensor]) -> ObjectiveValue
         Activations(views["h"], views["z"]),
         {"r": rows["r"]},
         index=torch.arange(len(rows["r"]), device=rows["r"].device),
+        labels=rows["r"].argmax(1) % 4 - 1,
         moment=Moment(progress=0.3, seed=4),
     )
     return value

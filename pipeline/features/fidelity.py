@@ -5,8 +5,8 @@ between them, so a worker condenses each batch to a `Witness`. Witnesses are eno
 reduction, or to compare numbers of components.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -18,8 +18,11 @@ from pipeline.dependence.distance_correlation import Sample, distance_correlatio
 from pipeline.dependence.distances import pairwise_distances
 from pipeline.features.encoding import Encoding
 from pipeline.features.projection import Projection
+from pipeline.features.whitening import divisors
 
 TEST_WIDTH = 64
+# The powers of its deviation by which each component is divided.
+GEOMETRIES = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Fidelity:
     power, so that dCor is well inside (0, 1). `dcor_error_independent` is the largest error for
     an embedding of pure noise, which no encoder produces: the hardest case, because all of its
     dCor is bias. `explained_variance` is the stored share of the representation's total variance.
+
+    `dcor_error_whitened` is the largest error between distances in the geometries of `GEOMETRIES`,
+    by the power of the deviation; there the components that are not stored count more than in plain
+    distances. They are taken to vary alike, as in probabilistic PCA (Tipping and Bishop 1999). It
+    is empty for random projections, which have no components.
     """
 
     images: int
@@ -41,6 +49,7 @@ class Fidelity:
     gradient_error: float
     explained_variance: float
     bytes_per_image: int
+    dcor_error_whitened: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +58,22 @@ class Witness:
 
     `distances` (B, B) and total `variance` are those of the unreduced vectors; `reduced` (B, K)
     are the reduced ones. `embeddings` (2, B, TEST_WIDTH) hold a dependent and an independent one.
+    `unstored` is how many components the reduced vectors lack; None if they are no components.
     """
 
     distances: Tensor
     variance: float
     embeddings: Tensor
     reduced: Tensor
+    unstored: int | None
 
     @classmethod
-    def of(cls, original: Tensor, reduced: Tensor, *seeds: int) -> "Witness":
+    def of(
+        cls, original: Tensor, reduced: Tensor, *seeds: int, components: bool = True
+    ) -> "Witness":
         """Make the witness of vectors (B, D) and their reduced form (B, K), before encoding.
+
+        `components` says whether these are numbers of the vectors, perhaps after a rotation.
 
         Raises DataError if there are fewer than 2 rows, or the numbers of rows differ.
         """
@@ -72,13 +87,14 @@ class Witness:
             _total_variance(original),
             _test_embeddings(original, *seeds),
             reduced.float(),
+            original.shape[1] - reduced.shape[1] if components else None,
         )
 
     def to(self, device: torch.device | str) -> "Witness":
         """Return the witness on a device."""
         tensors = (self.distances, self.embeddings, self.reduced)
         distances, embeddings, reduced = (tensor.to(device) for tensor in tensors)
-        return Witness(distances, self.variance, embeddings, reduced)
+        return Witness(distances, self.variance, embeddings, reduced, self.unstored)
 
     @cached_property
     def exact(self) -> list[tuple[float, Tensor]]:
@@ -96,6 +112,7 @@ class Loss:
     """What storing a batch of `images` loses: the errors of a `Fidelity`, in JSON values.
 
     `stored` and `total` are the variances of what is stored and of the unreduced vectors.
+    `whitened` are the errors of dCor in `GEOMETRIES`, if they are known.
     """
 
     images: int
@@ -104,6 +121,7 @@ class Loss:
     gradient_error: float
     stored: float
     total: float
+    whitened: Sequence[float] = ()
 
 
 def loss_of(witness: Witness, encoding: Encoding, *, components: int | None = None) -> Loss:
@@ -121,6 +139,7 @@ def loss_of(witness: Witness, encoding: Encoding, *, components: int | None = No
         gradient_error=_relative_error(found[0][1], exact[0][1]),
         stored=_total_variance(stored),
         total=witness.variance,
+        whitened=_whitened_errors(witness, stored),
     )
 
 
@@ -137,6 +156,7 @@ def fidelity_of(losses: Sequence[Loss], bytes_per_image: int) -> Fidelity:
         gradient_error=max(loss.gradient_error for loss in losses),
         explained_variance=min(1.0, stored / total) if total > 0 else 1.0,
         bytes_per_image=bytes_per_image,
+        dcor_error_whitened=_largest([loss.whitened for loss in losses]),
     )
 
 
@@ -189,6 +209,36 @@ def _stored(witness: Witness, encoding: Encoding, components: int | None) -> Ten
     reduced = witness.reduced[:, :components]
     stored = torch.from_numpy(part.decode(part.encode(reduced.cpu().numpy())))
     return stored.to(reduced.device)
+
+
+def _whitened_errors(witness: Witness, stored: Tensor) -> list[float]:
+    """Return the errors of dCor with the dependent embedding, in each of `GEOMETRIES`."""
+    if witness.unstored is None:
+        return []
+    width = stored.shape[1]
+    kept, missing = witness.reduced[:, :width], witness.unstored + len(witness.reduced[0]) - width
+    deviation, typical = kept.std(0), kept.var(0).mean()
+    rest = (witness.distances.square() - pairwise_distances(kept).square()).clamp(min=0)
+    variance = max(0.0, witness.variance - _total_variance(kept)) / max(1, missing)
+    errors = []
+    for exponent in GEOMETRIES:
+        divided = divisors(deviation, exponent)
+        spread = deviation.new_full((), variance).sqrt()
+        of_rest = divisors(spread, exponent, typical=typical)
+        exact = pairwise_distances(kept / divided).square()
+        exact = (exact + rest / of_rest.square() if missing else exact).sqrt()
+        found = pairwise_distances(stored / divided)
+        values = [
+            _dcor(witness.embeddings[0], Sample.of_distances(each))[0] for each in (found, exact)
+        ]
+        errors.append(abs(values[0] - values[1]))
+    return errors
+
+
+def _largest(errors: Sequence[Sequence[float]]) -> dict[str, float]:
+    if not all(errors):
+        return {}
+    return {f"{g:g}": max(e) for g, e in zip(GEOMETRIES, zip(*errors, strict=True), strict=True)}
 
 
 def _total_variance(x: Tensor) -> float:

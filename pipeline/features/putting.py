@@ -149,7 +149,8 @@ def _require_held(rows: Array, stored_type: StoredType, split: Split) -> None:
         raise DataError(
             f"{stored_type} does not hold how column {column} of {split} varies: by "
             f"{deviation[column]:.1e} around {rows[:, column].mean():.1e}, where its numbers are "
-            f"exact to {np.sqrt(squares[column] / len(rows)):.0e}. Subtract the mean{_wider(stored_type)}."
+            f"exact to {np.sqrt(squares[column] / len(rows)):.0e}. Subtract the mean"
+            f"{_wider(stored_type)}."
         )
 
 

@@ -28,6 +28,11 @@ class Reduction:
     projection: Projection | None = None
     pca: Pca | None = None
 
+    @property
+    def keeps_components(self) -> bool:
+        """Whether reduced vectors are components of the representation: principal ones, or all."""
+        return self.pca is not None or self.projection is None
+
     def width(self, original: int) -> int:
         """Return the width K of reduced vectors, given the `original` width."""
         if self.pca is not None:

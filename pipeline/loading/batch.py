@@ -19,6 +19,7 @@ from pipeline.datasets.source import Label, MultiLabel
 from pipeline.features.store import StoredFeature
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.random_views import DrawnView
+from pipeline.shards.listing import read_labels
 from pipeline.shards.manifest import Manifest
 from pipeline.shards.reading import Record, read_shard
 
@@ -138,6 +139,15 @@ class SplitData:
                 )
             if record.row in chosen:
                 yield record
+
+    def class_counts(self) -> Tensor | None:
+        """Return how many samples there are of each class (K,), None without one class each."""
+        classes = self.manifest.classes
+        if classes is None or self.manifest.multi_label:
+            return None
+        labels = label_tensor(read_labels(self.directory, self.manifest), self.manifest)
+        read = labels[self.indices()]
+        return read[read != NO_LABEL].bincount(minlength=len(classes))
 
     def decoded_bytes(self) -> int:
         """Return the bytes that the samples take in memory, decoded, with their targets."""

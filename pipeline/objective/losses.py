@@ -53,6 +53,33 @@ def covariance_penalty(x: Tensor) -> Tensor:
     return (everything - diagonal) / D
 
 
+def label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits (B, K) and labels (B,) over the labelled rows.
+
+    Labels below 0 stand for none. Without any, it is 0, with gradients of 0. Raises ArgumentError
+    if there is not one label for each row.
+    """
+    require_matrix(logits, "The logits")
+    if labels.shape != logits.shape[:1]:
+        raise ArgumentError(
+            f"Cross-entropy needs one label for each of {len(logits)} rows; found labels of shape "
+            f"{tuple(labels.shape)}."
+        )
+    known = labels >= 0
+    losses = F.cross_entropy(wide(logits), labels.clamp(min=0), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def label_entropy(counts: Tensor) -> Tensor:
+    """Return the entropy (nats) of classes that have these numbers of images (K,).
+
+    It is the cross-entropy of the best constant answer.
+    """
+    shares = wide(counts) / counts.sum()
+    entropies: Tensor = torch.special.entr(shares)
+    return entropies.sum()
+
+
 def standardised(x: Tensor) -> Tensor:
     """Return rows (B, D), every dimension centred and divided by its std as in `variance_hinge`.
 

@@ -10,10 +10,13 @@ from pipeline.base.arguments import require_width
 from pipeline.base.errors import ArgumentError, ConfigError, unknown_name
 from pipeline.base.precision import full_precision
 from pipeline.dependence.distance_correlation import distance_correlation
+from pipeline.features.whitening import PHI_S, Whitening
 from pipeline.objective.affinities import affinity_divergence
 from pipeline.objective.heads import build_head
 from pipeline.objective.losses import (
     covariance_penalty,
+    label_cross_entropy,
+    label_entropy,
     mean_squared_error,
     variance_hinge,
 )
@@ -34,6 +37,7 @@ from pipeline.objective.terms import (
     CovarianceTerm,
     DependenceTerm,
     InvarianceTerm,
+    LabelsTerm,
     OwnTerm,
     RegressionTerm,
     SigregTerm,
@@ -96,12 +100,14 @@ class Objective(nn.Module):
         z_width: int,
         representation_widths: Mapping[str, int],
         references: Mapping[str, Reference] | None = None,
+        class_counts: Tensor | None = None,
         gather: bool = False,
     ) -> None:
         """Raise ConfigError if no term has a weight, or something that a term needs is missing.
 
         `references` are those of stored targets. Only terms with `whiten` or `relative`, and
-        affinity, need one; for others it tells what the best constant scores.
+        affinity, need one; for others it tells what the best constant scores. `class_counts` (K,)
+        are the numbers of training images of each class, which labels terms need.
         """
         super().__init__()
         self.terms = active(terms)
@@ -133,12 +139,26 @@ class Objective(nn.Module):
             if isinstance(term, OwnTerm)
         }
         self._embedding_widths = embedding_widths
-        self._geometries: dict[tuple[str, float], Geometry] = {}
+        self._geometries: dict[tuple[str, Whitening], Geometry] = {}
         self._banks: dict[str, Bank] = {}
         self._constants: dict[str, float] = {}
         self._scales: dict[str, float] = {}
         for name, term in with_representation(self.terms):
             self._look_ahead(name, term, references or {})
+        classifying = {n: t for n, t in self.terms.items() if isinstance(t, LabelsTerm)}
+        for name, classifier in classifying.items():
+            self._classify(name, classifier, class_counts)
+
+    def _classify(self, name: str, term: LabelsTerm, class_counts: Tensor | None) -> None:
+        """Build a term's classifier, and prepare what naming shares of classes scores."""
+        if class_counts is None or not class_counts.sum():
+            raise ConfigError(
+                f"The term {name!r} needs training images with one class each, and these have "
+                "none: leave it out, or name a source of labels."
+            )
+        width = self._embedding_widths[term.on]
+        self.heads[f"to_{name}"] = build_head(width, len(class_counts), layers=1)
+        self._constants[name] = float(label_entropy(class_counts))
 
     def _look_ahead(
         self,
@@ -179,6 +199,12 @@ class Objective(nn.Module):
                 "feature was stored without: compute it again with "
                 f"`mvmr extract-features --only {name} --force`, or leave out `whiten`."
             )
+        if term.whiten == PHI_S and not reference.uncorrelated:
+            raise ConfigError(
+                f"`whiten: {PHI_S}` rotates principal components, and {term.representation!r} is "
+                f"stored otherwise: set features.{term.representation}.reduce to a power of two, "
+                "such as {pca: 256}."
+            )
         geometry = Geometry(reference.mean, reference.deviation, term.whiten)
         self._geometries[term.representation, term.whiten] = geometry
         return geometry
@@ -189,6 +215,7 @@ class Objective(nn.Module):
         representations: Mapping[str, Targets],
         *,
         index: Tensor | None = None,
+        labels: Tensor | None = None,
         moment: Moment = Moment(),
     ) -> ObjectiveValue:
         """Return the objective of a batch; representations are (B, width) of any float type.
@@ -197,8 +224,9 @@ class Objective(nn.Module):
         with.
 
         `index` (B,) are the images' indices within the training split, by which affinity terms
-        find their own rows; None means that none of them is a training image. Outside training,
-        weights that change have their last value.
+        find their own rows; None means that none of them is a training image. `labels` (B,) are
+        below 0 where there is none; only labels terms need them. Outside training, weights that
+        change have their last value.
 
         Everything is computed in at least float32, even inside autocast. Values that are not
         finite are returned as they are. Raises TrainingError if something is missing from the
@@ -210,6 +238,7 @@ class Objective(nn.Module):
             representations,
             self._geometries,
             index=index,
+            labels=labels,
             seed=moment.seed,
             gather=gather,
         )
@@ -266,6 +295,11 @@ class Objective(nn.Module):
                 return self._affinity(name, term, batch)
             case RegressionTerm():
                 return self._row_losses(name, term, batch).mean()
+            case LabelsTerm():
+                return _mean(
+                    label_cross_entropy(logits, batch.labels)
+                    for logits in self._mapped(name, term, batch)
+                )
             case OwnTerm():
                 return own_loss(name, term, self._own[name], batch.rows(term), batch.target(term))
 
@@ -293,7 +327,7 @@ class Objective(nn.Module):
         return divergence / self._scales.get(name, 1.0)
 
     def _mapped(
-        self, name: str, term: RegressionTerm | AffinityTerm, batch: SharedBatch
+        self, name: str, term: RegressionTerm | AffinityTerm | LabelsTerm, batch: SharedBatch
     ) -> list[Tensor]:
         """Return the learned map of each view's embeddings, (B, width of the target)."""
         head, views = self.heads[f"to_{name}"], batch.rows(term)

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.features.whitening import divisors
+from pipeline.features.whitening import (
+    PHI_S,
+    Whitening,
+    divisors,
+    hadamard,
+    root_mean_variance,
+)
 from pipeline.objective.affinities import best_constant_divergence, rows_in_bank
 from pipeline.objective.losses import wide
 from pipeline.objective.row_losses import best_constant_loss
@@ -18,13 +24,15 @@ class Reference:
 
     `rows` (N, D) are the targets of a random sample of training images, and `index` (N,) their
     indices within the split, increasing. `mean` and `deviation` (D,) are those of each component
-    over all training images; None where the store does not know them.
+    over all training images; None where the store does not know them. `uncorrelated` says that the
+    components are principal ones.
     """
 
     rows: Tensor
     index: Tensor
     mean: Tensor | None = None
     deviation: Tensor | None = None
+    uncorrelated: bool = False
 
 
 class Constant:
@@ -46,15 +54,25 @@ class Constant:
 
 
 class Geometry:
-    """Centring and whitening of a stored target, with mean and deviation of its components (D,)."""
+    """Centring and whitening of a stored target, with mean and deviation of its components (D,).
 
-    def __init__(self, mean: Tensor, deviation: Tensor, exponent: float) -> None:
-        self._mean = Constant(wide(mean))
-        self._divisors = Constant(divisors(wide(deviation), exponent))
+    Raises ArgumentError for a PHI standardization of a width that is not a power of two.
+    """
+
+    def __init__(self, mean: Tensor, deviation: Tensor, whitening: Whitening) -> None:
+        self._mean, self._rotation = Constant(wide(mean)), None
+        if whitening == PHI_S:
+            self._rotation = Constant(hadamard(len(mean)))
+            self._divisors = Constant(root_mean_variance(wide(deviation)))
+        else:
+            self._divisors = Constant(divisors(wide(deviation), whitening))
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return rows (B, D) in this geometry; see `whitening.whitened`."""
-        return (rows - self._mean.like(rows)) / self._divisors.like(rows)
+        rows = rows - self._mean.like(rows)
+        if self._rotation is not None:
+            rows = rows @ self._rotation.like(rows)
+        return rows / self._divisors.like(rows)
 
 
 class Bank:

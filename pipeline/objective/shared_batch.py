@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.base.errors import TrainingError
 from pipeline.dependence.distance_correlation import Sample
 from pipeline.dependence.gathering import gather_rows
+from pipeline.features.whitening import Whitening
 from pipeline.objective.losses import standardised, wide
 from pipeline.objective.references import Geometry
 from pipeline.objective.terms import (
@@ -43,9 +44,10 @@ class SharedBatch:
         self,
         activations: Activations,
         representations: Mapping[str, Targets],
-        geometries: Mapping[tuple[str, float], Geometry],
+        geometries: Mapping[tuple[str, Whitening], Geometry],
         *,
         index: Tensor | None,
+        labels: Tensor | None,
         seed: int,
         gather: bool,
     ) -> None:
@@ -58,9 +60,10 @@ class SharedBatch:
             self._sources |= {("representation", _of(name, v)): x for v, x in by_view.items()}
         self._geometries = geometries
         self._index = index
+        self._labels = labels
         self._seed = seed
         self._gather = gather
-        self._samples: dict[tuple[str, str, bool | float | None], Sample] = {}
+        self._samples: dict[tuple[str, str, bool | Whitening | None], Sample] = {}
 
     @property
     def device(self) -> torch.device:
@@ -83,16 +86,16 @@ class SharedBatch:
         return [self._source((term.on, view)) for view in term.views]
 
     def targets(
-        self, term: DependenceTerm | RegressionTerm | AffinityTerm, whiten: float | None = None
+        self, term: DependenceTerm | RegressionTerm | AffinityTerm, whiten: Whitening | None = None
     ) -> list[Sample]:
         """Return a term's representation for each of its views, in the geometry of an exponent."""
         return [self._target(term.representation, view, whiten) for view in term.views]
 
-    def representation(self, name: str, whiten: float | None = None) -> Sample:
+    def representation(self, name: str, whiten: Whitening | None = None) -> Sample:
         """Return a representation of the original view."""
         return self._target(name, "original", whiten)
 
-    def _target(self, name: str, view: View, whiten: float | None) -> Sample:
+    def _target(self, name: str, view: View, whiten: Whitening | None) -> Sample:
         own = _of(name, view)
         named = own if ("representation", own) in self._sources else name
         key = ("representation", named, whiten)
@@ -126,6 +129,13 @@ class SharedBatch:
         if self._index is None or not self._gather:
             return self._index
         return gather_rows(self._index)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels (B,) of the images, below 0 where there is none."""
+        if self._labels is None:
+            raise TrainingError("The objective needs labels, and the batch brings none.")
+        return gather_rows(self._labels) if self._gather else self._labels
 
     def _sample(self, group: str, name: str, standardise: bool) -> Sample:
         key = (group, name, standardise)

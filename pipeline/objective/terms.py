@@ -7,6 +7,7 @@
       scattering: {kind: dependence, weight: 1, on: h}
       clip: {kind: regression, weight: 1, loss: cosine}
       hog: {kind: regression, weight: {from: 50, to: 5, schedule: cosine}, whiten: 1}
+      labels: {weight: 0.5}
 
 A term's name is the default for its `kind`, and for its `representation` if it needs one.
 `on: z` is the projector's output and `on: h` the backbone's. A term of weight 0 is left out: it
@@ -15,7 +16,9 @@ objectives of different epochs can be compared.
 
 `whiten` sets the geometry of a stored target: left out, its numbers are used as they are stored; 0
 centres each component, 1 standardises it, and values between divide it by its deviation to that
-power. It needs the mean and deviation that the store keeps of each component.
+power. `phi_s`, of regression alone, centres and rotates principal components so that all dimensions
+vary alike, and divides them by one number. All need the mean and deviation that the store keeps of
+each component.
 
 Variance and covariance of the two views are added. VICReg adds covariances too but takes the
 mean of the variances, so its 25, 25, 1 are invariance 25, variance 12.5, covariance 1 here.
@@ -24,19 +27,37 @@ MV-MR code minimises +dCor of hand-crafted representations; a weight of -1 gives
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    WrapValidator,
+    model_validator,
+)
 
 from pipeline.base.options import Options, added
 from pipeline.base.own_code import OwnCode
 from pipeline.dependence.distance_correlation import MINIMUM_ROWS, Statistic
+from pipeline.features.whitening import PHI_S, Whitening
 from pipeline.objective.weights import Weight, never_counts
 
 View = Literal["original", "augmented"]
+ViewChoice = Literal["original", "augmented", "both"]
 Layer = Literal["h", "z"]
-Exponent = Annotated[float, Field(ge=0, le=1)]
+_EXPONENT: TypeAdapter[float] = TypeAdapter(
+    Annotated[float, Field(ge=0, le=1)], config=ConfigDict(strict=True)
+)
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# A union would report one mistake once for each of its members.
+GeometryChoice = Annotated[
+    Whitening,
+    WrapValidator(lambda value, _: value if value == PHI_S else _EXPONENT.validate_python(value)),
+]
 VIEWS: tuple[View, View] = ("original", "augmented")
 # Functions of embeddings, and perhaps a target, that return a loss; see `OwnTerm`.
 OWN_TERMS: OwnCode[Callable[..., Any]] = OwnCode("loss term", "mvmr.register_term")
@@ -135,8 +156,17 @@ class _RepresentationTerm(Term):
     """A term that compares embeddings with a representation of the original view."""
 
     representation: str
-    view: Literal["original", "augmented", "both"]
-    whiten: Exponent | None = added(None)
+    view: ViewChoice
+    whiten: GeometryChoice | None = added(None)
+
+    @model_validator(mode="after")
+    def _rotates_for_a_reason(self) -> Self:
+        if self.whiten == PHI_S and getattr(self, "loss", "cosine") == "cosine":
+            raise ValueError(
+                f"whiten: {PHI_S} is whiten: 0 but for a rotation and a scale, on which neither a "
+                "cosine nor a dependence depends; write whiten: 0, or another loss"
+            )
+        return self
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -152,7 +182,7 @@ class DependenceTerm(_RepresentationTerm):
     """
 
     kind: Literal["dependence"] = "dependence"
-    view: Literal["original", "augmented", "both"] = "augmented"
+    view: ViewChoice = "augmented"
     statistic: Statistic = "dcor"
     standardise: bool = False
 
@@ -170,13 +200,15 @@ class RegressionTerm(_RepresentationTerm):
     and belongs to training, not to the encoder.
 
     With `relative`, the loss is divided by that of the best constant: one number per target, after
-    which several count alike whatever their scale. `drop`, in training, leaves out an image with
-    this probability where another term with `drop` has the larger loss for it (UNIC).
+    which several count alike whatever their scale. `whiten: phi_s` gives them one scale too, and
+    their dimensions alike weight in a loss that looks at dimensions (PHI-S). `drop`, in training,
+    leaves out an image with this probability where another term with `drop` has the larger loss for
+    it (UNIC).
     """
 
     kind: Literal["regression"] = "regression"
     on: Layer = "h"
-    view: Literal["original", "augmented", "both"] = "both"
+    view: ViewChoice = "both"
     loss: Literal["cosine", "squared", "cosine_smooth_l1"] = "cosine"
     layers: Literal[1, 2] = added(1)
     relative: bool = added(False)
@@ -194,13 +226,29 @@ class AffinityTerm(_RepresentationTerm):
 
     kind: Literal["affinity"] = "affinity"
     on: Layer = "h"
-    view: Literal["original", "augmented", "both"] = "both"
+    view: ViewChoice = "both"
     bank: Annotated[int, Field(ge=2)] = 4096
     temperature: Temperature = 0.07
     target_temperature: Temperature = 0.07
     leave_out_own: bool = True
     layers: Literal[1, 2] = 1
     relative: bool = False
+
+
+class LabelsTerm(Term):
+    """Cross-entropy of the labels and a linear classifier of the embedding, the mean over views.
+
+    The classifier belongs to training, not to the encoder. Images without a label do not count.
+    """
+
+    kind: Literal["labels"] = "labels"
+    on: Layer = "h"
+    view: ViewChoice = "both"
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views whose embeddings are classified."""
+        return VIEWS if self.view == "both" else (self.view,)
 
 
 class OwnTerm(Term):
@@ -240,6 +288,7 @@ AnyTerm = (
     | DependenceTerm
     | RegressionTerm
     | AffinityTerm
+    | LabelsTerm
     | OwnTerm
 )
 TermOptions = Annotated[AnyTerm, Field(discriminator="kind")]
@@ -328,6 +377,11 @@ def reads_ahead(term: AnyTerm) -> str | None:
     if isinstance(term, _RepresentationTerm) and term.whiten is not None:
         return "whiten"
     return "relative" if isinstance(term, RegressionTerm) and term.relative else None
+
+
+def reads_labels(terms: Mapping[str, AnyTerm]) -> bool:
+    """Return whether an active term needs labels."""
+    return any(isinstance(term, LabelsTerm) for term in active(terms).values())
 
 
 def least_rows(terms: Mapping[str, AnyTerm]) -> int:

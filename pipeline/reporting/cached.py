@@ -1,7 +1,8 @@
 """What was computed once and stored: its size, its cost in accuracy, and the time it saves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.base.timing import saved_seconds
 from pipeline.reporting.run_facts import Cached, RunFacts
@@ -30,12 +31,25 @@ class SavedTime:
 
 
 @dataclass(frozen=True)
+class WhitenedError:
+    """The largest error of dCor of a feature where components are divided by a power of deviation.
+
+    `used_by` are the terms and protocols whose geometry this is.
+    """
+
+    feature: str
+    power: float
+    error: float
+    used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Cache:
     """All stored features of a run.
 
     `target_images` is the number of images that an epoch reads. `trained_on` names the features
     that training reads; only these save time. `left_out` is the number of images that could not
-    be decoded: their rows are never read.
+    be decoded: their rows are never read. `whitened` are the errors in the geometries in use.
     """
 
     savings: tuple[SavedTime, ...]
@@ -43,6 +57,7 @@ class Cache:
     epochs: int | None
     trained_on: tuple[str, ...]
     left_out: int
+    whitened: tuple[WhitenedError, ...] = ()
 
     @property
     def basis_bytes(self) -> int:
@@ -86,7 +101,22 @@ def cache(run: RunFacts) -> Cache | Absent:
         epochs=run.epochs,
         trained_on=tuple(read),
         left_out=sum(split.invalid for split in run.splits.values()),
+        whitened=tuple(_whitened(run)),
     )
+
+
+def _whitened(run: RunFacts) -> Iterator[WhitenedError]:
+    """Yield the error of each feature in each geometry in which it is used, where known."""
+    used: dict[tuple[str, Any], list[str]] = {}
+    for name, term in run.objective.items():
+        used.setdefault((term.get("representation", ""), term.get("whiten")), []).append(name)
+    for protocol, record in run.metrics.items():
+        for subject, values in record["controls"].items():
+            used.setdefault((subject, values.get("whiten")), []).append(protocol)
+    for feature in run.cached:
+        for power, error in feature.whitened_errors.items():
+            if names := used.get((feature.name, float(power))):
+                yield WhitenedError(feature.name, float(power), error, tuple(names))
 
 
 def trained_on(run: RunFacts) -> Sequence[str]:

@@ -21,7 +21,10 @@ from pipeline.training.curve_names import LABELLED, PROBE, TRIVIAL
 from pipeline.training.doubts import doubts
 
 MOST = 3
-SPREADING = ("variance", "covariance", "barlow", "sigreg", "dependence", "regression", "affinity")
+SPREADING = (
+    *("variance", "covariance", "barlow", "sigreg"),
+    *("dependence", "regression", "affinity", "labels"),
+)
 # Learning rates of each optimiser: below and above which they are a suspect, and a usual one.
 RATES = {"adam": (1e-4, 5e-3, 1e-3), "adamw": (1e-4, 5e-3, 1e-3), "sgd": (1e-2, 1.0, 0.1)}
 MOST_LONGER = 10

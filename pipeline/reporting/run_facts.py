@@ -37,6 +37,7 @@ class Cached:
     storing. `images_per_second` is the measured speed of extraction, None where unknown.
     `basis_bytes` is the part of `bytes` that maps the representation to the stored numbers, such
     as the basis of a PCA. `views` of each training image are stored besides the original one.
+    `whitened_errors` are those of dCor in other geometries, by the power of the deviation.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Cached:
     images_per_second: float | None
     basis_bytes: int = 0
     views: int = 0
+    whitened_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

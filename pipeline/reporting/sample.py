@@ -9,6 +9,7 @@ from pipeline.datasets.source import Split
 from pipeline.images.original_view import ImageOptions
 
 STUDENT, START, UNTRAINED, PIXELS = "student", "start", "untrained", "pixels"
+SUPERVISED = "supervised"
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,17 @@ from pipeline.reporting.formats import number
 from pipeline.reporting.protocol_texts import UNITLESS, asks, chance_of, figure_of
 from pipeline.reporting.published import Published, published_for
 from pipeline.reporting.run_facts import RunFacts
-from pipeline.reporting.sample import PIXELS, START, STUDENT, UNTRAINED
+from pipeline.reporting.sample import PIXELS, START, STUDENT, SUPERVISED, UNTRAINED
 
 LABELS = {
     STUDENT: "student",
     START: "the same encoder, before training",
+    SUPERVISED: "the same encoder, trained with labels",
     UNTRAINED: "the same encoder, untrained",
     PIXELS: "raw pixels",
 }
 
-Role = Literal["student", "start", "untrained", "pixels", "feature", "teacher"]
+Role = Literal["student", "start", "supervised", "untrained", "pixels", "feature", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ def _role(run: RunFacts, subject: str) -> Role:
     known: dict[str, Role] = {
         STUDENT: "student",
         START: "start",
+        SUPERVISED: "supervised",
         UNTRAINED: "untrained",
         PIXELS: "pixels",
     }

@@ -28,6 +28,7 @@ TRIVIAL_ANSWERS = {
     "dependence": "that between different images",
     "regression": "that of the best constant",
     "affinity": "that of the best constant",
+    "labels": "that of naming each class with its share of the training images",
     "variance": "that of an embedding that is the same for all images",
     "barlow": "that of an embedding that is the same for all images",
     "sigreg": "that of an embedding that is the same for all images",
@@ -134,6 +135,11 @@ def _measured(
                 f"{_target(term['representation'], features, teachers)}{_geometry(term)}: an image "
                 "should be near those that its target is near"
             )
+        case "labels":
+            return (
+                "Cross-entropy of the labels and a linear classifier of "
+                f"{_embedding(term)}: classes should be told apart"
+            )
         case "barlow":
             return (
                 f"Cross-correlations between the dimensions of {on} of the two views, compared "
@@ -166,6 +172,8 @@ def _geometry(term: Mapping[str, Any]) -> str:
             return ", centred"
         case 1:
             return ", each component standardised"
+        case "phi_s":
+            return ", its components rotated to vary alike and divided by one number"
         case power:
             return f", each component divided by its deviation to the power of {power:g}"
 

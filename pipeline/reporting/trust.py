@@ -108,6 +108,7 @@ def _images_scored(run: RunFacts, scored: Sequence[Protocol]) -> Iterator[Note]:
 
 def _gains(scored: Sequence[Protocol]) -> Iterator[Note]:
     yield from _gains_over("start", "the same encoder before training", scored)
+    yield from _gains_over("supervised", "the same encoder trained with labels", scored)
     yield from _gains_over("untrained", "the same encoder untrained", scored)
 
 

@@ -68,8 +68,10 @@ def _from(run: RunFacts) -> str:
         parts.append("from two views of each image")
     if others:
         parts.append(f"from the representation{'s' * (len(others) > 1)} {listed(others)}")
-    without = "without labels" if teachers else "without labels and without a teacher"
-    return f"{without}: {listed(parts)}" if parts else without
+    labelled = any(term["kind"] == "labels" for term in terms.values())
+    without = [f"{'with' if labelled else 'without'} labels"]
+    without += [] if teachers else ["without a teacher"]
+    return f"{listed(without)}: {listed(parts)}" if parts else listed(without)
 
 
 def _model(run: RunFacts, teacher: str) -> str:
@@ -83,6 +85,10 @@ def _labels(run: RunFacts, scored: Sequence[Protocol]) -> str:
     uses = []
     if run.epochs is not None and run.training.get("rule") == "validation/probe_top1":
         uses.append("to choose the best epoch on validation images")
+    if any(term["kind"] == "labels" for term in run.objective.values()):
+        uses.append("to train the student")
+    if run.config["train"] and run.config["train"].get("supervised_control"):
+        uses.append("to train a control")
     if scored:
         uses.append("to fit and score the protocols below")
     return f"Labels were used only {listed(uses)}." if uses else "No label was used."
@@ -120,6 +126,7 @@ def _told(protocol: Protocol) -> list[Score]:
     best = sorted(by_role.get("feature", []), key=lambda score: -score.value)[:1]
     return [
         *by_role.get("start", []),
+        *by_role.get("supervised", []),
         *by_role.get("untrained", []),
         *by_role.get("pixels", []),
         *best,

@@ -76,7 +76,8 @@ def _prepared(representation: Representation, name: str) -> torch.Tensor:
     if len(set(shapes)) > 1:
         raise WeightsError(
             f"The preparation of {_within(name)} must bring every image to one size; found "
-            f"{shapes[0]} for an image of {pictures[0].size} and {shapes[1]} for one of {pictures[1].size}. Resize "
+            f"{shapes[0]} for an image of {pictures[0].size} and {shapes[1]} for one of "
+            f"{pictures[1].size}. Resize "
             "both sides, or crop."
         )
     return torch.stack(prepared)

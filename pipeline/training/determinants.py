@@ -36,7 +36,8 @@ def determinants(
 
     The options have the names of an experiment's sections. `shards` are the digests of the images
     of train and validation, `targets` the stored ones that the objective names, and `weights` is
-    the checkpoint that training starts from. Code of the user's own counts by its text.
+    the checkpoint that training starts from. Code of the user's own counts by its text. Whether a
+    control is trained as well does not determine the run.
     """
     code = own_training_code(student, objective)
     return {
@@ -45,7 +46,7 @@ def determinants(
         "student": student.model_dump(mode="json"),
         "objective": objective
         and {name: term.model_dump(mode="json") for name, term in objective.items()},
-        "train": train and train.model_dump(mode="json"),
+        "train": train and train.model_dump(mode="json", exclude={"supervised_control"}),
         "image": image.model_dump(mode="json"),
         "shards": dict(shards),
         "targets": {name: feature.digest for name, feature in targets.items()},

@@ -25,7 +25,7 @@ from pipeline.models.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from pipeline.models.encoder import Encoder
 from pipeline.models.student import StudentOptions
 from pipeline.objective.objective import Objective
-from pipeline.objective.terms import AnyTerm, least_rows, representations_of, views_of
+from pipeline.objective.terms import AnyTerm, least_rows, reads_labels, views_of
 from pipeline.representations.representation import Representation, identity_of
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Choosing, Curves, Position, Selection
@@ -98,7 +98,6 @@ class Run:
 
     def content(self) -> dict[str, Any]:
         """Return everything that determines the run, as a JSON value."""
-        named, stored = representations_of(self.objective), self.train.features
         both = {"train": self.train, "validation": self.validation}
         return {
             **determinants(
@@ -108,7 +107,7 @@ class Run:
                 train=self.options,
                 image=self.image,
                 shards={name: data.digest for name, data in both.items()},
-                targets={name: stored[name] for name in named if name in stored},
+                targets=self.train.features,
                 weights=self.weights,
             ),
             "live": {name: identity_of(network) for name, network in self.live.items()},
@@ -293,6 +292,7 @@ def _objective(run: Run, encoder: Encoder, *, gather: bool) -> Objective:
             z_width=encoder.z_width,
             representation_widths=widths,
             references=stored_references(run.train, run.objective),
+            class_counts=run.train.class_counts() if reads_labels(run.objective) else None,
             gather=gather,
         )
 

@@ -128,6 +128,7 @@ class StudentModule(lightning.LightningModule):
             activations,
             {**self._targets(batch, stream), **live},
             index=batch["index"] if stream == TRAINING else None,
+            labels=batch["labels"],
             moment=self._moment(stream, number),
         )
         h = activations.h.get("original")

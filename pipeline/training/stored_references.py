@@ -45,4 +45,5 @@ def _reference(data: SplitData, name: str, index: list[int], *, statistics: bool
     if not statistics:
         return Reference(rows, torch.from_numpy(chosen))
     mean, deviation = (torch.from_numpy(numbers) for numbers in feature.statistics())
-    return Reference(rows, torch.from_numpy(chosen), mean, deviation)
+    principal = feature.reduction()[1]["components"] is not None
+    return Reference(rows, torch.from_numpy(chosen), mean, deviation, principal)

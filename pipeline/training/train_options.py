@@ -76,6 +76,9 @@ class TrainOptions(Options):
     one that starts from known weights; projector and heads learn at `lr`. With `stored_views`,
     targets that are stored of views of the training images are learnt on these views; otherwise
     views are random, with targets of the original ones.
+
+    With `supervised_control`, the same student is also trained with labels in place of the
+    objective, for as many steps again, and scored as one more control.
     """
 
     epochs: Count
@@ -100,6 +103,7 @@ class TrainOptions(Options):
     recalibrate: Annotated[int, Field(ge=2)] | None = added(None)
     stored_views: bool = added(True)
     backbone_lr: Annotated[float, Field(gt=0, le=1)] = added(1.0)
+    supervised_control: bool = added(False)
     loggers: Annotated[tuple[LoggerName, ...], Field(strict=False)] = added(("tensorboard",))
 
     @model_validator(mode="after")

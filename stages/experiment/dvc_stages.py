@@ -82,6 +82,11 @@ def training_outs(run: RunLayout) -> tuple[Path, ...]:
     return run.checkpoints, run.logs, run.curves, run.training_metrics
 
 
+def control_outs(run: RunLayout) -> tuple[Path, ...]:
+    """Return what training the control with labels writes, within the outputs of training."""
+    return run.supervised, run.supervised_logs
+
+
 def protocol_outs(run: RunLayout, protocol: str) -> tuple[Path, ...]:
     """Return what evaluation by one protocol writes."""
     return (

@@ -96,6 +96,16 @@ class RunLayout:
         return self.root / "checkpoints"
 
     @property
+    def supervised(self) -> Path:
+        """The checkpoint of the control trained with labels, if the experiment asks for one."""
+        return self.checkpoints / "supervised.pt"
+
+    @property
+    def supervised_logs(self) -> Path:
+        """The curves of that control."""
+        return self.logs / "supervised"
+
+    @property
     def logs(self) -> Path:
         """TensorBoard's files."""
         return self.root / "logs"

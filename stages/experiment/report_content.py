@@ -37,6 +37,7 @@ from pipeline.representations.teachers.frozen import TeacherOptions
 from pipeline.shards.manifest import Manifest, read_manifests
 from stages.experiment.freshness import checked_features
 from stages.experiment.paths import DatasetLayout, RunLayout
+from stages.experiment.run_identity import scored_control
 from stages.experiment.schema import Experiment
 from stages.experiment.scored_subjects import scored
 from stages.experiment.time_records import (
@@ -104,8 +105,16 @@ def _sample(
 ) -> ImageSample:
     """Return the first images of the last split, with all their spaces."""
     features = checked_features(experiment, experiment.features, stored, progress)
-    cache = layout.embeddings
-    seen = scored(experiment, trained, stored, features, cache, progress, first=IMAGES)
+    seen = scored(
+        experiment,
+        trained,
+        stored,
+        features,
+        layout.embeddings,
+        progress,
+        supervised=scored_control(experiment, layout),
+        first=IMAGES,
+    )
     split = list(manifests)[-1]
     labels = seen.images.labels(split)
     single = not seen.images.several_classes and bool((labels != NO_LABEL).all())
@@ -165,6 +174,7 @@ def _cached(
             images_per_second=_speed(Work(name, tuple(read_attempts(record)))),
             basis_bytes=_basis_bytes(feature.path / REDUCTION),
             views=feature.views.count if feature.views else 0,
+            whitened_errors=fidelity.get("dcor_error_whitened", {}),
         )
 
 

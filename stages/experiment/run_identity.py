@@ -8,17 +8,20 @@ from typing import Any
 
 from pipeline.base.code_digest import source_digest
 from pipeline.base.digests import digest, sha256_of
+from pipeline.base.errors import ConfigError, DataError
 from pipeline.evaluation.own_protocol import PROTOCOLS
 from pipeline.features.store import StoredFeature
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
 from pipeline.models.student import PRETRAINED
 from pipeline.shards.manifest import Manifest
 from pipeline.training.determinants import determinants
-from stages.experiment.dvc_stages import training_outs
+from pipeline.training.supervised import shown_targets, supervised_objective
+from stages.experiment.dvc_stages import control_outs, training_outs
 from stages.experiment.finished import is_kept, keep
 from stages.experiment.paths import RunLayout, starting_weights
 from stages.experiment.schema import Experiment
 
+TRAIN, TRAIN_CONTROL = "train", "train with labels"  # what is kept
 TUNED = "tuned.json"  # in the directory of an unfinished run
 
 
@@ -36,7 +39,11 @@ def keep_training(layout: RunLayout) -> None:
     best = layout.checkpoints / BEST
     key = load_checkpoint(best).about.get("digest") if best.exists() else None
     if key and not is_kept(key, layout) and is_finished(layout, key):
-        keep(key, layout, training_outs(layout), what="train")
+        keep(key, layout, training_outs(layout), what=TRAIN)
+    control = layout.supervised
+    key = load_checkpoint(control).about.get("digest") if control.exists() else None
+    if key and not is_kept(key, layout) and is_control_finished(layout, key):
+        keep(key, layout, control_outs(layout), what=TRAIN_CONTROL)
 
 
 def run_key(
@@ -66,6 +73,46 @@ def run_key(
     return digest({**run, "sections": sections, "shards": shards, "tuned": sorted(tuned)})
 
 
+def control_key(
+    experiment: Experiment,
+    *,
+    tuned: Iterable[str],
+    manifests: Sequence[Manifest],
+    targets: Mapping[str, StoredFeature],
+) -> str:
+    """Return that of the control trained with labels, from the arguments of `run_key`.
+
+    It depends on the objective and its targets only in so far as they decide what is shown.
+    """
+    if experiment.objective is None or experiment.train is None:
+        raise ConfigError("A control is trained beside a student: the experiment trains none.")
+    own = experiment.model_copy(update={"objective": supervised_objective(experiment.objective)})
+    shown = shown_targets(targets, experiment.train)
+    return digest(["control", run_key(own, tuned=tuned, manifests=manifests, targets=shown)])
+
+
+def is_control_finished(layout: RunLayout, key: str) -> bool:
+    """Whether the outputs of the control trained with labels exist, and are of this key."""
+    if not layout.supervised.exists() or not layout.supervised_logs.exists():
+        return False
+    return load_checkpoint(layout.supervised).about.get("digest") == key
+
+
+def scored_control(experiment: Experiment, layout: RunLayout) -> Path | None:
+    """Return the checkpoint of the control trained with labels, None if none is asked for.
+
+    Raises DataError if it is not there.
+    """
+    if experiment.train is None or not experiment.train.supervised_control:
+        return None
+    if not layout.supervised.exists():
+        raise DataError(
+            f"{layout.supervised}, the control with labels, is missing: run `mvmr train`, which "
+            "trains what is missing, or set train.supervised_control to false."
+        )
+    return layout.supervised
+
+
 def evaluation_key(
     experiment: Experiment,
     provenance: Mapping[str, Any],
@@ -89,6 +136,7 @@ def evaluation_key(
             "protocol": protocol,
             "files": {str(path): sha256_of(path) for path in named if path.is_file()},
             "checkpoint": provenance["checkpoint"]["sha256"],
+            **({"supervised": provenance["supervised"]} if "supervised" in provenance else {}),
             "experiment": experiment.model_dump(mode="json", include=own),
             "image": experiment.dataset.image.model_dump(mode="json"),
             "tuned": sorted(tuned),

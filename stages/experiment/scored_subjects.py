@@ -15,7 +15,7 @@ from pipeline.evaluation.protocol import Setting
 from pipeline.evaluation.subjects import Recomputed, Subject, image_subjects, stored_subject
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
-from pipeline.models.checkpoint import Checkpoint
+from pipeline.models.checkpoint import Checkpoint, load_checkpoint
 from pipeline.models.encoder import Encoder, build_encoder
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.manifest import Manifest, read_manifests
@@ -64,14 +64,16 @@ def scored(
     cache: Path,
     progress: Progress,
     *,
+    supervised: Path | None = None,
     first: int | None = None,
 ) -> Scored:
     """Return the student and its controls for the `first` valid images of each split, or for all.
 
-    Its encoders are the student and the same encoder without its training: as its weights came, if
-    it was trained from any, and untrained.
+    Its encoders are the student and the same encoder trained otherwise, or not at all: as its
+    weights came, if it was trained from any; trained with labels, if `supervised` is the checkpoint
+    of that; and untrained. Raises DataError if the shards are not those of a checkpoint.
     """
-    image = experiment.dataset.image
+    image, manifests = experiment.dataset.image, read_manifests(layout.shards)
     progress.start("build encoders", 0, "")
     untrained = build_encoder(
         trained.student, channels=image.channels, size=image.size, seed=experiment.seed
@@ -79,6 +81,7 @@ def scored(
     encoders = {
         "student": trained.build(),
         **_before_training(experiment, trained, progress),
+        **_with_labels(experiment, supervised, manifests),
         "untrained": untrained,
     }
     return scored_encoders(
@@ -157,6 +160,18 @@ def _before_training(
     except (ConfigError, WeightsError) as error:
         progress.note(f"The student before training is not scored: {error}")
         return {}
+
+
+def _with_labels(
+    experiment: Experiment, path: Path | None, manifests: Mapping[Split, Manifest]
+) -> dict[str, Encoder]:
+    """Return the control trained with labels, if there is one."""
+    if path is None:
+        return {}
+    image = experiment.dataset.image
+    control = load_checkpoint(path, student=experiment.student, image=image)
+    _require_same_images(control, experiment.dataset.name, manifests)
+    return {"supervised": control.build()}
 
 
 def _reference(

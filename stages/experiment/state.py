@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.base.digests import sha256_of
 from pipeline.base.errors import DataError, MvmrError, StaleFeatureError
@@ -26,7 +26,14 @@ from stages.experiment.paths import (
     run_layout,
     unfinished_runs,
 )
-from stages.experiment.run_identity import is_finished, run_key, tuned_values
+from stages.experiment.run_identity import (
+    control_key,
+    is_control_finished,
+    is_finished,
+    run_key,
+    scored_control,
+    tuned_values,
+)
 from stages.experiment.schema import Experiment
 from stages.experiment.time_records import training_record
 from stages.experiment.unfinished_features import in_the_making
@@ -152,11 +159,18 @@ def _training(
         manifests = [read_manifest(layout.shards / split) for split in ("train", "validation")]
     except DataError as error:
         return StageState("train", "broken", str(error), "mvmr shard --force")
-    key = partial(run_key, experiment, manifests=manifests, targets=targets)
+    keyed: dict[str, Any] = {"manifests": manifests, "targets": targets}
+    key = partial(run_key, experiment, **keyed)
     if best.exists():
         about = load_checkpoint(best).about
-        if is_finished(run, key(tuned=about.get("tuned", ()))):
+        tried = about.get("tuned", ())
+        if is_finished(run, key(tuned=tried)):
+            flags = "".join(f" --auto-{name.replace('_', '-')}" for name in tried)
             chosen = about["selection"]
+            if experiment.train.supervised_control:
+                own = control_key(experiment, tuned=tried, **keyed)
+                if not is_control_finished(run, own):
+                    return _control(run, own, flags)
             return StageState("train", "done", f"{chosen['rule']}, epoch {chosen['epoch']}")
     for work in sorted(unfinished_runs().glob("*/")):
         tuned = tuned_values(work)
@@ -171,6 +185,15 @@ def _training(
     return StageState("train", "missing", text, "mvmr train")
 
 
+def _control(run: RunLayout, key: str, flags: str) -> StageState:
+    """Return the state of training whose student is done, and its control with labels is not."""
+    work, remedy = run.unfinished(key), f"mvmr train{flags}"
+    if list(work.glob("*.ckpt")):
+        text = f"{work}: the control with labels continues from its last checkpoint"
+        return StageState("train", "unfinished", text, remedy)
+    return StageState("train", "missing", "the control with labels is not trained", remedy)
+
+
 def _protocol(experiment: Experiment, name: str, run: RunLayout, *, ready: bool) -> StageState:
     stage, path = f"evaluate@{name}", run.metrics / f"{name}.json"
     remedy = f"mvmr evaluate --only {name}"
@@ -180,7 +203,9 @@ def _protocol(experiment: Experiment, name: str, run: RunLayout, *, ready: bool)
         return StageState(stage, "missing", "", remedy)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        control = scored_control(experiment, run)
         same = record["checkpoint"]["sha256"] == sha256_of(run.checkpoints / BEST)
+        same &= record.get("supervised") == (sha256_of(control) if control else None)
         wanted = experiment.evaluate[name].model_dump(mode="json")
         if not same or record["protocol"] != wanted:
             what = "other options" if same else "another checkpoint"

@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from pipeline.planning.trial_sample import TrialSample, sample_of
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.teachers.frozen import TeacherOptions
 from pipeline.training.fit import Run
+from pipeline.training.supervised import supervised
 from stages.experiment.schema import Experiment
 
 FEW_IMAGES, MOST_IMAGES = 96, 256  # to measure; below, fixed costs are counted per image
@@ -38,11 +39,21 @@ EMBEDDED = 32  # images in a batch by which the encoder is timed
 
 @dataclass(frozen=True)
 class Costs:
-    """What packing, each feature and training take; `training` is None without any."""
+    """What packing, each feature and training take; `training` is None without any.
+
+    `control` is what training the control with labels takes, None if there is none.
+    """
 
     sample: TrialSample
     features: Mapping[str, FeatureCost]
     training: TrainingCost | None
+    control: TrainingCost | None = None
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of an epoch of the student, and of the control if there is one."""
+        trained = (self.training, self.control)
+        return sum(cost.epoch_seconds for cost in trained if cost is not None)
 
     @property
     def seconds_before_training(self) -> float:
@@ -90,7 +101,13 @@ class CostTrial:
         image, found = experiment.dataset.image, dict[str, FeatureCost]()
         for name, options in experiment.features.items():
             found[name] = self._extract(name, options, image)
-        return Costs(self._sample, found, self._training(experiment))
+        run = self._run(experiment)
+        if run is None:
+            return Costs(self._sample, found, None)
+        own, control = self._training(run, "student"), None
+        if run.options.supervised_control:
+            control = self._training(supervised(run, {}), "control")
+        return Costs(self._sample, found, own, control)
 
     def stage_seconds(self, experiment: Experiment, costs: Costs) -> dict[str, float]:
         """Return the seconds of each stage of `dvc repro`, in order, with its start."""
@@ -98,9 +115,12 @@ class CostTrial:
         encoder = build_encoder(
             experiment.student, channels=image.channels, size=image.size, seed=experiment.seed
         )
+        encoders = ["student", "untrained"]
+        if experiment.train is not None:
+            encoders += ["start"] if experiment.student.weights else []
+            encoders += ["supervised"] if experiment.train.supervised_control else []
         widths = {
-            "student": encoder.h_width,
-            "untrained": encoder.h_width,
+            **dict.fromkeys(encoders, encoder.h_width),
             "pixels": image.channels * image.size**2,
             **{name: cost.width for name, cost in costs.features.items()},
         }
@@ -109,15 +129,15 @@ class CostTrial:
         work = {"source": 0.0, "shard": sample.cost.seconds}
         work |= {f"extract@{name}": cost.seconds for name, cost in costs.features.items()}
         work |= {"select": 0.0, "train": 0.0}
-        if training is not None and experiment.train is not None:
-            work["train"] = experiment.train.epochs * training.epoch_seconds
+        if experiment.train is not None:
+            work["train"] = experiment.train.epochs * costs.epoch_seconds
         for name, options in experiment.evaluate.items():
             work[f"evaluate@{name}"] = scoring_seconds(
                 options,
                 images={str(split): count for split, count in sample.images.items()},
                 widths=widths,
                 classes=self._classes,
-                encoders=3 if experiment.student.weights and experiment.train else 2,
+                encoders=len(encoders),
                 rates=rates,
                 step_seconds=training.image_seconds if training else 0.0,
             )
@@ -137,16 +157,17 @@ class CostTrial:
             self._extracted[name] = ((options, seen), cost, stored)
         return self._extracted[name][1]
 
-    def _training(self, experiment: Experiment) -> TrainingCost | None:
+    def _run(self, experiment: Experiment) -> Run | None:
+        """Return the student's run on the sample, None if the experiment trains none."""
         if experiment.train is None or experiment.objective is None:
             return None
         sample, image = self._sample, experiment.dataset.image
         targets = {name: self._extracted[name][2] for name in experiment.targets()}
-        train, validation, few = (
+        train, validation = (
             SplitData(sample.root / "shards" / split, sample.manifests[split], targets, image)
-            for split in SPLITS
+            for split in SPLITS[:2]
         )
-        run = Run(
+        return Run(
             train=train,
             validation=validation,
             student=experiment.student.model_copy(update={"weights": None}),
@@ -156,13 +177,20 @@ class CostTrial:
             seed=experiment.seed,
             about={},
         )
-        share = experiment.train.loading.memory_share
+
+    def _training(self, run: Run, name: str) -> TrainingCost:
+        sample = self._sample
+        few = replace(
+            run.train,
+            directory=sample.root / "shards" / "test",
+            manifest=sample.manifests["test"],
+        )
         return training_cost(
             run,
             few,
             sample,
-            memory_share=share,
-            work=sample.root / "run" / str(image.size),
+            memory_share=run.options.loading.memory_share,
+            work=sample.root / "run" / f"{run.image.size}-{name}",
             progress=self._progress,
         )
 

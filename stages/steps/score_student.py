@@ -29,7 +29,7 @@ from stages.experiment.dvc_stages import protocol_outs
 from stages.experiment.finished import is_kept, keep, restore
 from stages.experiment.freshness import checked_features
 from stages.experiment.paths import DatasetLayout, RunLayout
-from stages.experiment.run_identity import evaluation_key
+from stages.experiment.run_identity import evaluation_key, scored_control
 from stages.experiment.schema import Experiment
 from stages.experiment.scored_subjects import scored
 from stages.experiment.time_records import evaluation_record
@@ -57,7 +57,7 @@ def score_student(
     checkpoint: Path | None = None,
     force: bool = False,
 ) -> StudentScores:
-    """Score the trained student, the untrained one, pixels and every stored feature alike.
+    """Score the trained student and all its controls alike.
 
     `tell` gets one line per protocol as soon as it is scored. Scores of another `checkpoint` than
     the run's own are not written.
@@ -68,16 +68,19 @@ def score_student(
     progress.start("load the checkpoint", 0, "")
     trained = load_checkpoint(path, student=experiment.student, image=experiment.dataset.image)
     features = checked_features(experiment, experiment.features, stored, progress)
-    asked = [_Asked(n, p, _provenance(experiment, p, trained, path)) for n, p in protocols.items()]
+    control = scored_control(experiment, layout) if of_run else None
+    asked = [
+        _Asked(name, options, _provenance(experiment, options, trained, path, control))
+        for name, options in protocols.items()
+    ]
     keys = _keys(experiment, asked, features, wanted, stored) if of_run else {}
     again = [a for a in asked if a.name in keys and not force and is_kept(keys[a.name], layout)]
     records = {a.name: _put_back(layout, a.name, keys[a.name], tell) for a in again}
     missing = [a for a in asked if a.name not in records]
     if missing:
-        seen = scored(experiment, trained, stored, features, layout.embeddings, progress)
-        setting = replace(
-            seen.setting(experiment, trained, layout.embeddings, progress), wanted=wanted
-        )
+        cache = layout.embeddings
+        seen = scored(experiment, trained, stored, features, cache, progress, supervised=control)
+        setting = replace(seen.setting(experiment, trained, cache, progress), wanted=wanted)
     for one in missing:
         times = [evaluation_record(layout, one.name, one.provenance)] if of_run else []
         with timed(times, progress):
@@ -149,7 +152,11 @@ def _write(
 
 
 def _provenance(
-    experiment: Experiment, options: AnyProtocol, trained: Checkpoint, path: Path
+    experiment: Experiment,
+    options: AnyProtocol,
+    trained: Checkpoint,
+    path: Path,
+    control: Path | None,
 ) -> dict[str, Any]:
     """Return what a reader must know in order to trust the values."""
     return {
@@ -159,6 +166,7 @@ def _provenance(
             "sha256": sha256_of(path),
             "selection": trained.about.get("selection"),
         },
+        **({"supervised": sha256_of(control)} if control else {}),
         "seed": experiment.seed,
         "experiment": {"name": experiment.name, "digest": experiment.digest()},
     }

@@ -1,16 +1,15 @@
 """Training the student of an experiment, or putting back what was trained before."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.base.atomic import atomic_path, write_json
-from pipeline.base.errors import DataError, TrainingError
+from pipeline.base.errors import ConfigError, DataError, TrainingError
 from pipeline.base.locations import Location, remove_tree
 from pipeline.base.locks import exclusive
 from pipeline.base.processes import is_first_process
@@ -19,27 +18,24 @@ from pipeline.base.timing import timed
 from pipeline.datasets.source import Split
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
-from pipeline.models.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint import BEST, save_checkpoint
 from pipeline.shards.manifest import read_manifests
-from pipeline.training.fit import CURVES, Run, fit, tune
-from pipeline.training.run_loggers import publish_logs
+from pipeline.training.fit import Run, fit
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trial import Wanted
-from stages.experiment.dvc_stages import training_outs
 from stages.experiment.finished import is_kept, keep, restore
 from stages.experiment.freshness import checked_features
 from stages.experiment.paths import DatasetLayout, RunLayout
 from stages.experiment.run_identity import (
-    TUNED,
+    control_key,
     given_weights,
-    is_finished,
     keep_training,
     run_key,
-    tuned_values,
 )
 from stages.experiment.schema import Experiment
 from stages.experiment.time_records import training_record
+from stages.steps.training_parts import TrainedPart, control_part, remove_control, student_part
 
 NOTHING = Wanted()
 
@@ -68,18 +64,16 @@ def train_student(
     if experiment.train is None or experiment.objective is None:
         _take_over(experiment, layout, progress)
         return Trained({}, up_to_date=False)
+    _require_labels(experiment, stored)
     features = checked_features(experiment, experiment.targets(), stored, progress)
     train, validation = (
         _split(experiment, s, features, stored.shards) for s in ("train", "validation")
     )
-    manifests = [train.manifest, validation.manifest]
-    names = [name for name, asked in asdict(wanted).items() if asked]
-    key = run_key(experiment, tuned=names, manifests=manifests, targets=features)
-    if not force and (is_kept(key, layout) or is_finished(layout, key)):
-        if not is_first_process():  # as every process of a launch
-            return None
-        _put_back(key, layout, progress)
-        return Trained(features, up_to_date=True)
+    keyed: dict[str, Any] = {
+        "tuned": [name for name, asked in asdict(wanted).items() if asked],
+        "manifests": [train.manifest, validation.manifest],
+        "targets": features,
+    }
     run = Run(
         train=train,
         validation=validation,
@@ -91,7 +85,6 @@ def train_student(
         weights=given_weights(experiment),
         about={
             "experiment": experiment.name,
-            "digest": key,
             "seed": experiment.seed,
             "shards": {
                 "dataset": experiment.dataset.name,
@@ -102,21 +95,48 @@ def train_student(
             "torch": str(torch.__version__),
         },
     )
-    work = layout.unfinished(key)
-    records = [training_record(layout, key)] if is_first_process() else []
+    student = student_part(run, run_key(experiment, **keyed), layout, wanted)
+    up_to_date = _trained(student, layout, progress, force=force)
+    if experiment.train.supervised_control:
+        control = control_part(run, control_key(experiment, **keyed), layout, wanted)
+        up_to_date &= _trained(control, layout, progress, force=force)
+    if not is_first_process():
+        return None
+    if not experiment.train.supervised_control:
+        remove_control(layout)
+    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whichever protocols run
+    return Trained(features, up_to_date)
+
+
+def _trained(part: TrainedPart, layout: RunLayout, progress: Progress, *, force: bool) -> bool:
+    """Train a part, or put it back; return whether it had been trained before."""
+    if not force and (is_kept(part.key, layout) or part.is_finished()):
+        if is_first_process():
+            _put_back(part, layout, progress)
+        return True
+    work = layout.unfinished(part.key)
+    records = [training_record(layout, part.key)] if is_first_process() else []
     with _alone(work), timed(records, progress) as timing:
         if (work / RESUME).exists():
             timing.note(f"Continuing the interrupted run in {work}.")
-        if wanted:
-            run = _tuned(run, wanted, work, timing)
-        fit(run, work=work, progress=timing)
-        if not is_first_process():
-            return None
-        _publish(work, layout)
-        keep(key, layout, training_outs(layout), what="train")
-        remove_tree(work)  # last, so that a process killed before this loses nothing
-    layout.predictions.mkdir(exist_ok=True)  # the report reads it, whichever protocols run
-    return Trained(features, up_to_date=False)
+        fit(part.run(work, timing), work=work, progress=timing)
+        if is_first_process():
+            part.publish(work)
+            keep(part.key, layout, part.outs, what=part.kept_as)
+            remove_tree(work)  # last, so that a process killed before this loses nothing
+    return False
+
+
+def _require_labels(experiment: Experiment, stored: DatasetLayout) -> None:
+    """Raise ConfigError if a control is to be trained with labels and there are none."""
+    if experiment.train is None or not experiment.train.supervised_control:
+        return
+    train = read_manifests(stored.shards)["train"]
+    if not train.labelled or train.multi_label:
+        raise ConfigError(
+            "train.supervised_control trains a control with labels, and needs training images with "
+            "one class each: set it to false, or name a source of labels."
+        )
 
 
 def _stored(experiment: Experiment) -> dict[str, Any]:
@@ -125,17 +145,17 @@ def _stored(experiment: Experiment) -> dict[str, Any]:
     return {"reduction": reduction.model_dump(mode="json")} if reduction else {}
 
 
-def _put_back(key: str, layout: RunLayout, progress: Progress) -> None:
+def _put_back(part: TrainedPart, layout: RunLayout, progress: Progress) -> None:
     """Leave a finished run as it is, or put the results that were kept of it back."""
-    best = layout.checkpoints / BEST
-    if is_finished(layout, key):
+    if part.is_finished():
         keep_training(layout)
-        progress.note(f"{best} is up to date; --force trains again.")
+        progress.note(f"{part.checkpoint} is up to date; --force trains again.")
         return
-    remove_tree(layout.exports)  # they belong to another checkpoint
-    restore(key, layout)
-    layout.predictions.mkdir(exist_ok=True)
-    progress.note(f"{best} is put back: this run was trained before; --force trains again.")
+    part.clear()
+    restore(part.key, layout)
+    progress.note(
+        f"{part.checkpoint} is put back: this run was trained before; --force trains again."
+    )
 
 
 @contextmanager
@@ -144,17 +164,6 @@ def _alone(work: Path) -> Iterator[None]:
     busy = TrainingError(f"Another process trains this experiment in {work}: wait for it.")
     with exclusive(work.with_suffix(".lock"), busy) if is_first_process() else nullcontext():
         yield
-
-
-def _tuned(run: Run, wanted: Wanted, work: Path, progress: Progress) -> Run:
-    """Find the wanted options by trial, or read those found before an interruption."""
-    found = tuned_values(work)
-    if not found:
-        options = tune(run, wanted, progress=progress)
-        found = {name: getattr(options, name) for name, asked in asdict(wanted).items() if asked}
-        write_json(work / TUNED, found)
-    about = {**run.about, "tuned": found}
-    return replace(run, options=run.options.model_copy(update=found), about=about)
 
 
 def _take_over(experiment: Experiment, layout: RunLayout, progress: Progress) -> None:
@@ -187,20 +196,3 @@ def _split(
             "Set dataset.split.validation to a share, such as 0.1, and run `mvmr shard`."
         )
     return SplitData(shards / split, manifests[split], features, experiment.dataset.image)
-
-
-def _publish(work: Path, layout: RunLayout) -> None:
-    """Put the results of a finished run where the experiment keeps them."""
-    remove_tree(layout.exports)  # they belong to the previous checkpoint
-    for target in (layout.checkpoints, layout.logs):
-        remove_tree(target)
-        target.mkdir(parents=True)
-    for name in (BEST, LAST):
-        shutil.copy2(work / name, layout.checkpoints / name)
-    # Replaced by renaming: the old file may be a link into DVC's cache, which must stay as it is.
-    with atomic_path(layout.curves) as temporary:
-        shutil.copyfile(work / CURVES, temporary)
-    publish_logs(work, layout.logs)
-    about = load_checkpoint(layout.checkpoints / BEST).about
-    tuned = {"tuned": about["tuned"]} if "tuned" in about else {}
-    write_json(layout.training_metrics, {**about["selection"], **tuned})

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from itertools import pairwise
 
+import dcor
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from pipeline.features.encoding import Encoding
 from pipeline.features.fidelity import Fidelity, Witness, fewest_components, measure_fidelity
 from pipeline.features.principal_components import Pca, fit_pca
 from pipeline.features.projection import Projection
+from pipeline.features.whitening import SHRINKAGE
 from pipeline.representations.storing import StoredType
+
+torch.set_num_threads(1)  # importing dcor imports numba, which enables all cores
 
 
 def images(N: int, D: int, seed: int = 0) -> Tensor:
@@ -46,6 +50,7 @@ def test_keeping_everything_costs_nothing() -> None:
         "gradient_error": 0,
         "explained_variance": 1,
         "bytes_per_image": 240,
+        "dcor_error_whitened": {"0.5": 0, "1": 0},
     }
 
 
@@ -68,6 +73,48 @@ def test_the_error_is_that_of_the_statistic_on_the_vectors_themselves() -> None:
     found = fidelity_of(x, reduced)
     assert found.dcor_error_max == pytest.approx(errors[0], abs=1e-7)
     assert found.dcor_error_independent == pytest.approx(errors[1], abs=1e-7)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_the_error_of_a_geometry_is_that_of_the_missing_components_in_it(exponent: float) -> None:
+    """Where the missing components vary alike, as is assumed, the whole geometry is known."""
+    K, D, N = 16, 40, 256
+    scales = torch.cat([torch.logspace(1, 0, K), torch.full((D - K,), 0.5)])
+    # Exactly uncorrelated, so that the components of the rotated vectors are these.
+    scores = torch.linalg.qr(images(N, D, seed=2) - images(N, D, seed=3))[0]
+    scores = torch.linalg.qr(torch.cat([torch.ones(N, 1), scores], 1))[0][:, 1:] * (N - 1) ** 0.5
+    x = scores * scales @ torch.linalg.qr(images(D, D, seed=4))[0]
+    reduced = scores[:, :K] * scales[:K]
+    (witness,) = witnesses(x, reduced)
+    variance = scales.square()
+    shrunk = (1 - SHRINKAGE) * variance + SHRINKAGE * variance[:K].mean()
+    whole = scores * scales / shrunk ** (exponent / 2)
+    z = witness.embeddings[0].double().numpy()
+    of_whole, of_stored = (
+        dcor.distance_correlation(z, rows.double().numpy()) for rows in (whole, whole[:, :K])
+    )
+    found = fidelity_of(x, reduced).dcor_error_whitened[f"{exponent:g}"]
+    assert found == pytest.approx(abs(of_whole - of_stored), rel=2e-3)
+    assert found > 1e-3
+
+
+def test_a_reduction_loses_more_where_small_components_count_more() -> None:
+    x, unseen = images(600, 300), images(512, 300, seed=1)
+    fit = fit_pca(x, 32, seed=0)
+    found = fidelity_of(unseen, fit.apply(unseen), "float16")
+    half, whole = found.dcor_error_whitened.values()
+    assert found.dcor_error_max < half < whole
+    more = fit_pca(x, 128, seed=0)
+    better = fidelity_of(unseen, more.apply(unseen), "float16").dcor_error_whitened
+    assert better["0.5"] < half
+    assert better["1"] < whole
+
+
+def test_a_random_projection_has_no_components() -> None:
+    x = images(256, 300)
+    projected = Projection.draw(300, 128, 0).apply(x)
+    witness = Witness.of(x, projected, 0, components=False)
+    assert measure_fidelity([witness], Encoding("float16")).dcor_error_whitened == {}
 
 
 def test_fidelity_grows_with_components_and_is_higher_than_a_projections() -> None:

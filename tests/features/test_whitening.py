@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from scipy.spatial.distance import pdist
+from sklearn.decomposition import PCA
 from torch import Tensor
 
-from pipeline.features.whitening import SHRINKAGE, divisors, whitened
+from pipeline.base.errors import ArgumentError
+from pipeline.features.whitening import SHRINKAGE, divisors, hadamard, whitened
 
 
 def rows(seed: int = 0) -> Tensor:
@@ -39,6 +43,36 @@ def test_an_exponent_of_one_without_shrinkage_standardises_and_zero_only_centres
     standard = whitened(x, mean, deviation, 1, shrinkage=0)
     torch.testing.assert_close(standard.std(0, correction=0), torch.ones(5, dtype=torch.float64))
     torch.testing.assert_close(whitened(x, mean, deviation, 0), x - mean)
+
+
+@pytest.mark.parametrize("width", [1, 2, 8, 64])
+def test_the_rotation_is_scipys_hadamard_matrix(width: int) -> None:
+    expected = scipy.linalg.hadamard(width) / np.sqrt(width)
+    np.testing.assert_allclose(hadamard(width).numpy(), expected, rtol=1e-6)
+
+
+def test_principal_components_vary_alike_after_one_rotation_and_one_scale() -> None:
+    mixed = rows().numpy() @ np.random.default_rng(1).normal(size=(5, 8))
+    mixed += np.random.default_rng(2).normal(size=mixed.shape)  # so that no component is constant
+    components = PCA(8).fit_transform(mixed) + 3
+    x = torch.from_numpy(components)
+    found = whitened(x, *statistics(x), "phi_s").numpy()
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
+    # The rotation is kept in float32.
+    np.testing.assert_allclose(found.std(0), 1, rtol=1e-6)
+    scale = np.sqrt(components.var(0).mean())
+    np.testing.assert_allclose(pdist(found), pdist(components) / scale, rtol=1e-6)
+    centred = components - components.mean(0)
+    back = scale * found @ scipy.linalg.hadamard(8).T / np.sqrt(8)
+    np.testing.assert_allclose(back, centred, atol=1e-5)
+
+
+def test_constant_components_stay_finite_and_other_widths_are_refused() -> None:
+    x = torch.full((3, 4), 2.5)
+    assert torch.equal(whitened(x, *statistics(x), "phi_s"), torch.zeros(3, 4))
+    for width in (0, 3, 96):
+        with pytest.raises(ArgumentError, match="power of two"):
+            hadamard(width)
 
 
 def test_rounding_noise_is_enlarged_at_most_by_the_bound() -> None:

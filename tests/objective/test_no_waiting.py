@@ -29,6 +29,7 @@ TERMS: dict[str, Any] = {
         "layers": 2, "drop": 0.5,
     },
     "near": {"kind": "affinity", "representation": "clip", "bank": 20, "whiten": 0},
+    "labels": {},
 }  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def objective(device: str = "cpu") -> Objective:
         z_width=D,
         representation_widths={"hog": D, "clip": D},
         references={"hog": reference, "clip": reference},
+        class_counts=torch.tensor([3, 1, 2]),
     ).to(device)
 
 
@@ -56,6 +58,7 @@ def step(built: Objective, device: str = "cpu") -> ObjectiveValue:
         Activations(views, views),
         {"hog": rows().detach(), "clip": rows().detach()},
         index=torch.arange(B, device=device),
+        labels=torch.arange(B, device=device) % 4 - 1,
         moment=Moment(0.5, 3),
     )
     if built.training:

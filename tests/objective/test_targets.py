@@ -1,11 +1,13 @@
 """Terms that know stored targets before the first step: geometry, scale, bank, dropping."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dcor
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -105,6 +107,38 @@ def test_regression_predicts_the_target_in_its_geometry(
     torch.testing.assert_close(found, (views[0] + views[1]) / 2)
     torch.autograd.backward(found)
     assert all(p.grad is not None and p.grad.any() for p in built.parameters())
+
+
+@pytest.mark.parametrize("loss", ["squared", "cosine_smooth_l1"])
+def test_regression_predicts_principal_components_that_vary_alike(loss: str) -> None:
+    own = replace(reference("hog"), uncorrelated=True)
+    assert own.mean is not None
+    assert own.deviation is not None
+    terms = {"hog": {"kind": "regression", "loss": loss, "whiten": "phi_s", "view": "original"}}
+    built = objective(terms, references={"hog": own}).eval()
+    value = built(activations(), batch())
+    scale = float(own.deviation.square().mean().sqrt())
+    turned = (stored("hog") - own.mean).numpy() @ scipy.linalg.hadamard(4) / 2 / scale
+    predicted = built.heads["to_hog"](normal(B, H)).detach()
+    expected = ROW_LOSSES[loss](predicted, torch.from_numpy(turned[:B])).mean()
+    torch.testing.assert_close(value.terms["hog"].double(), expected, rtol=1e-5, atol=1e-6)
+    best = best_constant_loss(loss, torch.from_numpy(turned))
+    torch.testing.assert_close(value.trivial["hog"].double(), best.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_only_principal_components_are_rotated_and_only_where_it_matters() -> None:
+    terms = {"hog": {"kind": "regression", "loss": "squared", "whiten": "phi_s"}}
+    with pytest.raises(ConfigError, match="rotates principal components, and 'hog'"):
+        objective(terms)
+    for term in (
+        {"kind": "regression", "loss": "cosine"},
+        {"kind": "dependence"},
+        {"kind": "affinity"},
+    ):
+        with pytest.raises(ValidationError) as raised:
+            Section.model_validate({"objective": {"hog": {**term, "whiten": "phi_s"}}})
+        (problem,) = problems(raised.value, Section)
+        assert problem.startswith("objective.hog: whiten: phi_s is whiten: 0")
 
 
 def test_one_target_may_be_used_in_two_geometries() -> None:
@@ -286,6 +320,7 @@ def test_autocast_changes_nothing_but_the_rounding_of_the_input() -> None:
     ("options", "path"),
     [
         ({"kind": "dependence", "whiten": 1.5}, "objective.clip.whiten"),
+        ({"kind": "regression", "whiten": "phi"}, "objective.clip.whiten"),
         ({"kind": "regression", "layers": 3}, "objective.clip.layers"),
         ({"kind": "regression", "drop": -0.1}, "objective.clip.drop"),
         ({"kind": "affinity", "temperature": 0}, "objective.clip.temperature"),

@@ -313,6 +313,10 @@ def test_new_terms_geometries_and_weights_are_told() -> None:
         },
         "near": {"kind": "affinity", "representation": "hog", "bank": 2048},
         "white": {"kind": "dependence", "representation": "hog", "whiten": 0.5},
+        "turned": {
+            "kind": "regression", "representation": "hog", "loss": "squared", "whiten": "phi_s",
+        },
+        "labels": {"view": "augmented"},
         "barlow": {},
         "sigreg": {},
     }  # fmt: skip
@@ -331,6 +335,8 @@ def test_new_terms_geometries_and_weights_are_told() -> None:
     assert terms["hog"].shown_weight == "5 to 1"
     assert "2,048 stored targets" in terms["near"].says
     assert "to the power of 0.5" in terms["white"].says
+    assert "rotated to vary alike" in terms["turned"].says
+    assert "linear classifier of h of a random view" in terms["labels"].says
     assert terms["barlow"].shown_weight == "1"
 
 
@@ -389,6 +395,33 @@ def test_what_was_saved() -> None:
     assert found.savings[0].smaller == 8
     assert found.saved_seconds == pytest.approx(19 * 1000 / 500)  # 20 epochs, one of them spent
     assert isinstance(cache(a_run(cached=())), Absent)
+
+
+def test_the_error_of_storing_is_told_in_the_geometries_in_use() -> None:
+    run = a_run()
+    (hog,) = run.cached
+    measured = replace(hog, whitened_errors={"0.5": 0.01, "1": 0.02})
+    term = {"kind": "regression", "representation": "hog", "whiten": 1.0}
+    controls = {"hog": {"top1": 50.0, "whiten": 0.5}}
+    used = replace(
+        run,
+        cached=(measured,),
+        config={**run.config, "objective": {"near": {"weight": 1.0, **term}}},
+        metrics={"knn": {**run.metrics["linear"], "controls": controls}},
+    )
+    found = cache(used)
+    assert isinstance(found, Cache)
+    assert [(e.power, e.error, e.used_by) for e in found.whitened] == [
+        (0.5, 0.01, ("knn",)),
+        (1.0, 0.02, ("near",)),
+    ]
+    for plain in (run, replace(run, cached=(measured,)), replace(used, cached=(hog,))):
+        unused = cache(plain)
+        assert isinstance(unused, Cache)
+        assert unused.whitened == ()
+    page = render("", "", "", [Panel("cached", "", found)])
+    assert "near uses hog with each component divided by its deviation." in page
+    assert "knn uses hog with each component divided by its deviation to the power of 0.5" in page
 
 
 def test_what_there_is_nothing_true_to_say_of_is_left_out() -> None:

@@ -81,6 +81,27 @@ def widths(experiment: Experiment, image: ImageOptions) -> dict[str, int]:
     return stored | {name: live_width(o, image) for name, o in experiment.live().items()}
 
 
+def test_the_configs_of_our_own_try_geometries_and_the_published_ones_none() -> None:
+    tried = {
+        name: {
+            protocol
+            for protocol, options in experiment.evaluate.items()
+            if getattr(options, "whiten", (None,)) == (None, 0.5, 1)
+        }
+        for name, experiment in EXPERIMENTS.items()
+    }
+    ours = {
+        "cifar10_clip": {"knn_whitened", "retrieval"},
+        "cifar10_self_supervised": {"knn_whitened", "retrieval"},
+        "folder_clip": {"retrieval"},
+        "folder_self_supervised": {"retrieval"},
+    }
+    assert {name: protocols for name, protocols in tried.items() if protocols} == ours
+    for name in EXPERIMENTS.keys() - ours.keys():
+        for options in EXPERIMENTS[name].evaluate.values():
+            assert getattr(options, "whiten", (None,)) == (None,)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_networks_fit_their_images(name: str) -> None:
     experiment = EXPERIMENTS[name]

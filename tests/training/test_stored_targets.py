@@ -9,12 +9,13 @@ import pytest
 import torch
 from training_runs import make_data, make_run
 
-from pipeline.base.errors import StoreError
+from pipeline.base.errors import ConfigError, StoreError
 from pipeline.base.progress import Silent
 from pipeline.features.store import FeatureStore, StoredFeature
 from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.objective.objective import Moment
 from pipeline.objective.row_losses import best_constant_loss
+from pipeline.representations.hog import HogOptions
 from pipeline.training import stored_references as reading
 from pipeline.training.curve_names import explained_shares
 from pipeline.training.fit import CURVES, fit
@@ -58,6 +59,22 @@ def test_references_are_the_first_valid_rows_of_the_store(
     assert stored_references(subset, bank.objective)["hog"].index.tolist() == chosen[:120]
     dependence = make_run(data, {"hog": {"kind": "dependence"}})
     assert len(stored_references(subset, dependence.objective)["hog"].rows) == 0
+
+
+def test_principal_components_are_known_as_such_and_may_be_rotated(
+    data: Path, tmp_path: Path
+) -> None:
+    rotated = {"hog": {"kind": "regression", "loss": "cosine_smooth_l1", "whiten": "phi_s"}}
+    unreduced = make_run(data, rotated, epochs=1)
+    assert not stored_references(unreduced.train, unreduced.objective)["hog"].uncorrelated
+    with pytest.raises(ConfigError, match=r"set features\.hog\.reduce"):
+        fit(unreduced, work=tmp_path / "work", progress=Silent())
+    make_data(tmp_path, HogOptions.model_validate({"cell": 4, "reduce": {"pca": 16}}))
+    run = make_run(tmp_path, rotated, epochs=4)
+    assert stored_references(run.train, run.objective)["hog"].uncorrelated
+    fit(run, work=tmp_path / "run", progress=Silent())
+    rows = curves(tmp_path / "run")
+    assert rows[-1]["validation/explained/hog"] > 0.05
 
 
 def test_a_run_with_every_new_term_learns_and_explains(data: Path, tmp_path: Path) -> None:

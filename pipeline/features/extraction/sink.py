@@ -132,7 +132,8 @@ class _Measure:
     def _measured(self, count: int) -> None:
         originals, numbers = (torch.cat(parts) for parts in zip(*self._held, strict=True))
         seeds = FIT_SEED, self._shard, len(self._losses)
-        witness = Witness.of(originals[:count], numbers[:count], *seeds)
+        whole = numbers.shape[1] == originals.shape[1]
+        witness = Witness.of(originals[:count], numbers[:count], *seeds, components=whole)
         self._losses.append(loss_of(witness, self._encoding))
         rest = originals[count:], numbers[count:]
         self._held = [rest] if len(rest[0]) else []

@@ -59,7 +59,8 @@ def witness_rows(task: Task, reduction: Reduction) -> Witness:
         original = torch.cat([*_only(batches)])
     first = task.spans[0]
     reduced = reduction.to(_device()).apply(original)
-    return Witness.of(original, reduced, FIT_SEED, first.shard, first.first).to("cpu")
+    seeds, components = (FIT_SEED, first.shard, first.first), reduction.keeps_components
+    return Witness.of(original, reduced, *seeds, components=components).to("cpu")
 
 
 def recomputed_rows(task: Task, reduction: Reduction) -> Array:
