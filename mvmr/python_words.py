@@ -30,6 +30,7 @@ _PHRASES: tuple[tuple[str, str], ...] = (
     ),
     (r"Set dataset\.source\.root to the folder", "Name the folder"),
     (r"set dataset\.shards\.on_bad_image to skip", 'pass on_bad_image="skip" to mvmr.pack'),
+    (r"raise dataset\.split\.(\w+)", r"pass a larger \1= to mvmr.pack"),
     (r"lower the batch size \(train\.batch_size\)", "lower the batch size"),
     (r"with --skip-unreadable\. Nothing has been written", "with skip_unreadable=True"),
     (r"leave --scheduler out", "leave scheduler out"),

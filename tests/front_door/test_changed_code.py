@@ -131,3 +131,75 @@ def test_a_teacher_that_gives_no_vector_of_its_own_to_an_image_is_refused(
     with pytest.raises(error, match=message):
         mvmr.extract({"bad": mvmr.teacher(network, prepare, name=message)}, data)
     assert "bad" not in data.store
+
+
+class Scaled(Network):
+    """A network with an attribute that neither its layers nor its weights show."""
+
+    def __init__(self, scale: float) -> None:
+        torch.manual_seed(0)
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return maps of scaled images."""
+        return super().forward(images * self.scale)
+
+
+def powered(power: float) -> Callable[..., Tensor]:
+    return lambda original, augmented: (original - augmented).abs().pow(power).mean(1)
+
+
+def test_a_sweep_over_values_in_one_folder_trains_each_time(
+    data: mvmr.Dataset, tmp_path: Path
+) -> None:
+    def total(student: nn.Module, power: float, score: float) -> tuple[float, float]:
+        mvmr.register_term("powered", powered(power))
+        mvmr.register_protocol("said", lambda *_: score)
+        objective = {"powered": {"on": "h"}, "variance": {"on": "h"}}
+        run = mvmr.pretrain(
+            data,
+            student=student,
+            objective=objective,
+            train=TRAIN,
+            evaluate={"said": {}},
+            out=tmp_path / "sweep",
+        )
+        weights = sum(float(p.sum()) for p in run.encoder.module.parameters())
+        return weights, run.scores["said"].value
+
+    first = total(Scaled(1.0), 1.0, 0.5)
+    other_loss, other_score = total(Scaled(1.0), 2.0, 0.5), total(Scaled(1.0), 1.0, 0.75)
+    other_student = total(Scaled(3.0), 1.0, 0.5)
+    assert len({first[0], other_loss[0], other_student[0]}) == 3
+    assert other_score == (first[0], 0.75)
+    assert total(Scaled(1.0), 1.0, 0.5) == first
+
+
+def test_rows_of_other_images_are_refused_by_the_store_as_well(tmp_path: Path) -> None:
+    pictures = photos(tmp_path / "photos", each=12)
+    data = mvmr.extract({"hog": {"cell": 8}}, mvmr.pack(pictures, tmp_path / "p", image=IMAGE))
+    rows = {split: [[1.0]] * len(data[split]) for split in data.manifests}
+    data.store.put("mine", {s: torch.tensor(r) for s, r in rows.items()}, data, made_from="ones")
+    (pictures / "red" / "000.png").unlink()
+    (pictures / "red" / "broken.png").write_bytes(b"no image")
+    now = mvmr.pack(pictures, tmp_path / "p", on_bad_image="skip")
+    for name, remedy in (("hog", r"mvmr\.extract with it again"), ("mine", "put rows of these")):
+        with pytest.raises(StaleFeatureError, match=remedy):
+            mvmr.FeatureStore(tmp_path / "p")[name]
+        with pytest.raises(StaleFeatureError, match=remedy):
+            mvmr.open_dataset(tmp_path / "p", features=[name])
+    shown = {line.split()[0]: line for line in repr(now).splitlines()}
+    total = 0
+    for split in now.manifests:
+        count = len(now[split])
+        total += count
+        assert f"{count:,} images, {count:,} with a label" in shown[split]
+    assert total == 35
+    assert "1 more cannot be read" in repr(now)
+    assert {n for s in now.manifests for n in now[s].left_out} == {"red/broken.png"}
+
+
+def test_a_teacher_may_be_stored_in_another_type(data: mvmr.Dataset) -> None:
+    large = mvmr.teacher(lambda x: x.mean((2, 3)) * 1e6, prepare, name="large", dtype="float32")
+    assert mvmr.extract({"large": large}, data).store["large"].stored_type == "float32"

@@ -74,6 +74,25 @@ def test_learned_heads_are_parameters_of_the_objective() -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_integers_are_computed_with_as_they_are() -> None:
+    hours = np.random.default_rng(0).integers(0, 3600, (100, 1))
+    times = 1_700_000_000 + hours
+    assert mvmr.distance_correlation(times, hours / 3600) == pytest.approx(1, abs=1e-6)
+    objective = mvmr.Objective({"t": {"kind": "dependence", "on": "h"}})
+    value = objective(h=torch.from_numpy(hours).float(), targets={"t": times})
+    assert float(value.total) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_heads_take_embeddings_of_any_float_type(dtype: torch.dtype) -> None:
+    terms = {"t": {"kind": "regression", "on": "h"}}
+    objective = mvmr.Objective(terms, h_width=4, targets={"t": 3})
+    h, target = tensor(8, 4), tensor(8, 3, seed=1)
+    found = objective(h=h.to(dtype), targets={"t": target}).total
+    expected = objective(h=h, targets={"t": target}).total
+    assert found.item() == pytest.approx(expected.item(), rel=2e-2)
+
+
 def test_what_an_objective_lacks_is_said_at_once() -> None:
     with pytest.raises(ConfigError, match=r"objective\.clip\.los.*Did you mean 'loss'"):
         mvmr.Objective({"clip": {"kind": "regression", "los": "cosine"}})

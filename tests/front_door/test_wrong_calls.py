@@ -196,6 +196,16 @@ WRONG: dict[str, tuple[str, Callable[[mvmr.Dataset], Any]]] = {
         "neither a packed data set nor",
         lambda d: mvmr.FeatureStore(root_of(d) / "photos"),
     ),
+    "larger integers": (
+        r"holds integers up to 16,777,216: subtract",
+        lambda d: put(d, scale=2**24 + 1, kind=int, dtype="float32"),
+    ),
+    "a blurred column": ("how column 0 of train varies: by 6", lambda d: put_narrow(d)),
+    "integers beyond 2^53": (r"up to 2\^53", lambda _: dependence(Y[:, None] + 2**60, X)),
+    "a run among images": (
+        "choose an `out` outside",
+        lambda d: mvmr.pretrain(root_of(d) / "photos", out=root_of(d) / "photos/run"),
+    ),
     "large integers": ("integer 2049 of", lambda d: put(d, scale=2049, kind=int)),
     "mean of bytes": ("not of bytes; found", lambda _: mvmr.Image(8, mean=(123.0,) * 3)),
     "a second teacher": ("the feature other", lambda d: distil(d, features={"teacher": {}})),
@@ -309,6 +319,12 @@ def broken(data: mvmr.Dataset) -> Path:
     photos(folder, each=10)
     (folder / "red" / "a.jpg").write_bytes(b"no image")
     return folder
+
+
+def put_narrow(data: mvmr.Dataset) -> Any:
+    draw = np.random.default_rng(0)
+    rows = {s: 1000 + 0.2 * draw.random((len(data[s]), 3)) for s in data.manifests}
+    return data.store.put("narrow", rows, data, made_from="a draw")
 
 
 def put(data: mvmr.Dataset, *, scale: float = 1.0, kind: type = float, **options: Any) -> Any:
