@@ -32,9 +32,9 @@ class Host:
     port: str
 
     def start(
-        self, *command: str, cwd: Path, env: Mapping[str, str] | None = None
+        self, *command: str, cwd: Path, env: Mapping[str, str] | None = None, heard: bool = True
     ) -> "subprocess.Popen[str]":
-        """Start a command on this host; its output can be read as one text."""
+        """Start a command on this host; if `heard`, its output must be read, as one text."""
         named = f'hostname {self.name} && exec "$@"'
         return subprocess.Popen(
             [
@@ -52,7 +52,7 @@ class Host:
             ],
             cwd=cwd,
             env={**os.environ, **(env or {})},
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if heard else subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,

@@ -6,6 +6,7 @@ Object storage has no renames and no system locks: a written object becomes visi
 a lease replaces a lock.
 """
 
+import errno
 import shutil
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +16,12 @@ from upath import UPath
 from pipeline.base.errors import StoreError
 
 Location: TypeAlias = Path | UPath
+
+# The libraries that reach places behind a URL; each has errors of its own.
+SERVICES = (
+    *("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google"),
+    *("huggingface_hub", "requests", "s3fs", "urllib3"),
+)
 
 
 def location(url: str) -> Location:
@@ -70,3 +77,17 @@ def names_in(place: Location) -> frozenset[str]:
     if not place.exists():
         return frozenset()
     return frozenset(entry.name for entry in place.iterdir())
+
+
+def is_out_of_reach(error: BaseException | None) -> bool:
+    """Return whether an error, or its cause, says that a service could not be connected to."""
+    while error is not None:
+        for kind in type(error).__mro__:
+            library = kind.__module__.partition(".")[0]
+            named = "Connect" in kind.__name__ or "Timeout" in kind.__name__
+            if (named and library in SERVICES) or kind in (ConnectionError, TimeoutError):
+                return True
+        if isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+            return True
+        error = error.__cause__
+    return False

@@ -11,11 +11,6 @@ import sys
 from stages.terminal import interruption, proposal
 
 FAILED, WRONG_USAGE = 1, 2
-# The libraries that reach places behind a URL; each has errors of its own.
-SERVICES = (
-    *("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google"),
-    *("huggingface_hub", "requests", "s3fs", "urllib3"),
-)
 
 
 def main() -> None:
@@ -76,6 +71,8 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
         return _say(f"Error: {proposal.sentence(str(error))}", code, arguments)
     if isinstance(error, OSError):
         return _say(f"Error: {_of_the_system(error, arguments)}", FAILED, arguments)
+    from pipeline.base.locations import SERVICES
+
     if type(error).__module__.partition(".")[0] in SERVICES:
         return _say(f"Error: {_of_a_service(error)}", FAILED, arguments)
     raise error

@@ -218,19 +218,19 @@ def extracting(nodes: list[Host], root: Path) -> "Iterator[subprocess.Popen[str]
     write_large(root)
     env = environment(server)
 
-    def start(host: Host, *command: str) -> "subprocess.Popen[str]":
-        return host.start(*command, cwd=root, env=env)
+    def start(host: Host, *command: str, heard: bool = True) -> "subprocess.Popen[str]":
+        return host.start(*command, cwd=root, env=env, heard=heard)
 
-    start(server, sys.executable, "-m", "moto.server", "-H", server.address, "-p", "5000")
+    moto = (sys.executable, "-m", "moto.server", "-H", server.address, "-p", "5000")
+    start(server, *moto, heard=False)
     await_that(lambda: "unreachable" not in told(server, "PUT", "bucket"))
     packing = start(first, MVMR, "shard", "--quiet")
     assert packing.wait(ENOUGH) == 0, packing.communicate()[0]
-    start(first, DASK, "scheduler", "--host", first.address)
+    start(first, DASK, "scheduler", "--host", first.address, heard=False)
     place = f"tcp://{first.address}:8786"
+    worker = (DASK, "worker", place, "--nworkers", "1", "--nthreads", "2", "--memory-limit", "0")
     for host in (first, second):
-        start(
-            host, DASK, "worker", place, "--nworkers", "1", "--nthreads", "2", "--memory-limit", "0"
-        )
+        start(host, *worker, heard=False)
     time.sleep(15)
     driver = start(first, MVMR, "extract-features", "--scheduler", place)
     await_that(lambda: tars_done(server) >= 3, driver)

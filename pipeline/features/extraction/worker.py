@@ -10,7 +10,7 @@ the network does not wait at the border of two shards.
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from threading import Event, Lock, Semaphore
+from threading import Lock, Semaphore
 
 import torch
 from distributed import get_worker
@@ -25,6 +25,7 @@ from pipeline.features.encoding import Array
 from pipeline.features.extraction.feed import Feed
 from pipeline.features.extraction.fingerprint import FIT_SEED
 from pipeline.features.extraction.networks import batch_size, blanks_of, networks_of
+from pipeline.features.extraction.patience import ENDED, patient
 from pipeline.features.extraction.sink import Reduced, Sink
 from pipeline.features.extraction.task import Task
 from pipeline.features.fidelity import Witness
@@ -38,12 +39,13 @@ TASKS_AT_ONCE = 2
 BATCHES_TO_WRITE = 2  # that wait for the thread that writes
 COMPUTED = "mvmr-computed"  # the topic of events with numbers of images
 
-_places, _turn, _ended = Semaphore(TASKS_AT_ONCE), Lock(), Event()
+_places, _turn = Semaphore(TASKS_AT_ONCE), Lock()
 
 Place = tuple[str, str]  # a feature and one of its arrays
 Vectors = tuple[list[int], dict[Place, Tensor]]
 
 
+@patient
 def sample_vectors(task: Task) -> Array:
     """Return the vectors (rows, D) of valid rows, float32, after the first projection if any."""
     (feature,) = task.features
@@ -53,6 +55,7 @@ def sample_vectors(task: Task) -> Array:
         return torch.cat([first.apply(vectors).cpu() for vectors in _only(batches)]).numpy()
 
 
+@patient
 def witness_rows(task: Task, reduction: Reduction) -> Witness:
     """Return the witness of the valid rows, by which the reduction's fidelity is measured."""
     with closing(_represented(task)) as batches:
@@ -63,6 +66,7 @@ def witness_rows(task: Task, reduction: Reduction) -> Witness:
     return Witness.of(original, reduced, *seeds, components=components).to("cpu")
 
 
+@patient
 def recomputed_rows(task: Task, reduction: Reduction) -> Array:
     """Return reduced vectors (rows, K), float32, of the rows to compute."""
     here = reduction.to(_device())
@@ -77,6 +81,7 @@ def _only(batches: Iterable[Vectors]) -> Iterator[Tensor]:
         yield found
 
 
+@patient
 def extract_shard(task: Task) -> None:
     """Write all wanted features of one shard, and what is measured of them."""
     manifest = read_manifest(task.directory)
@@ -129,7 +134,7 @@ def _represented(task: Task) -> Generator[Vectors]:
         )
         with feed, _turn, _threads(share):
             for batch in feed:
-                if _ended.is_set():
+                if ENDED.is_set():
                     raise InterruptedError("This process has been told to end its tasks.")
                 ready = {
                     how: how.finish(pixels.to(device, non_blocking=True))
@@ -158,7 +163,7 @@ def _computed(
 
 def end_tasks(*, end: bool = True) -> None:
     """End the tasks of this process at their next batch; with `end` False, let later ones run."""
-    (_ended.set if end else _ended.clear)()
+    (ENDED.set if end else ENDED.clear)()
 
 
 def _device() -> torch.device:
