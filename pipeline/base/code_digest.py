@@ -4,6 +4,7 @@ A sweep changes the value that a closure captured, a keyword of a partial, an at
 or a constant of the module, and leaves the source as it was.
 """
 
+import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -73,14 +74,16 @@ def _of_function(code: FunctionType, depth: int) -> Iterator[tuple[str, Any]]:
             yield f"defaults {type(default).__name__}", _plain(default, depth)
     for name in sorted(_names(code.__code__)):
         value = code.__globals__.get(name)
-        if isinstance(value, bool | int | float | str | tuple | list | dict):
+        if isinstance(value, bool | int | float | str | tuple):  # what code changes is no constant
             yield f"global {name}", _plain(value, depth)
 
 
 def _names(code: CodeType) -> set[str]:
-    """Return the names of globals that a function, or a function within it, may use."""
+    """Return the names of globals that a function, or a function within it, uses and never sets."""
     inner = (one for one in code.co_consts if isinstance(one, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    steps = dis.get_instructions(code)
+    own = set(code.co_names) - {s.argval for s in steps if s.opname == "STORE_GLOBAL"}
+    return own.union(*map(_names, inner))
 
 
 def _plain(value: Any, depth: int) -> Any:

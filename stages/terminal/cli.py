@@ -53,7 +53,11 @@ def _ended(error: BaseException, arguments: list[str]) -> int:
     from pipeline.base.errors import ConfigError, MvmrError
 
     if interruption.was_asked() or isinstance(error, KeyboardInterrupt | click.Abort):
+        from pipeline.base.processes import is_first_process
+
         interruption.farewell()
+        if not is_first_process():  # of several, the first one says it
+            return FAILED
         return _say(interruption.sentence(arguments), FAILED, arguments)
     if isinstance(error, BrokenPipeError):
         return _reader_has_gone()

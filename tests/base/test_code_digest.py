@@ -85,6 +85,23 @@ def test_a_constant_of_the_module_is_part_of_the_digest(monkeypatch: pytest.Monk
     assert source_digest(of_module) != before
 
 
+CALLS, SEEN = 0, list[float]()
+
+
+def counting(x: float) -> float:
+    global CALLS
+    CALLS += 1
+    SEEN.append(x)
+    return x
+
+
+def test_what_code_changes_itself_is_no_part_of_its_digest() -> None:
+    before = source_digest(counting)
+    counting(1.0)
+    assert (CALLS, SEEN) == (1, [1.0])
+    assert source_digest(counting) == before
+
+
 def test_a_function_that_uses_nothing_else_has_the_digest_of_its_text() -> None:
     assert source_digest(two) == source_digest(two)
     assert source_digest(two) != source_digest(captured)

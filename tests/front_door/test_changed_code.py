@@ -165,7 +165,7 @@ def test_a_sweep_over_values_in_one_folder_trains_each_time(
             evaluate={"said": {}},
             out=tmp_path / "sweep",
         )
-        weights = sum(float(p.sum()) for p in run.encoder.module.parameters())
+        weights = sum(float(p.detach().sum()) for p in run.encoder.module.parameters())
         return weights, run.scores["said"].value
 
     first = total(Scaled(1.0), 1.0, 0.5)

@@ -349,7 +349,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("said", "told"),
     [
         ("run `mvmr train`.", "run `mvmr train -c 'my file.yaml' -s train.lr=1 --data s3://b/d`."),
-        ("`mvmr export` says", "`mvmr export -c 'my file.yaml' -s train.lr=1` says"),  # no --data
+        ("`mvmr store keep` says", "`mvmr store keep -c 'my file.yaml' -s train.lr=1` says"),
         (
             "`mvmr store verify --repair x -c y` and `mvmr use NAME`",
             "`mvmr store verify --repair x -c y -s train.lr=1 --data s3://b/d` and `mvmr use NAME`",

@@ -1,5 +1,7 @@
 """`mvmr train` as torchrun starts it, in two processes: all end, with one message and one code."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,3 +39,33 @@ def test_another_number_of_processes_than_the_experiment_says_is_refused() -> No
     done = launched("-s", "train.epochs=3")
     assert done.returncode != 0
     assert "2 processes were started, and train.parallel asks for 1" in done.stderr
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_second_launch_is_refused_and_an_interruption_ends_the_first_in_every_process() -> None:
+    long = ("-s", "train.epochs=500")
+    devices = ("-s", "train.parallel={devices: 2, accelerator: cpu}")
+    first = subprocess.Popen(
+        [*LAUNCH, MVMR, "train", *QUICK, *long, *devices],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 2 * SECONDS
+        while not list(Path("runs").glob(".unfinished/*/epochs.csv")):
+            assert first.poll() is None, first.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        second = launched(*long, *devices)
+        assert second.returncode != 0
+        assert second.stderr.count("Another process trains this experiment") == 1
+        assert first.poll() is None
+        os.killpg(first.pid, signal.SIGINT)
+        told, _ = first.communicate(timeout=SECONDS)
+    finally:
+        first.kill()
+    assert first.returncode != 0
+    assert told.count("Interrupted") == 1, told
+    assert "NCCL" not in told
