@@ -7,8 +7,12 @@ or a constant of the module, and leaves the source as it was.
 import dis
 import functools
 import inspect
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType, FunctionType, MethodType
+from dataclasses import is_dataclass
+from enum import Enum
+from pathlib import PurePath
+from types import CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,8 +44,10 @@ def _source(code: Any) -> str:
         return digest(inspect.getsource(code))
     except (OSError, TypeError):
         compiled = getattr(code, "__code__", None)
-        names = [compiled.co_code.hex(), repr(compiled.co_names)] if compiled else [repr(code)]
-        return digest(names)
+        if compiled is not None:
+            return digest([compiled.co_code.hex(), repr(compiled.co_names)])
+        # Of a library; what it shows of itself holds an address, which differs in each process.
+        return digest([str(getattr(code, "__module__", "")), code.__qualname__])
 
 
 def _values(code: Any, depth: int) -> Iterator[tuple[str, Any]]:
@@ -98,16 +104,25 @@ def _plain(value: Any, depth: int) -> Any:
         return sorted([repr(key), _plain(one, depth - 1)] for key, one in value.items())
     if isinstance(value, tuple | list):
         return [_plain(one, depth - 1) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(digest(_plain(one, depth - 1)) for one in value)
+    if isinstance(value, PurePath | Enum):
+        return str(value)
     if isinstance(value, np.ndarray | np.generic):
         found = np.asarray(value)
-        numbers = found.tobytes().hex() if found.dtype != object else repr(found)
-        return digest([str(found.dtype), list(found.shape), numbers])
+        if found.dtype == object:
+            return _plain(found.tolist(), depth - 1)
+        return digest([str(found.dtype), list(found.shape), found.tobytes().hex()])
     if isinstance(value, Tensor):
         return _plain(value.detach().cpu().float().numpy(), depth)
     if isinstance(value, nn.Module):
         return [repr(value), state_digest(value), *sorted(_described(value, depth))]
     if callable(value) and not inspect.isclass(value):
         return [_source(value), *sorted(_described(value, depth))]
+    if is_dataclass(value) and not inspect.isclass(value):
+        return [type(value).__qualname__, _plain(vars(value), depth - 1)]
+    if isinstance(value, SimpleNamespace | Namespace):
+        return _plain(vars(value), depth - 1)
     return type(value).__qualname__
 
 

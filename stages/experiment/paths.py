@@ -65,7 +65,10 @@ class DatasetLayout:
     @property
     def is_free(self) -> bool:
         """Whether the folder is new, empty, or one of a data set already."""
-        known = (self.shards, self.packing, self.features, self.work, self.times, self.listings)
+        known = (
+            *(self.shards, self.packing, self.packed_for, self.listing, self.listings),
+            *(self.features, self.fidelity, self.work, self.times),
+        )
         return _is_free(self.root, {place.name for place in known})
 
 
@@ -171,11 +174,8 @@ class RunLayout:
     def is_free(self) -> bool:
         """Whether the folder is new, empty, or one of a run already."""
         known = (
-            self.checkpoints,
-            self.metrics,
-            self.times,
-            self.finished,
-            self.unfinished("").parent,
+            *(self.targets, self.features, self.checkpoints, self.logs, self.curves),
+            *(self.metrics, self.scores, self.predictions, self.exports, self.times),
         )
         return _is_free(self.root, {place.name for place in known})
 

@@ -1,7 +1,13 @@
 """A digest of code changes with its text and with the values that it uses, and with no more."""
 
 import functools
+import os
+import subprocess
+import sys
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.base.code_digest import source_digest
 
+ROOT = Path(__file__).parents[2]
 POWER: Any = 1.0
 
 
@@ -24,6 +31,13 @@ def two(x: Tensor, power: float) -> Tensor:
 
 def of_module(x: Tensor) -> Any:
     return [y**POWER for y in x]
+
+
+@dataclass
+class Options:
+    """What a sweep changes."""
+
+    power: float
 
 
 class Loss:
@@ -42,11 +56,12 @@ class Loss:
 
 
 class Layer(nn.Module):
-    """A layer with an attribute that its representation does not show."""
+    """A layer with attributes that its representation does not show."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
         self.scale = scale
+        self.activation, self.tags = torch.relu, {"a", "b", "c"}
         self.inner = nn.Linear(2, 2, bias=False)
         nn.init.ones_(self.inner.weight)
 
@@ -64,6 +79,11 @@ def filled(value: float) -> nn.Module:
         lambda power: captured(torch.tensor([power])),
         lambda power: captured(np.array([power])),
         lambda power: captured({"a": [power]}),
+        lambda power: captured({power, "b"}),
+        lambda power: captured(Path(str(power))),
+        lambda power: captured(Options(power)),
+        lambda power: captured(Namespace(power=power)),
+        lambda power: captured(np.array([power, None])),
         lambda power: captured(captured(power)),
         lambda power: captured(filled(power)),
         lambda power: functools.partial(two, power=power),
@@ -121,3 +141,24 @@ def test_training_mode_and_gradients_are_no_part_of_a_network() -> None:
     before = source_digest(layer)
     layer.eval().inner(torch.ones(1, 2)).sum().backward()
     assert source_digest(layer) == before
+
+
+def test_the_digest_is_the_same_in_every_process() -> None:
+    """Functions of libraries show their address, and sets have another order in each process."""
+    code = (
+        "from test_code_digest import *\n"
+        "print(source_digest(Layer(1.0)), source_digest(captured(torch.tanh)))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(3)
+    }
+    assert told == {f"{source_digest(Layer(1.0))} {source_digest(captured(torch.tanh))}\n"}
+    assert source_digest(captured(torch.tanh)) != source_digest(captured(torch.sigmoid))

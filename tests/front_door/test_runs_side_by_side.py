@@ -12,6 +12,7 @@ from torch import nn
 
 import mvmr
 from pipeline.base.errors import DataError
+from stages.experiment.paths import DatasetLayout, RunLayout
 
 TRAIN: dict[str, Any] = {"epochs": 1, "batch_size": 16, "parallel": {"accelerator": "cpu"}}
 KNN = {"knn": {"ks": [5]}}
@@ -110,3 +111,17 @@ def test_results_are_not_mixed_with_files_of_others(data: mvmr.Dataset, tmp_path
             mvmr.pack(pictures, place)
     assert [path.name for path in mine.iterdir()] == ["letter.txt"]
     assert not (pictures / "packed").exists()
+
+
+@pytest.mark.parametrize("name", ["source.json", "features.zarr", "fidelity", "image.json"])
+def test_a_folder_that_a_stage_began_is_one_of_a_data_set(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert DatasetLayout(tmp_path).is_free
+    assert not RunLayout(tmp_path).is_free
+
+
+@pytest.mark.parametrize("name", ["targets.json", "features.json", "checkpoints", "curves.csv"])
+def test_a_folder_that_a_stage_began_is_one_of_a_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert RunLayout(tmp_path).is_free
+    assert not DatasetLayout(tmp_path).is_free

@@ -84,6 +84,13 @@ def launch(nodes: list[Host], root: Path) -> "list[subprocess.Popen[str]]":
     return [node.start(*command, cwd=root, env=ONE_THREAD) for node in nodes]
 
 
+def begun(nodes: list[Host], root: Path) -> "list[subprocess.Popen[str]]":
+    """Launch a training, and return when its first epochs are done."""
+    running = launch(nodes, root)
+    await_that(lambda: epochs_done(root) >= 3, *running)
+    return running
+
+
 def weights(root: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(root / "runs/digits/checkpoints/last.pt").encoder)
 
@@ -118,8 +125,7 @@ def test_training_outlives_a_link_that_drops(
 ) -> None:
     root = shutil.copytree(prepared, tmp_path / "project")
     with hosts(2) as nodes:
-        running = launch(nodes, root)
-        await_that(lambda: epochs_done(root) >= 3, *running)
+        running = begun(nodes, root)
         nodes[1].unplug()
         time.sleep(SECONDS)
         assert epochs_done(root) < 16
@@ -135,8 +141,7 @@ def test_a_host_that_disappears_ends_the_training_which_then_continues(
 ) -> None:
     root = shutil.copytree(prepared, tmp_path / "project")
     with hosts(2) as nodes:
-        running = launch(nodes, root)
-        await_that(lambda: epochs_done(root) >= 3, *running)
+        running = begun(nodes, root)
         nodes[1].unplug()
         nodes[1].kill_all()
         began = time.monotonic()
