@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from pipeline.base.errors import ConfigError, DataError, WeightsMissingError
 from pipeline.base.text import counted
 from pipeline.datasets.image_files import ENDINGS
-from pipeline.models.encoder import build_encoder
+from pipeline.models.encoder import outlined
 from pipeline.planning.proportions import ENOUGH_STEPS, MOST_EPOCHS, is_enough, sizes_for
 from pipeline.planning.survey import Survey, survey
 from pipeline.representations.teachers.frozen import TeacherOptions
@@ -163,8 +161,7 @@ def _require_student(screen: Screen, experiment: Experiment) -> None:
     """Build the student without weights, which says what is wrong with a name."""
     screen.progress.start("build the student", 0, "")
     image = experiment.dataset.image
-    with torch.device("meta"):
-        build_encoder(experiment.student, channels=image.channels, size=image.size, seed=0)
+    outlined(experiment.student, channels=image.channels, size=image.size)
 
 
 def _require_teacher(screen: Screen, experiment: Experiment, teacher: str | None) -> None:

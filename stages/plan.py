@@ -136,7 +136,7 @@ def _there(
         return dict.fromkeys(experiment.features, 0)
     progress.start("look for stored rows", 0, "")
     stores = [FeatureStore(place) for place in (layout.features, *other_stores(layout))]
-    wanted = packing.identities
+    wanted = packing.contents
     training = [wanted[item.name] for item in packing.items["train"]]
     return {
         name: stored_rows(options, experiment.dataset.image, wanted.values(), training, stores)

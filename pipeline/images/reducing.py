@@ -10,11 +10,18 @@ from pydantic import Field
 from pipeline.base.options import Options
 from pipeline.images.decoding import opened
 
-Side = Annotated[int, Field(ge=32, le=65500)]  # the largest that JPEG files have
+LARGEST = 65_500  # pixels that a side of a JPEG file has
+PANORAMA = 4  # times as long as wide; what is longer keeps more of its length
+
+Side = Annotated[int, Field(ge=32, le=LARGEST)]
 
 
 class ReductionOptions(Options):
-    """How an image whose longer side exceeds `max_side` pixels is stored: as JPEG of `quality`."""
+    """How an image whose longer side exceeds `max_side` pixels is stored: as JPEG of `quality`.
+
+    The shorter side of a panorama, which is more than four times as long as wide, is not made
+    smaller than a quarter of `max_side`.
+    """
 
     max_side: Side
     quality: Annotated[int, Field(ge=1, le=100)]
@@ -29,15 +36,20 @@ def reduced(data: bytes, options: ReductionOptions | None) -> bytes | None:
     if options is None:
         return None
     image = opened(data)
-    longest = max(image.width, image.height)
-    if longest <= options.max_side:
+    scale = _scale(image.width, image.height, options.max_side)
+    if scale >= 1:
         return None
     stored = image.stored()
     pixels = np.ascontiguousarray(stored.orientation.upright(stored.pixels))
     whole = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    scale = options.max_side / longest
     size = [max(1, round(scale * side)) for side in whole.size]
     smaller = whole.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     smaller.save(file, "jpeg", quality=options.quality)
     return file.getvalue()
+
+
+def _scale(width: int, height: int, max_side: int) -> float:
+    longer, shorter = max(width, height), min(width, height)
+    wanted = max(max_side / longer, max_side / PANORAMA / shorter)
+    return min(wanted, LARGEST / longer)

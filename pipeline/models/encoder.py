@@ -4,10 +4,12 @@ Parameters are named as in the released MV-MR weights: `backbone.*` as in torchv
 ResNet with an identity `fc`, and `projector.0`, `.1`, `.3`, `.4`, `.6`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.base.seeds import generators_kept, seeded
@@ -71,6 +73,35 @@ def build_encoder(
         projector = build_projector(width, options.projector)
     z_width = options.projector[-1] if options.projector else width
     return Encoder(backbone, projector, width, z_width)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Does not fill tensors without storage: PyTorch would import its compiler for it.
+
+    That takes as long as to import PyTorch itself.
+    """
+
+    FILLING = frozenset({Tensor.normal_, Tensor.uniform_})
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in self.FILLING and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def outlined(options: StudentOptions, *, channels: int, size: int) -> Encoder:
+    """Build an encoder without weights, on PyTorch's meta device: names and shapes alone.
+
+    Raises ConfigError as `build_encoder` does.
+    """
+    with torch.device("meta"), _Unfilled():
+        return build_encoder(options, channels=channels, size=size, seed=0)
 
 
 @generators_kept()

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.base.errors import WeightsError
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.cifar_resnet import CIFAR_RESNETS
-from pipeline.models.encoder import Encoder, build_encoder
+from pipeline.models.encoder import outlined
 from pipeline.models.student import TORCHVISION_RESNETS, StudentOptions
 
 BACKBONE, PROJECTOR = "backbone.", "projector."
@@ -95,11 +95,8 @@ def infer_student(weights: ReleasedWeights, path: Path) -> StudentOptions:
 
 
 def _shapes(options: StudentOptions, channels: int) -> dict[str, Any]:
-    import torch
-
-    with torch.device("meta"):
-        bare = options.model_copy(update={"projector": ()})
-        network: Encoder = build_encoder(bare, channels=channels, size=32, seed=0)
+    bare = options.model_copy(update={"projector": ()})
+    network = outlined(bare, channels=channels, size=32)
     return {name: value.shape for name, value in network.state_dict().items()}
 
 

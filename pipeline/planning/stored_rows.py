@@ -17,21 +17,21 @@ from pipeline.shards.listing import IDENTITY_BYTES, beginning_of
 def stored_rows(
     options: RepresentationOptions,
     image: ImageOptions,
-    identities: Iterable[str],
+    contents: Iterable[str],
     training: Iterable[str],
     stores: Sequence[FeatureStore],
 ) -> int:
     """Return how many of the wanted rows `stores` hold: of images, and of stored views.
 
-    Images are given by their identities, and those of training once more. It is 0 if the weights of
-    a teacher are missing here.
+    Images are given by the digests of what is stored of them, and those of training once more. It
+    is 0 if the weights of a teacher are missing here.
     """
     try:
         recipe = recipe_of(fingerprint_of(options, identity_of(options.build(image)), {}))
     except MvmrError:
         return 0
     alike = [found for store in stores for found in store.every() if found.recipe == recipe]
-    wanted, viewed = _beginnings(identities), _beginnings(training)
+    wanted, viewed = _beginnings(contents), _beginnings(training)
     tables = [wanted]
     if options.views is not None:
         numbers = range(options.views.count)
@@ -39,6 +39,6 @@ def stored_rows(
     return sum(int(places_of(table, alike).found.sum()) for table in tables)
 
 
-def _beginnings(identities: Iterable[str]) -> Identities:
-    found = [beginning_of(identity) for identity in identities]
+def _beginnings(contents: Iterable[str]) -> Identities:
+    found = [beginning_of(content) for content in contents]
     return np.stack(found) if found else np.zeros((0, IDENTITY_BYTES), np.uint8)

@@ -74,11 +74,13 @@ def _few(names: Sequence[str]) -> str:
 class PackingPlan:
     """The rows that every split will have, what has changed, and whether all are packed anew.
 
-    `identities` are those of all images in the source, by name.
+    `identities` are those of all images in the source, by name; `contents` those of what is stored
+    of them, which differ where images are stored reduced and are known only of those that are.
     """
 
     splits: Mapping[Split, Sequence[Row]]
     identities: Mapping[str, str] = field(repr=False)
+    contents: Mapping[str, str] = field(repr=False)
     classes: tuple[str, ...] | None
     changes: Changes
     anew: bool
@@ -210,8 +212,16 @@ def plan_packing(
     decodable = frozenset(
         sample.identity for p in trusted.values() for sample in p.samples if not sample.undecodable
     )
+    smaller = {
+        sample.identity: sample.smaller.stored
+        for name, p in trusted.items()
+        if _reduction(p.manifest.options) == _reduction(provenance)
+        for sample in p.samples
+        if sample.smaller is not None
+    }
+    contents = {name: smaller.get(identity, identity) for name, identity in identities.items()}
     changes = _changes(packed, splits, identities, classes)
-    return PackingPlan(rows, identities, classes, changes, anew, decodable)
+    return PackingPlan(rows, identities, contents, classes, changes, anew, decodable)
 
 
 def _require_open(source: Source, options: ShardOptions) -> None:

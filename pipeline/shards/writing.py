@@ -58,7 +58,8 @@ class ShardOptions(Options):
     """`dataset.shards`: how many samples a tar holds, and how images are stored.
 
     An image whose longer side exceeds `max_side` pixels is stored reduced to it, as JPEG of
-    `quality`; all others, and all without `max_side`, are stored byte for byte.
+    `quality`; a panorama so that its shorter side has a quarter of that. All others, and all
+    without `max_side`, are stored byte for byte.
     """
 
     samples: Annotated[int, Field(ge=1)] = 1000

@@ -10,7 +10,7 @@ from pipeline.base.options import Options
 from pipeline.base.text import counted
 from pipeline.datasets.source import SPLITS
 from pipeline.images.original_view import ImageOptions
-from pipeline.models.encoder import build_encoder
+from pipeline.models.encoder import outlined
 from pipeline.models.student import StudentOptions
 from pipeline.objective.weights import weight_text
 from pipeline.shards.manifest import MANIFEST, read_manifest
@@ -87,8 +87,7 @@ def _dataset_line(dataset: dict[str, Any]) -> str:
 
 def _student(options: StudentOptions, image: ImageOptions) -> dict[str, Any]:
     """Return the architecture and its numbers of parameters, without creating weights."""
-    with torch.device("meta"):
-        encoder = build_encoder(options, channels=image.channels, size=image.size, seed=0)
+    encoder = outlined(options, channels=image.channels, size=image.size)
     backbone, projector = (
         sum(p.numel() for p in part.parameters()) for part in (encoder.backbone, encoder.projector)
     )

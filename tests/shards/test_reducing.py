@@ -137,6 +137,18 @@ def test_features_belong_to_what_is_stored(photos: Photographs) -> None:
     assert sum(manifest.reduced for manifest in photos.manifests().values()) == 0
 
 
+def test_a_plan_knows_what_is_stored_of_images_that_are_packed(photos: Photographs) -> None:
+    photos.add(*range(60, 63))
+    plan = photos.pack()  # made before the three are packed
+    stored = records(photos)
+    new = {name for name in stored if int(Path(name).stem) >= 60}
+    for name, content in plan.contents.items():
+        known = plan.identities[name] if name in new else identity_of(stored[name].data)
+        assert content == known
+    photos.options = ShardOptions(samples=16, max_side=MAX_SIDE, quality=50)
+    assert photos.pack().contents == plan.identities  # what will be stored is not known
+
+
 def test_tars_and_listing_are_repaired_to_the_same_bytes(photos: Photographs) -> None:
     directory, manifest = photos.shards / "train", photos.manifests()["train"]
     source = ImageFolder(photos.folder)
@@ -160,3 +172,22 @@ def test_a_file_is_embedded_as_the_training_saw_it() -> None:
     assert torch.equal(prepare(large), Preprocessing(image)(smaller))
     assert not torch.equal(prepare(large), Preprocessing(image)(large))
     assert torch.equal(prepare(photograph(1)), Preprocessing(image)(photograph(1)))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((400, 100), (64, 16)),  # four times as long as wide: the longer side decides
+        ((1000, 100), (160, 16)),
+        ((100, 1000), (16, 160)),
+        ((1000, 12), None),  # as narrow as that already
+        ((3000, 40), (1200, 16)),
+    ],
+)
+def test_panoramas_keep_a_quarter_of_the_side(
+    size: tuple[int, int], expected: tuple[int, int] | None
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 100, 50)).save(file, "PNG")
+    smaller = reduced(file.getvalue(), REDUCTION)
+    assert (decode(smaller).size if smaller else None) == expected
