@@ -10,13 +10,17 @@ from pipeline.base.errors import ConfigError, DataError, WeightsMissingError
 from pipeline.base.text import counted
 from pipeline.datasets.image_files import ENDINGS
 from pipeline.models.encoder import outlined
-from pipeline.planning.proportions import ENOUGH_STEPS, MOST_EPOCHS, is_enough, sizes_for
+from pipeline.models.student import student_section
+from pipeline.planning.proportions import MOST_EPOCHS, is_enough, sizes_for, steps_for
 from pipeline.planning.survey import Survey, survey
 from pipeline.representations.teachers.frozen import TeacherOptions
 from pipeline.representations.teachers.teacher_names import teacher_section
+from pipeline.training.start import initial_encoder
 from stages.experiment.new_project import require_new, set_up
 from stages.experiment.own_params import OwnParams
 from stages.experiment.paths import RUNS, name_of, run_layout
+from stages.experiment.requirements import require_weights
+from stages.experiment.run_identity import given_weights
 from stages.experiment.schema import Experiment, from_sections
 from stages.experiment.shipped import config_path
 from stages.steps.fit_proportions import Choice, Splits, choose, fit_to_folder
@@ -50,7 +54,7 @@ def init(
     if named is not None:
         params.set_teacher(named)
     if student is not None:
-        params.set_student(student)
+        params.set_student(student_section(student))
         _require_student(screen, from_sections(params.sections))
     if photos is None:
         return _as_it_is(screen, params, teacher, changed=bool(teacher or student))
@@ -158,10 +162,15 @@ def _for_photographs(
 
 
 def _require_student(screen: Screen, experiment: Experiment) -> None:
-    """Build the student without weights, which says what is wrong with a name."""
+    """Build the student, with weights if it has any, which says what is wrong with a name."""
     screen.progress.start("build the student", 0, "")
-    image = experiment.dataset.image
-    outlined(experiment.student, channels=image.channels, size=image.size)
+    student, image = experiment.student, experiment.dataset.image
+    if student.weights is None:
+        outlined(student, channels=image.channels, size=image.size)
+    else:
+        require_weights(experiment)
+        weights = given_weights(experiment)
+        initial_encoder(student, image, weights, seed=0, progress=screen.progress)
 
 
 def _require_teacher(screen: Screen, experiment: Experiment, teacher: str | None) -> None:
@@ -183,10 +192,11 @@ def _reasons(found: Survey, splits: Splits, choice: Choice, minutes: float) -> l
     counts = ", ".join(f"{len(items):,} {split}" for split, items in splits.items())
     brought = f"{' and '.join(found.brought)} as the folder has it" if found.brought else ""
     extent, sizes = choice.extent, sizes_for(found.side)
+    steps = steps_for(choice.experiment.student.weights)
     if choice.size == sizes[-1]:
         why = f"the shorter side of your images is {found.side} px (median)"
-    elif is_enough(extent):
-        why = f"the largest that leaves time for {ENOUGH_STEPS:,} steps or {MOST_EPOCHS} epochs"
+    elif is_enough(extent, steps):
+        why = f"the largest that leaves time for {steps.enough:,} steps or {MOST_EPOCHS} epochs"
     else:
         why = "the smallest, as time is short"
     within = choice.seconds <= 60 * minutes

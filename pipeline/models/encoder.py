@@ -23,6 +23,8 @@ from pipeline.models.student import (
     StudentOptions,
 )
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class Encoder(nn.Module):
     """A backbone, images -> h, and a projector, h -> z.
@@ -233,11 +235,24 @@ def _timm_backbone(name: str, channels: int, size: int) -> tuple[nn.Module, int]
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         raise ConfigError(
             f"The backbone {TIMM_PREFIX}{name} cannot take images of {channels} x {size} x {size}: "
-            f"{error}. Choose another backbone or another dataset.image.size."
+            f"{str(error).rstrip('.')}. Choose another backbone or another dataset.image.size."
         ) from error
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ConfigError(f"The backbone {TIMM_PREFIX}{name} does not give one vector per image.")
     return network.train(), features.shape[1]
+
+
+def expected_colours(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel that published weights were trained with.
+
+    They are timm's for its networks, and ImageNet's for all others.
+    """
+    import timm
+
+    config = None
+    if architecture.startswith(TIMM_PREFIX):
+        config = timm.get_pretrained_cfg(architecture.removeprefix(TIMM_PREFIX))
+    return (IMAGENET_MEAN, IMAGENET_STD) if config is None else (config.mean, config.std)
 
 
 def _timm_network(name: str, channels: int, size: int, *, pretrained: bool) -> nn.Module:

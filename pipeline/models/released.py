@@ -16,14 +16,14 @@ from torch import Tensor
 from pipeline.base.errors import WeightsError
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.cifar_resnet import CIFAR_RESNETS
-from pipeline.models.encoder import outlined
+from pipeline.models.encoder import IMAGENET_MEAN, IMAGENET_STD, outlined
 from pipeline.models.student import TORCHVISION_RESNETS, StudentOptions
 
 BACKBONE, PROJECTOR = "backbone.", "projector."
 CLASSIFIERS = ("online_finetuner", "classifier")
 
 # The original view of ImageNet in the released code.
-IMAGENET = ImageOptions(size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = ImageOptions(size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 @dataclass(frozen=True)

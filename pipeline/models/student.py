@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.base.errors import unknown_name
+from pipeline.base.errors import ConfigError, unknown_name
 from pipeline.base.options import Options, added
 from pipeline.base.own_code import PREFIX
 from pipeline.models.cifar_resnet import CIFAR_RESNETS
@@ -13,6 +13,7 @@ TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50")
 TIMM_PREFIX = "timm:"
 OWN_PREFIX = "own:"  # before a name that was registered in this process
 PRETRAINED = "pretrained"
+HUB = "hf-hub:"
 
 
 class Stem(NamedTuple):
@@ -80,3 +81,23 @@ class StudentOptions(Options):
     def is_own(self) -> bool:
         """Whether the network is of the user's own code."""
         return self.architecture.startswith((OWN_PREFIX, PREFIX))
+
+
+def student_section(text: str) -> dict[str, str]:
+    """Return the section `student` of a network such as "timm:mobilenetv3_small_100".
+
+    After another colon, the weights may follow from which it starts, as `student.weights` names
+    them. Raises ConfigError for a text of another form; whether there is such a network is not
+    looked up.
+    """
+    kind = TIMM_PREFIX if text.startswith(TIMM_PREFIX) else ""
+    rest = text.removeprefix(kind)
+    if text.startswith((PREFIX, OWN_PREFIX)) or rest.startswith(HUB):
+        return {"architecture": text}
+    name, colon, weights = rest.partition(":")
+    if not name or bool(colon) != bool(weights):
+        raise ConfigError(
+            f"A student is NAME or {TIMM_PREFIX}NAME, or one of these with :FILE for weights to "
+            f"start from, or {TIMM_PREFIX}NAME:{PRETRAINED}; found {text!r}."
+        )
+    return {"architecture": kind + name, **({"weights": weights} if weights else {})}

@@ -1,8 +1,8 @@
 """Size of images, batch and epochs that suit a number of images and a time.
 
-Networks learn in steps, and more of them help until there are some thousands. A larger image helps
-too, and makes each step longer by its area. So the image is as large as leaves time for enough
-steps.
+Networks learn in steps, and more of them help until there are some thousands; some hundreds, if a
+network starts from weights that know much already. A larger image helps too, and makes each step
+longer by its area. So the image is as large as leaves time for enough steps.
 """
 
 import math
@@ -14,7 +14,24 @@ SMALLEST_SIZE, GRID = 16, 4  # of images smaller than SIZES; sides are multiples
 MARGIN = 1.125  # of what is cropped: the shorter side is resized to this multiple of the size
 STORED = 4  # the longer side that is stored, as a multiple of the size
 SMALLEST_BATCH, STEPS_AN_EPOCH = 8, 16
-ENOUGH_STEPS, MOST_STEPS, MOST_EPOCHS = 3000, 10_000, 200
+MOST_EPOCHS = 200
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How many steps of training are enough, how many are of use, and with what batch at most."""
+
+    enough: int
+    most: int
+    batch: int
+
+
+UNTRAINED, KNOWN = Steps(3000, 10_000, batch=1024), Steps(400, 4000, batch=64)
+
+
+def steps_for(weights: str | None) -> Steps:
+    """Return the steps that suit a student, by `student.weights`: what it starts from, if any."""
+    return UNTRAINED if weights is None else KNOWN
 
 
 @dataclass(frozen=True)
@@ -43,17 +60,22 @@ def batch_for(images: int, most: int) -> int:
     return max(SMALLEST_BATCH, min(most, fitting))
 
 
-def extent_for(images: int, batch: int, *, seconds: float, epoch_seconds: float) -> Extent:
-    """Return the run that `seconds` allow, of at least one epoch and at most `MOST_EPOCHS`."""
+def extent_for(
+    images: int, batch: int, *, seconds: float, epoch_seconds: float, most: int
+) -> Extent:
+    """Return the run that `seconds` allow, of at least one epoch.
+
+    It has at most `MOST_EPOCHS`, and hardly more than `most` steps.
+    """
     steps = max(1, images // batch)
-    useful = min(MOST_EPOCHS, math.ceil(MOST_STEPS / steps))
+    useful = min(MOST_EPOCHS, math.ceil(most / steps))
     epochs = max(1, min(useful, int(seconds / epoch_seconds)))
     return Extent(batch, epochs, epochs * steps)
 
 
-def is_enough(extent: Extent) -> bool:
+def is_enough(extent: Extent, steps: Steps) -> bool:
     """Whether a run has enough steps, or as many epochs as are of use."""
-    return extent.steps >= ENOUGH_STEPS or extent.epochs == MOST_EPOCHS
+    return extent.steps >= steps.enough or extent.epochs == MOST_EPOCHS
 
 
 def largest(sizes: Sequence[int], suits: Callable[[int], bool]) -> int:

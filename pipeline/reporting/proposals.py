@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any
 
-from pipeline.planning.proportions import ENOUGH_STEPS
+from pipeline.models.encoder import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.planning.proportions import steps_for
 from pipeline.reporting.formats import count, percent
 from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.run_facts import RunFacts
@@ -34,7 +35,7 @@ ONE_DIRECTION = 0.5  # of 1 - cosine, below which the best constant is a good an
 FEW_VALIDATION = 500
 SMALL_SIZE, BYTES_A_PIXEL, TAR_BYTES = 96, 4, 2560
 SMALL_CLASS = 10
-IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+IMAGENET = ([*IMAGENET_MEAN], [*IMAGENET_STD])
 SYMMETRIC = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
 
 
@@ -269,9 +270,10 @@ def _steps(run: RunFacts, judges: Sequence[Protocol]) -> Iterator[Proposal]:
         for score in protocol.scores
         if score.role not in ("student", "teacher") and protocol.standing(score) == "behind"
     ]
-    if not 0 < steps < ENOUGH_STEPS or not (late >= STILL_FALLING or ahead or len(losses) <= 3):
+    enough = steps_for(run.config["student"].get("weights")).enough
+    if not 0 < steps < enough or not (late >= STILL_FALLING or ahead or len(losses) <= 3):
         return
-    longer = min(MOST_LONGER, max(2, round(ENOUGH_STEPS / steps)))
+    longer = min(MOST_LONGER, max(2, round(enough / steps)))
     why = f"{count(steps)} steps are few"
     if late >= STILL_FALLING:
         why += f", and {100 * late:.0f} % of the objective's fall came in the last quarter of them"

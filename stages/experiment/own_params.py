@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark
+from ruamel.yaml.tokens import CommentToken
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.own_code import PREFIX
+from pipeline.models.encoder import expected_colours
 from pipeline.representations.kinds import KINDS
 from pipeline.representations.teachers.frozen import TeacherOptions
 
 WIDTH = 100
 TEACHER = "teacher"
+BLANK_LINE = CommentToken("\n\n", CommentMark(0), None)
 NOTED_AT = 30  # the column of comments
+BACKBONE_LR = 0.3  # of the rate, where the backbone knows much already
 
 
 class OwnParams:
@@ -47,12 +52,19 @@ class OwnParams:
         return values
 
     def set(self, key: str, value: Any) -> None:
-        """Set a dotted key. A mapping is written in one line, a section with a line for each."""
+        """Set a dotted key. A value is written in one line, a section with a line for each.
+
+        A new key stands before the last one, which the blank line between sections belongs to.
+        """
         *parents, last = key.split(".")
         node = self._data
         for parent in parents:
             node = node[parent]
-        node[last] = _in_one_line(value) if parents else _section(value)
+        new = _in_one_line(value) if parents else _section(value)
+        if last in node:
+            node[last] = new
+        else:
+            node.insert(len(node) - 1, last, new)
 
     def set_name(self, name: str) -> None:
         """Name the experiment and its data set."""
@@ -62,18 +74,31 @@ class OwnParams:
         dataset.ca.items.pop("name", None)
         dataset.yaml_add_eol_comment(f"folder data/{name}", "name", column=NOTED_AT)
 
-    def set_student(self, architecture: str) -> None:
+    def set_student(self, section: Mapping[str, str]) -> None:
         """Take another network as the student; the stem is of the one before, its projector stays.
 
         Code of one's own, `python:package.module:function`, is trusted: who names it wants it run.
+        A network that starts from known weights sees colours as they were trained to, and its
+        backbone learns more slowly than what begins anew.
         """
+        architecture = section["architecture"]
         student = self._data["student"]
         for key in ("stem", "maxpool", "zero_init_residual", "weights"):
             student.pop(key, None)
         student["architecture"] = architecture
         student.ca.items.pop("architecture", None)
+        alone = len(student) == 1
         if architecture.startswith(PREFIX):
-            student["trust"] = True
+            student.insert(1, "trust", True)
+        if "weights" in section:
+            student.insert(1, "weights", section["weights"])
+            mean, std = expected_colours(architecture)
+            if self._data["dataset"]["image"]["channels"] == len(mean):
+                self.set("dataset.image.mean", mean)
+                self.set("dataset.image.std", std)
+            self.set("train.backbone_lr", BACKBONE_LR)
+        if alone:
+            student.ca.items[[*student][-1]] = [None, None, BLANK_LINE, None]
 
     def set_teacher(self, section: Mapping[str, Any]) -> None:
         """Replace the only teacher of the config, and name it `TEACHER` throughout.
@@ -125,6 +150,10 @@ def _section(value: Mapping[str, Any]) -> CommentedMap:
 
 
 def _in_one_line(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        items = CommentedSeq(value)
+        items.fa.set_flow_style()
+        return items
     if isinstance(value, CommentedMap) or not isinstance(value, Mapping):
         return value
     inner = CommentedMap((name, _in_one_line(each)) for name, each in value.items())

@@ -12,12 +12,14 @@ from pipeline.models.student import TORCHVISION_RESNETS
 from pipeline.planning.proportions import (
     STORED,
     Extent,
+    Steps,
     batch_for,
     extent_for,
     is_enough,
     largest,
     resize_for,
     sizes_for,
+    steps_for,
 )
 from pipeline.planning.survey import Survey
 from pipeline.planning.trial_sample import FEWEST_IMAGES
@@ -76,13 +78,14 @@ def choose(
     """
     sizes, images = sizes_for(found.side), len(splits["train"])
     first = largest(sizes, lambda size: size <= MEASURED_FIRST)
-    batch = batch_for(images, params.sections["train"]["batch_size"])
+    steps = steps_for(params.sections["student"].get("weights"))
+    batch = batch_for(images, min(steps.batch, params.sections["train"]["batch_size"]))
     variants = _Variants(params, found.side, batch)
     start = variants.of(first, epochs=1)
     with trial(start, found.source, splits, images=FEW_IMAGES, progress=progress) as tried:
-        runs = _Runs(tried, variants, images, seconds)
-        size = largest(sizes, lambda size: is_enough(runs.extent(size, by=first)))
-        while not runs.are_measured(size) and not is_enough(runs.extent(size, by=size)):
+        runs = _Runs(tried, variants, images, seconds, steps)
+        size = largest(sizes, lambda size: is_enough(runs.extent(size, by=first), steps))
+        while not runs.are_measured(size) and not is_enough(runs.extent(size, by=size), steps):
             smaller = [other for other in sizes if other < size]
             size = smaller[-1] if smaller else size
         extent = runs.extent(size, by=size)
@@ -94,10 +97,15 @@ class _Runs:
     """Runs at some sizes, with as many epochs as `seconds` allow."""
 
     def __init__(
-        self, tried: CostTrial, variants: "_Variants", images: int, seconds: float
+        self,
+        tried: CostTrial,
+        variants: "_Variants",
+        images: int,
+        seconds: float,
+        steps: Steps,
     ) -> None:
         self._tried, self._variants = tried, variants
-        self._images, self._limit = images, seconds
+        self._images, self._limit, self._steps = images, seconds, steps
         self._measured = dict[int, tuple[float, float]]()
 
     def are_measured(self, size: int) -> bool:
@@ -112,6 +120,7 @@ class _Runs:
             self._variants.batch,
             seconds=self._limit - fixed,
             epoch_seconds=an_epoch * (size / by) ** 2,
+            most=self._steps.most,
         )
 
     def seconds(self, size: int, epochs: int) -> float:

@@ -64,9 +64,9 @@ def cli(debug: bool) -> None:
 )
 @click.option(
     "--student",
-    metavar="NAME",
-    help="Train this network: timm:NAME, resnet18, -34, -50, or resnet8 to -110 (x2, x4).  "
-    "[default: that of the config]",
+    metavar="STUDENT",
+    help="Train this network: timm:NAME, resnet18, -34, -50, or resnet8 to -110 (x2, x4); with "
+    ":FILE, or timm:NAME:pretrained, it starts from known weights.  [default: that of the config]",
 )
 @click.option(
     "--from",

@@ -6,13 +6,14 @@ from hypothesis import strategies as st
 
 from pipeline.planning.proportions import (
     MOST_EPOCHS,
-    MOST_STEPS,
+    UNTRAINED,
     batch_for,
     extent_for,
     is_enough,
     largest,
     resize_for,
     sizes_for,
+    steps_for,
 )
 
 
@@ -52,12 +53,16 @@ def test_epochs_keep_to_the_time_and_to_what_is_of_use(
     images: int, seconds: float, epoch_seconds: float
 ) -> None:
     batch = batch_for(images, 128)
-    extent = extent_for(images, batch, seconds=seconds, epoch_seconds=epoch_seconds)
+    extent = extent_for(
+        images, batch, seconds=seconds, epoch_seconds=epoch_seconds, most=UNTRAINED.most
+    )
     assert extent.steps == extent.epochs * (images // batch)
     assert extent.epochs == 1 or extent.epochs * epoch_seconds <= seconds
     assert 1 <= extent.epochs <= MOST_EPOCHS
-    assert extent.epochs == 1 or (extent.epochs - 1) * (images // batch) < MOST_STEPS
-    longer = extent_for(images, batch, seconds=seconds + 1000, epoch_seconds=epoch_seconds)
+    assert extent.epochs == 1 or (extent.epochs - 1) * (images // batch) < UNTRAINED.most
+    longer = extent_for(
+        images, batch, seconds=seconds + 1000, epoch_seconds=epoch_seconds, most=UNTRAINED.most
+    )
     assert longer.epochs >= extent.epochs
 
 
@@ -66,7 +71,18 @@ def test_epochs_keep_to_the_time_and_to_what_is_of_use(
 )
 def test_few_images_have_enough_when_epochs_are(images: int, seconds: float, enough: bool) -> None:
     batch = batch_for(images, 128)
-    assert is_enough(extent_for(images, batch, seconds=seconds, epoch_seconds=2.0)) is enough
+    extent = extent_for(images, batch, seconds=seconds, epoch_seconds=2.0, most=UNTRAINED.most)
+    assert is_enough(extent, UNTRAINED) is enough
+
+
+def test_a_start_from_known_weights_needs_fewer_steps() -> None:
+    steps = steps_for("weights.pt")
+    assert steps_for(None) == UNTRAINED
+    assert steps.enough < UNTRAINED.enough
+    batch = batch_for(3000, min(128, steps.batch))
+    given = {"seconds": 900.0, "epoch_seconds": 60.0, "most": steps.most}
+    assert is_enough(extent_for(3000, batch, **given), steps)
+    assert not is_enough(extent_for(3000, batch, **given), UNTRAINED)
 
 
 def test_the_largest_that_suits_else_the_smallest() -> None:

@@ -97,6 +97,9 @@ WRITTEN = {"params.yaml", "dvc.yaml", "README.md", ".gitignore", ".dvcignore", "
         (["../photos", "--student", "timm:test_resnt"], 2, "Did you mean 'test_resnet"),
         (["../photos", "--student", "python:nowhere:net"], 2, "nowhere"),
         (["--student", "timm:test_resnt"], 2, "Did you mean 'test_resnet"),
+        (["--student", "timm:test_resnet:"], 2, "A student is NAME or timm:NAME"),
+        (["--student", "timm:test_resnet:x.pt"], 1, "no file and no finished run 'x.pt'"),
+        (["--student", "resnet18:pretrained"], 2, "is for backbones timm:NAME"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_written(
@@ -172,6 +175,31 @@ def test_a_student_can_be_named(empty: Path, student: str) -> None:
     before = load(ROOT / "configs/folder_self_supervised.yaml")
     assert found.student.projector == before.student.projector
     assert found.model_dump(exclude={"student"}) == before.model_dump(exclude={"student"})
+
+
+def test_a_student_that_starts_from_known_weights_sees_colours_as_they_did(empty: Path) -> None:
+    network = timm.create_model("tf_efficientnet_lite0")
+    torch.save(network.state_dict(), empty.parent / "lite0.pt")
+    student = "timm:tf_efficientnet_lite0:../lite0.pt"
+    assert run(["init", "--from", "folder_self_supervised", "--student", student]) == 0
+    found = load(Path("params.yaml"))
+    assert (found.student.architecture, found.student.weights) == (
+        "timm:tf_efficientnet_lite0",
+        "../lite0.pt",
+    )
+    assert (found.dataset.image.mean, found.dataset.image.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert found.train is not None
+    assert found.train.backbone_lr == 0.3
+    text = Path("params.yaml").read_text()
+    assert "\n\n\n" not in text
+    assert all(f"\n\n{section}:\n" in text for section in ("student", "objective", "train"))
+
+
+def test_weights_of_another_network_are_refused(empty: Path, capsys: Captured) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), empty.parent / "other.pt")
+    assert run(["init", "--student", "resnet18:../other.pt"]) == 1
+    assert "do not fit" in capsys.readouterr().err
+    assert files(empty) == set()
 
 
 def test_without_git_dvc_is_set_up_alone(
