@@ -10,7 +10,7 @@ import torch
 from benchmarks.students import Protocols, call, images_scored_on, scores, subjects_of
 from benchmarks.study.halving import CONTROL_RUNG, Run, plan
 from benchmarks.study.results import curve, identifier, read, write
-from benchmarks.study.setups import BEFORE, PIXELS, Setup, filled
+from benchmarks.study.setups import BEFORE, Setup, filled
 from pipeline.base.progress import Silent
 from pipeline.evaluation.image_set import Images
 from pipeline.evaluation.knn import KnnOptions
@@ -22,7 +22,7 @@ from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
 from pipeline.shards.manifest import read_manifests
 from pipeline.training.start import given_checkpoint
 from stages.experiment.paths import dataset_layout, run_layout
-from stages.experiment.schema import from_sections
+from stages.experiment.schema import Experiment, from_sections
 
 GEOMETRIES = (None, 0.5, 1.0)
 PROTOCOLS: Protocols = {
@@ -114,22 +114,15 @@ class Study:
 
     def _control(self, run: Run) -> dict[str, Any]:
         content = self._experiment("control", next(iter(self.setup.candidates)), epochs=1, seed=0)
-        experiment = from_sections(content)
-        student, weights = experiment.student, experiment.student.weights
-        start = given_checkpoint(
-            student,
-            experiment.dataset.image,
-            Path(weights) if weights else None,
-            progress=Silent(),
-        )
+        start = before_training(from_sections(content))
         images = images_scored_on(self._data.shards, start.image, run.split)
-        if run.name in (BEFORE, PIXELS):
-            subject = subjects_of(start, images, self._work, "before")[
-                "before" if run.name == BEFORE else PIXELS
-            ]
-        else:
-            subject = stored_subject(FeatureStore(self._data.features)[run.name], images)
+        subject = self._untrained(run.name, start, images)
         return {"scores": self._scores(subject, images, start, run.seed)}
+
+    def _untrained(self, name: str, start: Checkpoint, images: Images) -> Subject:
+        if name in self.setup.features:
+            return stored_subject(FeatureStore(self._data.features)[name], images)
+        return subjects_of(start, images, self._work, identifier(BEFORE))[identifier(name)]
 
     def _epochs(self, steps: int) -> int:
         """Return the whole epochs nearest to a number of steps."""
@@ -149,3 +142,10 @@ class Study:
         content = self.setup.experiment(run, name, epochs=epochs, seed=seed)
         experiment: dict[str, Any] = filled(content, self._paths)
         return experiment
+
+
+def before_training(experiment: Experiment) -> Checkpoint:
+    """Return the student that training starts from: untrained, or with the weights of a file."""
+    weights = Path(experiment.student.weights) if experiment.student.weights else None
+    image = experiment.dataset.image
+    return given_checkpoint(experiment.student, image, weights, progress=Silent())

@@ -51,9 +51,10 @@ class Setup:
         return BEFORE, PIXELS, *self.features
 
     def recipe(self, name: str) -> dict[str, Any]:
-        """Return what a candidate's result depends on besides data, rung and seed."""
+        """Return what a candidate's result depends on besides images, rung and seed."""
         candidate = self.candidates[name]
         return {
+            "features": self.features_of(name),
             "student": {**self.student, **candidate.student},
             "objective": candidate.terms,
             "train": {**self.train, **candidate.train},
@@ -73,7 +74,6 @@ class Setup:
             "name": run,
             "seed": seed,
             "dataset": self.dataset,
-            "features": self.features_of(name),
             **recipe,
             "train": {**recipe["train"], "epochs": epochs, "schedule": schedule},
             "evaluate": {},
@@ -147,21 +147,27 @@ CIFAR10 = Setup(
 )
 
 EFFICIENTNET: Options = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": "$teacher"}
-HALF: Options = {"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
 # Larger boxes for what a teacher sees than for self-supervision.
 BOXES: Options = {"augmentation": {"policy": "custom", "min_scale": 0.4}}
 WHITENED = {"effnet": regressed("effnet", whiten=1)}
+
+
+def photographs(*, size: int, resize: int, max_side: int) -> Options:
+    """Return a data set of photographs with train, validation and test of their own."""
+    return {
+        "name": f"photographs-{size}",
+        "source": {"kind": "image_folder", "root": "$images"},
+        "split": {},
+        "shards": {"samples": 200, "max_side": max_side},
+        "image": {"size": size, "resize": resize, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "views": {"count": 4, "min_scale": 0.4},
+    }
+
+
 PHOTOGRAPHS_64 = Setup(
     name="photographs-64",
     rungs=(150, 600, 2_400),
-    dataset={
-        "name": "photographs-64",
-        "source": {"kind": "image_folder", "root": "$images"},
-        "split": {},
-        "shards": {"samples": 200, "max_side": 320},
-        "image": {"size": 64, "resize": 72, **HALF},
-        "views": {"count": 4, "min_scale": 0.4},
-    },
+    dataset=photographs(size=64, resize=72, max_side=320),
     features={
         **HAND_CRAFTED,
         "effnet": {**EFFICIENTNET, "views": True},
@@ -208,14 +214,7 @@ WITH_STORED_CROPS: Mapping[str, Terms] = {
 PHOTOGRAPHS_128 = Setup(
     name="photographs-128",
     rungs=(100, 400, 2_400),
-    dataset={
-        "name": "photographs-128",
-        "source": {"kind": "image_folder", "root": "$images"},
-        "split": {},
-        "shards": {"samples": 200, "max_side": 512},
-        "image": {"size": 128, "resize": 146, **HALF},
-        "views": {"count": 4, "min_scale": 0.4},
-    },
+    dataset=photographs(size=128, resize=146, max_side=512),
     features={"effnet": {**EFFICIENTNET, "views": True}},
     student={"architecture": "timm:tf_efficientnet_lite0", "weights": "$teacher"},
     train={
