@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.students import Protocols, call, images_scored_on, scores, subjects_of
+from benchmarks.students import Protocols, call, packed_images, scores, subjects_of
 from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.linear import LinearOptions
 from pipeline.evaluation.retrieval import RetrievalOptions
@@ -125,7 +125,7 @@ def one(arguments: argparse.Namespace, objective: str, way: str, seed: int) -> N
     result = {"objective": objective, "views": way, "seed": seed, "epochs": arguments.epochs}
     trained = load_checkpoint(arguments.root / "runs" / name / "checkpoints" / BEST)
     work = arguments.root / "work" / name
-    images = images_scored_on(dataset_layout(DATASET).shards, trained.image, "test")
+    images = packed_images(dataset_layout(DATASET).shards, trained.image)
     student = subjects_of(trained, images, work)["student"]
     found = scores(student, images, trained, protocols=FIGURES, work=work, seed=seed)
     path.write_text(json.dumps({**result, **found}))

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,13 @@ def call(root: Path, command: str, content: Mapping[str, Any]) -> None:
         raise SystemExit(code)
 
 
-def images_scored_on(shards: Location, image: ImageOptions, split: Split) -> Images:
-    """Return training and validation images, and those of `split` in the place of test images.
-
-    On validation images, a probe then chooses by the images that it is scored on.
-    """
-    manifests = read_manifests(shards)
-    parts: dict[Split, Split] = {"train": "train", "validation": "validation", "test": split}
+def packed_images(shards: Location, image: ImageOptions) -> Images:
+    """Return the images of all splits, as the student sees them."""
     return Images(
-        {place: SplitData(shards / own, manifests[own], {}, image) for place, own in parts.items()}
+        {
+            split: SplitData(shards / split, manifest, {}, image)
+            for split, manifest in read_manifests(shards).items()
+        }
     )
 
 
@@ -71,13 +70,19 @@ def scores(
     images: Images,
     trained: Checkpoint,
     *,
+    split: Split = "test",
     protocols: Protocols,
     work: Path,
     seed: int,
 ) -> dict[str, float]:
-    """Return the figure of each protocol, in percent."""
+    """Return the figure of each protocol on the images of `split`, in percent.
+
+    No test image is read to score validation images; what is chosen is then chosen by the images
+    that are scored.
+    """
+    placed = Images({**images.splits, "test": images.splits[split]})
     setting = Setting(
-        images=images,
+        images=placed,
         references={},
         specifications={},
         checkpoint=trained,
@@ -86,7 +91,8 @@ def scores(
         work=work,
         progress=Silent(),
     )
+    scored = replace(subject, of=lambda own: subject.of(split if own == "test" else own))
     return {
-        name: float(options.score(subject, setting).values[figure])
+        name: float(options.score(scored, setting).values[figure])
         for name, (options, figure) in protocols.items()
     }

@@ -7,8 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import ttest_rel
+from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.study.candidates import LABELLED, VICREG, Candidate
 from benchmarks.study.halving import Result, Run, finalists, plan, promoted, tracks
@@ -18,6 +20,10 @@ from benchmarks.study.setups import BEFORE, CIFAR10, PIXELS, SETUPS, Setup, fill
 from benchmarks.study.tables import NOTHING, tables
 from benchmarks.study.tables import write as write_tables
 from pipeline.datasets.source import Split
+from pipeline.features.store import FeatureStore
+from pipeline.shards.listing import read_labels
+from pipeline.shards.manifest import read_manifests
+from stages.experiment.paths import dataset_layout
 from stages.experiment.schema import from_sections
 
 ROOT = Path(__file__).parents[1]
@@ -169,6 +175,22 @@ def test_a_study_trains_scores_and_stops_at_the_wanted_steps(finished: Study) ->
         if run.rung:
             assert [point["step"] for point in result["curve"]] == list(range(4, run.rung + 1, 4))
     assert results[Run(PIXELS, 0, 0, "test")]["scores"]["linear"] > 90
+
+
+@pytest.mark.parametrize("split", BOTH)
+def test_a_stored_feature_is_scored_on_its_own_images(finished: Study, split: Split) -> None:
+    """By scikit-learn's neighbours, one of them for each image, without itself."""
+    layout = dataset_layout("digits", str(finished.root / "data"))
+    manifest = read_manifests(layout.shards)[split]
+    rows = FeatureStore(layout.features)["hog"].read(split, 0, manifest.samples)
+    labels = np.array(read_labels(layout.shards / split, manifest))
+    whitened = [(rows - rows.mean(axis=0)) / rows.std(axis=0) ** power for power in (0.5, 1.0)]
+    best = []
+    for scaled in (rows, *whitened):
+        found = NearestNeighbors(n_neighbors=2, metric="cosine").fit(scaled).kneighbors(scaled)[1]
+        best.append(100 * (labels[found[:, 1]] == labels).mean())
+    recorded = read(DIGITS, finished.folder)[Run("hog", 0, 0, split)]["scores"]["recall"]
+    assert min(abs(recorded - score) for score in best) < 0.6
 
 
 def test_what_is_there_is_not_computed_again(finished: Study) -> None:

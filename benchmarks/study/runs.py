@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.students import Protocols, call, images_scored_on, scores, subjects_of
+from benchmarks.students import Protocols, call, packed_images, scores, subjects_of
 from benchmarks.study.halving import CONTROL_RUNG, Run, plan
 from benchmarks.study.results import curve, identifier, read, write
 from benchmarks.study.setups import BEFORE, Setup, filled
@@ -100,12 +100,12 @@ class Study:
         content = self._experiment(name, run.name, epochs=self._epochs(run.rung), seed=run.seed)
         call(self.root, "train", content)
         trained = load_checkpoint(run_layout(name).checkpoints / BEST)
-        images = images_scored_on(self._data.shards, trained.image, run.split)
+        images = packed_images(self._data.shards, trained.image)
         subject = subjects_of(trained, images, self._work, name)[name]
         found = {
             "recipe": self.setup.recipe(run.name),
             "selection": trained.about["selection"],
-            "scores": self._scores(subject, images, trained, run.seed),
+            "scores": self._scores(run, subject, images, trained),
             "curve": curve(self.curves(run)),
         }
         for features in self._work.glob(f"{name}-*"):
@@ -115,9 +115,9 @@ class Study:
     def _control(self, run: Run) -> dict[str, Any]:
         content = self._experiment("control", next(iter(self.setup.candidates)), epochs=1, seed=0)
         start = before_training(from_sections(content))
-        images = images_scored_on(self._data.shards, start.image, run.split)
+        images = packed_images(self._data.shards, start.image)
         subject = self._untrained(run.name, start, images)
-        return {"scores": self._scores(subject, images, start, run.seed)}
+        return {"scores": self._scores(run, subject, images, start)}
 
     def _untrained(self, name: str, start: Checkpoint, images: Images) -> Subject:
         if name in self.setup.features:
@@ -134,9 +134,17 @@ class Study:
         return self.root / "work" / self.setup.name
 
     def _scores(
-        self, subject: Subject, images: Images, trained: Checkpoint, seed: int
+        self, run: Run, subject: Subject, images: Images, trained: Checkpoint
     ) -> dict[str, float]:
-        return scores(subject, images, trained, protocols=PROTOCOLS, work=self._work, seed=seed)
+        return scores(
+            subject,
+            images,
+            trained,
+            split=run.split,
+            protocols=PROTOCOLS,
+            work=self._work,
+            seed=run.seed,
+        )
 
     def _experiment(self, run: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
         content = self.setup.experiment(run, name, epochs=epochs, seed=seed)
