@@ -230,6 +230,15 @@ def test_only_some_candidates(finished: Study) -> None:
     assert Run("gradients + more", 8, 0, "validation") in read(DIGITS, finished.folder)
 
 
+def test_a_training_that_fails_holds_up_no_other(finished: Study, tmp_path: Path) -> None:
+    hopeless = Candidate("first", VICREG, train={"lr": 1e30})
+    setup = replace(DIGITS, candidates={"hopeless": hopeless, **DIGITS.candidates})
+    study = Study(setup, root=finished.root, results=tmp_path, images=tmp_path, teacher=tmp_path)
+    with pytest.raises(SystemExit, match="Not done: hopeless, 4 steps, seed 0"):
+        study.go_on(["hopeless", "vicreg"], (0,), 8)
+    assert set(read(setup, study.folder)) == {Run("vicreg", 4, 0, "validation")}
+
+
 def test_a_result_of_another_recipe_is_refused(tmp_path: Path) -> None:
     run = Run(FALLING[0], 10, 0, "validation")
     write(tmp_path, run, scored(1.0, recipe=SMALL.recipe(run.name)))

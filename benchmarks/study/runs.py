@@ -23,6 +23,7 @@ from pipeline.shards.manifest import read_manifests
 from pipeline.training.start import given_checkpoint
 from stages.experiment.paths import dataset_layout, run_layout
 from stages.experiment.schema import Experiment, from_sections
+from stages.terminal.interruption import was_asked
 
 GEOMETRIES = (None, 0.5, 1.0)
 PROTOCOLS: Protocols = {
@@ -62,13 +63,24 @@ class Study:
         """Do what is wanted and not done, one run after the other.
 
         `only` names candidates, all if it is empty; `most_steps` leaves out longer trainings.
+        Raises SystemExit if it is interrupted, and in the end if runs have failed.
         """
+        failed: list[Run] = []
 
         def is_meant(run: Run) -> bool:
-            return run.name in (only or [run.name]) and run.rung <= (most_steps or run.rung)
+            chosen = run.name in (only or [run.name]) and run.rung <= (most_steps or run.rung)
+            return chosen and run not in failed
 
         while (run := next(filter(is_meant, self._left(seeds)), None)) is not None:
-            self.do(run)
+            try:
+                self.do(run)
+            except SystemExit:  # of a command, which has said why
+                if was_asked():
+                    raise
+                failed.append(run)
+        if failed:
+            told = "; ".join(f"{run.name}, {run.rung} steps, seed {run.seed}" for run in failed)
+            raise SystemExit(f"Not done: {told}. The same command tries again.")
 
     def _left(self, seeds: Sequence[int]) -> Iterator[Run]:
         results = read(self.setup, self.folder)
