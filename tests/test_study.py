@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.study.candidates import LABELLED, VICREG, Candidate
 from benchmarks.study.halving import Result, Run, finalists, plan, promoted, tracks
-from benchmarks.study.results import curve, file_of, identifier, read, write
+from benchmarks.study.records import curve, file_of, identifier, read, write
 from benchmarks.study.runs import PROTOCOLS, Study
 from benchmarks.study.setups import BEFORE, CIFAR10, PIXELS, SETUPS, Setup, filled
 from benchmarks.study.tables import NOTHING, tables

@@ -25,7 +25,7 @@ from benchmarks.accelerator.results import Options, Results, read
 from benchmarks.accelerator.steps import SMALL, TINY, Setting, cost
 from benchmarks.study.candidates import BASELINE, GRADIENTS
 from benchmarks.study.halving import CHOSEN_BY, Run
-from benchmarks.study.results import file_of
+from benchmarks.study.records import file_of
 from benchmarks.study.runs import Study
 from benchmarks.study.setups import CIFAR10, CLIP, CLIP_DEFAULT, Setup
 from pipeline.base.atomic import write_json

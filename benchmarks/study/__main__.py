@@ -22,7 +22,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.study.halving import plan
-from benchmarks.study.results import FOLDER, read
+from benchmarks.study.records import FOLDER, read
 from benchmarks.study.runs import Study
 from benchmarks.study.setups import SETUPS
 from benchmarks.study.tables import tables, write

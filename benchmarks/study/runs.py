@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.students import Protocols, call, packed_images, scores, subjects_of
 from benchmarks.study.halving import CONTROL_RUNG, Run, plan
-from benchmarks.study.results import curve, identifier, read, write
+from benchmarks.study.records import curve, identifier, read, write
 from benchmarks.study.setups import BEFORE, Setup, filled
 from pipeline.base.progress import Silent
 from pipeline.evaluation.image_set import Images
