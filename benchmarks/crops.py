@@ -23,23 +23,17 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from ruamel.yaml import YAML
 
-from pipeline.base.devices import device_from
-from pipeline.base.progress import Silent
-from pipeline.evaluation.image_set import Images
+from benchmarks.students import Protocols, call, packed_images, scores, subjects_of
 from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.linear import LinearOptions
-from pipeline.evaluation.protocol import Setting
 from pipeline.evaluation.retrieval import RetrievalOptions
-from pipeline.evaluation.subjects import image_subjects
-from pipeline.loading.batch import SplitData
-from pipeline.models.checkpoint import BEST, Checkpoint, load_checkpoint
-from pipeline.shards.manifest import read_manifests
-from stages.terminal.cli import run as mvmr
+from pipeline.models.checkpoint import BEST, load_checkpoint
+from stages.experiment.paths import dataset_layout
 
+DATASET = "photographs"
 WAYS = ("file", "original view")
-FIGURES: dict[str, tuple[Any, str]] = {
+FIGURES: Protocols = {
     "linear": (LinearOptions(), "top1"),
     "knn": (KnnOptions(), "top1"),
     "retrieval": (RetrievalOptions(), "recall_at_1"),
@@ -67,7 +61,7 @@ def experiment(
         "name": name,
         "seed": seed,
         "dataset": {
-            "name": "photographs",
+            "name": DATASET,
             "source": {"kind": "image_folder", "root": given["images"]},
             "split": {},
             "shards": {"samples": 200, "max_side": given["max_side"], "quality": 85},
@@ -103,18 +97,6 @@ def experiment(
     }
 
 
-def call(arguments: argparse.Namespace, command: list[str], content: dict[str, Any]) -> None:
-    """Run a command of mvmr on an experiment, in the folder of the benchmark."""
-    os.chdir(arguments.root)
-    config = arguments.root / "configs" / f"{content['name']}.yaml"
-    config.parent.mkdir(exist_ok=True)
-    with config.open("w", encoding="utf-8") as file:
-        YAML().dump(json.loads(json.dumps(content)), file)
-    code = mvmr([*command, "--quiet", "--config", str(config)])
-    if code:
-        raise SystemExit(code)
-
-
 def prepare(arguments: argparse.Namespace) -> None:
     """Pack the photographs and extract the targets."""
     given = {
@@ -124,8 +106,8 @@ def prepare(arguments: argparse.Namespace) -> None:
     }
     (arguments.root / "given.json").write_text(json.dumps(given))
     content = experiment(arguments, "distilled", "prepare", 0)
-    for command in (["shard"], ["extract-features"]):
-        call(arguments, command, content)
+    for command in ("shard", "extract-features"):
+        call(arguments.root, command, content)
 
 
 def one(arguments: argparse.Namespace, objective: str, way: str, seed: int) -> None:
@@ -138,37 +120,15 @@ def one(arguments: argparse.Namespace, objective: str, way: str, seed: int) -> N
     before = patch("pipeline.loading.batch_pixels._have_the_views_size", return_value=True)
     # Then the loader cuts boxes of original views.
     with before if way == "original view" else nullcontext():
-        call(arguments, ["train"], content)
+        call(arguments.root, "train", content)
     path.parent.mkdir(exist_ok=True)
     result = {"objective": objective, "views": way, "seed": seed, "epochs": arguments.epochs}
     trained = load_checkpoint(arguments.root / "runs" / name / "checkpoints" / BEST)
-    path.write_text(json.dumps({**result, **scores_of(arguments.root, trained, name, seed)}))
-
-
-def scores_of(root: Path, trained: Checkpoint, name: str, seed: int) -> dict[str, float]:
-    """Return the figures of a checkpoint on the test images."""
-    shards = root / "data" / "photographs" / "shards"
-    images = Images(
-        {
-            split: SplitData(shards / split, manifest, {}, trained.image)
-            for split, manifest in read_manifests(shards).items()
-        }
-    )
-    device, work = device_from("auto"), root / "work" / name
-    student = image_subjects(
-        {"student": trained.build()}, images, device=device, cache=work, progress=Silent()
-    )["student"]
-    setting = Setting(
-        images=images,
-        references={},
-        specifications={},
-        checkpoint=trained,
-        device=device,
-        seed=seed,
-        work=work,
-        progress=Silent(),
-    )
-    return {p: options.score(student, setting).values[f] for p, (options, f) in FIGURES.items()}
+    work = arguments.root / "work" / name
+    images = packed_images(dataset_layout(DATASET).shards, trained.image)
+    student = subjects_of(trained, images, work)["student"]
+    found = scores(student, images, trained, protocols=FIGURES, work=work, seed=seed)
+    path.write_text(json.dumps({**result, **found}))
 
 
 def run(arguments: argparse.Namespace) -> None:

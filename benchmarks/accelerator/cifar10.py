@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,17 @@ from PIL import Image
 
 from benchmarks.accelerator.results import Options, Results, read
 from benchmarks.accelerator.steps import SMALL, TINY, Setting, cost
-from benchmarks.study.candidates import CANDIDATES
-from benchmarks.study.runs import Study, identifier
-from benchmarks.study.tables import PROTOCOLS
+from benchmarks.study.candidates import BASELINE, GRADIENTS
+from benchmarks.study.halving import CHOSEN_BY, Run
+from benchmarks.study.records import file_of
+from benchmarks.study.runs import Study
+from benchmarks.study.setups import CIFAR10, CLIP, CLIP_DEFAULT, Setup
 from pipeline.base.atomic import write_json
 from pipeline.training.fit import CURVES
-from stages.experiment.paths import run_layout, unfinished_runs
+from stages.experiment.paths import unfinished_runs
 
 SEED = 0
-FINALISTS = (
-    "vicreg + hog regressed, 50",
-    "vicreg",
-    "clip regressed + 0.3 on standardised h, both",
-)
+FINALISTS = (GRADIENTS, BASELINE, CLIP_DEFAULT)
 TRAINING_IMAGES = 40_500
 # Time of an epoch besides its steps: validation, online probes, saving.
 STEP_FACTOR, EPOCH_SECONDS = 1.2, 3.0
@@ -53,23 +52,29 @@ def measure(options: Options, results: Results) -> None:
     if images is None:
         raise SystemExit("The section cifar10 needs --images.")
     names = finalists(options)
-    features = Study(root, images, options.teacher or Path("none"), changes(setting, epochs=1))
+    study = Study(
+        setup_of(setting),
+        root=root,
+        results=root / "results",
+        images=images,
+        teacher=options.teacher or Path("none"),
+    )
     began = time.time()
-    features.prepare(names)
+    study.prepare(names)
     results.add("shards and features, seconds", time.time() - began)
     plan = root / PLAN
     if not plan.exists():
         write_json(plan, chosen(names, setting, options))
     found = read(plan)
     results.add("plan", found)
-    settings = changes(setting, epochs=found["epochs"])
-    study = Study(root, images, options.teacher or Path("none"), settings)
-    for name in names:
+    steps = found["epochs"] * study.steps_an_epoch
+    runs = {name: Run(name, steps, SEED, "test") for name in names}
+    for name, run in runs.items():
         if options.seconds_left < LEAST_SECONDS:
             break
         with interrupted_after(options.seconds_left - SAVING_SECONDS):
-            results.attempt(name, partial(trained, study, name))
-    left = [n for n in names if not (study.confirmed / f"{identifier(n, SEED)}.json").exists()]
+            results.attempt(name, partial(trained, study, run))
+    left = [name for name, run in runs.items() if not file_of(study.folder, run).exists()]
     if left:
         raise SystemExit(f"Not finished: {'; '.join(left)}. The same command resumes them.")
 
@@ -81,25 +86,21 @@ def finalists(options: Options) -> Sequence[str]:
     return FINALISTS if options.teacher else FINALISTS[:2]
 
 
-def changes(setting: Setting, *, epochs: int) -> list[str]:
-    """Return the overrides that apply to all runs of the study."""
-    values = {
-        **{f"student.{key}": value for key, value in setting.student.items()},
-        "train.epochs": epochs,
-        "train.batch_size": setting.batch,
-        "train.precision": "bf16",
-        "train.schedule.warmup_epochs": min(1, epochs - 1),
-    }
-    if "stem" not in setting.student:
-        values["student.stem"] = "3x3"
-    return [f"{key}={str(value).lower()}" for key, value in values.items()]
+def setup_of(setting: Setting) -> Setup:
+    """Return the study's setup with another student and batch; the teacher sees whole images."""
+    return replace(
+        CIFAR10,
+        features={**CIFAR10.features, "clip": CLIP},
+        student={"stem": "3x3", **setting.student},
+        train={**CIFAR10.train, "batch_size": setting.batch, "precision": "bf16"},
+    )
 
 
 def chosen(names: Sequence[str], setting: Setting, options: Options) -> dict[str, Any]:
     """Return the number of epochs that time allows, and the figures that it follows from."""
     steps = TRAINING_IMAGES // setting.batch
     milliseconds = {
-        name: cost(setting, CANDIDATES[name].terms, options.device)["milliseconds"]
+        name: cost(setting, CIFAR10.candidates[name].terms, options.device)["milliseconds"]
         for name in names
     }
     an_epoch = sum(
@@ -110,18 +111,18 @@ def chosen(names: Sequence[str], setting: Setting, options: Options) -> dict[str
     return {"epochs": epochs, "milliseconds a step": milliseconds, "seconds left": left}
 
 
-def trained(study: Study, name: str) -> dict[str, Any]:
+def trained(study: Study, run: Run) -> dict[str, Any]:
     """Train a candidate and score it; if it was interrupted, return how far it got."""
-    began = time.time()
+    began, file = time.time(), file_of(study.folder, run)
     try:
-        study.confirm([name], [SEED])
+        if not file.exists():
+            study.do(run)
         stopped = False
     except (SystemExit, KeyboardInterrupt):  # from training, which has reported it, or from scoring
         stopped = True
-    run = identifier(name, SEED)
-    scores = {} if stopped else read(study.confirmed / f"{run}.json")
-    found: dict[str, Any] = {key: scores[key] for key in PROTOCOLS if key in scores}
-    curves = newest_curves() if stopped else run_layout(run).curves
+    scores = {} if stopped else read(file)["scores"]
+    found: dict[str, Any] = {name: scores[name] for name in CHOSEN_BY if name in scores}
+    curves = newest_curves() if stopped else study.curves(run)
     return {
         **found,
         "seconds": time.time() - began,

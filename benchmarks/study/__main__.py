@@ -1,45 +1,64 @@
-"""A study of which objective makes the best encoder in one small budget.
+"""A study of which objective makes the best encoder in a given number of steps.
 
-    python -m benchmarks.study search  --root DIR --images DIR --teacher DIR
-    python -m benchmarks.study confirm --root DIR --images DIR --teacher DIR
-    python -m benchmarks.study table   --root DIR --write docs/results.md
+    python -m benchmarks.study run cifar10        --root DIR --images DIR --teacher DIR
+    python -m benchmarks.study run photographs-64 --root DIR --images DIR --teacher FILE
+    python -m benchmarks.study list cifar10
+    python -m benchmarks.study table [--write docs/results.md]
 
-`search` trains every candidate with one seed and scores it on validation images. `confirm` takes
-the best candidate of every group, trains it with three seeds, and reads the test images once for
-each. `table` makes the tables from the results of both.
+It is a study by successive halving (`halving.py`): all candidates (`candidates.py`) for the fewest
+steps, the better third of each track for more, the finalists and their references with five seeds,
+on test images too. `setups.py` has the data sets. Each result is one file in `--results`, which is
+part of the repository. What is there is not computed again, and a training that was interrupted
+goes on where it was saved, so the same command continues the study on any day. Packed images,
+features and trainings are in `--root`.
 
-Every run has the same student, split, length and cached features, which are computed once below
-DIR. Existing results are not recomputed, and an interrupted run resumes where it was saved, so
-each command can simply be started again. Use `--only` to divide the candidates among processes.
-`--set` changes the budget of all runs (`--set train.epochs=200`); use another DIR for each budget.
+`--steps` leaves out longer trainings, `--only` all candidates but some, so that several processes
+or machines can divide them. `timeout --signal INT 1h python -m benchmarks.study run ...` spends one
+hour. The teacher of photographs is the state dict of timm's tf_efficientnet_lite0, from which the
+student of photographs-128 starts too.
 """
 
 import argparse
 from pathlib import Path
 
-from benchmarks.study.candidates import CANDIDATES
-from benchmarks.study.runs import Study, read
-from benchmarks.study.tables import chosen, results, tried, write
+from benchmarks.study.halving import plan
+from benchmarks.study.records import FOLDER, read
+from benchmarks.study.runs import Study
+from benchmarks.study.setups import SETUPS
+from benchmarks.study.tables import tables, write
+
+SEEDS = (0, 1, 2, 3, 4)
 
 
 def main() -> None:
     """Run one of the commands."""
     arguments = _parser().parse_args()
-    study = Study(arguments.root, arguments.images, arguments.teacher, arguments.set)
+    if arguments.command == "table":
+        for name, setup in SETUPS.items():
+            text = tables(setup, read(setup, arguments.results / name))
+            print(text)
+            if arguments.write:
+                write(arguments.write, name, text)
+        return
+    setup = SETUPS[arguments.setup]
     if arguments.command == "list":
-        for name, candidate in CANDIDATES.items():
-            print(f"{candidate.group:34} {name}")
-    elif arguments.command == "table":
-        print(results(read(study.confirmed)), tried(read(study.searched)), sep="\n")
-        if arguments.write:
-            write(arguments.write, searched=study.searched, confirmed=study.confirmed)
-    elif arguments.command == "search":
-        study.prepare()
-        study.search(arguments.only or list(CANDIDATES))
-    else:
-        study.prepare()
-        study.confirm(arguments.only or chosen(read(study.searched)), arguments.seeds)
-        study.controls(arguments.seeds)
+        results = read(setup, arguments.results / setup.name)
+        for wanted in plan(setup, SEEDS, results):
+            done = "done" if wanted in results else "open"
+            print(f"{done}  {wanted.split:10} {wanted.rung:>6}  {wanted.name}, seed {wanted.seed}")
+        return
+    unknown = set(arguments.only) - set(setup.candidates)
+    if unknown:
+        raise SystemExit(f"No candidates of {setup.name}: {', '.join(sorted(unknown))}.")
+    study = Study(
+        setup,
+        root=arguments.root,
+        results=arguments.results,
+        images=arguments.images,
+        teacher=arguments.teacher,
+    )
+    study.prepare(arguments.only or list(setup.candidates))
+    study.go_on(arguments.only, SEEDS, arguments.steps)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,14 +67,21 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=("search", "confirm", "table", "list"))
-    parser.add_argument("--root", type=Path, default=Path("runs/study"))
-    parser.add_argument("--images", type=Path, default=Path("data/raw/cifar10"))
-    parser.add_argument("--teacher", type=Path, default=Path("data/raw/teacher"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=CANDIDATES, metavar="CANDIDATE")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--write", type=Path, help="write the tables to this Markdown file")
+    parser.set_defaults(results=FOLDER)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="do what is wanted and not done")
+    run.add_argument("setup", choices=SETUPS)
+    run.add_argument("--root", type=Path, required=True, help="packed images, features, trainings")
+    run.add_argument("--images", type=Path, required=True, help="a folder with train and test")
+    run.add_argument("--teacher", type=Path, required=True, help="its folder, or its file")
+    run.add_argument("--only", nargs="+", default=[], metavar="CANDIDATE")
+    run.add_argument("--steps", type=int, help="leave out longer trainings")
+    listing = commands.add_parser("list", help="show what is wanted, and what of it is done")
+    listing.add_argument("setup", choices=SETUPS)
+    table = commands.add_parser("table", help="print the tables of all data sets")
+    table.add_argument("--write", type=Path, help="replace them in this Markdown file")
+    for command in (run, listing, table):
+        command.add_argument("--results", type=Path, help=f"default: {FOLDER.parent.name}/results")
     return parser
 
 

@@ -1,10 +1,20 @@
-"""The objectives that the study compares, in groups."""
+"""The objectives that the study compares, as data. A candidate more is an entry more in a table.
 
-from collections.abc import Mapping, Sequence
+A track is a question of its own: its candidates compete among themselves, and its best one becomes
+a finalist. References go through every rung beside them, so that leads over them are known.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 Terms = Mapping[str, Mapping[str, Any]]
+Options = Mapping[str, Any]
+
+SELF_SUPERVISED = "self-supervised"
+DEPENDENCE = "self-supervised by dependence"
+DISTILLED = "distilled"
+LABELLED = "with labels"
 
 VIEWS: Terms = {"invariance": {}, "variance": {}, "view_dependence": {}}
 # VICReg's 25, 25, 1: our variance sums over the two views, where VICReg takes their mean.
@@ -13,249 +23,143 @@ VICREG: Terms = {
     "variance": {"weight": 12.5},
     "covariance": {"weight": 1.0},
 }
+SIGREG: Terms = {"invariance": {"weight": 0.98}, "sigreg": {"weight": 0.02}}
 FIVE = ("pixels", "scattering", "augmented", "hog", "local_std")
-REGRESSED: Mapping[str, Any] = {"kind": "regression", "representation": "clip"}
-
-NO_REPRESENTATION = "self-supervised, no representation"
-BASELINE = "self-supervised, VICReg"
-MVMR = "self-supervised, MV-MR"
-BY_DEPENDENCE = "distilled by dependence"
-BY_REGRESSION = "distilled by regression"
-BY_BOTH = "distilled by both"
-JOINT = "distilled and self-supervised"
-CONTROL = "control"
+# The best epoch is the one nearest to what is taught, on the images as they are.
+BY_OBJECTIVE: Options = {"select": "objective", "validate_on": "original"}
+FALLING: Options = {"from": 50.0, "to": 5.0, "schedule": "cosine"}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An objective in its group; `train` and `student` override the common settings."""
+    """An objective in its track; `train` and `student` override the common settings."""
 
-    group: str
+    track: str
     terms: Terms
-    train: Mapping[str, Any] = field(default_factory=dict)
-    student: Mapping[str, Any] = field(default_factory=dict)
+    train: Options = field(default_factory=dict)
+    student: Options = field(default_factory=dict)
+    reference: bool = False
 
 
-def depends(names: Sequence[str], *, weight: float = 1.0, **options: Any) -> Terms:
-    """Return a dependence term on each representation; `weight` is divided among them."""
-    share = weight / len(names)
-    return {name: {"kind": "dependence", "weight": share, **options} for name in names}
+def regressed(representation: str, **options: Any) -> Options:
+    """Return the options of a regression on a stored representation, by cosine unless told."""
+    return {"kind": "regression", "representation": representation, **options}
 
 
-def _published() -> dict[str, Terms]:
-    """Return all five representations on z at weight 1, with both signs and all statistics."""
-    return {
-        f"five on z, {sign}, {statistic}": {
-            **VIEWS,
-            **depends(FIVE, weight=weight * len(FIVE), statistic=statistic),
-        }
-        for sign, weight in (("maximised", 1.0), ("minimised", -1.0))
-        for statistic in ("dcor", "dcor_squared", "dcor_squared_unbiased")
-    }
+def depends(representation: str, **options: Any) -> Options:
+    """Return the options of a dependence of the features on a representation."""
+    return {"kind": "dependence", "representation": representation, "on": "h", **options}
 
 
-REGRESSIONS = (
-    ("scattering", 5.0),
-    ("scattering", 50.0),
-    ("scattering", 150.0),
-    ("hog", 50.0),
-    ("hog", 150.0),
-)
+def with_vicreg(**terms: Options) -> Terms:
+    """Return VICReg's terms and others."""
+    return {**VICREG, **terms}
 
 
-def _on_features() -> dict[str, Terms]:
-    """Return dependence on the backbone's features: weights, sets, statistics, regression."""
-    found: dict[str, Terms] = {
-        "views + scattering on h, 5": {**VIEWS, **depends(("scattering",), on="h", weight=5.0)},
-        "views + five on h, 5": {**VIEWS, **depends(FIVE, on="h", weight=5.0)},
-    }
-    for weight in (1.0, 5.0, 25.0):
-        terms = depends(("scattering",), on="h", weight=weight)
-        found[f"vicreg + scattering on h, {weight:g}"] = {**VICREG, **terms}
-    for names in (("hog",), ("scattering", "hog"), ("scattering", "pixels"), FIVE):
-        what = "five" if names == FIVE else " and ".join(names)
-        found[f"vicreg + {what} on h, 5"] = {**VICREG, **depends(names, on="h", weight=5.0)}
-    options: Mapping[str, Mapping[str, Any]] = {
-        "minimised": {"weight": -5.0},
-        "both views": {"weight": 5.0, "view": "both"},
-        "unbiased": {"weight": 5.0, "statistic": "dcor_squared_unbiased"},
-        "standardised": {"weight": 5.0, "standardise": True},
-    }
-    for what, option in options.items():
-        terms = depends(("scattering",), on="h", **option)
-        found[f"vicreg + scattering on h, 5, {what}"] = {**VICREG, **terms}
-    for name, weight in REGRESSIONS:
-        regressed = {name: {"kind": "regression", "weight": weight}}
-        found[f"vicreg + {name} regressed, {weight:g}"] = {**VICREG, **regressed}
-    found["hog regressed, no other term"] = {"hog": {"kind": "regression"}}
-    for weight in (25.0, 75.0):
-        both = {name: {"kind": "regression", "weight": weight} for name in ("scattering", "hog")}
-        found[f"vicreg + scattering and hog regressed, {weight:g} each"] = {**VICREG, **both}
-    return found
+def published(names: tuple[str, ...]) -> Terms:
+    """Return MV-MR's objective: dependence of z on each representation, and its view terms."""
+    return {**VIEWS, **{name: {"kind": "dependence"} for name in names}}
 
 
-def _self_supervised() -> dict[str, Candidate]:
-    both = {"augment_both": True}
-    found = {
-        "views alone": Candidate(NO_REPRESENTATION, VIEWS),
-        "vicreg": Candidate(BASELINE, VICREG),
-        "vicreg, both views augmented": Candidate(BASELINE, VICREG, both),
-    }
-    found |= {name: Candidate(MVMR, terms) for name, terms in _published().items()}
-    on_features = _on_features()
-    found |= {name: Candidate(MVMR, terms) for name, terms in on_features.items()}
-    found |= {
-        f"{name}, both views augmented": Candidate(MVMR, on_features[name], both)
-        for name in ("vicreg + scattering on h, 1", "vicreg + scattering on h, 5")
-    }
-    return found
+WHITE = regressed("scattering", weight=50.0, whiten=1)
+BOTH_RELATIVE = {
+    "hog": regressed("hog", weight=15.0, relative=True),
+    "scattering": regressed("scattering", weight=15.0, relative=True, whiten=1),
+}
+WHITE_5 = depends("scattering", weight=5.0, whiten=1)
+LOG_5 = depends("scattering_log", weight=5.0, whiten=1)
 
+# Names of candidates that other modules refer to.
+BASELINE = "vicreg"
+GRADIENTS = "vicreg + hog regressed, 50"
 
-def _distilled() -> dict[str, Candidate]:
-    on_z_and_h: Terms = {
-        "clip": {"kind": "dependence", "weight": 10.0},
-        "clip_h": {"kind": "dependence", "representation": "clip", "on": "h", "weight": 10.0},
-    }
-    dependence: dict[str, Terms] = {
-        "clip on z, published": {**VIEWS, **depends(("clip",))},
-        "clip on z and h, 10": {**VIEWS, **on_z_and_h},
-    }
-    for view in ("augmented", "both"):
-        for statistic in ("dcor", "dcor_squared", "dcor_squared_unbiased"):
-            terms = depends(("clip",), on="h", view=view, statistic=statistic)
-            dependence[f"clip on h, {view}, {statistic}"] = terms
-    for statistic in ("dcor", "dcor_squared_unbiased"):
-        terms = depends(("clip",), on="h", statistic=statistic, standardise=True)
-        dependence[f"clip on standardised h, {statistic}"] = terms
-    regression: dict[str, Terms] = {
-        f"clip regressed, {loss}, {view}": {"clip": {**REGRESSED, "loss": loss, "view": view}}
-        for loss in ("cosine", "squared")
-        for view in ("augmented", "both")
-    }
-    mixed: dict[str, Terms] = {
-        f"clip regressed + {weight:g} on h, {view}": {
-            "regressed": {**REGRESSED, "view": view},
-            **depends(("clip",), on="h", view=view, weight=weight),
-        }
-        for weight in (0.3, 1.0, 3.0)
-        for view in ("augmented", "both")
-    }
-    for view in ("augmented", "both"):
-        mixed[f"clip regressed + 0.3 on standardised h, {view}"] = {
-            "regressed": {**REGRESSED, "view": view},
-            **depends(("clip",), on="h", view=view, weight=0.3, standardise=True),
-        }
-    joint: dict[str, Terms] = {
-        f"{what} + clip regressed, {weight:g}": {
-            **base,
-            "regressed": {**REGRESSED, "view": "both", "weight": weight},
-        }
-        for what, base in (("vicreg", VICREG), ("views", VIEWS))
-        for weight in (10.0, 50.0)
-    }
-    clip = depends(("clip",), on="h", view="both", weight=50.0)
-    joint["vicreg + clip on h, 50"] = {**VICREG, **clip}
-    everything = {
-        "regressed": {**REGRESSED, "view": "both", "weight": 50.0},
-        **depends(("clip",), on="h", view="both", weight=15.0, standardise=True),
-    }
-    joint["vicreg + clip regressed, 50, + 15 on standardised h"] = {**VICREG, **everything}
-    groups = (
-        (BY_DEPENDENCE, dependence),
-        (BY_REGRESSION, regression),
-        (BY_BOTH, mixed),
-        (JOINT, joint),
-    )
-    found = {
-        name: Candidate(group, terms)
-        for group, members in groups
-        for name, terms in members.items()
-    }
-    for statistic in ("dcor", "dcor_squared_unbiased"):
-        terms = depends(("clip",), on="z", statistic=statistic)
-        found[f"clip on a linear map of h, {statistic}"] = Candidate(
-            BY_DEPENDENCE, terms, student={"projector": [128]}
-        )
-    return found
-
-
-def _published_elsewhere() -> dict[str, Candidate]:
-    """Return objectives without a representation that others use."""
-    sigreg: Terms = {"invariance": {"weight": 0.98}, "sigreg": {"weight": 0.02}}
-    return {
-        "barlow": Candidate(NO_REPRESENTATION, {"barlow": {}}),
-        "barlow, both views augmented": Candidate(
-            NO_REPRESENTATION, {"barlow": {}}, {"augment_both": True}
-        ),
-        "invariance + sigreg": Candidate(NO_REPRESENTATION, sigreg),
-        "invariance + sigreg, both views augmented": Candidate(
-            NO_REPRESENTATION, sigreg, {"augment_both": True}
-        ),
-    }
-
-
-def _in_geometries() -> dict[str, Candidate]:
-    """Return hand-crafted targets in other geometries, and with weights that fall."""
-    found: dict[str, Candidate] = {}
-    for name in ("scattering", "hog"):
-        for whiten in (0.0, 0.5, 1.0):
-            white = {"kind": "regression", "weight": 50.0, "whiten": whiten}
-            found[f"vicreg + {name} regressed, 50, whitened {whiten:g}"] = Candidate(
-                MVMR, {**VICREG, name: white}
-            )
-        for whiten in (0.5, 1.0):
-            terms = depends((name,), on="h", weight=5.0, whiten=whiten)
-            found[f"vicreg + {name} on h, 5, whitened {whiten:g}"] = Candidate(
-                MVMR, {**VICREG, **terms}
-            )
-        near = {"kind": "affinity", "weight": 10.0}
-        found[f"vicreg + {name} by affinity, 10"] = Candidate(MVMR, {**VICREG, name: near})
-    for last in (5.0, 0.5):
-        falling = {"kind": "regression", "weight": {"from": 50.0, "to": last}}
-        found[f"vicreg + hog regressed, 50 to {last:g}"] = Candidate(
-            MVMR, {**VICREG, "hog": falling}
-        )
-    both: Terms = {
-        "hog": {"kind": "regression", "weight": 15.0, "relative": True},
-        "scattering": {"kind": "regression", "weight": 15.0, "relative": True, "whiten": 1.0},
-    }
-    found["vicreg + hog and whitened scattering regressed, 15 relative"] = Candidate(
-        MVMR, {**VICREG, **both}
-    )
-    return found
-
-
-def _distilled_otherwise() -> dict[str, Candidate]:
-    """Return other losses, heads and geometries of regression, and affinity, of both views."""
-    found = {
-        f"clip regressed, cosine, both, whitened {whiten:g}": {
-            "clip": {**REGRESSED, "whiten": whiten}
-        }
-        for whiten in (0.0, 0.5, 1.0)
-    }
-    halves = {**REGRESSED, "loss": "cosine_smooth_l1", "whiten": 1.0}
-    found["clip regressed, halves, both, whitened 1"] = {"clip": halves}
-    found["clip regressed, cosine, both, two layers"] = {"clip": {**REGRESSED, "layers": 2}}
-    found["clip regressed, halves, both, whitened 1, two layers"] = {
-        "clip": {**halves, "layers": 2}
-    }
-    for warmth in (0.04, 0.07, 0.2):
-        near = {"kind": "affinity", "temperature": warmth, "target_temperature": warmth}
-        found[f"clip by affinity, both, {warmth:g}"] = {"clip": near}
-    found["clip regressed + affinity, both"] = {
-        "clip": {**REGRESSED},
-        "near": {"kind": "affinity", "representation": "clip", "weight": 0.3},
-    }
-    return {name: Candidate(BY_REGRESSION, terms) for name, terms in found.items()}
-
-
-CANDIDATES: Mapping[str, Candidate] = {
-    **_self_supervised(),
-    **_distilled(),
-    **_published_elsewhere(),
-    **_in_geometries(),
-    **_distilled_otherwise(),
+# Two views each: the image as it is, and an augmented one.
+SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
+    BASELINE: VICREG,
+    GRADIENTS: with_vicreg(hog=regressed("hog", weight=50.0)),
+    "vicreg + hog regressed, 50 to 5": with_vicreg(hog=regressed("hog", weight=FALLING)),
+    "vicreg + whitened scattering regressed, 50": with_vicreg(scattering=WHITE),
+    "vicreg + whitened log scattering regressed, 50": with_vicreg(
+        scattering_log={**WHITE, "representation": "scattering_log"}
+    ),
+    "vicreg + hog and whitened scattering regressed, 15 relative": with_vicreg(**BOTH_RELATIVE),
+    "barlow": {"barlow": {}},
+    "invariance + sigreg": SIGREG,
+}
+DEPENDENCE_TERMS: Mapping[str, Terms] = {
+    "five on z, published": published(FIVE),
+    "vicreg + scattering on h, 5": with_vicreg(scattering=depends("scattering", weight=5.0)),
+    "vicreg + scattering on h, 5, whitened 0.5": with_vicreg(
+        scattering=depends("scattering", weight=5.0, whiten=0.5)
+    ),
+    "vicreg + scattering on h, 5, whitened 1": with_vicreg(scattering=WHITE_5),
+    "vicreg + scattering on h, 25 to 1, whitened 1": with_vicreg(
+        scattering={**WHITE_5, "weight": {"from": 25.0, "to": 1.0}}
+    ),
+    "vicreg + log scattering on h, 5, whitened 1": with_vicreg(scattering_log=LOG_5),
+    "vicreg + hog on h, 5": with_vicreg(hog=depends("hog", weight=5.0)),
+    "vicreg + hog and whitened scattering on h, 5 each": with_vicreg(
+        hog=depends("hog", weight=5.0), scattering=WHITE_5
+    ),
 }
 
-# Confirmed whatever the search finds: the published objectives, with both signs.
-ALWAYS = ("five on z, maximised, dcor", "five on z, minimised, dcor", "clip on z, published")
+
+def distilled_terms(teacher: str, components: str) -> dict[str, Terms]:
+    """Return ways of teaching what a teacher knows, by names that begin with its own.
+
+    `components` is a stored feature with the teacher's principal components, a power of two.
+    """
+    halves = regressed(teacher, loss="cosine_smooth_l1", whiten=1)
+    alone = depends(teacher, view="both", standardise=True)
+    near = {"kind": "affinity", "representation": teacher}
+    return {
+        f"{teacher} regressed": {"regressed": regressed(teacher)},
+        f"{teacher} regressed + 0.3 on standardised h, both": {
+            "regressed": regressed(teacher),
+            teacher: {**alone, "weight": 0.3},
+        },
+        f"{teacher} regressed, whitened 1": {"regressed": regressed(teacher, whiten=1)},
+        f"{teacher} regressed, cosine and smooth L1, whitened 1": {"regressed": halves},
+        f"{teacher} regressed, cosine and smooth L1, PHI-S": {
+            "regressed": {**halves, "representation": components, "whiten": "phi_s"}
+        },
+        f"{teacher} by affinity": {"near": near},
+        f"{teacher} regressed + 0.3 affinity": {
+            "regressed": regressed(teacher),
+            "near": {**near, "weight": 0.3},
+        },
+        f"{teacher} on standardised h, both": {teacher: alone},
+        f"{teacher} and whitened scattering regressed, relative": {
+            "regressed": regressed(teacher, relative=True),
+            "scattering": regressed("scattering", relative=True, whiten=1, weight=0.3),
+        },
+    }
+
+
+def self_supervised(*left_out: str, train: Options | None = None) -> dict[str, Candidate]:
+    """Return both self-supervised tracks but for some names; VICReg is the reference."""
+    tracks = ((SELF_SUPERVISED, SELF_SUPERVISED_TERMS), (DEPENDENCE, DEPENDENCE_TERMS))
+    return {
+        name: Candidate(track, terms, train or {}, reference=name == BASELINE)
+        for track, candidates in tracks
+        for name, terms in candidates.items()
+        if name not in left_out
+    }
+
+
+def distilled(
+    terms: Mapping[str, Terms], *, reference: str = "", train: Options | None = None
+) -> dict[str, Candidate]:
+    """Return candidates that learn from a teacher."""
+    options = {**BY_OBJECTIVE, **(train or {})}
+    return {
+        name: Candidate(DISTILLED, own, options, reference=name == reference)
+        for name, own in terms.items()
+    }
+
+
+def labelled(*, view: str, train: Options | None = None) -> dict[str, Candidate]:
+    """Return the reference that learns from labels, as `train.supervised_control` has it."""
+    options = {**BY_OBJECTIVE, **(train or {})}
+    terms = {"labels": {"view": view}}
+    return {"labels": Candidate(LABELLED, terms, options, reference=True)}

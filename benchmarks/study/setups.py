@@ -1,0 +1,246 @@
+"""What all candidates of a study have in common: images, stored features, student, training.
+
+`$images` and `$teacher` stand for the paths that the command line names. The last rung is for
+finalists; the one before it is about the budget of the shipped experiments.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Template
+from typing import Any
+
+from benchmarks.study.candidates import (
+    BASELINE,
+    SELF_SUPERVISED,
+    VICREG,
+    Candidate,
+    Options,
+    Terms,
+    depends,
+    distilled,
+    distilled_terms,
+    labelled,
+    regressed,
+    self_supervised,
+)
+
+BEFORE = "the student before training"
+PIXELS = "pixels"
+WARMUP_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A data set with its teacher, a student, and the candidates for both.
+
+    `rungs` are numbers of steps, rounded to whole epochs. `train` lacks the number of epochs and
+    their schedule, which follow from a rung.
+    """
+
+    name: str
+    rungs: tuple[int, ...]
+    dataset: Options
+    features: Mapping[str, Options]
+    student: Options
+    train: Options
+    candidates: Mapping[str, Candidate]
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """What is scored without training: the student's start, pixels, stored features."""
+        return BEFORE, PIXELS, *self.features
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """Return what a candidate's result depends on besides images, rung and seed."""
+        candidate = self.candidates[name]
+        return {
+            "features": self.features_of(name),
+            "student": {**self.student, **candidate.student},
+            "objective": candidate.terms,
+            "train": {**self.train, **candidate.train},
+        }
+
+    def features_of(self, name: str) -> dict[str, Options]:
+        """Return the stored features that a candidate's objective names."""
+        terms = self.candidates[name].terms
+        named = {term.get("representation", key) for key, term in terms.items()}
+        return {key: value for key, value in self.features.items() if key in named}
+
+    def experiment(self, run: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
+        """Return the content of an experiment file, with `$images` and `$teacher` in it."""
+        recipe = self.recipe(name)
+        schedule = {"kind": "cosine", "warmup_epochs": WARMUP_SHARE * epochs}
+        return {
+            "name": run,
+            "seed": seed,
+            "dataset": self.dataset,
+            **recipe,
+            "train": {**recipe["train"], "epochs": epochs, "schedule": schedule},
+            "evaluate": {},
+        }
+
+
+def filled(content: Any, paths: Mapping[str, str]) -> Any:
+    """Return a content with `$name` replaced in all its texts."""
+    if isinstance(content, Mapping):
+        return {key: filled(value, paths) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [filled(value, paths) for value in content]
+    return Template(content).safe_substitute(paths) if isinstance(content, str) else content
+
+
+STUDENT: Options = {
+    "architecture": "resnet8x2",
+    "stem": "3x3/2",
+    "projector": [512, 512, 512],
+}
+HAND_CRAFTED: Mapping[str, Options] = {
+    "scattering": {"J": 2, "L": 8, "reduce": {"pca": 256}},
+    "scattering_log": {"kind": "scattering", "log": True, "reduce": {"pca": 256}},
+    "hog": {"reduce": {"pca": 256}},
+    "local_std": {"reduce": {"pca": 256}},
+}
+ADAM: Options = {
+    "lr": 1e-3,
+    "channels_last": True,
+    "optimizer": {"name": "adam", "weight_decay": 1e-6},
+    "stored_views": False,
+}
+STORED: Options = {"stored_views": True}
+
+CLIP: Options = {
+    "kind": "open_clip",
+    "model": "tiny-clip-rn64",
+    "config": "$teacher/tiny-clip-rn64.json",
+    "pretrained": "$teacher/tiny-clip-rn64-cifar10.pt",
+}
+CLIP_DEFAULT = "clip regressed + 0.3 on standardised h, both"
+CIFAR10 = Setup(
+    name="cifar10",
+    rungs=(600, 2_400, 10_000),
+    dataset={
+        "name": "cifar10",
+        "source": {"kind": "image_folder", "root": "$images"},
+        "split": {"method": "exact", "seed": 0, "validation": 0.1, "test": 0},
+        "shards": {"samples": 1000, "on_bad_image": "fail"},
+        "image": {
+            "size": 32,
+            "channels": 3,
+            "mean": [0.491, 0.482, 0.447],
+            "std": [0.247, 0.243, 0.261],
+        },
+        "views": {"count": 4, "min_scale": 0.2},
+    },
+    features={
+        **HAND_CRAFTED,
+        "clip": {**CLIP, "views": True},
+        "clip_components": {**CLIP, "reduce": {"pca": 128}},
+    },
+    student=STUDENT,
+    train={**ADAM, "batch_size": 128, "augmentation": {"policy": "cifar20"}},
+    candidates={
+        **self_supervised(),
+        "vicreg, both views augmented": Candidate(SELF_SUPERVISED, VICREG, {"augment_both": True}),
+        **distilled(distilled_terms("clip", "clip_components"), reference=CLIP_DEFAULT),
+        **distilled({"clip regressed, stored views": {"clip": regressed("clip")}}, train=STORED),
+    },
+)
+
+EFFICIENTNET: Options = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": "$teacher"}
+# Larger boxes for what a teacher sees than for self-supervision.
+BOXES: Options = {"augmentation": {"policy": "custom", "min_scale": 0.4}}
+WHITENED = {"effnet": regressed("effnet", whiten=1)}
+
+
+def photographs(*, size: int, resize: int, max_side: int) -> Options:
+    """Return a data set of photographs with train, validation and test of their own."""
+    return {
+        "name": f"photographs-{size}",
+        "source": {"kind": "image_folder", "root": "$images"},
+        "split": {},
+        "shards": {"samples": 200, "max_side": max_side},
+        "image": {"size": size, "resize": resize, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "views": {"count": 4, "min_scale": 0.4},
+    }
+
+
+PHOTOGRAPHS_64 = Setup(
+    name="photographs-64",
+    rungs=(150, 600, 2_400),
+    dataset=photographs(size=64, resize=72, max_side=320),
+    features={
+        **HAND_CRAFTED,
+        "effnet": {**EFFICIENTNET, "views": True},
+        "effnet_components": {**EFFICIENTNET, "reduce": {"pca": 256}},
+    },
+    student=STUDENT,
+    train={**ADAM, "batch_size": 64, "augmentation": {"policy": "custom", "min_scale": 0.2}},
+    candidates={
+        **self_supervised(
+            "barlow",
+            "invariance + sigreg",
+            "vicreg + hog regressed, 50 to 5",
+            "vicreg + scattering on h, 25 to 1, whitened 1",
+            "vicreg + scattering on h, 5, whitened 0.5",
+        ),
+        **distilled(
+            distilled_terms("effnet", "effnet_components"),
+            reference="effnet regressed",
+            train=BOXES,
+        ),
+        **distilled(
+            {"effnet regressed, whitened 1, stored views": WHITENED}, train={**BOXES, **STORED}
+        ),
+        **labelled(view="both", train=BOXES),
+    },
+)
+
+# A step of the augmented view alone costs half of one with both.
+ONE_VIEW: Options = {"view": "augmented"}
+TAUGHT = regressed("effnet", whiten=1, **ONE_VIEW)
+ONE_VIEW_DEPENDENCE = depends("effnet", standardise=True, **ONE_VIEW)
+WITH_STORED_CROPS: Mapping[str, Terms] = {
+    "stored crops": {"effnet": TAUGHT},
+    "stored crops, both views": {"effnet": {**TAUGHT, "view": "both"}},
+    "stored crops, as stored": {"effnet": regressed("effnet", **ONE_VIEW)},
+    "stored crops, cosine and smooth L1": {"effnet": {**TAUGHT, "loss": "cosine_smooth_l1"}},
+    "stored crops, by affinity": {"effnet": {"kind": "affinity", **ONE_VIEW}},
+    "stored crops, by dependence": {"effnet": ONE_VIEW_DEPENDENCE},
+    "stored crops + 0.3 on standardised h": {
+        "regressed": TAUGHT,
+        "effnet": {**ONE_VIEW_DEPENDENCE, "weight": 0.3},
+    },
+}
+PHOTOGRAPHS_128 = Setup(
+    name="photographs-128",
+    rungs=(100, 400, 2_400),
+    dataset=photographs(size=128, resize=146, max_side=512),
+    features={"effnet": {**EFFICIENTNET, "views": True}},
+    student={"architecture": "timm:tf_efficientnet_lite0", "weights": "$teacher"},
+    train={
+        **ADAM,
+        **BOXES,
+        "batch_size": 64,
+        "backbone_lr": 0.3,
+        "optimizer": {"name": "adamw", "weight_decay": 0.01},
+    },
+    candidates={
+        **distilled(WITH_STORED_CROPS, reference="stored crops", train=STORED),
+        **distilled({"random crops": {"effnet": TAUGHT}}),
+        **distilled(
+            {"stored crops, batch norms re-estimated": {"effnet": TAUGHT}},
+            train={**STORED, "recalibrate": 1280},
+        ),
+        **distilled(
+            {"stored crops, one rate": {"effnet": TAUGHT}}, train={**STORED, "backbone_lr": 1.0}
+        ),
+        BASELINE: Candidate(
+            SELF_SUPERVISED, VICREG, student={"projector": [512, 512, 512]}, reference=True
+        ),
+        **labelled(view="augmented"),
+    },
+)
+
+SETUPS: Mapping[str, Setup] = {
+    setup.name: setup for setup in (CIFAR10, PHOTOGRAPHS_64, PHOTOGRAPHS_128)
+}
