@@ -20,6 +20,8 @@ from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.models.checkpoint import LAST, load_checkpoint
 from pipeline.models.encoder import Encoder, build_encoder
 from pipeline.objective.objective import Objective
+from pipeline.objective.terms import LabelsTerm
+from pipeline.objective.view_names import ViewChoice
 from pipeline.training.fit import CURVES, Run, fit
 from pipeline.training.module import StudentModule
 from pipeline.training.step_views import TRAINING, VALIDATION
@@ -186,12 +188,11 @@ def test_a_student_of_one_size_is_refused(data: Path, tmp_path: Path) -> None:
 
 def test_the_control_with_labels_sees_the_views_of_the_objective(data: Path) -> None:
     options = make_run(data, TERMS, views=FEW).options
-    for term, view in (
+    expected: list[tuple[dict[str, Any], ViewChoice]] = [
         ({"invariance": {}}, "all"),
         ({"hog": {"kind": "regression", "view": "local"}}, "local"),
         ({"hog": {"kind": "regression", "view": "both"}, "variance": {"view": "local"}}, "all"),
-    ):
-        (labels,) = supervised_objective(
-            make_run(data, term, views=FEW).objective, options
-        ).values()
-        assert getattr(labels, "view", None) == view
+    ]
+    for term, view in expected:
+        terms = make_run(data, term, views=FEW).objective
+        assert supervised_objective(terms, options) == {"labels": LabelsTerm(view=view)}
