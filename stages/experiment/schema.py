@@ -203,10 +203,8 @@ def _wrong_backbone(experiment: Experiment) -> Iterator[str]:
             wrong = other_activation(name)
         if wrong:
             yield f"student.architecture: {wrong}"
-        local, size = (
-            experiment.train and experiment.train.views.local,
-            experiment.dataset.image.size,
-        )
+        local = experiment.train.views.local if experiment.train else None
+        size = experiment.dataset.image.size
         if not wrong and local and local.size != size and takes_one_size(name):
             yield (
                 f"train.views.local.size: {architecture} takes images of one size, here {size} px, "

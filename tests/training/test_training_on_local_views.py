@@ -86,7 +86,8 @@ def test_a_step_is_that_of_a_loop_over_views(data: Path, both: bool) -> None:
     small = [drawn(batch, run, 1 + both + n, FORM) for n in range(3)]
     assert {tuple(view.shape) for view in small} == {(250, 1, 5, 5)}
     rows = len(first)
-    h, z = [], []
+    h: list[Tensor] = []
+    z: list[Tensor] = []
     for images in (*large, torch.cat(small)):  # views of equal size have one batch norm
         passed = encoder(images)
         for layer, values in zip((h, z), passed, strict=True):
