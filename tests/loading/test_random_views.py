@@ -17,9 +17,9 @@ from pipeline.images.original_view import ImageOptions
 from pipeline.images.random_views import AugmentationOptions, build_augmentation
 from pipeline.images.view_options import GLOBAL, ViewForm
 from pipeline.loading.batch import SplitData
-from pipeline.loading.batch_pixels import RandomViews, random_view
+from pipeline.loading.batch_pixels import BatchPixels, RandomViews, random_view
 from pipeline.loading.evaluation_loader import EvaluationLoader
-from pipeline.loading.loaders import LoadingOptions, training_loader
+from pipeline.loading.loaders import LoadingOptions, bytes_in_memory, training_loader
 from pipeline.shards.writing import ShardOptions, write_split
 
 SIZE, SAMPLES, BATCH = 16, 24, 4
@@ -162,6 +162,14 @@ def test_local_views_are_boxes_of_the_file_under_any_policy(tmp_path: Path, poli
         part = part.crop((left, top, left + width, top + height))
         expected = np.asarray(part.resize((10, 10), Image.Resampling.BILINEAR)).astype(int)
         assert np.abs(expected - crop.permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_local_views_take_no_memory_of_a_split(data: SplitData) -> None:
+    every, alone = (
+        bytes_in_memory(data, BatchPixels(data, RandomViews(CUSTOM, forms), seed=0))
+        for forms in (FOUR, FOUR[:2])
+    )
+    assert every == alone
 
 
 def test_a_view_that_pads_is_cut_from_the_original_one_beside_local_views(tmp_path: Path) -> None:
