@@ -1,6 +1,7 @@
 """The claim: a training step with cached targets costs no more than a step without targets.
 
     python -m benchmarks.training [--quick] [--architecture resnet18] [--batch 64] [--rounds 5]
+                                  [--only a e]
 
 All variants use the same student and batch and two threads, and take turns within one process:
 
@@ -9,10 +10,12 @@ All variants use the same student and batch and two threads, and take turns with
     c            four of them computed in the step, unreduced, as without a store: kymatio's
                  scattering, and our hog, local_std and dct; the fifth is a teacher's
     d ViT-...    the objective of b with one teacher, run in the step at 224 px (random weights)
+    e            the objective of a, with four local views of two thirds of the size
 
 A step consists of loading (resident), views, forward, backward and Adam. Prints milliseconds of
 wall-clock and of CPU time, and ratios within a round. In a round, a and b take eight steps each,
-alternately, c takes two and d one. --quick omits ViT-B-16 and runs fewer rounds.
+alternately, c and e take two and d one. --quick omits ViT-B-16 and runs fewer rounds; --only a e
+compares these alone.
 """
 
 import argparse
@@ -86,6 +89,7 @@ def stepper(
     cached: Mapping[str, int],
     live: Mapping[str, nn.Module],
     live_widths: Mapping[str, int],
+    views: Mapping[str, Any],
 ) -> Callable[[], Cost]:
     """Return a function that takes one training step and returns its cost."""
     terms = {**VIEWS, **{name: {"kind": "dependence"} for name in {**cached, **live_widths}}}
@@ -101,7 +105,13 @@ def stepper(
         representation_widths={**cached, **live_widths},
     )
     options = TrainOptions.model_validate(
-        {"epochs": 1, "lr": 1e-3, "channels_last": True, "augmentation": {"policy": "cifar20"}}
+        {
+            "epochs": 1,
+            "lr": 1e-3,
+            "channels_last": True,
+            "augmentation": {"policy": "cifar20"},
+            "views": views,
+        }
     )
     extractors: Any = live
     module = StudentModule(
@@ -138,11 +148,12 @@ def ways(teachers: Sequence[str]) -> dict[str, dict[str, Any]]:
         "local_std": LocalStdOptions().build(IMAGE),
         "dct": DctOptions().build(IMAGE),
     }
-    none: dict[str, Any] = {"cached": {}, "live": {}, "live_widths": {}}
+    none: dict[str, Any] = {"cached": {}, "live": {}, "live_widths": {}, "views": {}}
     result = {
         "a": none,
         "b": {**none, "cached": WIDTHS},
         "c": {**none, "live": computed, "live_widths": COMPUTED},
+        "e": {**none, "views": {"local": {"count": 4, "size": 21}}},
     }
     for name in teachers:
         live = {"live": {"clip": Teacher(name)}, "live_widths": {"clip": 512}}
@@ -152,7 +163,8 @@ def ways(teachers: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def measured(steps: Mapping[str, Callable[[], Cost]], count: int) -> dict[str, list[Cost]]:
     """Return the cost of each variant's steps in `count` rounds, after one warm-up round."""
-    turns = ["a", "b"] * 4 + ["b", "a"] * 4 + ["c"] * 2 + [n for n in steps if n.startswith("d")]
+    turns = ["a", "b"] * 4 + ["b", "a"] * 4 + ["c", "e"] * 2
+    turns = [turn for turn in [*turns, *(n for n in steps if n.startswith("d"))] if turn in steps]
     costs: dict[str, list[Cost]] = {name: [] for name in steps}
     for turn in rounds(turns, count + 1):
         total = {name: Cost(0.0, 0.0, 0) for name in steps}
@@ -172,15 +184,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", help="variants to compare, a among them")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     teachers = ["ViT-B-32"] if arguments.quick else ["ViT-B-32", "ViT-B-16"]
+    if arguments.only:
+        teachers = [name for name in teachers if f"d {name}" in arguments.only]
     with tempfile.TemporaryDirectory() as root:
         make_images(Path(root) / "images", 1000, 32)
         data = make_data(Path(root) / "images", Path(root), 1000, 32)
         steps = {
             name: stepper(data, arguments.architecture, arguments.batch, **way)
             for name, way in ways(teachers).items()
+            if arguments.only is None or name in arguments.only
         }
         costs = measured(steps, 3 if arguments.quick else arguments.rounds)
     for name, values in costs.items():
@@ -188,7 +204,7 @@ def main() -> None:
         cpu = 1e3 * statistics.median(cost.cpu_each for cost in values)
         print(f"{name:10} {spread(wall, 0):>24} ms per step   {cpu:6.0f} ms of CPU")
     for name in list(steps)[1:]:
-        against = "a" if name == "b" else "b"
+        against = "a" if name in ("b", "e") else "b"
         for clock, found in ratios(costs[name], costs[against]).items():
             goal = verdict(statistics.median(found), at_most=1.05) if name == "b" else ""
             print(f"{name + ' / ' + against:14} by {clock:6} {spread(found):28} {goal}")

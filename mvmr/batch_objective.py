@@ -9,23 +9,29 @@ from torch import Tensor, nn
 from mvmr.arrays import ArrayLike, Count, as_real_rows
 from mvmr.public_calls import public
 from pipeline.base.arguments import require_finite, require_matrix
-from pipeline.base.errors import ArgumentError, ConfigError, DataError, TrainingError
+from pipeline.base.errors import (
+    ArgumentError,
+    ConfigError,
+    DataError,
+    TrainingError,
+    unknown_name,
+)
 from pipeline.base.options import checked_by
+from pipeline.base.text import counted
 from pipeline.dependence import distance_correlation as dependence
 from pipeline.objective.objective import Moment, ObjectiveValue
 from pipeline.objective.objective import Objective as TermsOfBatch
 from pipeline.objective.references import Reference
 from pipeline.objective.shared_batch import Activations
 from pipeline.objective.terms import (
-    VIEWS,
     AnyTerm,
     DependenceTerm,
     ObjectiveOptions,
-    View,
     compares_views,
     representations_of,
     with_representation,
 )
+from pipeline.objective.view_names import GLOBAL_VIEWS, View, all_views
 
 Views = Tensor | Sequence[Tensor] | Mapping[View, Tensor]
 
@@ -125,13 +131,14 @@ class Objective(nn.Module):
     ) -> ObjectiveValue:
         """Return `total`, a scalar, and the unweighted `terms` by name.
 
-        `h` and `z` are embeddings (B, D): of the original and the augmented view, as a pair or by
-        name; a single tensor is for terms that do not compare views. `targets` (B, width) are rows
-        of the original images. `progress`, from 0 to 1, is for weights that change, and `seed` for
-        terms that draw. Raises ArgumentError for rows of other widths than the objective was made
-        for, and for NaN and infinity; on a GPU these are not looked for, since a step would wait
-        for it, and give a value that is not finite. Raises TrainingError if something that a term
-        needs is missing.
+        `h` and `z` are embeddings (B, D): of the original and the augmented view, and then of any
+        number of local ones, in this order or by name ("original", "augmented", "local-0",
+        "local-1" and so on); a single tensor is for terms that do not compare views. `targets`
+        (B, width) are rows of the original images. `progress`, from 0 to 1, is for weights that
+        change, and `seed` for terms that draw. Raises ArgumentError for rows of other widths than
+        the objective was made for, and for NaN and infinity; on a GPU these are not looked for,
+        since a step would wait for it, and give a value that is not finite. Raises TrainingError if
+        something that a term needs is missing.
         """
         rows = {n: as_real_rows(t, f"The target {n!r}") for n, t in (targets or {}).items()}
         activations = Activations(self._by_view(h, "h"), self._by_view(z, "z"))
@@ -174,8 +181,13 @@ class Objective(nn.Module):
         return len(x)
 
     def _by_view(self, views: Views | None, name: str) -> Mapping[View, Tensor]:
-        if views is None or isinstance(views, Mapping):
-            return views or {}
+        if views is None:
+            return {}
+        if isinstance(views, Mapping):
+            known = all_views(len({*views} - {*GLOBAL_VIEWS}))
+            if unknown := [view for view in views if view not in known]:
+                raise DataError(f"{name}: {unknown_name('view', str(unknown[0]), known)}")
+            return views
         if isinstance(views, Tensor):
             comparing = [n for n, term in self.terms.terms.items() if compares_views(term)]
             if comparing:
@@ -183,13 +195,14 @@ class Objective(nn.Module):
                     f"{', '.join(comparing)} of the objective compares two views: give {name} as a "
                     "pair (original, augmented)."
                 )
-            return dict.fromkeys(VIEWS, views)
-        if len(views) != len(VIEWS):
+            return dict.fromkeys(GLOBAL_VIEWS, views)
+        local = len(views) - len(GLOBAL_VIEWS)
+        if local < 0:
             raise DataError(
-                f"{name} is a tensor (B, D), a pair (original, augmented) or a dictionary; found "
-                f"{len(views)} tensors."
+                f"{name} is a tensor (B, D), a sequence (original, augmented, further local views) "
+                f"or a dictionary; found {counted(len(views), 'tensors')}."
             )
-        return dict(zip(VIEWS, views, strict=True))
+        return dict(zip(all_views(local), views, strict=True))
 
 
 def _widths_needed(terms: Mapping[str, AnyTerm]) -> Iterator[str]:

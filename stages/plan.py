@@ -187,6 +187,7 @@ def _values(experiment: Experiment, costs: Costs, measured: int) -> dict[str, An
             **asdict(training),
             **({"control_epoch_seconds": costs.control.epoch_seconds} if costs.control else {}),
             "epochs": experiment.train.epochs,
+            "views": experiment.train.views.model_dump(mode="json"),
             "seconds": seconds,
         }
     return values
@@ -205,7 +206,7 @@ def _shown(experiment: Experiment, costs: Costs, measured: int) -> Iterator[Rend
     yield from _reduced(sample)
     if training is not None and experiment.train is not None:
         epochs = experiment.train.epochs
-        rows = _training_rows(costs, training, epochs)
+        rows = [*_view_rows(experiment), *_training_rows(costs, training, epochs)]
         yield table("Training", ["", ""], rows)
         yield _saving(experiment, costs)
 
@@ -223,6 +224,11 @@ def _stored_rows(costs: Costs) -> list[list[str]]:
     size = shards.bytes + sum(cost.bytes for cost in costs.features.values())
     time = everyday_time(costs.seconds_before_training)
     return [*rows, ["together", "", megabytes(size), "", time]]
+
+
+def _view_rows(experiment: Experiment) -> Iterator[list[str]]:
+    if experiment.train is not None and experiment.train.views.local is not None:
+        yield ["views", experiment.train.views.told(experiment.dataset.image.size)]
 
 
 def _training_rows(costs: Costs, training: TrainingCost, epochs: int) -> list[list[str]]:

@@ -50,9 +50,14 @@ def objective_of(name: str, rows: Mapping[str, Tensor], *, gather: bool = False)
 
 
 def value_of(objective: Objective, rows: Mapping[str, Tensor]) -> ObjectiveValue:
-    """Return its value, where the augmented view's embeddings are a function of the original's."""
+    """Return its value, where other views' embeddings are functions of the original's."""
     views: Any = {
-        layer: {"original": rows[layer], "augmented": (0.5 * rows[layer] + 1).sin()}
+        layer: {
+            "original": rows[layer],
+            "augmented": (0.5 * rows[layer] + 1).sin(),
+            "local-0": (0.8 * rows[layer] - 1).cos(),
+            "local-1": (0.3 * rows[layer] + 2).sin(),
+        }
         for layer in ("h", "z")
     }
     value: ObjectiveValue = objective(

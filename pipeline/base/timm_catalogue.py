@@ -17,6 +17,14 @@ def unknown_backbone(name: str) -> str | None:
     return f"{hint} `timm.list_models()` lists the valid ones."
 
 
+def takes_one_size(name: str) -> bool:
+    """Whether a timm network takes only images of the size that it was built for."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return config is not None and bool(config.fixed_input_size)
+
+
 def other_activation(name: str, notes: object = None) -> str | None:
     """Return what is wrong with a network whose weights were trained with another activation.
 

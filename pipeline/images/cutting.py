@@ -45,7 +45,7 @@ def original_view_of(image: ImageFile, options: ImageOptions) -> Tensor:
 
 def part_of_whole(image: ImageFile, options: ImageOptions, box: Box, *, cubic: bool) -> Tensor:
     """Return a part of the resized image as (C, size, size), uint8; the box may have fractions."""
-    return _cut(image, options, [_Cut(box, cubic, within=True)])[0]
+    return _cut(image, options, [_Cut(box, options.size, cubic, within=True)])[0]
 
 
 def cut_views(
@@ -53,46 +53,51 @@ def cut_views(
     image: ImageOptions,
     boxes: "npt.NDArray[np.int64] | None" = None,
     *,
+    sizes: Sequence[int] | None = None,
     original: bool = False,
     cubic: bool = False,
-) -> Tensor:
-    """Return views (V, C, size, size), uint8: the original one if asked for, then one of each box.
+) -> list[Tensor]:
+    """Return views (C, size, size), uint8: the original one if asked for, then one of each box.
 
-    `boxes` (V, 4) are top, left, height and width. They are resized bilinearly, or with `cubic`,
-    bicubically. Raises DataError if the file cannot be decoded.
+    `boxes` (V, 4) are top, left, height and width, and `sizes` what they are resized to, by default
+    the image's. They are resized bilinearly, or with `cubic`, bicubically. Raises DataError if the
+    file cannot be decoded.
     """
     centre = Box(*centre_box(file.width, file.height, image))
-    wanted = [_Cut(centre, cubic=True, within=True)] if original else []
+    wanted = [_Cut(centre, image.size, cubic=True, within=True)] if original else []
     if boxes is not None:
-        wanted += [_Cut(Box(*box), cubic, within=False) for box in boxes.tolist()]
+        sized = zip(boxes.tolist(), sizes or [image.size] * len(boxes), strict=True)
+        wanted += [_Cut(Box(*box), size, cubic, within=False) for box, size in sized]
     return _cut(file, image, wanted)
 
 
 class _Cut(NamedTuple):
-    """A box to be cut, by itself or, `within`, as a part of the resized image."""
+    """A box to be cut to `size`, by itself or, `within`, as a part of the resized image."""
 
     box: Box
+    size: int
     cubic: bool
     within: bool
 
 
-def _cut(file: ImageFile, image: ImageOptions, wanted: Sequence[_Cut]) -> Tensor:
-    size = image.size
+def _cut(file: ImageFile, image: ImageOptions, wanted: Sequence[_Cut]) -> list[Tensor]:
     share = max(
-        (MARGIN * size / min(cut.box.height, cut.box.width) for cut in wanted),
+        (MARGIN * cut.size / min(cut.box.height, cut.box.width) for cut in wanted),
         default=1.0,
     )
     stored = file.stored(share)
     pixels, orientation = stored.pixels, stored.orientation
     if image.channels == 1 and pixels.shape[2] == 3:
         pixels = np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
-    views = np.empty((len(wanted), image.channels, size, size), dtype=np.uint8)
-    for view, cut in zip(views, wanted, strict=True):
+    views = []
+    for cut in wanted:
         own = _scaled(_as_stored(cut.box, file, orientation), stored.scale)
         resize = _part_of_whole if cut.within else _resized_box
-        resized = orientation.upright(resize(pixels, own, size, cubic=cut.cubic))
+        resized = orientation.upright(resize(pixels, own, cut.size, cubic=cut.cubic))
+        view = np.empty((image.channels, cut.size, cut.size), dtype=np.uint8)
         view[:] = resized.transpose(2, 0, 1)  # one channel fills three
-    return torch.from_numpy(views)
+        views.append(torch.from_numpy(view))
+    return views
 
 
 def _as_stored(box: Box, file: ImageFile, orientation: Orientation) -> Box:

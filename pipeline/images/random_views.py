@@ -52,6 +52,7 @@ from pipeline.images.view_operations import (
     random_grey,
     random_jitter,
 )
+from pipeline.images.view_options import GLOBAL, ViewForm
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -115,8 +116,8 @@ class DrawnView(NamedTuple):
     """One random view of each image of a batch: the numbers (B, n) that its draws are made of.
 
     `crops` (B, C, size, size), uint8, are its boxes of the image files, where these are larger than
-    the view. Without them, views are cut from the original view. `targets` (B, width), by feature,
-    are those of the crops, where these are stored views.
+    the original view. Without them, views are cut from the original view. `targets` (B, width), by
+    feature, are those of the crops, where these are stored views.
     """
 
     numbers: Numbers
@@ -146,40 +147,46 @@ class PaddedCrop:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A box of the image, resized to the view."""
+    """A box of the image, of a share of its area in `scale`, resized to `size` pixels a side."""
 
-    min_scale: float
+    scale: tuple[float, float]
     cubic: bool
+    size: int
     count = BOX_NUMBERS
 
     def boxes(self, numbers: Numbers, height: int, width: int) -> "npt.NDArray[np.int64]":
         """Return boxes (B, 4) of top, left, height, width in an image of that size."""
-        return drawn_boxes(numbers, self.min_scale, height=height, width=width)
+        low, high = self.scale
+        return drawn_boxes(numbers, low, max_scale=high, height=height, width=width)
 
     def __call__(self, images: Tensor, numbers: Numbers) -> Tensor:
-        """Return a crop of each image, resized to its shape."""
-        size = images.shape[-1]
-        boxes = torch.from_numpy(self.boxes(numbers, size, size))
-        return crop_and_resize(images, boxes, cubic=self.cubic)
+        """Return a crop of each image, resized."""
+        side = images.shape[-1]
+        boxes = torch.from_numpy(self.boxes(numbers, side, side))
+        return crop_and_resize(images, boxes, size=self.size, cubic=self.cubic)
 
 
-def build_augmentation(options: AugmentationOptions, image: ImageOptions) -> "Augmentation":
+def build_augmentation(
+    options: AugmentationOptions, image: ImageOptions, form: ViewForm = GLOBAL
+) -> "Augmentation":
     """Return a module that maps images (B, C, size, size) to one random view each.
 
-    Images are uint8, or floats in [0, 1] *before* normalisation; views are float32 in [0, 1] of
-    the same shape. With one channel, only brightness and contrast are jittered; saturation, hue
-    and grey do not apply.
+    Images are uint8, or floats in [0, 1] *before* normalisation; views are float32 in [0, 1], of
+    the same shape unless `form` has another size. A form with a scale is a resized crop under any
+    policy. With one channel, only brightness and contrast are jittered; saturation, hue and grey do
+    not apply.
     """
-    policy = POLICIES[options.policy]
-    crop: PaddedCrop | ResizedCrop = PaddedCrop()
-    if policy.min_scale is not None:
-        crop = ResizedCrop(options.min_scale or policy.min_scale, policy.cubic)
+    policy, size = POLICIES[options.policy], form.size or image.size
+    scale = form.scale
+    if scale is None and policy.min_scale is not None:
+        scale = (options.min_scale or policy.min_scale, 1.0)
+    crop = PaddedCrop() if scale is None else ResizedCrop(scale, policy.cubic, size)
     steps = _colour_steps(options, policy, image.channels)
     if policy.blur:
-        kernel_size = 2 * int(0.05 * image.size) + 1
+        kernel_size = 2 * int(0.05 * size) + 1
         steps.append(Step(1, partial(random_blur, kernel_size=kernel_size)))
     if policy.operations:
-        draws = OPERATIONS[policy.operations](image.size)
+        draws = OPERATIONS[policy.operations](size)
         steps.append(Step(draws.count, partial(random_operations, draws=draws)))
     return Augmentation(
         crop,
@@ -187,6 +194,7 @@ def build_augmentation(options: AugmentationOptions, image: ImageOptions) -> "Au
         flip_p=policy.flip_p if options.flip_p is None else options.flip_p,
         colour_first=policy.colour_first,
         shape=(image.channels, image.size, image.size),
+        size=size,
     )
 
 
@@ -207,7 +215,8 @@ class Augmentation(nn.Module):
     """A policy, in float32 and without gradients, even inside autocast.
 
     It is a crop, a flip with probability `flip_p`, and steps, which with `colour_first` come before
-    the crop. A view takes `numbers` numbers.
+    the crop. It maps images of `shape` to views of `size` pixels a side. A view takes `numbers`
+    numbers.
     """
 
     def __init__(
@@ -218,11 +227,12 @@ class Augmentation(nn.Module):
         flip_p: float,
         colour_first: bool,
         shape: tuple[int, int, int],
+        size: int,
     ) -> None:
         super().__init__()
         self.crop, self.steps = crop, steps
         self.flip_p, self.colour_first = flip_p, colour_first
-        self.shape = shape
+        self.shape, self.size = shape, size
         self.numbers = crop.count + 1 + sum(step.count for step in steps)
 
     @property
@@ -253,8 +263,9 @@ class Augmentation(nn.Module):
         Without draws, they are made by torch's global CPU generator. Raises ArgumentError for
         images of another form.
         """
-        pixels = images if drawn is None or drawn.crops is None else drawn.crops
-        self._require_shape(pixels)
+        crops = drawn.crops if drawn else None
+        pixels = images if crops is None else crops
+        self._require_shape(pixels, cropped=crops is not None)
         return self.views(unit_images(pixels, self.shape[0]), drawn)
 
     @torch.no_grad()
@@ -263,11 +274,11 @@ class Augmentation(nn.Module):
 
         Unlike the module itself it does not look at the values, for which a host would wait.
         """
-        self._require_shape(images)
         if drawn is None:
             numbers = torch.rand(len(images), self.numbers, dtype=torch.float64).numpy()
             drawn = DrawnView(numbers)
         crops, views = drawn.crops, images.float()
+        self._require_shape(images, cropped=crops is not None)
         counts = [self.crop.count, 1, *(step.count for step in self.steps)]
         crop, flip, *colour = np.split(drawn.numbers, np.cumsum(counts)[:-1], axis=1)
         with torch.autocast(views.device.type, enabled=False):
@@ -281,10 +292,11 @@ class Augmentation(nn.Module):
                 views = self._coloured(views, colour)
         return views.clamp(0, 1)
 
-    def _require_shape(self, images: Tensor) -> None:
-        if images.shape[1:] != self.shape:
+    def _require_shape(self, images: Tensor, *, cropped: bool) -> None:
+        shape = (self.shape[0], self.size, self.size) if cropped else self.shape
+        if images.shape[1:] != shape:
             raise ArgumentError(
-                f"Expected images of shape (B, {', '.join(map(str, self.shape))}); "
+                f"Expected images of shape (B, {', '.join(map(str, shape))}); "
                 f"found {tuple(images.shape)}."
             )
 

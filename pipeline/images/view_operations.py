@@ -20,16 +20,16 @@ BOX_NUMBERS = 2 * ATTEMPTS + 2  # of which a box is drawn
 
 
 def drawn_boxes(
-    numbers: Numbers, min_scale: float, *, height: int, width: int
+    numbers: Numbers, min_scale: float, *, height: int, width: int, max_scale: float = 1.0
 ) -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
     """Make boxes (B, 4) of top, left, height, width inside an image, of numbers (B, 22).
 
-    The area, as a share of the image's, is uniform in [min_scale, 1]; the aspect ratio is
+    The area, as a share of the image's, is uniform in [min_scale, max_scale]; the aspect ratio is
     log-uniform in `RATIO`. The first of ten draws that fits is used, else the largest box in the
     centre that has an allowed ratio. This is the distribution of torchvision's RandomResizedCrop.
     """
     low, high = np.log(RATIO)
-    area = height * width * (min_scale + (1 - min_scale) * numbers[:, :ATTEMPTS])
+    area = height * width * (min_scale + (max_scale - min_scale) * numbers[:, :ATTEMPTS])
     ratio = np.exp(low + (high - low) * numbers[:, ATTEMPTS : 2 * ATTEMPTS])
     sides = np.rint(np.stack([np.sqrt(area / ratio), np.sqrt(area * ratio)], axis=-1))
     fits = ((sides >= 1) & (sides <= (height, width))).all(axis=-1)
@@ -46,27 +46,31 @@ def _central_box(height: int, width: int) -> tuple[int, int, int, int]:
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def crop_and_resize(images: Tensor, boxes: Tensor, *, cubic: bool = False) -> Tensor:
-    """Resize a box (B, 4) of each image (B, C, S, S) to the whole image.
+def crop_and_resize(
+    images: Tensor, boxes: Tensor, *, size: int | None = None, cubic: bool = False
+) -> Tensor:
+    """Resize a box (B, 4) of each image (B, C, S, S) to (B, C, size, size), by default size S.
 
-    The result equals cropping and resizing in torchvision and Pillow (their antialiasing matters
-    only if a crop shrinks, and ours never do). The map is linear along each side, so crop and
-    resize are one weight matrix per side. With matrix products in TF32, 3 digits are correct.
+    The result equals cropping and resizing in torchvision and Pillow, antialiased where a crop
+    shrinks. The map is linear along each side, so crop and resize are one weight matrix per side.
+    With matrix products in TF32, 3 digits are correct.
     """
     top, left, height, width = sent(boxes, images.device).unbind(1)
     S = images.shape[-1]
-    rows = _resize_weights(top, height, S, cubic=cubic)
-    columns = _resize_weights(left, width, S, cubic=cubic)
+    rows = _resize_weights(top, height, S, size or S, cubic=cubic)
+    columns = _resize_weights(left, width, S, size or S, cubic=cubic)
     resized = rows[:, None] @ images @ columns.mT[:, None]
     return resized.clamp(0, 1)  # a bicubic kernel overshoots
 
 
-def _resize_weights(start: Tensor, length: Tensor, size: int, *, cubic: bool) -> Tensor:
-    """Return (B, out, in): the weight of each source pixel in each pixel of the resized crop."""
-    pixels = torch.arange(size, device=start.device)
-    centres = (pixels + 0.5) * (length / size)[:, None] - 0.5  # (B, out), within the crop
-    source = pixels - start[:, None]  # (B, in), within the crop
+def _resize_weights(start: Tensor, length: Tensor, size: int, out: int, *, cubic: bool) -> Tensor:
+    """Return (B, out, size): the weight of each source pixel in each pixel of the resized crop."""
+    pixels, resized = (torch.arange(n, device=start.device) for n in (size, out))
+    step = length / out  # source pixels per resized one
+    centres = (resized + 0.5) * step[:, None] - 0.5  # (B, out), within the crop
+    source = pixels - start[:, None]  # (B, size), within the crop
     distance = (centres[:, :, None] - source[:, None, :]).abs()
+    distance = distance / step.clamp(min=1)[:, None, None]  # a wider kernel where a crop shrinks
     weights = _cubic(distance) if cubic else (1 - distance).clamp(min=0)
     inside = (source >= 0) & (source < length[:, None])
     weights = weights * inside[:, None, :]

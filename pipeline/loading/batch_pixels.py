@@ -6,6 +6,7 @@ other numbers of workers or processes, give the same views.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from pipeline.base.devices import sent
 from pipeline.base.seeds import numbers_of
-from pipeline.images.cutting import cut_views, original_view_of
+from pipeline.images.cutting import cut_views
 from pipeline.images.decoding import ImageFile, opened
+from pipeline.images.original_view import ImageOptions
 from pipeline.images.random_views import (
     Augmentation,
     AugmentationOptions,
@@ -22,13 +24,14 @@ from pipeline.images.random_views import (
     build_augmentation,
 )
 from pipeline.images.stored_views import StoredViewOptions, stored_view
+from pipeline.images.view_options import GLOBAL, ViewForm
 from pipeline.loading.batch import Batch, SplitData
 from pipeline.loading.view_choice import ViewChoice
 
 
 @dataclass(frozen=True)
 class RandomViews:
-    """The random views that a loader draws: `count` for each image, by one policy.
+    """The random views that a loader draws for each image, one of each of `forms`, by one policy.
 
     Loaders of one run with different streams draw differently. Without `original`, the batch's
     images may be missing: an empty tensor where views are cut from files. With `stored`, the boxes
@@ -36,7 +39,7 @@ class RandomViews:
     """
 
     augmentation: AugmentationOptions
-    count: int = 1
+    forms: tuple[ViewForm, ...] = (GLOBAL,)
     stream: int = 0
     original: bool = True
     stored: StoredViewOptions | None = None
@@ -47,64 +50,75 @@ class BatchPixels:
 
     def __init__(self, data: SplitData, views: RandomViews | None, *, seed: int) -> None:
         self._image, self._views, self._seed = data.image, views, seed
-        self._augmentation = build_augmentation(views.augmentation, data.image) if views else None
+        self._augmentations = _augmentations(views, data.image) if views else []
         self.choice: ViewChoice | None = None
-        if views is not None and views.count > 0 and views.stored is not None:
+        if views is not None and views.forms and views.stored is not None:
             samples = data.manifest.samples_per_shard
             self.choice = ViewChoice(
-                views.stored.count, views.count, seed=seed, samples_per_shard=samples
+                views.stored.count, len(views.forms), seed=seed, samples_per_shard=samples
             )
-        self.from_files = self.choice is not None or (
-            views is not None
-            and views.count > 0
-            and self._augmentation is not None
-            and self._augmentation.box is not None
-            and not _have_the_views_size(data)
-        )
+        self._cut = self._views_cut_from_files(data)
+        self.from_files = bool(self._cut)
+        # A view that is not cut from the file is cut from the original view.
+        every = len(self._cut) == len(self._augmentations)
+        self._original = not self._cut or not every or (views is not None and views.original)
+
+    def _views_cut_from_files(self, data: SplitData) -> list[int]:
+        """Return the numbers of the views that are cut from files and not from original views."""
+        if self.choice is not None:
+            return [*range(len(self._augmentations))]
+        boxed = [number for number, a in enumerate(self._augmentations) if a.box is not None]
+        return [] if boxed and _have_the_views_size(data) else boxed
 
     def of(
         self, files: Sequence[bytes], index: Tensor, epoch: int
     ) -> tuple[Tensor, list[DrawnView]]:
         """Return original views (B, C, size, size), uint8, and random ones, of image files."""
         drawn, image = self.drawn(index, epoch), self._image
-        shape = (image.channels, image.size, image.size)
-        views = self._views
-        if not self.from_files or views is None:
-            originals = torch.empty((len(files), *shape), dtype=torch.uint8)
-            for row, data in enumerate(files):
-                originals[row] = original_view_of(opened(data), image)
-            return originals, drawn
-        first, cut = int(views.original), self._cutting(drawn, index, epoch)
-        pixels = torch.empty((first + views.count, len(files), *shape), dtype=torch.uint8)
+        sizes = [image.size] * self._original + [self._augmentations[n].size for n in self._cut]
+        pixels = [
+            torch.empty((len(files), image.channels, size, size), dtype=torch.uint8)
+            for size in sizes
+        ]
+        cut = self._cutting(drawn, index, epoch)
         for row, data in enumerate(files):
-            pixels[:, row] = cut(opened(data), row)
-        originals = pixels[0] if first else torch.empty((len(files), 0), dtype=torch.uint8)
-        crops = zip(drawn, pixels[first:], strict=True)
-        return originals, [DrawnView(view.numbers, cropped) for view, cropped in crops]
+            for rows, view in zip(pixels, cut(opened(data), row), strict=True):
+                rows[row] = view
+        none = torch.empty((len(files), 0), dtype=torch.uint8)
+        originals = pixels.pop(0) if self._original else none
+        crops = dict(zip(self._cut, pixels, strict=True))
+        return originals, [view._replace(crops=crops.get(n)) for n, view in enumerate(drawn)]
 
     def _cutting(
         self, drawn: Sequence[DrawnView], index: Tensor, epoch: int
-    ) -> Callable[[ImageFile, int], Tensor]:
-        """Return what cuts the views (V, C, size, size), uint8, of the file of a batch's row."""
-        image, views, augmentation = self._image, self._views, self._augmentation
-        if views is None or augmentation is None:
-            raise ValueError("without random views, nothing is cut")
+    ) -> Callable[[ImageFile, int], list[Tensor]]:
+        """Return what cuts the views (C, size, size), uint8, of the file of a batch's row."""
+        image, views = self._image, self._views
+        if views is None or not self._cut:
+            return lambda file, _: cut_views(file, image, original=True)
+        own = [self._augmentations[number] for number in self._cut]
+        cut = partial(
+            cut_views,
+            image=image,
+            sizes=[augmentation.size for augmentation in own],
+            original=self._original,
+            cubic=own[0].cubic,  # a matter of the policy
+        )
 
-        def stored(file: ImageFile, row: int) -> Tensor:
+        def stored(file: ImageFile, row: int) -> list[Tensor]:
             found = [stored_view(options, file, number) for number in numbers[:, row].tolist()]
-            boxes = np.concatenate([view.box for view in found])
-            pixels = cut_views(
-                file, image, boxes, original=views.original, cubic=augmentation.cubic
-            )
-            for place, view in enumerate(found, int(views.original)):
+            pixels = cut(file, boxes=np.concatenate([view.box for view in found]))
+            for place, view in enumerate(found, int(self._original)):
                 if view.flipped:
                     pixels[place] = pixels[place].flip(-1)
             return pixels
 
-        def random(file: ImageFile, row: int) -> Tensor:
-            own = np.stack([view.numbers[row] for view in drawn])
-            boxes = augmentation.boxes(own, file.height, file.width)
-            return cut_views(file, image, boxes, original=views.original, cubic=augmentation.cubic)
+        def random(file: ImageFile, row: int) -> list[Tensor]:
+            boxes = [
+                augmentation.boxes(drawn[n].numbers[row : row + 1], file.height, file.width)
+                for n, augmentation in zip(self._cut, own, strict=True)
+            ]
+            return cut(file, boxes=np.concatenate(boxes))
 
         if self.choice is None or views.stored is None:
             return random
@@ -113,14 +127,20 @@ class BatchPixels:
 
     def drawn(self, index: Tensor, epoch: int) -> list[DrawnView]:
         """Return the draws of random views of samples, by their index (B,) in the split."""
-        if self._views is None or self._augmentation is None:
+        if self._views is None:
             return []
-        count, seeds = self._augmentation.numbers, (self._seed, self._views.stream, epoch)
-        numbers = [numbers_of(index, count, *seeds, view) for view in range(self._views.count)]
-        if self.choice is not None:
-            for own in numbers:
-                own[:, self._augmentation.crop.count] = 1  # no flip besides the stored one
-        return [DrawnView(own) for own in numbers]
+        seeds, drawn = (self._seed, self._views.stream, epoch), []
+        for number, augmentation in enumerate(self._augmentations):
+            own = numbers_of(index, augmentation.numbers, *seeds, number)
+            if self.choice is not None:
+                own[:, augmentation.crop.count] = 1  # no flip besides the stored one
+            drawn.append(DrawnView(own))
+        return drawn
+
+
+def _augmentations(views: RandomViews, image: ImageOptions) -> list[Augmentation]:
+    made = {f: build_augmentation(views.augmentation, image, f) for f in {*views.forms}}
+    return [made[form] for form in views.forms]
 
 
 def random_view(

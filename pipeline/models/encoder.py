@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.base.errors import ConfigError, WeightsError
 from pipeline.base.seeds import generators_kept, seeded
-from pipeline.base.timm_catalogue import other_activation, unknown_backbone
+from pipeline.base.timm_catalogue import other_activation, takes_one_size, unknown_backbone
 from pipeline.models.cifar_resnet import CIFAR_RESNETS, CifarResNet
 from pipeline.models.own_backbone import build_own, own_backbone
 from pipeline.models.student import (
@@ -140,6 +140,32 @@ def build_projector(in_width: int, widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@generators_kept()
+def require_size(encoder: Encoder, *, channels: int, size: int) -> None:
+    """Raise ConfigError unless a backbone also takes images (B, channels, size, size).
+
+    One that does maps images of several sizes to the same h, as training on local views needs.
+    """
+    training = encoder.training
+    try:
+        with torch.no_grad():
+            h = encoder.eval().features(torch.zeros(2, channels, size, size))
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        raise ConfigError(_one_size(size, str(error))) from error
+    finally:
+        encoder.train(training)
+    if h.shape != (2, encoder.h_width):
+        raise ConfigError(_one_size(size, f"it gives {tuple(h.shape)} for two of them"))
+
+
+def _one_size(size: int, found: str) -> str:
+    return (
+        f"train.views.local.size: the student cannot take views of {size} px beside its images "
+        f"({found}). Choose another size, a student that takes images of any size, such as a "
+        "ResNet, or leave local views out."
+    )
+
+
 def parameters_count(module: nn.Module) -> int:
     """Return the number of learnable parameters of `module`."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -258,9 +284,8 @@ def expected_colours(architecture: str) -> tuple[tuple[float, ...], tuple[float,
 def _timm_network(name: str, channels: int, size: int, *, pretrained: bool) -> nn.Module:
     import timm
 
-    config = timm.get_pretrained_cfg(name)
     # Only networks with a fixed input size (most transformers) take img_size.
-    fixed = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    fixed = {"img_size": size} if takes_one_size(name) else {}
     network: nn.Module = timm.create_model(
         name, pretrained=pretrained, num_classes=0, in_chans=channels, **fixed
     )

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.base.arguments import require_width
-from pipeline.base.errors import ArgumentError, ConfigError, unknown_name
+from pipeline.base.errors import ArgumentError, ConfigError, TrainingError, unknown_name
 from pipeline.base.precision import full_precision
 from pipeline.dependence.distance_correlation import distance_correlation
 from pipeline.features.whitening import PHI_S, Whitening
@@ -44,9 +45,9 @@ from pipeline.objective.terms import (
     VarianceTerm,
     ViewDependenceTerm,
     active,
+    local_alone,
     reads_ahead,
     representations_of,
-    views_of,
     with_representation,
 )
 from pipeline.objective.trivial import trivial_value
@@ -87,9 +88,10 @@ class ObjectiveValue:
 class Objective(nn.Module):
     """Weighted terms over a batch, with the learned heads of those that predict a target.
 
-    The caller encodes `views`, runs the projector if `needs_projector`, and provides
-    `representations`. With `gather`, terms in training mode are those of the batch of all ranks,
-    which must then have equally many rows each. Heads are initialised from the global generator.
+    The caller encodes the views that the terms need, runs the projector if `needs_projector`, and
+    provides `representations`. With `gather`, terms in training mode are those of the batch of all
+    ranks, which must then have equally many rows each. Heads are initialised from the global
+    generator.
     """
 
     def __init__(
@@ -113,7 +115,6 @@ class Objective(nn.Module):
         self.terms = active(terms)
         if not self.terms:
             raise ConfigError("The objective needs at least one term whose weight is not 0.")
-        self.views = views_of(self.terms)
         self.needs_projector = any(term.on == "z" for term in self.terms.values())
         self.representations = representations_of(self.terms)
         self._gather = gather
@@ -228,6 +229,9 @@ class Objective(nn.Module):
         below 0 where there is none; only labels terms need them. Outside training, weights that
         change have their last value.
 
+        Outside training, terms may also get no local views, and then act on the global ones in
+        place of these.
+
         Everything is computed in at least float32, even inside autocast. Values that are not
         finite are returned as they are. Raises TrainingError if something is missing from the
         batch, or if the batch has too few rows for a term.
@@ -242,6 +246,8 @@ class Objective(nn.Module):
             seed=moment.seed,
             gather=gather,
         )
+        if self.training and not batch.local:
+            self._require_no_local_views()
         progress = moment.progress if self.training else 1.0
         weights = {name: weight_at(term.weight, progress) for name, term in self.terms.items()}
         with full_precision(batch.device):
@@ -260,22 +266,32 @@ class Objective(nn.Module):
         changing = {n: w for n, w in weights.items() if self._changes(n)} if self.training else {}
         return ObjectiveValue(total, values, changing, trivial)
 
+    def _require_no_local_views(self) -> None:
+        if names := local_alone(self.terms):
+            raise TrainingError(
+                f"The term {names[0]!r} acts on local views (view: local), and the batch brings "
+                "none: give their embeddings after those of the original and the augmented view, "
+                "or choose another view."
+            )
+
     def _changes(self, name: str) -> bool:
         return isinstance(self.terms[name].weight, ChangingWeight)
 
     def _value(self, name: str, term: AnyTerm, batch: SharedBatch) -> Tensor:
         match term:
             case InvarianceTerm():
-                return mean_squared_error(*batch.rows(term))
+                return batch.over_pairs(term, lambda x, y: mean_squared_error(x.rows, y.rows))
             case VarianceTerm():
-                return _sum(variance_hinge(x, margin=term.margin) for x in batch.rows(term))
+                return 2 * _mean(variance_hinge(x, margin=term.margin) for x in batch.rows(term))
             case CovarianceTerm():
-                return _sum(covariance_penalty(x) for x in batch.rows(term))
+                return 2 * _mean(covariance_penalty(x) for x in batch.rows(term))
             case ViewDependenceTerm():
-                x, y = batch.embeddings(term)
-                return 1 - distance_correlation(x, y, statistic=term.statistic)
+                statistic = partial(distance_correlation, statistic=term.statistic)
+                return 1 - batch.over_pairs(term, statistic)
             case BarlowTerm():
-                return barlow(*batch.rows(term), off_diagonal=term.off_diagonal)
+                return batch.over_pairs(
+                    term, lambda x, y: barlow(x.rows, y.rows, off_diagonal=term.off_diagonal)
+                )
             case SigregTerm():
                 views, gather = batch.own_rows(term), self._gather and self.training
                 directions = random_directions(

@@ -1,6 +1,6 @@
 """A batch that the terms of an objective share: its embeddings and targets, each prepared once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,9 +18,10 @@ from pipeline.objective.terms import (
     AnyTerm,
     DependenceTerm,
     OwnTerm,
+    PairTerm,
     RegressionTerm,
-    View,
 )
+from pipeline.objective.view_names import GLOBAL_VIEWS, View
 
 # Rows (B, width) of a representation, or those for each view.
 Targets = Tensor | Mapping[View, Tensor]
@@ -30,7 +31,8 @@ Targets = Tensor | Mapping[View, Tensor]
 class Activations:
     """Embeddings of a batch by view: h (B, h_width) of the backbone, z (B, z_width) projected.
 
-    Only the views and layers that the objective needs must be present.
+    Only the views and layers that the objective needs must be present. Views besides the two global
+    ones are local: `local_views` of their number.
     """
 
     h: Mapping[View, Tensor]
@@ -58,6 +60,8 @@ class SharedBatch:
         for name, targets in representations.items():
             by_view = {"": targets} if isinstance(targets, Tensor) else targets
             self._sources |= {("representation", _of(name, v)): x for v, x in by_view.items()}
+        # How many views are local.
+        self.local = len({*activations.h, *activations.z} - {*GLOBAL_VIEWS})
         self._geometries = geometries
         self._index = index
         self._labels = labels
@@ -79,17 +83,26 @@ class SharedBatch:
 
     def embeddings(self, term: AnyTerm, *, standardise: bool = False) -> list[Sample]:
         """Return the same embeddings as samples, which keep their distances."""
-        return [self._sample(term.on, view, standardise) for view in term.views]
+        return [self._sample(term.on, view, standardise) for view in term.views(self.local)]
+
+    def over_pairs(self, term: PairTerm, compare: Callable[[Sample, Sample], Tensor]) -> Tensor:
+        """Return the mean of a comparison of two views over a term's groups of pairs of them."""
+        groups = [
+            torch.stack([compare(*(self._sample(term.on, v, False) for v in p)) for p in pairs])
+            for pairs in term.pairs(self.local)
+        ]
+        return torch.stack([group.mean() for group in groups]).mean()
 
     def own_rows(self, term: AnyTerm) -> list[Tensor]:
         """Return the embeddings of this process alone, one per view."""
-        return [self._source((term.on, view)) for view in term.views]
+        return [self._source((term.on, view)) for view in term.views(self.local)]
 
     def targets(
         self, term: DependenceTerm | RegressionTerm | AffinityTerm, whiten: Whitening | None = None
     ) -> list[Sample]:
         """Return a term's representation for each of its views, in the geometry of an exponent."""
-        return [self._target(term.representation, view, whiten) for view in term.views]
+        views = term.views(self.local)
+        return [self._target(term.representation, view, whiten) for view in views]
 
     def representation(self, name: str, whiten: Whitening | None = None) -> Sample:
         """Return a representation of the original view."""
@@ -116,7 +129,7 @@ class SharedBatch:
             return None
         if ("representation", name) in self._sources:
             return self.representation(name).rows
-        return [self._target(name, view, None).rows for view in term.views]
+        return [self._target(name, view, None).rows for view in term.views(self.local)]
 
     @cached_property
     def generator(self) -> torch.Generator:

@@ -21,11 +21,17 @@ vary alike, and divides them by one number. All need the mean and deviation that
 each component.
 
 Variance and covariance of the two views are added. VICReg adds covariances too but takes the
-mean of the variances, so its 25, 25, 1 are invariance 25, variance 12.5, covariance 1 here.
+mean of the variances, so its 25, 25, 1 are invariance 25, variance 12.5, covariance 1 here. Where
+there are local views as well, they are twice the mean over all views, so that weights keep their
+meaning.
+
+`view` says on which views a term acts; `view_names.py` says what that means for terms that compare
+pairs of views.
 Dependence terms are 1 - statistic, so a positive weight maximises dependence. The released
 MV-MR code minimises +dCor of hand-crafted representations; a weight of -1 gives that gradient.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -44,10 +50,18 @@ from pipeline.base.options import Options, added
 from pipeline.base.own_code import OwnCode
 from pipeline.dependence.distance_correlation import MINIMUM_ROWS, Statistic
 from pipeline.features.whitening import PHI_S, Whitening
+from pipeline.objective.view_names import (
+    GLOBAL_VIEWS,
+    GlobalView,
+    Pair,
+    Several,
+    View,
+    ViewChoice,
+    chosen_views,
+    compared_pairs,
+)
 from pipeline.objective.weights import Weight, never_counts
 
-View = Literal["original", "augmented"]
-ViewChoice = Literal["original", "augmented", "both"]
 Layer = Literal["h", "z"]
 _EXPONENT: TypeAdapter[float] = TypeAdapter(
     Annotated[float, Field(ge=0, le=1)], config=ConfigDict(strict=True)
@@ -58,7 +72,6 @@ GeometryChoice = Annotated[
     Whitening,
     WrapValidator(lambda value, _: value if value == PHI_S else _EXPONENT.validate_python(value)),
 ]
-VIEWS: tuple[View, View] = ("original", "augmented")
 # Functions of embeddings, and perhaps a target, that return a loss; see `OwnTerm`.
 OWN_TERMS: OwnCode[Callable[..., Any]] = OwnCode("loss term", "mvmr.register_term")
 
@@ -69,10 +82,9 @@ class Term(Options):
     weight: Weight = 1.0
     on: Layer = "z"
 
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The views whose embeddings the term needs."""
-        return VIEWS
+    @abstractmethod
+    def views(self, local: int) -> tuple[View, ...]:
+        """Return the views whose embeddings the term needs, where there are `local` local ones."""
 
     @property
     def least_rows(self) -> int:
@@ -80,13 +92,38 @@ class Term(Options):
         return 1
 
 
-class InvarianceTerm(Term):
-    """Mean squared error between the embeddings of the two views."""
+class PairTerm(Term):
+    """A term that compares the embeddings of two views, the mean over pairs of them."""
+
+    view: Several = added("all")
+
+    def pairs(self, local: int) -> tuple[tuple[Pair, ...], ...]:
+        """Return the pairs that are compared, in groups of which each counts alike."""
+        return compared_pairs(self.view, local)
+
+    def views(self, local: int) -> tuple[View, ...]:
+        """Return the views of these pairs."""
+        pairs = (pair for group in self.pairs(local) for pair in group)
+        return tuple(dict.fromkeys(view for pair in pairs for view in pair))
+
+
+class _ShapeTerm(Term):
+    """A term that looks at the distribution of one view's embeddings, of each view alike."""
+
+    view: Several = added("all")
+
+    def views(self, local: int) -> tuple[View, ...]:
+        """Return the views whose embeddings the term shapes."""
+        return chosen_views(self.view, local)
+
+
+class InvarianceTerm(PairTerm):
+    """Mean squared error between the embeddings of two views."""
 
     kind: Literal["invariance"] = "invariance"
 
 
-class VarianceTerm(Term):
+class VarianceTerm(_ShapeTerm):
     """Hinge that keeps the standard deviation of each dimension above `margin`."""
 
     kind: Literal["variance"] = "variance"
@@ -98,7 +135,7 @@ class VarianceTerm(Term):
         return 2
 
 
-class CovarianceTerm(Term):
+class CovarianceTerm(_ShapeTerm):
     """Squared covariances between different dimensions."""
 
     kind: Literal["covariance"] = "covariance"
@@ -109,8 +146,8 @@ class CovarianceTerm(Term):
         return 2
 
 
-class ViewDependenceTerm(Term):
-    """1 - distance correlation of the embeddings of the two views."""
+class ViewDependenceTerm(PairTerm):
+    """1 - distance correlation of the embeddings of two views."""
 
     kind: Literal["view_dependence"] = "view_dependence"
     statistic: Statistic = "dcor"
@@ -121,8 +158,8 @@ class ViewDependenceTerm(Term):
         return MINIMUM_ROWS[self.statistic]
 
 
-class BarlowTerm(Term):
-    """Cross-correlations of the two views' dimensions, drawn to the identity (Barlow Twins).
+class BarlowTerm(PairTerm):
+    """Cross-correlations of two views' dimensions, drawn to the identity (Barlow Twins).
 
     Those between different dimensions count `off_diagonal` times.
     """
@@ -136,11 +173,11 @@ class BarlowTerm(Term):
         return 2
 
 
-class SigregTerm(Term):
+class SigregTerm(_ShapeTerm):
     """Distance of the embeddings' distribution from the standard normal one (LeJEPA).
 
     It is measured along `directions` random directions, drawn anew in every step, and averaged over
-    the two views.
+    the views.
     """
 
     kind: Literal["sigreg"] = "sigreg"
@@ -168,10 +205,9 @@ class _RepresentationTerm(Term):
             )
         return self
 
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The views whose embeddings the term needs; for both, it is their mean."""
-        return VIEWS if self.view == "both" else (self.view,)
+    def views(self, local: int) -> tuple[View, ...]:
+        """Return the views whose embeddings the term needs; of several, it is the mean."""
+        return chosen_views(self.view, local)
 
 
 class DependenceTerm(_RepresentationTerm):
@@ -245,30 +281,30 @@ class LabelsTerm(Term):
     on: Layer = "h"
     view: ViewChoice = "both"
 
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The views whose embeddings are classified."""
-        return VIEWS if self.view == "both" else (self.view,)
+    def views(self, local: int) -> tuple[View, ...]:
+        """Return the views whose embeddings are classified."""
+        return chosen_views(self.view, local)
 
 
 class OwnTerm(Term):
     """A loss of the user's own: `kind: python:package.module:function`, with `trust: true`.
 
-    The function takes the embeddings (B, D) of each of `needs`, in this order, and the rows
-    (B, width) of the `representation` if one is named. It returns a scalar, or one number per image
-    (B,), whose mean counts.
+    The function takes the embeddings (B, D) of each of `needs`, which are global views, in this
+    order, and the rows (B, width) of the `representation` if one is named. It returns a scalar, or
+    one number per image (B,), whose mean counts.
     """
 
     kind: Literal["own"] = "own"
     on: Layer = "h"
     code: str
     trust: bool = False
-    needs: Annotated[tuple[View, ...], Field(strict=False, min_length=1, max_length=2)] = VIEWS
+    needs: Annotated[tuple[GlobalView, ...], Field(strict=False, min_length=1, max_length=2)] = (
+        GLOBAL_VIEWS
+    )
     representation: str | None = None
 
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The views whose embeddings the function takes."""
+    def views(self, local: int) -> tuple[View, ...]:
+        """Return the views whose embeddings the function takes; none of them is local."""
         return self.needs
 
 
@@ -344,15 +380,20 @@ def active(terms: Mapping[str, AnyTerm]) -> dict[str, AnyTerm]:
     return {name: term for name, term in terms.items() if not never_counts(term.weight)}
 
 
-def views_of(terms: Mapping[str, AnyTerm]) -> frozenset[View]:
-    """Return the views whose embeddings active terms need."""
-    return frozenset(view for term in active(terms).values() for view in term.views)
+def views_of(terms: Mapping[str, AnyTerm], local: int = 0) -> frozenset[View]:
+    """Return the views whose embeddings active terms need, where there are `local` local ones."""
+    return frozenset(view for term in active(terms).values() for view in term.views(local))
+
+
+def local_alone(terms: Mapping[str, AnyTerm]) -> list[str]:
+    """Return the names of active terms that ask for local views by `view: local`."""
+    return [name for name, t in active(terms).items() if getattr(t, "view", None) == "local"]
 
 
 def compares_views(term: AnyTerm) -> bool:
     """Return whether a term compares the embeddings of two views of an image."""
-    two = isinstance(term, OwnTerm) and len(set(term.needs)) == len(VIEWS)
-    return two or isinstance(term, InvarianceTerm | ViewDependenceTerm | BarlowTerm)
+    two = isinstance(term, OwnTerm) and len(set(term.needs)) == len(GLOBAL_VIEWS)
+    return two or isinstance(term, PairTerm)
 
 
 def representations_of(terms: Mapping[str, AnyTerm]) -> tuple[str, ...]:

@@ -31,11 +31,14 @@ def trivial_value(term: AnyTerm, batch: SharedBatch) -> Tensor | None:
     """
     match term:
         case InvarianceTerm():
-            x, y = batch.embeddings(term)
-            return mean_squared_error(x.rows, y.shuffled().rows)
+            return batch.over_pairs(
+                term, lambda x, y: mean_squared_error(x.rows, y.shuffled().rows)
+            )
         case ViewDependenceTerm():
-            x, y = batch.embeddings(term)
-            return 1 - distance_correlation(x, y.shuffled(), statistic=term.statistic)
+            return 1 - batch.over_pairs(
+                term,
+                lambda x, y: distance_correlation(x, y.shuffled(), statistic=term.statistic),
+            )
         case DependenceTerm():
             target = batch.representation(term.representation, term.whiten).shuffled()
             values = [

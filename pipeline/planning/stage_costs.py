@@ -73,12 +73,12 @@ def scoring_seconds(
     classes: int,
     encoders: int,
     rates: ScoringRates,
-    step_seconds: float,
+    view_seconds: float,
 ) -> float:
     """Return the seconds of one protocol, without its start.
 
     `images` counts those of each split, `widths` the numbers of each subject, of which `encoders`
-    are embedded anew; `step_seconds` is what training takes for an image.
+    are embedded anew; `view_seconds` is what training takes for a view of an image.
     """
     train, held_out = images["train"], sum(images.values()) - images["train"]
     read = encoders * sum(images.values()) * rates.embed
@@ -95,8 +95,8 @@ def scoring_seconds(
     seconds = read + operations / rates.operations
     if isinstance(options, SemiSupervisedOptions):
         few = max(options.batch_size, round((options.share or 0.1) * train))
-        batches = few // options.batch_size  # of one view, where training has two
-        seconds += encoders * options.epochs * batches * options.batch_size * step_seconds / 2
+        batches = few // options.batch_size
+        seconds += encoders * options.epochs * batches * options.batch_size * view_seconds
     return seconds
 
 

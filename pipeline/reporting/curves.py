@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from pipeline.images.view_options import ViewOptions
 from pipeline.objective.weights import ChangingWeight
 from pipeline.reporting.figures import Key, Line, keys, line_chart
 from pipeline.reporting.formats import number, percent
@@ -61,6 +62,7 @@ class CurvesPanel:
     charts: tuple[Drawn, ...]
     terms: tuple[Contribution, ...]
     two_random_views: bool
+    local_views: str  # what the views are where some are local, empty otherwise
     joined_processes: int | None  # whose batches training joins and validation does not
     best_epoch: int | None
     heads: tuple[str, ...]
@@ -117,11 +119,17 @@ def curves(run: RunFacts) -> CurvesPanel | Absent:
         charts=tuple(_drawn(chart, run, best) for chart in charts_of(columns)),
         terms=tuple(_contributions(run, columns, best)),
         two_random_views=run.config["train"]["augment_both"],
+        local_views=_local_views(run),
         joined_processes=_joined_processes(run),
         best_epoch=best,
         heads=tuple(column.replace("_", " ") for column in columns),
         rows=tuple(tuple(_cell(row[column]) for column in columns) for row in run.curves),
     )
+
+
+def _local_views(run: RunFacts) -> str:
+    views = ViewOptions.model_validate(run.config["train"].get("views", {}))
+    return views.told(run.config["dataset"]["image"]["size"]) if views.local else ""
 
 
 def _joined_processes(run: RunFacts) -> int | None:

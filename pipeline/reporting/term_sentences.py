@@ -33,7 +33,23 @@ TRIVIAL_ANSWERS = {
     "barlow": "that of an embedding that is the same for all images",
     "sigreg": "that of an embedding that is the same for all images",
 }
-VIEWS = {"original": "the image", "augmented": "a random view", "both": "either view"}
+VIEWS = {
+    "original": "the image",
+    "augmented": "a random view",
+    "both": "either view",
+    "local": "any local view",
+    "all": "any view, also local ones,",
+}
+PAIRS = {
+    "both": "the two views",
+    "local": "a local view and a global one",
+    "all": "two views, at least one of them global",
+}
+SUMS = {
+    "both": "summed over both views",
+    "local": "twice the mean over local views",
+    "all": "twice the mean over all views",
+}
 AUGMENTED = "the pixels of another random view, drawn for every batch"
 
 
@@ -59,15 +75,24 @@ class TermSentence:
 
 def terms_of(run: RunFacts, teachers: Mapping[str, str]) -> tuple[TermSentence, ...]:
     """Return the terms that a run was trained with; `teachers` maps features to networks."""
+    local = (run.config["train"] or {}).get("views", {}).get("local")
     return tuple(
         TermSentence(
             name,
             as_weight(term["weight"]),
-            _sentence(term, run.config["features"], teachers),
+            _sentence(
+                {**term, "view": _view(term, local=bool(local))}, run.config["features"], teachers
+            ),
             TRIVIAL_ANSWERS.get(term["kind"], ""),
         )
         for name, term in run.objective.items()
     )
+
+
+def _view(term: Mapping[str, Any], *, local: bool) -> str:
+    """Return the views on which a term acted, of which only training on local ones has these."""
+    view = str(term.get("view", "all"))
+    return view if local or view not in ("local", "all") else "both"
 
 
 def _sentence(
@@ -86,24 +111,24 @@ def _sentence(
 def _measured(
     term: Mapping[str, Any], features: Mapping[str, Any], teachers: Mapping[str, str]
 ) -> str:
-    on = term["on"]
+    on, pair = term["on"], PAIRS.get(term["view"])
     match term["kind"]:
         case "invariance":
-            return f"Mean squared difference between {on} of the two views: it pulls them together"
+            return f"Mean squared difference between {on} of {pair}: it pulls them together"
         case "variance":
             return (
                 f"How far the standard deviation of each dimension of {on} over a batch falls "
-                f"below {term['margin']:g}, summed over both views: it keeps images from "
+                f"below {term['margin']:g}, {SUMS[term['view']]}: it keeps images from "
                 "collapsing to one point"
             )
         case "covariance":
             return (
-                f"Squared covariances between the dimensions of {on}, summed over both views: it "
+                f"Squared covariances between the dimensions of {on}, {SUMS[term['view']]}: it "
                 "keeps them from carrying the same information"
             )
         case "view_dependence":
             return (
-                f"1 minus {STATISTICS[term['statistic']]} between {on} of the two views: images "
+                f"1 minus {STATISTICS[term['statistic']]} between {on} of {pair}: images "
                 "that are near in one should be near in the other"
             )
         case "dependence":
@@ -142,7 +167,7 @@ def _measured(
             )
         case "barlow":
             return (
-                f"Cross-correlations between the dimensions of {on} of the two views, compared "
+                f"Cross-correlations between the dimensions of {on} of {pair}, compared "
                 "with the identity: each dimension should be the same in both views and carry "
                 "information of its own"
             )

@@ -22,10 +22,10 @@ from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.loading.loaders import loader_by_size, training_loader
 from pipeline.loading.resident import load_decoded
 from pipeline.models.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
-from pipeline.models.encoder import Encoder
+from pipeline.models.encoder import Encoder, require_size
 from pipeline.models.student import StudentOptions
 from pipeline.objective.objective import Objective
-from pipeline.objective.terms import AnyTerm, least_rows, reads_labels, views_of
+from pipeline.objective.terms import AnyTerm, least_rows, reads_labels
 from pipeline.representations.representation import Representation, identity_of
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Choosing, Curves, Position, Selection
@@ -38,7 +38,14 @@ from pipeline.training.recalibration import Recalibration
 from pipeline.training.run_loggers import run_loggers
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
-from pipeline.training.step_views import TRAINING, VALIDATION, random_views, stored_views_of
+from pipeline.training.step_views import (
+    TRAINING,
+    VALIDATION,
+    random_views,
+    stored_views_of,
+    view_complaints,
+    view_plan,
+)
 from pipeline.training.stored_references import stored_references
 from pipeline.training.train_options import TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
@@ -67,7 +74,10 @@ class Run:
     weights: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raise DataError if training and validation images do not belong together."""
+        """Raise DataError if training and validation images do not belong together.
+
+        Raises ConfigError if the objective and the views do not.
+        """
         for what in ("dataset", "classes", "multi_label"):
             ours, theirs = (getattr(d.manifest, what) for d in (self.train, self.validation))
             if ours != theirs:
@@ -80,6 +90,8 @@ class Run:
                 f"Training and validation images need the same form; found {self.train.image!r} "
                 f"and {self.validation.image!r}."
             )
+        for complaint in view_complaints(self.objective, self.options, self.image):
+            raise ConfigError(complaint)
 
     @property
     def image(self) -> ImageOptions:
@@ -89,7 +101,7 @@ class Run:
     def random_views(self, stream: int) -> RandomViews:
         """Return the random views that training or validation draws."""
         return random_views(
-            views_of(self.objective),
+            view_plan(self.objective, self.options, stream),
             self.options,
             stream=stream,
             stored=stored_views_of(self.train.features, self.options),
@@ -230,6 +242,8 @@ def _advice(work: Path, last_saved: int | None) -> str:
 def _module(run: Run, batches: int, *, gather: bool, progress: Progress) -> StudentModule:
     options = run.options
     encoder = initial_encoder(run.student, run.image, run.weights, seed=run.seed, progress=progress)
+    if options.views.local:
+        require_size(encoder, channels=run.image.channels, size=options.views.local.size)
     objective = _objective(run, encoder, gather=gather and options.parallel.gather)
     encoder.projector.requires_grad_(objective.needs_projector)
     if options.channels_last:

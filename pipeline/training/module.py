@@ -17,18 +17,19 @@ from pipeline.base.errors import NotFiniteError, TrainingError
 from pipeline.base.seeds import seed_from
 from pipeline.images.original_view import ImageOptions, normalise, normalise_views
 from pipeline.images.random_views import build_augmentation
+from pipeline.images.view_options import ViewForm
 from pipeline.loading.batch import Batch
 from pipeline.loading.batch_pixels import random_view
 from pipeline.models.encoder import Encoder
 from pipeline.objective.objective import Moment, Objective, ObjectiveValue
 from pipeline.objective.shared_batch import Activations
-from pipeline.objective.terms import View
+from pipeline.objective.view_names import View
 from pipeline.representations.representation import Representation
 from pipeline.training.collectives import sum_over_processes
 from pipeline.training.curve_names import TERM, TRIVIAL, WEIGHT
 from pipeline.training.optimisers import build_optimizer
 from pipeline.training.schedules import learning_rate
-from pipeline.training.step_views import TRAINING, VALIDATION, drawn_views
+from pipeline.training.step_views import TRAINING, VALIDATION, ViewPlan, view_plan
 from pipeline.training.train_options import TrainOptions
 
 
@@ -37,8 +38,8 @@ class StudentModule(lightning.LightningModule):
 
     `live` are the representations that are computed for every batch instead of read from the store.
     They see the image without augmentation, even if both views are augmented. Each step hands the
-    labels and a detached h to callbacks: that of the original view, or that of the augmented view
-    if only this one is encoded.
+    labels and a detached h to callbacks: that of the original view, or that of the first view that
+    is encoded if this one is not.
     """
 
     def __init__(
@@ -56,7 +57,11 @@ class StudentModule(lightning.LightningModule):
         self.encoder = encoder
         self.objective = objective
         self._live = dict(live)
-        self._augment = build_augmentation(options.augmentation, image)
+        self._plans = {s: view_plan(objective.terms, options, s) for s in (TRAINING, VALIDATION)}
+        forms = {form for plan in self._plans.values() for form in plan.drawn.values()}
+        self._augmentations = {
+            form: build_augmentation(options.augmentation, image, form) for form in forms
+        }
         self._image = image
         self._options = options
         self._steps_per_epoch = steps_per_epoch
@@ -97,7 +102,7 @@ class StudentModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Log the objective of a validation batch; the encoder is in evaluation mode."""
         value, h = self._evaluate(batch, VALIDATION, batch_idx)
-        if self._options.augment_both or "original" not in self.objective.views:
+        if not self._plans[VALIDATION].begins_with_original:
             h = self.encoder.features(self._normalised(batch))
         for name, number in _values(value).items():
             self.log(
@@ -117,36 +122,35 @@ class StudentModule(lightning.LightningModule):
                 f"found {batch['images'].dtype}."
             )
         torch.manual_seed(seed_from(self._seed, stream, number, self.global_rank))
+        plan = self._plans[stream]
         with torch.no_grad():
-            views = self._views(batch, stream)
+            views = self._views(batch, plan)
             live: dict[str, Tensor] = {}
             if self._live:
                 original = self._normalised(batch)
                 live = {name: network(original) for name, network in self._live.items()}
-        activations = self._activations(views)
+        activations = self._activations(views, plan)
         value = self.objective(
             activations,
-            {**self._targets(batch, stream), **live},
+            {**self._targets(batch, plan), **live},
             index=batch["index"] if stream == TRAINING else None,
             labels=batch["labels"],
             moment=self._moment(stream, number),
         )
-        h = activations.h.get("original")
-        return value, activations.h["augmented"] if h is None else h
+        return value, activations.h[plan.encoded[0]]
 
-    def _views(self, batch: Batch, stream: int) -> dict[View, Tensor]:
+    def _views(self, batch: Batch, plan: ViewPlan) -> dict[View, Tensor]:
         """Return the views to encode: random ones as drawn, and otherwise the original view."""
-        random = drawn_views(self.objective.views, self._options, stream)
-        rest = self.objective.views - set(random)
+        rest = [view for view in plan.encoded if view not in plan.drawn]
         views = dict.fromkeys(rest, self._normalised(batch)) if rest else {}
-        return views | {view: self._augmented(batch, n) for n, view in enumerate(random)}
+        drawn = enumerate(plan.drawn.items())
+        return views | {view: self._augmented(batch, n, form) for n, (view, form) in drawn}
 
-    def _targets(self, batch: Batch, stream: int) -> dict[str, Tensor | dict[View, Tensor]]:
+    def _targets(self, batch: Batch, plan: ViewPlan) -> dict[str, Tensor | dict[View, Tensor]]:
         """Return the stored targets of a batch, by view where those of stored views are shown."""
-        random = drawn_views(self.objective.views, self._options, stream)
         targets: dict[str, Tensor | dict[View, Tensor]] = {**batch["targets"]}
         # An original view keeps its own target.
-        for view, drawn in zip(random, batch["views"], strict=False):
+        for view, drawn in zip(plan.drawn, batch["views"], strict=False):
             for name, rows in (drawn.targets or {}).items():
                 known = targets[name]
                 by_view: dict[View, Tensor] = (
@@ -161,21 +165,25 @@ class StudentModule(lightning.LightningModule):
         progress = self.global_step / max(1, last)
         return Moment(min(1.0, progress), seed_from(self._seed, stream, number))
 
-    def _activations(self, views: Mapping[Any, Tensor]) -> Activations:
-        wanted = [view for view in views if view in self.objective.views]
-        if not self.objective.needs_projector:
-            return Activations({v: self.encoder.features(views[v]) for v in wanted}, {})
-        encoded = {view: self.encoder(views[view]) for view in wanted}
-        return Activations(
-            {v: h for v, (h, _) in encoded.items()}, {v: z for v, (_, z) in encoded.items()}
-        )
+    def _activations(self, views: Mapping[View, Tensor], plan: ViewPlan) -> Activations:
+        all_h, all_z = dict[View, Tensor](), dict[View, Tensor]()
+        for names in plan.passes:
+            together = [views[name] for name in names]
+            images = together[0] if len(together) == 1 else torch.cat(together)
+            if self.objective.needs_projector:
+                h, z = self.encoder(images)
+                all_z.update(zip(names, z.chunk(len(names)), strict=True))
+            else:
+                h = self.encoder.features(images)
+            all_h.update(zip(names, h.chunk(len(names)), strict=True))
+        return Activations(all_h, all_z)
 
     def _normalised(self, batch: Batch) -> Tensor:
         return self._laid_out(normalise(batch["images"], self._image))
 
-    def _augmented(self, batch: Batch, number: int) -> Tensor:
-        """Return a random view; each number is another one."""
-        view = random_view(batch, self._augment, self.device, number=number)
+    def _augmented(self, batch: Batch, number: int, form: ViewForm) -> Tensor:
+        """Return a random view of a form; each number is another one."""
+        view = random_view(batch, self._augmentations[form], self.device, number=number)
         return self._laid_out(normalise_views(view, self._image))
 
     def _laid_out(self, images: Tensor) -> Tensor:

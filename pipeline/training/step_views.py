@@ -1,39 +1,126 @@
 """Which views of an image a step encodes, and which random ones its loader must draw for it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 from pipeline.base.errors import ConfigError
 from pipeline.features.store import StoredFeature
+from pipeline.images.original_view import ImageOptions
 from pipeline.images.random_views import POLICIES
 from pipeline.images.stored_views import StoredViewOptions
+from pipeline.images.view_options import GLOBAL, ViewForm
 from pipeline.loading.batch_pixels import RandomViews
-from pipeline.objective.terms import View
+from pipeline.objective.terms import AnyTerm, local_alone, views_of
+from pipeline.objective.view_names import GLOBAL_VIEWS, View, local_views
 from pipeline.training.train_options import TrainOptions
 
 TRAINING, VALIDATION = 0, 1  # streams of random draws
 
 
+@dataclass(frozen=True)
+class ViewPlan:
+    """The views of an image that a step encodes.
+
+    `passes` are the views that go through the network together; statistics of batch norms are those
+    of a pass. Local views share one, each global view has its own. `drawn` maps the random views,
+    in the order of their draws, to their forms; the others are the original view.
+    """
+
+    passes: tuple[tuple[View, ...], ...]
+    drawn: Mapping[View, ViewForm]
+
+    @property
+    def encoded(self) -> tuple[View, ...]:
+        """All views that are encoded, in order."""
+        return tuple(view for views in self.passes for view in views)
+
+    @property
+    def shows_originals(self) -> bool:
+        """Whether one of the views is the original one, without augmentation."""
+        return any(view not in self.drawn for view in self.encoded)
+
+    @property
+    def begins_with_original(self) -> bool:
+        """Whether the first of the views is the original one, without augmentation."""
+        return self.encoded[0] not in self.drawn
+
+
+def view_plan(terms: Mapping[str, AnyTerm], options: TrainOptions, stream: int) -> ViewPlan:
+    """Return the views that training or validation encodes for these terms.
+
+    Local views are for training alone.
+    """
+    local = options.views.local if stream == TRAINING else None
+    count = local.count if local else 0
+    needed = views_of(terms, count)
+    small = tuple(view for view in local_views(count) if view in needed)
+    passes = [(view,) for view in GLOBAL_VIEWS if view in needed] + ([small] if small else [])
+    drawn = {view: GLOBAL for view in _random_globals(options, stream) if view in needed}
+    return ViewPlan(tuple(passes), drawn | (dict.fromkeys(small, local.form) if local else {}))
+
+
+def _random_globals(options: TrainOptions, stream: int) -> tuple[View, ...]:
+    if stream == VALIDATION and options.validate_on == "original":
+        return ()
+    return GLOBAL_VIEWS if options.augment_both else ("augmented",)
+
+
 def random_views(
-    views: frozenset[View],
+    plan: ViewPlan,
     options: TrainOptions,
     *,
     stream: int,
     stored: StoredViewOptions | None = None,
     live: bool = False,
 ) -> RandomViews:
-    """Return the random views that stand for `views` of an objective in training or validation.
+    """Return what a loader draws for a plan of training or validation.
 
     In training, original views are only needed if the objective has them, or representations are
     computed `live`; validation needs them for probes. Training shows `stored` views if there are
     any.
     """
-    drawn = drawn_views(views, options, stream)
     return RandomViews(
         options.augmentation,
-        count=len(drawn),
+        forms=tuple(plan.drawn.values()),
         stream=stream,
-        original=stream == VALIDATION or live or bool(views - set(drawn)),
+        original=stream == VALIDATION or live or plan.shows_originals,
         stored=stored if stream == TRAINING else None,
+    )
+
+
+def view_complaints(
+    terms: Mapping[str, AnyTerm], options: TrainOptions, image: ImageOptions
+) -> Iterator[str]:
+    """Yield why terms and views do not go together, each with its dotted path."""
+    local = options.views.local
+    if local is None:
+        for name in local_alone(terms):
+            yield (
+                f"objective.{name}.view: local needs local views, and train.views has none; set "
+                f"train.views: {{local: {{count: 4, size: {max(4, image.size // 2)}}}}}, for "
+                "example, or choose another view."
+            )
+        return
+    if local.size > image.size:
+        yield (
+            f"train.views.local.size: a local view is at most as large as a global one, whose size "
+            f"is {image.size} (dataset.image.size); found {local.size}."
+        )
+    if not views_of(terms, local.count) & {*local_views(local.count)}:
+        yield (
+            "train.views.local: no term of the objective acts on local views; set view: all or "
+            "view: local for one of them, or leave them out."
+        )
+
+
+def without_a_target(options: TrainOptions, viewed: Collection[str]) -> str | None:
+    """Return why local views cannot be shown beside targets stored of views, if there are both."""
+    if options.views.local is None or not options.stored_views or not viewed:
+        return None
+    return (
+        f"train.views.local: {', '.join(viewed)} is stored of views, each with a target of its "
+        "own, and local views have none; set train.stored_views: false, so that all views take the "
+        "target of the original one, or leave local views out."
     )
 
 
@@ -43,11 +130,14 @@ def stored_views_of(
     """Return the stored views that training shows: those of its targets, unless it is told not to.
 
     Targets may be stored for different numbers of views, of which the first ones are then used.
-    Raises ConfigError if they are not of the same views, or if the policy cannot follow them.
+    Raises ConfigError if they are not of the same views, if the policy cannot follow them, or if
+    there are local views as well.
     """
     found = {name: feature.views for name, feature in features.items() if feature.views}
     if not found or not options.stored_views:
         return None
+    if complaint := without_a_target(options, found):
+        raise ConfigError(complaint)
     (first, views), *others = found.items()
     for name, other in others:
         if other.recipe() != views.recipe():
@@ -72,11 +162,3 @@ def stored_views_of(
 
 def _told(views: StoredViewOptions) -> str:
     return f"min_scale {views.min_scale}, flip_p {views.flip_p}, seed {views.seed}"
-
-
-def drawn_views(views: frozenset[View], options: TrainOptions, stream: int) -> tuple[View, ...]:
-    """Return the views of an objective that are random ones, in the order of their draws."""
-    if stream == VALIDATION and options.validate_on == "original":
-        return ()
-    both: tuple[View, ...] = ("original", "augmented") if options.augment_both else ("augmented",)
-    return tuple(view for view in both if view in views)

@@ -9,11 +9,12 @@ and because all protocols score the same one.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
-from pipeline.objective.terms import VIEWS, AnyTerm, LabelsTerm, views_of
+from pipeline.objective.terms import AnyTerm, LabelsTerm, views_of
+from pipeline.objective.view_names import ViewChoice, chosen_views
 from pipeline.training.train_options import TrainOptions
 
 if TYPE_CHECKING:  # it imports Lightning
@@ -27,16 +28,22 @@ def supervised(run: "Run", about: Mapping[str, Any]) -> "Run":
         run,
         train=train,
         validation=validation,
-        objective=supervised_objective(run.objective),
+        objective=supervised_objective(run.objective, run.options),
         live={},
         about=about,
     )
 
 
-def supervised_objective(terms: Mapping[str, AnyTerm]) -> dict[str, AnyTerm]:
-    """Return the objective that classifies the views on which these terms act."""
-    views = views_of(terms)
-    return {"labels": LabelsTerm(view="both" if len(views) == len(VIEWS) else min(views))}
+def supervised_objective(terms: Mapping[str, AnyTerm], options: TrainOptions) -> dict[str, AnyTerm]:
+    """Return the objective that classifies the views on which these terms act.
+
+    Where these are one global view and local ones, it classifies all views.
+    """
+    local = options.views.local_count
+    shown = views_of(terms, local)
+    choices: tuple[ViewChoice, ...] = get_args(ViewChoice)
+    view = next(choice for choice in choices if shown <= {*chosen_views(choice, local)})
+    return {"labels": LabelsTerm(view=view)}
 
 
 def shown_targets(

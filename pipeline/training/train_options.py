@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.base.options import Options, added
 from pipeline.images.random_views import AugmentationOptions
+from pipeline.images.view_options import ViewOptions
 from pipeline.loading.loaders import LoadingOptions
 from pipeline.training.optimisers import OptimizerOptions
 from pipeline.training.schedules import ScheduleOptions
@@ -63,7 +64,8 @@ class TrainOptions(Options):
     """`train`: one run of the optimiser.
 
     `batch_size` is per process. With `augment_both`, both views are augmented independently, as in
-    VICReg; otherwise the first view is the original image. `ema` is the decay, per optimiser step,
+    VICReg; otherwise the first view is the original image. `views` adds local ones, which training
+    shows beside these two, and validation does not. `ema` is the decay, per optimiser step,
     of an average of the encoder's weights, which is validated and kept in their place. `select` is
     the rule for the best checkpoint, always on validation images: `probe` (highest top-1 of the
     linear probe), `objective` (lowest), or `auto` (probe if there are labels, else objective).
@@ -95,6 +97,7 @@ class TrainOptions(Options):
     parallel: ParallelOptions = ParallelOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
     augment_both: bool = False
+    views: ViewOptions = added(ViewOptions())
     loading: LoadingOptions = LoadingOptions()
     saving: SavingOptions = SavingOptions()
     probe: ProbeOptions = ProbeOptions()

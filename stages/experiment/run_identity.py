@@ -86,7 +86,8 @@ def control_key(
     """
     if experiment.objective is None or experiment.train is None:
         raise ConfigError("A control is trained beside a student: the experiment trains none.")
-    own = experiment.model_copy(update={"objective": supervised_objective(experiment.objective)})
+    labels = supervised_objective(experiment.objective, experiment.train)
+    own = experiment.model_copy(update={"objective": labels})
     shown = shown_targets(targets, experiment.train)
     return digest(["control", run_key(own, tuned=tuned, manifests=manifests, targets=shown)])
 

@@ -13,7 +13,7 @@ from pipeline.base.digests import digest
 from pipeline.base.errors import ConfigError
 from pipeline.base.options import Options, added, problems
 from pipeline.base.own_code import PREFIX, OwnCode
-from pipeline.base.timm_catalogue import other_activation, unknown_backbone
+from pipeline.base.timm_catalogue import other_activation, takes_one_size, unknown_backbone
 from pipeline.base.yaml_file import override, read_yaml
 from pipeline.datasets.sources import AnySource
 from pipeline.datasets.split import SplitOptions
@@ -34,6 +34,7 @@ from pipeline.representations.kinds import KINDS, AnyRepresentation
 from pipeline.representations.own_representation import REPRESENTATIONS
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.writing import ShardOptions
+from pipeline.training.step_views import view_complaints, without_a_target
 from pipeline.training.train_options import TrainOptions
 from stages.experiment.config_problems import complaint, unknown_representations, unstored_targets
 
@@ -186,7 +187,7 @@ def _checked(data: dict[str, Any]) -> tuple[Experiment | None, list[str]]:
         return None, [*problems(error, Experiment), *unknown_representations(data)]
     wrong = [*unknown_representations(data), *_unstorable(experiment), *_idle(experiment)]
     wrong += [*_too_small(experiment), *_cannot_read(experiment)]
-    wrong += [*_senseless_validation(experiment), *_untrusted(experiment)]
+    wrong += [*_senseless_validation(experiment), *_views(experiment), *_untrusted(experiment)]
     wrong += unstored_targets(experiment.objective or {}, experiment.features)
     if not wrong:  # last, as it takes a second to import timm
         wrong += _wrong_backbone(experiment)
@@ -202,6 +203,14 @@ def _wrong_backbone(experiment: Experiment) -> Iterator[str]:
             wrong = other_activation(name)
         if wrong:
             yield f"student.architecture: {wrong}"
+        local = experiment.train.views.local if experiment.train else None
+        size = experiment.dataset.image.size
+        if not wrong and local and local.size != size and takes_one_size(name):
+            yield (
+                f"train.views.local.size: {architecture} takes images of one size, here {size} px, "
+                f"and not views of {local.size} px; choose that size, a convolutional student, or "
+                "no local views."
+            )
 
 
 def _untrusted(experiment: Experiment) -> Iterator[str]:
@@ -233,6 +242,16 @@ def _senseless_validation(experiment: Experiment) -> Iterator[str]:
             f"train.validate_on: {', '.join(comparing)} of the objective compares two views, which "
             "would both be the original one; use views."
         )
+
+
+def _views(experiment: Experiment) -> Iterator[str]:
+    train, objective = experiment.train, experiment.objective
+    if train is None or objective is None:
+        return
+    yield from view_complaints(objective, train, experiment.dataset.image)
+    viewed = [name for name, options in experiment.targets().items() if options.views is not None]
+    if complaint := without_a_target(train, viewed):
+        yield complaint
 
 
 def _too_small(experiment: Experiment) -> Iterator[str]:

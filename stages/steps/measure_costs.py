@@ -125,7 +125,10 @@ class CostTrial:
             **{name: cost.width for name, cost in costs.features.items()},
         }
         rates = ScoringRates(_embedding_seconds(encoder, image), operations_a_second())
-        training = costs.training
+        per_view = 0.0
+        if costs.training is not None and experiment.train is not None:
+            views = experiment.train.views.in_global_ones(image.size)
+            per_view = costs.training.image_seconds / views
         work = {"source": 0.0, "shard": sample.cost.seconds}
         work |= {f"extract@{name}": cost.seconds for name, cost in costs.features.items()}
         work |= {"select": 0.0, "train": 0.0}
@@ -139,7 +142,7 @@ class CostTrial:
                 classes=self._classes,
                 encoders=len(encoders),
                 rates=rates,
-                step_seconds=training.image_seconds if training else 0.0,
+                view_seconds=per_view,
             )
         work |= {"report": drawing_seconds([*sample.images.values()][-1]), "keep": 0.0}
         return {stage: own + stage_start(stage, self._start) for stage, own in work.items()}

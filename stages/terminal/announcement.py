@@ -54,6 +54,9 @@ def announce(
             f"{_projector(experiment.student, found)}"
         )
     if objective and experiment.objective is not None and experiment.train is not None:
+        if experiment.train.views.local:
+            values["views"] = experiment.train.views.model_dump(mode="json")
+            rows["views"] = experiment.train.views.told(experiment.dataset.image.size)
         weights = {name: term.weight for name, term in experiment.objective.items()}
         values["objective"] = {
             name: term.model_dump(mode="json")["weight"]

@@ -154,6 +154,49 @@ def test_views_that_are_compared_are_not_both_the_original_one(digits: Path) -> 
     assert load(digits, [*changed, *off])
 
 
+LOCAL = "train.views={global: 2, local: {count: 4, size: 6, scale: [0.05, 0.3]}}"
+
+
+def test_local_views_are_options_of_training(digits: Path) -> None:
+    train = load(digits, [LOCAL]).train
+    assert train is not None
+    assert train.views.local_count == 4
+    written = train.model_dump(mode="json")["views"]
+    assert written == {"global": 2, "local": {"count": 4, "size": 6, "scale": [0.05, 0.3]}}
+    assert type(train).model_validate(train.model_dump(mode="json")) == train
+    assert load(digits, ["train.views={global: 2}"]).digest() == load(digits).digest()
+    assert load(digits, [LOCAL]).digest() != load(digits).digest()
+    assert train.views.in_global_ones(8) == 2 + 4 * (6 / 8) ** 2
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["train.views={global: 3}"], "train.views.global: the original and the augmented view"),
+        (["train.views.local={count: 4}"], "train.views.local.size: this key is required."),
+        (["train.views.local={count: 0, size: 6}"], "train.views.local.count: "),
+        (["train.views.local={count: 4, size: 6, scale: [0.3, 0.1]}"], "found 0.3, 0.1"),
+        (["train.views.local={count: 4, size: 9}"], "found 9"),
+        (["objective.hog.view=local"], "objective.hog.view: local needs local views"),
+        (["objective.invariance.view=original"], "objective.invariance.view: Unknown value"),
+        (
+            [LOCAL, "dataset.views={count: 2}", "features.hog.views=true"],
+            "train.views.local: hog is stored of views",
+        ),
+        (
+            [LOCAL, "student={architecture: timm:vit_tiny_patch16_224}"],
+            "train.views.local.size: timm:vit_tiny_patch16_224 takes images of one size",
+        ),
+    ],
+)
+def test_local_views_that_cannot_be_are_refused(
+    digits: Path, assignments: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(digits, assignments)
+    assert said in str(caught.value)
+
+
 def test_a_changing_weight_survives_a_record(digits: Path) -> None:
     weight = "objective.hog.weight={from: 5, to: 1, schedule: linear}"
     changed = load(digits, [weight])

@@ -35,6 +35,7 @@ from pipeline.images.view_operations import (
     gaussian_blur,
     padded_crop,
 )
+from pipeline.images.view_options import ViewForm
 
 POLICIES = ["custom", "cifar20", "cifar", "randaugment", "autoaugment"]
 BATCHED = POLICIES[:3]
@@ -78,6 +79,18 @@ def test_a_resized_crop_is_torchvisions(size: int, cubic: bool) -> None:
         theirs = tv.resized_crop(image, *box.tolist(), [size, size], mode, antialias=True)
         theirs = theirs.clamp(0, 1)
         torch.testing.assert_close(view, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cubic", [False, True])
+def test_a_crop_that_shrinks_is_antialiased_as_torchvisions(cubic: bool) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(40, 3, 48, 48)
+    boxes = torch.from_numpy(drawn_boxes(numbers(40), 0.01, height=48, width=48, max_scale=0.8))
+    ours = crop_and_resize(images, boxes, size=14, cubic=cubic)
+    mode = tv.InterpolationMode.BICUBIC if cubic else tv.InterpolationMode.BILINEAR
+    for image, box, view in zip(images, boxes, ours, strict=True):
+        theirs = tv.resized_crop(image, *box.tolist(), [14, 14], mode, antialias=True)
+        torch.testing.assert_close(view, theirs.clamp(0, 1), rtol=0, atol=1e-5)
 
 
 def test_a_padded_crop_is_torchvisions_to_the_bit() -> None:
@@ -149,6 +162,19 @@ def test_boxes_keep_to_the_smallest_area() -> None:
     assert area.min() > 0.48  # sides are rounded to pixels
     assert area.max() <= 1
     assert (drawn_boxes(numbers(5), 1.0, height=7, width=7)[:, 2:] == 7).all()
+
+
+def test_areas_of_local_boxes_are_uniform_in_their_scale() -> None:
+    form, image = ViewForm(96, (0.05, 0.3)), ImageOptions(size=224, mean=(0.5,) * 3, std=(0.5,) * 3)
+    for policy in ("custom", "cifar", "randaugment"):
+        augment = build_augmentation(
+            AugmentationOptions.model_validate({"policy": policy}), image, form
+        )
+        boxes = augment.boxes(numbers(20_000, augment.numbers), 1500, 1000)
+        area = (boxes[:, 2] * boxes[:, 3]) / (1500 * 1000)
+        assert area.min() > 0.0499  # sides are rounded to pixels
+        assert area.max() < 0.3005
+        assert kstest(area, "uniform", (0.05, 0.25)).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -20,6 +20,7 @@ from pipeline.images.decoding import opened
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.random_views import AugmentationOptions, build_augmentation
 from pipeline.images.stored_views import StoredViewOptions, stored_view
+from pipeline.images.view_options import GLOBAL
 from pipeline.loading.batch import SplitData
 from pipeline.loading.batch_pixels import RandomViews, random_view
 from pipeline.loading.loaders import LoadingOptions, training_loader
@@ -98,7 +99,7 @@ def epochs(data: SplitData, count: int = 3, *, skip: int = 0, **how: Any) -> Epo
     options = LoadingOptions.model_validate(
         {name: how.pop(name) for name in ("mode", "workers") if name in how}
     )
-    views = RandomViews(PLAIN, count=2, original=how.pop("original", False), stored=STORED)
+    views = RandomViews(PLAIN, (GLOBAL, GLOBAL), original=how.pop("original", False), stored=STORED)
     loader = training_loader(data, options, batch_size=BATCH, seed=7, views=views, **how)
     loader.load_state_dict({"epoch": skip // len(loader), "delivered": skip % len(loader)})
     found: Epochs = {}

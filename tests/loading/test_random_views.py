@@ -15,10 +15,11 @@ from pipeline.datasets.source import Encoded, Item, Source
 from pipeline.images.decoding import decode
 from pipeline.images.original_view import ImageOptions
 from pipeline.images.random_views import AugmentationOptions, build_augmentation
+from pipeline.images.view_options import GLOBAL, ViewForm
 from pipeline.loading.batch import SplitData
-from pipeline.loading.batch_pixels import RandomViews, random_view
+from pipeline.loading.batch_pixels import BatchPixels, RandomViews, random_view
 from pipeline.loading.evaluation_loader import EvaluationLoader
-from pipeline.loading.loaders import LoadingOptions, training_loader
+from pipeline.loading.loaders import LoadingOptions, bytes_in_memory, training_loader
 from pipeline.shards.writing import ShardOptions, write_split
 
 SIZE, SAMPLES, BATCH = 16, 24, 4
@@ -26,8 +27,11 @@ IMAGE = ImageOptions(size=SIZE, mean=(0.5,) * 3, std=(0.5,) * 3)
 CUSTOM = AugmentationOptions(policy="custom")
 CPU = torch.device("cpu")
 
-# What is drawn for a sample in an epoch: its crops and finished views.
-Drawn = dict[tuple[int, int], torch.Tensor]
+LOCAL = ViewForm(10, (0.05, 0.3))
+FOUR = (GLOBAL, GLOBAL, LOCAL, LOCAL)
+
+# What is drawn for a sample in an epoch: its finished views.
+Drawn = dict[tuple[int, int], list[torch.Tensor]]
 
 
 class Scenes(Source):
@@ -82,16 +86,16 @@ def drawn(
     options = LoadingOptions.model_validate(
         {name: how.pop(name) for name in ("mode", "workers") if name in how}
     )
-    views = views or RandomViews(CUSTOM, count=2)
+    views = views or RandomViews(CUSTOM, FOUR)
+    augment = [build_augmentation(views.augmentation, data.image, f) for f in views.forms]
     loader = training_loader(data, options, batch_size=BATCH, seed=7, views=views, **how)
-    augment = build_augmentation(views.augmentation, data.image)
     loader.load_state_dict({"epoch": skip // len(loader), "delivered": skip % len(loader)})
     found: Drawn = {}
     for epoch in range(loader.epoch, loader.epoch + epochs):
         for batch in loader:
-            both = [random_view(batch, augment, CPU, number=n) for n in range(views.count)]
+            every = [random_view(batch, a, CPU, number=n) for n, a in enumerate(augment)]
             for row, sample in enumerate(batch["index"].tolist()):
-                found[epoch, sample] = torch.stack([view[row] for view in both])
+                found[epoch, sample] = [view[row] for view in every]
     return found
 
 
@@ -121,11 +125,59 @@ def test_a_resumed_epoch_goes_on_with_its_views(data: SplitData, mode: str) -> N
 
 def test_epochs_samples_views_and_streams_differ(data: SplitData) -> None:
     found = drawn(data, mode="resident")
-    first, second = found[0, 3], found[1, 3]
-    assert not torch.allclose(first, second)
+    first = found[0, 3]
+    assert [view.shape for view in first] == [(3, SIZE, SIZE)] * 2 + [(3, 10, 10)] * 2
     assert not torch.allclose(first[0], first[1])
-    other = drawn(data, mode="resident", views=RandomViews(CUSTOM, count=2, stream=1))
-    assert not torch.allclose(first, other[0, 3])
+    assert not torch.allclose(first[2], first[3])
+    other = drawn(data, mode="resident", views=RandomViews(CUSTOM, FOUR, stream=1))
+    for others in (found[1, 3], found[0, 4], other[0, 3]):
+        assert not any(map(torch.allclose, first, others))
+
+
+@pytest.mark.parametrize("policy", ["custom", "cifar", "cifar20", "randaugment"])
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
+def test_local_views_leave_global_ones_as_they_are(data: SplitData, policy: Any, mode: str) -> None:
+    augmentation = AugmentationOptions(policy=policy)
+    how: dict[str, Any] = {"mode": mode, "workers": 0}
+    every = drawn(data, views=RandomViews(augmentation, FOUR, original=False), **how)
+    alone = drawn(data, views=RandomViews(augmentation, FOUR[:2], original=False), **how)
+    assert alike(alone, {key: views[:2] for key, views in every.items()}) == 2 * SAMPLES
+
+
+@pytest.mark.parametrize("policy", ["custom", "cifar"])
+def test_local_views_are_boxes_of_the_file_under_any_policy(tmp_path: Path, policy: Any) -> None:
+    photographs = split(tmp_path, (60, 80), "png")
+    augmentation = AugmentationOptions(policy=policy, flip_p=0.0)
+    views = RandomViews(augmentation, (GLOBAL, LOCAL))
+    (batch,) = EvaluationLoader(photographs, SAMPLES, views=views, seed=3)
+    crops = batch["views"][1].crops
+    assert crops is not None
+    augment = build_augmentation(augmentation, IMAGE, LOCAL)
+    numbers = numbers_of(batch["index"], augment.numbers, 3, 0, 0, 1)
+    boxes = augment.boxes(numbers, 60, 80)
+    for number, (crop, box) in enumerate(zip(crops, boxes.tolist(), strict=True)):
+        top, left, height, width = box
+        assert 0.04 < height * width / (60 * 80) < 0.32
+        part = decode(Scenes((60, 80), "png").files[number])
+        part = part.crop((left, top, left + width, top + height))
+        expected = np.asarray(part.resize((10, 10), Image.Resampling.BILINEAR)).astype(int)
+        assert np.abs(expected - crop.permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_local_views_take_no_memory_of_a_split(data: SplitData) -> None:
+    every, alone = (
+        bytes_in_memory(data, BatchPixels(data, RandomViews(CUSTOM, forms), seed=0))
+        for forms in (FOUR, FOUR[:2])
+    )
+    assert every == alone
+
+
+def test_a_view_that_pads_is_cut_from_the_original_one_beside_local_views(tmp_path: Path) -> None:
+    photographs = split(tmp_path, (40, 57))
+    views = RandomViews(AugmentationOptions(policy="cifar"), FOUR, original=False)
+    (batch,) = EvaluationLoader(photographs, SAMPLES, views=views)
+    assert batch["images"].shape == (SAMPLES, 3, SIZE, SIZE)
+    assert [view.crops is None for view in batch["views"]] == [True, True, False, False]
 
 
 def test_views_of_a_file_show_what_the_original_view_leaves_out(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pipeline.objective.losses import (
 )
 from pipeline.objective.objective import Objective
 from pipeline.objective.shared_batch import Activations
-from pipeline.objective.terms import AnyTerm, ObjectiveOptions, representations_of
+from pipeline.objective.terms import AnyTerm, ObjectiveOptions, representations_of, views_of
 
 torch.set_num_threads(1)  # importing dcor imports numba, which enables all cores
 
@@ -47,7 +47,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def activations(dtype: torch.dtype = torch.float32) -> Activations:
     h = {"original": normal(B, H).to(dtype), "augmented": normal(B, H, seed=1).to(dtype)}
     z = {"original": normal(B, Z, seed=2).to(dtype), "augmented": normal(B, Z, seed=3).to(dtype)}
-    return Activations(h, z)  # type: ignore[arg-type]
+    return Activations(h, z)
 
 
 def targets(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -221,7 +221,7 @@ def test_regression_goes_through_a_learned_linear_head(view: str, loss: str) -> 
     views = ["original", "augmented"] if view == "both" else [view]
     expected = []
     for name in views:
-        made = as_array(activations().h[name]) @ weight.T + bias  # type: ignore[index]
+        made = as_array(activations().h[name]) @ weight.T + bias
         goal = as_array(targets()["clip"])
         cosines = (made * goal).sum(1) / np.linalg.norm(made, axis=1) / np.linalg.norm(goal, axis=1)
         expected.append((1 - cosines).mean() if loss == "cosine" else ((made - goal) ** 2).mean())
@@ -272,7 +272,7 @@ def test_weight_of_minus_one_gives_the_released_sign() -> None:
 
 def test_pure_distillation_on_one_view_asks_for_that_view_alone() -> None:
     built = objective({"clip": {"kind": "regression", "view": "original"}})
-    assert built.views == {"original"}
+    assert views_of(built.terms) == {"original"}
     assert not built.needs_projector
     assert built.representations == ("clip",)
     alone = Activations({"original": activations().h["original"]}, {})
@@ -282,10 +282,10 @@ def test_pure_distillation_on_one_view_asks_for_that_view_alone() -> None:
 
 def test_terms_on_z_need_the_projector_and_view_terms_both_views() -> None:
     built = objective({"hog": {"kind": "dependence", "on": "h"}, "invariance": {}})
-    assert built.views == {"original", "augmented"}
+    assert views_of(built.terms) == {"original", "augmented"}
     assert built.needs_projector
     assert not list(built.parameters())
-    assert objective({"hog": {"kind": "dependence"}}).views == {"augmented"}
+    assert views_of(objective({"hog": {"kind": "dependence"}}).terms) == {"augmented"}
 
 
 def test_a_representation_is_asked_for_once_and_a_term_without_weight_asks_for_nothing() -> None:
@@ -298,7 +298,7 @@ def test_a_representation_is_asked_for_once_and_a_term_without_weight_asks_for_n
     built = objective(terms)
     assert built.representations == ("hog",)
     assert representations_of(TERMS.validate_python(terms)) == ("hog",)
-    assert built.views == {"augmented"}
+    assert views_of(built.terms) == {"augmented"}
     assert list(built(activations(), targets()).terms) == ["hog", "again"]
 
 

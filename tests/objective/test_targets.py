@@ -66,7 +66,7 @@ def objective(terms: Mapping[str, Any], **given: Any) -> Objective:
 def activations() -> Activations:
     h = {"original": normal(B, H), "augmented": normal(B, H, seed=1)}
     z = {"original": normal(B, Z, seed=2), "augmented": normal(B, Z, seed=3)}
-    return Activations(h, z)  # type: ignore[arg-type]
+    return Activations(h, z)
 
 
 def batch() -> dict[str, Tensor]:

@@ -91,11 +91,11 @@ def test_the_objective_uses_the_weight_of_the_step_and_the_last_one_outside_trai
     random = torch.Generator().manual_seed(0)
     z = {view: torch.randn(6, 3, generator=random) for view in ("original", "augmented")}
     for progress, current in ((0.0, 10), (0.25, 8), (1.0, 2)):
-        value = built(Activations({}, z), {}, moment=Moment(progress=progress))  # type: ignore[arg-type]
+        value = built(Activations({}, z), {}, moment=Moment(progress=progress))
         expected = current * value.terms["invariance"] + 3 * value.terms["variance"]
         torch.testing.assert_close(value.total, expected)
         assert value.weights == {"invariance": current}
-    outside = built.eval()(Activations({}, z), {}, moment=Moment(progress=0.0))  # type: ignore[arg-type]
+    outside = built.eval()(Activations({}, z), {}, moment=Moment(progress=0.0))
     expected = 2 * outside.terms["invariance"] + 3 * outside.terms["variance"]
     torch.testing.assert_close(outside.total, expected)
     assert outside.weights == {}

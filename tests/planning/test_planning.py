@@ -173,11 +173,13 @@ def test_the_command_leaves_nothing_behind(
     threads = torch.get_num_threads()
     arguments = ["plan", "-c", str(CONFIG), "--images", "150"]
     stored = "{hog: {cell: 4}}" if objective == "hog" else "{}"
+    views = "{}" if objective == "hog" else "{local: {count: 2, size: 5}}"
     for assignment in (
         f"features={stored}",
         f"objective={{invariance: {{}}, {objective}: {{kind: dependence}}}}",
         "student={architecture: resnet8, projector: [16]}",
         "train={epochs: 40, batch_size: 64, lr: 1e-3, schedule: {warmup_epochs: 5}}",
+        f"train.views={views}",
     ):
         arguments += ["-s", assignment]
     assert run(arguments) == 0
@@ -191,6 +193,7 @@ def test_the_command_leaves_nothing_behind(
     ):
         assert part in said
     assert ("Caching saves" in said) == (objective == "hog")
+    assert ("2 global of 8 x 8 px, 2 local of 5 x 5 px" in said) == (objective == "pixels")
     assert list(tmp_path.iterdir()) == []
     assert torch.get_num_threads() == threads
 

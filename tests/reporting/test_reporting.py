@@ -340,6 +340,33 @@ def test_new_terms_geometries_and_weights_are_told() -> None:
     assert terms["barlow"].shown_weight == "1"
 
 
+def test_the_views_of_terms_are_told_where_some_are_local() -> None:
+    given = {
+        "invariance": {},
+        "variance": {"view": "local"},
+        "covariance": {"view": "both"},
+        "hog": {"kind": "regression", "view": "all"},
+    }
+    terms = TypeAdapter(ObjectiveOptions).validate_python(given)
+    told = {name: term.model_dump(mode="json") for name, term in terms.items()}
+    run = a_run()
+    config = {**run.config, "objective": told}
+    two = {t.name: t.says for t in terms_of(replace(run, config=config), {})}
+    assert "of the two views" in two["invariance"]
+    assert "summed over both views" in two["variance"]
+    assert "of h of either view and" in two["hog"]
+    local = {"count": 4, "size": 6, "scale": [0.05, 0.3]}
+    config["train"] = {**run.config["train"], "views": {"global": 2, "local": local}}
+    many = {t.name: t.says for t in terms_of(replace(run, config=config), {})}
+    assert "of two views, at least one of them global" in many["invariance"]
+    assert "twice the mean over local views" in many["variance"]
+    assert "summed over both views" in many["covariance"]
+    assert "of h of any view, also local ones, and" in many["hog"]
+    found = curves(replace(run, config=config))
+    assert isinstance(found, CurvesPanel)
+    assert "4 local of 6 x 6 px, of 5 to 30 % of the image's area" in found.local_views
+
+
 def test_a_term_stands_beside_its_trivial_answer_at_the_best_epoch() -> None:
     row = {
         "train/term/hog": 0.5, "validation/term/hog": 0.3, "validation/trivial/hog": 0.4,

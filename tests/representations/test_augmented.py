@@ -35,7 +35,9 @@ def test_augments_in_the_range_of_images_and_returns_to_the_normalised_one(
     images = plain_images(4, dtype)
     images[0], images[1] = 0, 1
     vectors = Augmented(
-        Negative(PaddedCrop(), [], flip_p=0, colour_first=False, shape=(3, 16, 16)), OPTIONS, {}
+        Negative(PaddedCrop(), [], flip_p=0, colour_first=False, shape=(3, 16, 16), size=16),
+        OPTIONS,
+        {},
     )(normalise(images, OPTIONS))
     assert vectors.dtype == dtype
     assert torch.allclose(vectors, normalise(1 - images, OPTIONS).flatten(1), atol=1e-5)

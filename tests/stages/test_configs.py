@@ -206,7 +206,7 @@ def gpu_hours(experiment: Experiment) -> float:
         encoder = build_encoder(
             experiment.student, channels=image.channels, size=image.size, seed=0
         )
-        views = 1 if all(len(t.views) == 1 for t in experiment.objective.values()) else 2
+        views = 1 if all(len(t.views(0)) == 1 for t in experiment.objective.values()) else 2
         with FlopCounterMode(display=False) as counter:
             encoder(torch.zeros((2, image.channels, image.size, image.size)))
     images = IMAGES[source.kind]

@@ -63,7 +63,7 @@ class Model(nn.Module):
         z = {view: self.projector(features) for view, features in h.items()}
         fixed = {name: batch[name] for name in WIDTHS}
         value: ObjectiveValue = self.objective(
-            Activations(h, z),  # type: ignore[arg-type]
+            Activations(h, z),
             fixed,
             index=batch["index"],
             moment=Moment(progress=0.3, seed=4),

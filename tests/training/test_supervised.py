@@ -13,6 +13,7 @@ from pipeline.base.progress import Silent
 from pipeline.models.checkpoint import BEST, load_checkpoint
 from pipeline.training.fit import CURVES, Run, fit
 from pipeline.training.module import StudentModule
+from pipeline.training.step_views import ViewPlan
 from pipeline.training.supervised import supervised
 
 VIEWS: dict[str, dict[str, Any]] = {
@@ -37,9 +38,9 @@ class Seen:
         self.start: dict[str, Tensor] = {}
         shown = StudentModule._views
 
-        def noted(module: StudentModule, batch: Any, stream: int) -> Any:
-            views = shown(module, batch, stream)
-            if stream == 0:
+        def noted(module: StudentModule, batch: Any, plan: ViewPlan) -> Any:
+            views = shown(module, batch, plan)
+            if module.training:
                 self.start = self.start or {
                     name: value.clone() for name, value in module.encoder.state_dict().items()
                 }

@@ -53,7 +53,7 @@ def value(terms: Mapping[str, Any], rows: Any, **more: Any) -> tuple[Objective, 
     built = Objective(
         objective(terms), h_width=6, z_width=6, representation_widths={"hog": 6}, **more
     )
-    found = built(Activations(H, H), {"hog": rows})  # type: ignore[arg-type]
+    found = built(Activations(H, H), {"hog": rows})
     return built, found.total.item()
 
 
