@@ -12,9 +12,10 @@ import pytest
 from scipy.stats import ttest_rel
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks.study.__main__ import main
 from benchmarks.study.candidates import LABELLED, VICREG, Candidate
 from benchmarks.study.halving import Result, Run, finalists, plan, promoted, tracks
-from benchmarks.study.records import curve, file_of, identifier, read, write
+from benchmarks.study.records import FOLDER, curve, file_of, identifier, read, write
 from benchmarks.study.runs import PROTOCOLS, Study
 from benchmarks.study.setups import BEFORE, CIFAR10, PIXELS, SETUPS, Setup, filled
 from benchmarks.study.tables import NOTHING, tables
@@ -313,3 +314,30 @@ def test_the_page_of_results_has_a_place_for_every_data_set(name: str, tmp_path:
     page.write_bytes((ROOT / "docs" / "results.md").read_bytes())
     write_tables(page, name, "| new |\n")
     assert "| new |" in page.read_text(encoding="utf-8")
+
+
+def test_the_command_lists_what_is_open_and_prints_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "cifar10", Run("barlow", 600, 0, "validation"), scored(12.3))
+    for command in (["list", "cifar10"], ["table"]):
+        monkeypatch.setattr("sys.argv", ["study", *command, "--results", str(tmp_path)])
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "open  validation    600  vicreg, seed 0"
+    assert "done  validation    600  barlow, seed 0" in lines
+    assert "| self-supervised | barlow | 12.3 | 12.3 |" in lines
+
+
+def test_results_are_in_the_repository_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [f"--{what}={tmp_path}" for what in ("root", "images", "teacher")]
+    monkeypatch.setattr("sys.argv", ["study", "run", "cifar10", *paths, "--only", "nothing"])
+    with pytest.raises(SystemExit, match="No candidates of cifar10: nothing"):
+        main()
+    monkeypatch.setattr("sys.argv", ["study", "list", "cifar10"])
+    main()
+    wanted = [line[6:] for line in capsys.readouterr().out.splitlines()]
+    every = plan(CIFAR10, range(5), read(CIFAR10, FOLDER / "cifar10"))
+    assert wanted == [f"{r.split:10} {r.rung:>6}  {r.name}, seed {r.seed}" for r in every]

@@ -67,7 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(results=FOLDER)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="do what is wanted and not done")
     run.add_argument("setup", choices=SETUPS)
@@ -81,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("table", help="print the tables of all data sets")
     table.add_argument("--write", type=Path, help="replace them in this Markdown file")
     for command in (run, listing, table):
-        command.add_argument("--results", type=Path, help=f"default: {FOLDER.parent.name}/results")
+        command.add_argument("--results", type=Path, default=FOLDER, help="its files of results")
     return parser
 
 
