@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -154,6 +154,7 @@ def _for_photographs(
         [
             table(f"{choice.experiment.name}: chosen", ["", "", ""], rows, text_columns=3),
             *unlisted_lines(found.source.unlisted),
+            *_advice(choice),
             _written(written),
         ],
         ["dvc", "repro"],
@@ -199,6 +200,7 @@ def _reasons(found: Survey, splits: Splits, choice: Choice, minutes: float) -> l
         why = f"the largest that leaves time for {steps.enough:,} steps or {MOST_EPOCHS} epochs"
     else:
         why = "the smallest, as time is short"
+    few = "" if is_enough(extent, steps) else f", of which {steps.enough:,} would be enough"
     within = choice.seconds <= 60 * minutes
     limit = "within" if within else "no run is shorter than this, but over"
     return [
@@ -206,13 +208,26 @@ def _reasons(found: Survey, splits: Splits, choice: Choice, minutes: float) -> l
         ["labels", counted(found.classes, "classes") if found.classes else "none", found.labels],
         ["size", f"{choice.size} px", why],
         ["batch", f"{extent.batch}", "by the number of training images"],
-        ["epochs", f"{extent.epochs}", f"{counted(extent.steps, 'steps')}"],
+        ["epochs", f"{extent.epochs}", f"{counted(extent.steps, 'steps')}{few}"],
         [
             "time",
             everyday_time(choice.seconds),
             f"{limit} {minutes:g} min (--minutes), by measurement",
         ],
     ]
+
+
+def _advice(choice: Choice) -> Iterator[str]:
+    """Say what helps where the time does not suffice for enough steps."""
+    weights = choice.experiment.student.weights
+    if not is_enough(choice.extent, steps_for(weights)):
+        known = (
+            ""
+            if weights
+            else ", or let the student start from known weights (--student "
+            "timm:NAME:FILE or timm:NAME:pretrained), which needs fewer steps"
+        )
+        yield (f"{counted(choice.extent.steps, 'steps')} teach little: give more --minutes{known}.")
 
 
 def _written(paths: Sequence[Path]) -> str:

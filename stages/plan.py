@@ -268,6 +268,6 @@ def _saving(experiment: Experiment, costs: Costs) -> str:
         for cost in targets
     )
     return (
-        f"Caching saves {everyday_time(saved)} in this run: computing the targets again in each of "
-        f"the {epochs - 1} epochs after the first would take that long."
+        f"Caching saves {everyday_time(saved)} in this run, in which targets would otherwise be "
+        f"computed again in {counted(epochs - 1, 'epochs')} after the first."
     )

@@ -30,8 +30,8 @@ class ReductionOptions(Options):
 def reduced(data: bytes, options: ReductionOptions | None) -> bytes | None:
     """Return the file of an image as it is stored, if that is not `data` itself.
 
-    The image is upright, resized with antialiasing (Lanczos), grey if it was. Raises DataError if
-    a larger image cannot be decoded.
+    The image is upright, resized with antialiasing (Lanczos), grey if it was. A file that would not
+    become smaller is stored as it is. Raises DataError if a larger image cannot be decoded.
     """
     if options is None:
         return None
@@ -46,7 +46,8 @@ def reduced(data: bytes, options: ReductionOptions | None) -> bytes | None:
     smaller = whole.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     smaller.save(file, "jpeg", quality=options.quality)
-    return file.getvalue()
+    found = file.getvalue()
+    return found if len(found) < len(data) else None
 
 
 def _scale(width: int, height: int, max_side: int) -> float:

@@ -51,10 +51,14 @@ def fit_to_folder(params: OwnParams, found: Survey, name: str) -> Splits:
     Raises DataError if there are too few images.
     """
     if found.images < FEWEST_PHOTOGRAPHS:
+        closed = "".join(
+            f" {folder} cannot be listed: {why}."
+            for folder, why in found.source.unlisted.closed.items()
+        )
         raise DataError(
-            f"{found.options.root!r} holds {counted(found.images, 'images')}. Training needs "
-            f"{FEWEST_PHOTOGRAPHS} or more: some of them only choose the best epoch and score the "
-            "result. Add images, or take a network as it is."
+            f"{found.options.root!r} holds {counted(found.images, 'images')}.{closed} Training "
+            f"needs {FEWEST_PHOTOGRAPHS} or more, of which some only choose the best epoch and "
+            "score the result. Add images, or take a network as it is."
         )
     share = SHARE_OF_FEW if found.images < FEW_PHOTOGRAPHS else SHARE
     params.set_name(name)

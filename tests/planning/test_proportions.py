@@ -80,9 +80,9 @@ def test_a_start_from_known_weights_needs_fewer_steps() -> None:
     assert steps_for(None) == UNTRAINED
     assert steps.enough < UNTRAINED.enough
     batch = batch_for(3000, min(128, steps.batch))
-    given = {"seconds": 900.0, "epoch_seconds": 60.0, "most": steps.most}
-    assert is_enough(extent_for(3000, batch, **given), steps)
-    assert not is_enough(extent_for(3000, batch, **given), UNTRAINED)
+    extent = extent_for(3000, batch, seconds=900.0, epoch_seconds=60.0, most=steps.most)
+    assert is_enough(extent, steps)
+    assert not is_enough(extent, UNTRAINED)
 
 
 def test_the_largest_that_suits_else_the_smallest() -> None:

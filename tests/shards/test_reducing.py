@@ -188,6 +188,16 @@ def test_panoramas_keep_a_quarter_of_the_side(
     size: tuple[int, int], expected: tuple[int, int] | None
 ) -> None:
     file = io.BytesIO()
-    Image.new("RGB", size, (200, 100, 50)).save(file, "PNG")
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
     smaller = reduced(file.getvalue(), REDUCTION)
     assert (decode(smaller).size if smaller else None) == expected
+
+
+def test_a_file_that_would_not_become_smaller_is_stored_as_it_is() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (100, 150, 3), dtype=np.uint8)
+    small, large = io.BytesIO(), io.BytesIO()
+    Image.fromarray(noise).save(small, "JPEG", quality=5)
+    Image.fromarray(noise).save(large, "JPEG", quality=95)
+    assert reduced(small.getvalue(), ReductionOptions(max_side=140, quality=95)) is None
+    assert reduced(large.getvalue(), ReductionOptions(max_side=140, quality=95)) is not None
