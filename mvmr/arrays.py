@@ -13,7 +13,7 @@ from torch import Tensor
 from mvmr.given_arguments import AtLeast, NoFile
 from mvmr.python_words import in_words_of_python
 from pipeline.base.errors import DataError
-from pipeline.base.progress import Progress, Silent, Step
+from pipeline.base.progress import Progress, Silent, Step, foresee
 
 ArrayLike: TypeAlias = Tensor | npt.NDArray[Any]
 PathText: TypeAlias = str | PathLike[str]
@@ -110,6 +110,10 @@ class _InWordsOfPython:
     def advance(self, count: int, status: str = "") -> None:
         """Report that units are done."""
         self._progress.advance(count, status)
+
+    def foresee(self, done: int) -> None:
+        """Report units of pieces that are not done."""
+        foresee(self._progress, done, f"{done:,} computed")
 
     def note(self, text: str) -> None:
         """Show one line, reworded."""

@@ -28,6 +28,23 @@ class Progress(Protocol):
         ...
 
 
+@runtime_checkable
+class Foresight(Protocol):
+    """A Progress that also shows units of larger pieces of work, before these are done."""
+
+    def foresee(self, done: int) -> None:
+        """Report that `done` units of the phase are done, if pieces that are not are counted."""
+        ...
+
+
+def foresee(progress: Progress, done: int, status: str) -> None:
+    """Report units of pieces that are not done: as a count, or else as a `status`."""
+    if isinstance(progress, Foresight):
+        progress.foresee(done)
+    else:
+        progress.advance(0, status)
+
+
 @contextmanager
 def not_kept(what: str, progress: Progress) -> Iterator[None]:
     """On an interruption or an error, tell the user that `what` is lost; other work is kept."""

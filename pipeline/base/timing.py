@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pipeline.base.atomic import write_json
 from pipeline.base.devices import available_cores, gpu_name
 from pipeline.base.locations import Location
-from pipeline.base.progress import Progress, Step
+from pipeline.base.progress import Progress, Step, foresee
 
 DIGITS = 16  # of a digest, in a record's name
 
@@ -131,6 +131,10 @@ class _Stopwatch:
         """Count units."""
         self._done += count
         self._watched.advance(count, status)
+
+    def foresee(self, done: int) -> None:
+        """Pass on what is done of pieces that are not."""
+        foresee(self._watched, done, f"{done:,} computed")
 
     def note(self, text: str) -> None:
         """Pass a line on."""

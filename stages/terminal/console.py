@@ -87,7 +87,7 @@ class ConsoleProgress:
         self._bar = _Bars(console, disable=not self._moves)
         self._task: TaskID | None = None
         self._what, self._unit, self._status = "", "", ""
-        self._total = self._done = 0
+        self._total = self._done = self._foreseen = 0
         self._began = self._said = 0.0
         self._recent = deque[tuple[float, int]]()  # times, and what was done by then
         self._told = False
@@ -109,7 +109,8 @@ class ConsoleProgress:
         """Begin a phase; a `total` of 0 means that its length is unknown."""
         with self._lock:
             self.finish()
-            self._what, self._unit, self._total, self._done = what, unit, total, 0
+            self._what, self._unit, self._total = what, unit, total
+            self._done = self._foreseen = 0
             self._began = self._said = time.monotonic()
             self._recent = deque([(self._began, 0)])
             self._status, self._told = "", False
@@ -118,13 +119,28 @@ class ConsoleProgress:
     def advance(self, count: int, status: str = "") -> None:
         """Show that `count` more units are done; a `status` is shown until the next one."""
         with self._lock:
+            before = self._shown
             self._done += count
             self._status = status or self._status
-            if count:
-                self._remember()
-            if self._task is not None:
-                beside = ", ".join([self._count(), self._rate(), *self._left()])
-                self._bar.update(self._task, completed=self._done, rate=beside, status=self._status)
+            self._show(moved=self._shown > before)
+
+    def foresee(self, done: int) -> None:
+        """Show that `done` units are done, some of pieces that are not; all count alike."""
+        with self._lock:
+            before = self._shown
+            self._foreseen = done
+            self._show(moved=self._shown > before)
+
+    @property
+    def _shown(self) -> int:
+        return max(self._done, self._foreseen)
+
+    def _show(self, *, moved: bool) -> None:
+        if moved:
+            self._remember()
+        if self._task is not None:
+            beside = ", ".join([self._count(), self._rate(), *self._left()])
+            self._bar.update(self._task, completed=self._shown, rate=beside, status=self._status)
 
     def note(self, text: str) -> None:
         """Print one line that stays; a log gets it unwrapped."""
@@ -155,7 +171,7 @@ class ConsoleProgress:
 
     def _speak(self) -> None:
         self._said, self._told = time.monotonic(), True
-        if not self._done:
+        if not self._shown:
             self.note(f"{self._what}: {self._status}" if self._status else f"{self._what} ...")
             return
         beside = [self._count(), self._rate(), *self._left()]
@@ -164,26 +180,26 @@ class ConsoleProgress:
     def _remember(self) -> None:
         """Keep the recent past: after a pause, two more counts are enough to forget it."""
         now = time.monotonic()
-        self._recent.append((now, self._done))
+        self._recent.append((now, self._shown))
         while len(self._recent) > 2 and now - self._recent[0][0] > RECENT_SECONDS:
             self._recent.popleft()
 
     def _count(self) -> str:
         if not self._total:
-            return counted(self._done, self._unit)
-        return f"{self._done:,} of {counted(self._total, self._unit)}"
+            return counted(self._shown, self._unit)
+        return f"{self._shown:,} of {counted(self._total, self._unit)}"
 
     def _left(self) -> list[str]:
-        if not self._done or not self._total:
+        if not self._shown or not self._total:
             return []
         (then, before), (now, _) = self._recent[0], self._recent[-1]
-        rest = max(0, self._total - self._done)
-        seconds = rest * (now - then) / (self._done - before)
+        rest = max(0, self._total - self._shown)
+        seconds = rest * (now - then) / (self._shown - before)
         return [f"{seconds:.0f} s left" if seconds < 100 else f"{seconds / 60:.0f} min left"]
 
     def _rate(self) -> str:
         elapsed = time.monotonic() - self._began
-        rate = self._done / elapsed if elapsed > 0 else 0.0
+        rate = self._shown / elapsed if elapsed > 0 else 0.0
         return f"{rate:.3g} {self._unit}/s" if rate < 100 else f"{rate:.0f} {self._unit}/s"
 
 

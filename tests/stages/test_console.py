@@ -1,12 +1,16 @@
 """Output while a command runs: on terminals of any width, and in a log."""
 
 import io
+import re
 import time
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from pipeline.base.progress import foresee
+from pipeline.base.timing import timed
 from stages.terminal import console
 from stages.terminal.console import ConsoleProgress, Screen
 from stages.terminal.result import Column, rows_table
@@ -54,6 +58,34 @@ def test_a_log_tells_of_a_long_phase_while_it_lasts(monkeypatch: pytest.MonkeyPa
         assert "s left" in line
         assert line.endswith("objective 1.5")
     assert "fit: 0.3 s" in text_of(shown)
+
+
+def test_units_of_pieces_that_are_not_done_count_in_rate_and_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.1)
+    monkeypatch.setattr(console, "RECENT_SECONDS", 0.05)
+    shown = log()
+    with (
+        ConsoleProgress(shown) as progress,
+        timed([tmp_path / "times.json"], progress) as stopwatch,  # passes them on
+    ):
+        stopwatch.start("extract", 100, "images")
+        for done in range(0, 61, 10):
+            foresee(stopwatch, done, "")
+            time.sleep(0.03)
+        stopwatch.advance(50, "1 of 2 shards")  # of the 60 that were counted already
+        for done in (60, 60, 90):
+            time.sleep(0.06)
+            foresee(stopwatch, done, "")
+        stopwatch.advance(50, "2 of 2 shards")
+        foresee(stopwatch, 100, "")
+    lines = text_of(shown).splitlines()
+    assert re.match(r"extract: [1-6]0 of 100 images, .* images/s, \d+ s left", lines[0])
+    counts = [int(line.split()[1]) for line in lines[:-1]]
+    assert counts == sorted(counts)
+    assert lines[-1].startswith("extract: 100 images in ")
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(

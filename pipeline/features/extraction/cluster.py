@@ -19,7 +19,7 @@ from distributed.utils import LoopRunner
 from pipeline.base.devices import available_cores
 from pipeline.base.errors import StoreError
 from pipeline.base.processes import deaf_children, without_the_script
-from pipeline.base.progress import Progress, Silent
+from pipeline.base.progress import Progress, Silent, foresee
 from pipeline.base.text import counted
 from pipeline.features.extraction.task import Task
 from pipeline.features.extraction.worker import COMPUTED, TASKS_AT_ONCE, end_tasks
@@ -137,7 +137,7 @@ class Cluster:
         def count(event: tuple[float, int]) -> None:
             nonlocal seen
             seen = min(total, seen + event[1])
-            progress.advance(0, f"{seen:,} of {counted(total, 'images')} computed")
+            foresee(progress, seen, f"{seen:,} of {counted(total, 'images')} computed")
 
         self.client.subscribe_topic(COMPUTED, count)
         try:
