@@ -36,7 +36,7 @@ from pipeline.training.fit import Run, fit
 from pipeline.training.step_views import TRAINING
 from pipeline.training.train_options import ParallelOptions
 
-MEASURED_EPOCHS = 3  # the first one warms up
+MEASURED_EPOCHS = 2  # the first one warms up
 TIMED_WIDTH = 1024  # numbers per vector in a timed fit, whose time is proportional to them
 
 
