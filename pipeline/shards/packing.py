@@ -214,7 +214,7 @@ def plan_packing(
     )
     smaller = {
         sample.identity: sample.smaller.stored
-        for name, p in trusted.items()
+        for p in trusted.values()
         if _reduction(p.manifest.options) == _reduction(provenance)
         for sample in p.samples
         if sample.smaller is not None
