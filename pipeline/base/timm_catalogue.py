@@ -4,6 +4,9 @@ from pipeline.base.errors import unknown_name
 
 QUICK_GELU, QUICK_MODEL = "QuickGELU", "quickgelu"
 
+# Before the names of models that are not in a library, as timm and open_clip write them.
+HUB, FOLDER = "hf-hub:", "local-dir:"
+
 
 def unknown_backbone(name: str) -> str | None:
     """Return what is wrong with the name of a timm network, or None."""

@@ -7,13 +7,13 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.base.errors import ConfigError, unknown_name
 from pipeline.base.options import Options, added
 from pipeline.base.own_code import PREFIX
+from pipeline.base.timm_catalogue import FOLDER, HUB
 from pipeline.models.cifar_resnet import CIFAR_RESNETS
 
 TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50")
 TIMM_PREFIX = "timm:"
 OWN_PREFIX = "own:"  # before a name that was registered in this process
 PRETRAINED = "pretrained"
-HUB = "hf-hub:"
 
 
 class Stem(NamedTuple):
@@ -92,7 +92,7 @@ def student_section(text: str) -> dict[str, str]:
     """
     kind = TIMM_PREFIX if text.startswith(TIMM_PREFIX) else ""
     rest = text.removeprefix(kind)
-    if text.startswith((PREFIX, OWN_PREFIX)) or rest.startswith(HUB):
+    if text.startswith((PREFIX, OWN_PREFIX)) or rest.startswith((HUB, FOLDER)):
         return {"architecture": text}
     name, colon, weights = rest.partition(":")
     if not name or bool(colon) != bool(weights):

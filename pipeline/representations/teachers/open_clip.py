@@ -17,6 +17,7 @@ from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError,
 from pipeline.base.precision import full_precision
 from pipeline.base.progress import Progress, Silent
 from pipeline.base.seeds import generators_kept
+from pipeline.base.timm_catalogue import FOLDER, HUB
 from pipeline.images.original_view import ImageOptions
 from pipeline.representations.teachers.frozen import (
     FrozenTeacher,
@@ -29,7 +30,6 @@ from pipeline.representations.teachers.frozen import (
     mismatch,
 )
 
-HUB, FOLDER = "hf-hub:", "local-dir:"
 TEXT_BATCH = 256
 CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 LocalFile = Annotated[Path, Field(strict=False)]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.base.errors import ConfigError
-from pipeline.representations.teachers.open_clip import FOLDER, HUB
+from pipeline.base.timm_catalogue import FOLDER, HUB
 
 FORMS = "open_clip:MODEL/TAG, timm:NAME, or one of these with :FILE for weights in a file"
 
