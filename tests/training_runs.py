@@ -21,7 +21,7 @@ from pipeline.representations.hog import HogOptions
 from pipeline.representations.pixels import PixelsOptions
 from pipeline.shards.manifest import read_manifests
 from pipeline.shards.writing import ShardOptions, write_split
-from pipeline.training.fit import Run
+from pipeline.training.run import Run
 from pipeline.training.train_options import TrainOptions
 
 IMAGE = ImageOptions(size=8, channels=1, mean=(0.3,), std=(0.4,))

@@ -32,11 +32,11 @@ from pipeline.planning.pace import Pace, PaceMeter
 from pipeline.planning.trial_sample import TrialSample
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.shards.listing import IDENTITY_BYTES
-from pipeline.training.fit import Run, fit
+from pipeline.training.run import Run
 from pipeline.training.step_views import TRAINING
 from pipeline.training.train_options import ParallelOptions
 
-MEASURED_EPOCHS = 2  # the first one warms up
+WARM_UP_EPOCHS = 1
 TIMED_WIDTH = 1024  # numbers per vector in a timed fit, whose time is proportional to them
 
 
@@ -173,8 +173,10 @@ def training_cost(
     A run on `few`, the sample's test split, has smaller batches and fewer images: comparing both
     separates what a step and a validation cost from what an image in them does.
     """
-    epoch = _epoch(run, work / "large", progress)
-    short = _epoch(replace(run, train=few, validation=few), work / "small", progress)
+    smaller = replace(run, train=few, validation=few)
+    epoch = _epoch(run, work / "large", progress, is_warm=False)
+    is_warm = _batch_of(smaller) == epoch.batch
+    short = _epoch(smaller, work / "small", progress, is_warm=is_warm)
     per_image = (epoch.validation - short.validation) / (
         run.validation.valid_samples - few.valid_samples
     )
@@ -210,13 +212,22 @@ def _step_seconds(large: _Epoch, small: _Epoch, batch: int) -> float:
     return large.step + (batch - large.batch) * per_image
 
 
-def _epoch(run: Run, work: Path, progress: Progress | None) -> _Epoch:
-    """Train for a few epochs and return the times of one, after the first as a warm-up."""
-    train = run.train.valid_samples
-    batch = max(2, min(run.options.batch_size, train // 2))
+def _batch_of(run: Run) -> int:
+    """Return the batch size of a measured run, which has at least two batches if it can."""
+    return max(2, min(run.options.batch_size, run.train.valid_samples // 2))
+
+
+def _epoch(run: Run, work: Path, progress: Progress | None, *, is_warm: bool) -> _Epoch:
+    """Train, and return the times of an epoch.
+
+    Before the first one that counts, others warm up, unless a run with batches of this size has.
+    """
+    from pipeline.training.fit import fit  # Lightning takes seconds to import
+
+    batch, before = _batch_of(run), 0 if is_warm else WARM_UP_EPOCHS
     options = run.options.model_copy(
         update={
-            "epochs": MEASURED_EPOCHS,
+            "epochs": before + 1,
             "batch_size": batch,
             "schedule": run.options.schedule.model_copy(
                 update={"kind": "constant", "warmup_epochs": 0.0, "hold_epochs": 0.0}
@@ -227,9 +238,8 @@ def _epoch(run: Run, work: Path, progress: Progress | None) -> _Epoch:
         }
     )
     times = fit(replace(run, options=options), work=work, progress=PaceMeter(progress))
-    warm = times[1:] or times
-    step = min(epoch.step_seconds / epoch.steps for epoch in warm)
-    return _Epoch(batch, step, min(epoch.rest_seconds for epoch in warm))
+    (counted,) = times[before:]
+    return _Epoch(batch, counted.step_seconds / counted.steps, counted.rest_seconds)
 
 
 def _resident_bytes(run: Run, images: int) -> int:

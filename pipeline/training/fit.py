@@ -1,7 +1,6 @@
 """One training run, from data and options to checkpoints. An interrupted run resumes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,33 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from pipeline.base.errors import ConfigError, DataError, NotFiniteError, TrainingError
+from pipeline.base.errors import ConfigError, NotFiniteError, TrainingError
 from pipeline.base.processes import is_first_process, leave_the_message_to_the_first
 from pipeline.base.progress import Progress
 from pipeline.base.seeds import generators_kept, seeded
 from pipeline.base.signals import stoppable
-from pipeline.images.original_view import ImageOptions
-from pipeline.loading.batch import SplitData
-from pipeline.loading.batch_pixels import RandomViews
 from pipeline.loading.evaluation_loader import EvaluationLoader
 from pipeline.loading.loaders import loader_by_size, training_loader
 from pipeline.loading.resident import load_decoded
 from pipeline.models.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from pipeline.models.encoder import Encoder, require_size
-from pipeline.models.student import StudentOptions
 from pipeline.objective.objective import Objective
-from pipeline.objective.terms import AnyTerm, least_rows, reads_labels
-from pipeline.representations.representation import Representation, identity_of
+from pipeline.objective.terms import least_rows, reads_labels
 from pipeline.training.averaging import Averaging
 from pipeline.training.callbacks import Choosing, Curves, Position, Selection
 from pipeline.training.collectives import in_all_processes, is_of_others
-from pipeline.training.determinants import claim, determinants
+from pipeline.training.determinants import claim
 from pipeline.training.epoch_times import EpochClock, EpochTime
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours, OnlineProbe
 from pipeline.training.recalibration import Recalibration
+from pipeline.training.run import Run
 from pipeline.training.run_loggers import run_loggers
 from pipeline.training.saving import RESUME, Saving, newest_checkpoint
 from pipeline.training.start import initial_encoder
 from pipeline.training.step_views import (
     TRAINING,
     VALIDATION,
-    random_views,
-    stored_views_of,
-    view_complaints,
-    view_plan,
 )
 from pipeline.training.stored_references import stored_references
 from pipeline.training.train_options import TrainOptions
@@ -53,77 +44,6 @@ from pipeline.training.trial import Trial, Wanted
 from pipeline.training.tuning import find
 
 CURVES = "epochs.csv"
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that determines a training run.
-
-    `live` are the representations that the objective names and the store does not hold. `about` is
-    written to the checkpoints unchanged. `weights` is a checkpoint to start from.
-    """
-
-    train: SplitData
-    validation: SplitData
-    student: StudentOptions
-    objective: Mapping[str, AnyTerm]
-    live: Mapping[str, Representation]
-    options: TrainOptions
-    seed: int
-    about: Mapping[str, Any]
-    weights: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Raise DataError if training and validation images do not belong together.
-
-        Raises ConfigError if the objective and the views do not.
-        """
-        for what in ("dataset", "classes", "multi_label"):
-            ours, theirs = (getattr(d.manifest, what) for d in (self.train, self.validation))
-            if ours != theirs:
-                raise DataError(
-                    f"Training and validation images need the same {what}; found {ours!r} and "
-                    f"{theirs!r}: pack both from one data set."
-                )
-        if self.train.image != self.validation.image:
-            raise DataError(
-                f"Training and validation images need the same form; found {self.train.image!r} "
-                f"and {self.validation.image!r}."
-            )
-        for complaint in view_complaints(self.objective, self.options, self.image):
-            raise ConfigError(complaint)
-
-    @property
-    def image(self) -> ImageOptions:
-        """How the student sees an image."""
-        return self.train.image
-
-    def random_views(self, stream: int) -> RandomViews:
-        """Return the random views that training or validation draws."""
-        return random_views(
-            view_plan(self.objective, self.options, stream),
-            self.options,
-            stream=stream,
-            stored=stored_views_of(self.train.features, self.options),
-            live=bool(self.live),
-        )
-
-    def content(self) -> dict[str, Any]:
-        """Return everything that determines the run, as a JSON value."""
-        both = {"train": self.train, "validation": self.validation}
-        return {
-            **determinants(
-                seed=self.seed,
-                student=self.student,
-                objective=self.objective,
-                train=self.options,
-                image=self.image,
-                shards={name: data.digest for name, data in both.items()},
-                targets=self.train.features,
-                weights=self.weights,
-            ),
-            "live": {name: identity_of(network) for name, network in self.live.items()},
-        }
 
 
 @generators_kept()

@@ -9,19 +9,17 @@ and because all protocols score the same one.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.objective.terms import AnyTerm, LabelsTerm, views_of
 from pipeline.objective.view_names import ViewChoice, chosen_views
+from pipeline.training.run import Run
 from pipeline.training.train_options import TrainOptions
 
-if TYPE_CHECKING:  # it imports Lightning
-    from pipeline.training.fit import Run
 
-
-def supervised(run: "Run", about: Mapping[str, Any]) -> "Run":
+def supervised(run: Run, about: Mapping[str, Any]) -> Run:
     """Return the control's run; `about` is written to its checkpoints."""
     train, validation = (_without_targets(d, run.options) for d in (run.train, run.validation))
     return replace(

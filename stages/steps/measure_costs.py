@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.base.devices import device_from
+from pipeline.base.devices import device_from, placed
 from pipeline.base.progress import Progress
 from pipeline.datasets.source import SPLITS, Item, Source, Split
 from pipeline.features.store import StoredFeature
@@ -28,7 +28,7 @@ from pipeline.planning.stage_costs import (
 from pipeline.planning.trial_sample import TrialSample, sample_of
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.teachers.frozen import TeacherOptions
-from pipeline.training.fit import Run
+from pipeline.training.run import Run
 from pipeline.training.supervised import supervised
 from stages.experiment.schema import Experiment
 
@@ -81,7 +81,7 @@ def trial(
     few images.
     """
     progress.start("measure the start of a process", 0, "")
-    start = start_seconds()
+    start = start_seconds(meanwhile=_load_training)
     with tempfile.TemporaryDirectory(prefix="mvmr-plan-") as root:
         shards = experiment.dataset.shards
         sample = sample_of(source, splits, shards, count=images, root=Path(root), progress=progress)
@@ -198,10 +198,15 @@ class CostTrial:
         )
 
 
+def _load_training() -> None:
+    """Import what the measured training will need, which takes seconds of one core."""
+    import pipeline.training.fit  # noqa: F401
+
+
 def _embedding_seconds(encoder: Encoder, image: ImageOptions) -> float:
     """Return the seconds that an encoder takes for an image, on the device that is there."""
     device = device_from("auto")
-    network = encoder.to(device).eval()
+    network = placed(encoder, device).eval()
     batch = torch.zeros(EMBEDDED, image.channels, image.size, image.size, device=device)
     with torch.inference_mode():
         network.features(batch).sum().item()  # the first time, memory is allocated

@@ -20,7 +20,8 @@ from pipeline.features.store import StoredFeature
 from pipeline.loading.batch import SplitData
 from pipeline.models.checkpoint import BEST, save_checkpoint
 from pipeline.shards.manifest import read_manifests
-from pipeline.training.fit import Run, fit
+from pipeline.training.fit import fit
+from pipeline.training.run import Run
 from pipeline.training.saving import RESUME
 from pipeline.training.start import given_checkpoint
 from pipeline.training.trial import Wanted

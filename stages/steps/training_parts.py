@@ -13,7 +13,8 @@ from pipeline.base.atomic import atomic_path, write_json
 from pipeline.base.locations import remove_tree
 from pipeline.base.progress import Progress
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
-from pipeline.training.fit import CURVES, Run, tune
+from pipeline.training.fit import CURVES, tune
+from pipeline.training.run import Run
 from pipeline.training.run_loggers import publish_logs
 from pipeline.training.supervised import supervised
 from pipeline.training.trial import Wanted

@@ -14,8 +14,9 @@ from pipeline.images.original_view import normalise
 from pipeline.loading.resident import load_decoded
 from pipeline.models.checkpoint import BEST, LAST, load_checkpoint
 from pipeline.models.encoder import Encoder
-from pipeline.training.fit import CURVES, Run, fit
+from pipeline.training.fit import CURVES, fit
 from pipeline.training.module import StudentModule
+from pipeline.training.run import Run
 
 TERMS: dict[str, Any] = {"hog": {"kind": "regression"}}
 IMAGES, BATCH = 120, 50

@@ -11,8 +11,9 @@ from training_runs import SELF_SUPERVISED, make_data, make_run
 
 from pipeline.base.progress import Silent
 from pipeline.models.checkpoint import BEST, load_checkpoint
-from pipeline.training.fit import CURVES, Run, fit
+from pipeline.training.fit import CURVES, fit
 from pipeline.training.module import StudentModule
+from pipeline.training.run import Run
 from pipeline.training.step_views import ViewPlan
 from pipeline.training.supervised import supervised
 

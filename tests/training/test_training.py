@@ -36,9 +36,10 @@ from pipeline.objective.objective import Objective
 from pipeline.representations.hog import HogOptions
 from pipeline.training.averaging import Averaging
 from pipeline.training.determinants import RECORD
-from pipeline.training.fit import CURVES, Run, fit, tune
+from pipeline.training.fit import CURVES, fit, tune
 from pipeline.training.module import StudentModule
 from pipeline.training.probe import OnlineNeighbours
+from pipeline.training.run import Run
 from pipeline.training.run_loggers import TENSORBOARD
 from pipeline.training.saving import PREVIOUS, RESUME
 from pipeline.training.start import given_checkpoint, initial_encoder

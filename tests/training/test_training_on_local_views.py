@@ -22,8 +22,9 @@ from pipeline.models.encoder import Encoder, build_encoder
 from pipeline.objective.objective import Objective
 from pipeline.objective.terms import LabelsTerm
 from pipeline.objective.view_names import ViewChoice
-from pipeline.training.fit import CURVES, Run, fit
+from pipeline.training.fit import CURVES, fit
 from pipeline.training.module import StudentModule
+from pipeline.training.run import Run
 from pipeline.training.step_views import TRAINING, VALIDATION
 from pipeline.training.supervised import supervised_objective
 
