@@ -3,11 +3,14 @@
 import os
 import platform
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.base.errors import ArgumentError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def device_from(name: str) -> torch.device:
@@ -52,3 +55,18 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
+
+
+def layout_on(device: torch.device, network: nn.Module) -> torch.memory_format:
+    """Return the layout in memory in which a frozen network is faster on a device.
+
+    On a CPU, convolutions are faster with channels last. One alone, which cuts patches, is not.
+    """
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    last = device.type == "cpu" and convolutions > 1
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def placed(network: Network, device: torch.device) -> Network:
+    """Move a network that will not train to a device, in the layout that is faster there."""
+    return network.to(device).to(memory_format=layout_on(device, network))

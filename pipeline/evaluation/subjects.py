@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.base.atomic import atomic_path
+from pipeline.base.devices import placed
 from pipeline.base.digests import digest, state_digest
 from pipeline.base.errors import DataError
 from pipeline.base.progress import Progress
@@ -82,7 +83,7 @@ def image_subjects(
     embeds: dict[str, Embed] = {}
     identities: dict[str, str] = {}
     for name, encoder in encoders.items():
-        encoder.to(device).eval()
+        placed(encoder, device).eval()
         embeds[name] = _frozen(encoder.features, images.image, device)
         identities[name] = encoder_digest(encoder)
     side = min(images.image.size, WIDEST_PIXELS)

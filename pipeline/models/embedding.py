@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.base.atomic import atomic_path
-from pipeline.base.devices import available_cores
+from pipeline.base.devices import available_cores, placed
 from pipeline.base.errors import ConfigError, DataError
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted_kinds
@@ -107,7 +107,7 @@ def embedded_batches(
     left_out: dict[str, str] | None,
 ) -> Iterator[tuple[list[str], Rows]]:
     """Yield names and embeddings of each batch; `left_out` receives why an image has none."""
-    module = encoder.module.to(device)
+    module = placed(encoder.module, device)
 
     def prepared(item: tuple[str, Path]) -> torch.Tensor | str:
         try:

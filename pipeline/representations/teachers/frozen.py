@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.base.arguments import require_floating
+from pipeline.base.devices import layout_on
 from pipeline.base.errors import ConfigError, WeightsError, WeightsMissingError
 from pipeline.base.options import added
 from pipeline.base.precision import full_precision
@@ -91,7 +92,6 @@ class FrozenTeacher(Representation):
         self.preparation = preparation
         self.precision = precision
         self._identity = dict(identity)
-        self._convolutions = sum(isinstance(m, nn.Conv2d) for m in network.modules())
         self._layout = torch.contiguous_format
         self.training = False
 
@@ -116,12 +116,8 @@ class FrozenTeacher(Representation):
         return embedding.flatten(1).to(torch.promote_types(torch.float32, images.dtype))
 
     def _laid_out(self, images: Tensor) -> Tensor:
-        """Return the images in the faster layout, which the weights get too.
-
-        One convolution alone, which cuts patches, gains nothing.
-        """
-        last = images.device.type == "cpu" and self._convolutions > 1
-        wanted = torch.channels_last if last else torch.contiguous_format
+        """Return the images in the faster layout, which the weights get too."""
+        wanted = layout_on(images.device, self.network)
         if wanted != self._layout:
             with torch.inference_mode(mode=False):
                 self.network.to(memory_format=wanted)
