@@ -82,7 +82,8 @@ def _numbers(values: Values, main: str) -> Iterator[tuple[str, str]]:
     """Yield the named numbers of a subject, with those of its `with_<reference>` sections."""
     for name, value in values.items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed":
-            yield spoken(name, main=main), f"{value:.4g}"
+            of_what = f" ({spoken(main)})" if name == "chance" else ""
+            yield spoken(name, main=main) + of_what, f"{value:.4g}"
         elif name.startswith("with_"):
             for inner, number in value.items():
                 yield spoken(f"{inner}_{name}"), f"{number:.3g}"

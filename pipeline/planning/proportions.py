@@ -1,8 +1,9 @@
 """Size of images, batch and epochs that suit a number of images and a time.
 
-Networks learn in steps, and more of them help until there are some thousands; some hundreds, if a
-network starts from weights that know much already. A larger image helps too, and makes each step
-longer by its area. So the image is as large as leaves time for enough steps.
+Networks learn in steps, and more of them help until there are some thousands. A larger image helps
+too, and makes each step longer by its area. So the image is as large as leaves time for enough
+steps. For a network that starts from known weights these are few: on 3,068 photographs of clothes,
+188 steps at 128 px made a better one than 564 at 64 px, by 5 points of recall.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 SIZES = (64, 96, 128, 160, 192, 224)
 SMALLEST_SIZE, GRID = 16, 4  # of images smaller than SIZES; sides are multiples of GRID
 MARGIN = 1.125  # of what is cropped: the shorter side is resized to this multiple of the size
-STORED = 4  # the longer side that is stored, as a multiple of the size
+STORED, STORED_FOR_TEACHERS = 4, 2  # the longer side that is stored, as a multiple of the size
 SMALLEST_BATCH, STEPS_AN_EPOCH = 8, 16
 MOST_EPOCHS = 200
 
@@ -26,7 +27,7 @@ class Steps:
     batch: int
 
 
-UNTRAINED, KNOWN = Steps(3000, 10_000, batch=1024), Steps(400, 4000, batch=64)
+UNTRAINED, KNOWN = Steps(3000, 10_000, batch=1024), Steps(150, 4000, batch=64)
 
 
 def steps_for(weights: str | None) -> Steps:
@@ -52,6 +53,11 @@ def sizes_for(side: int) -> tuple[int, ...]:
 def resize_for(size: int, side: int) -> int:
     """Return what the shorter side is resized to: a little more than the crop, if there is more."""
     return max(size, min(round(MARGIN * size), side))
+
+
+def stored_side(size: int, teachers: int) -> int:
+    """Return the longer side to store, for a student's size and the largest that teachers see."""
+    return max(STORED * size, STORED_FOR_TEACHERS * teachers)
 
 
 def batch_for(images: int, most: int) -> int:

@@ -33,7 +33,8 @@ STILL_FALLING = 0.03  # the share of an objective's fall that comes in its last 
 STEADY = 0.8  # the share of epochs in which an objective falls, if it falls steadily
 ONE_DIRECTION = 0.5  # of 1 - cosine, below which the best constant is a good answer
 FEW_VALIDATION = 500
-SMALL_SIZE, BYTES_A_PIXEL, TAR_BYTES = 96, 4, 2560
+# Files hold more than the student sees by their bytes, or by the side to which most were reduced.
+SMALL_SIZE, BYTES_A_PIXEL, TAR_BYTES, STORED_LARGER = 96, 4, 2560, 3
 SMALL_CLASS = 10
 IMAGENET = ([*IMAGENET_MEAN], [*IMAGENET_STD])
 SYMMETRIC = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
@@ -301,9 +302,10 @@ def _centring(run: RunFacts) -> Iterator[Proposal]:
 def _size(run: RunFacts) -> Iterator[Proposal]:
     """Propose a larger input where the files hold more than the student sees of them."""
     image, train = run.config["dataset"]["image"], run.splits["train"]
-    side = image["size"]
+    side, stored = image["size"], run.config["dataset"]["shards"].get("max_side") or 0
     spare = train.bytes / max(1, train.images) - TAR_BYTES
-    if side > SMALL_SIZE or spare < BYTES_A_PIXEL * side**2:
+    reduced = 2 * train.reduced > train.images and stored >= STORED_LARGER * side
+    if side > SMALL_SIZE or not (reduced or spare >= BYTES_A_PIXEL * side**2):
         return
     changes: dict[str, object] = {"dataset.image.size": 2 * side}
     if image.get("resize"):

@@ -73,7 +73,8 @@ class Protocol:
     """One protocol: `scores` has the student first; `table` holds all numbers of all subjects.
 
     `main` is balanced accuracy where classes are of unequal size; `class_sizes` has their number,
-    and the images of the largest and the smallest. `chance` is the main figure of a guess
+    and the images of the largest and the smallest, and `unbalanced` is the student's main figure
+    of the protocol, in which images count alike. `chance` is the main figure of a guess
     without looking at images, where known; `chance_says` describes that guess. `options` are those
     of the protocol.
     """
@@ -95,6 +96,7 @@ class Protocol:
     heads: tuple[str, ...]
     table: tuple[tuple[str, tuple[str, ...]], ...]
     class_sizes: Mapping[str, int] | None = None
+    unbalanced: float | None = None
 
     @property
     def student(self) -> Score:
@@ -179,6 +181,7 @@ def _protocol(run: RunFacts, name: str) -> Protocol:
             for subject, row in rows.items()
         ),
         class_sizes=metrics.get(SIZES),
+        unbalanced=metrics[metrics["main"]] if main == BALANCED else None,
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.evaluation.protocol import BALANCED
 from pipeline.reporting.comparison_texts import Standing, amount, listed
 from pipeline.reporting.formats import count, millions, percent
 from pipeline.reporting.health import has_collapsed
@@ -96,11 +95,11 @@ def _labels(run: RunFacts, scored: Sequence[Protocol]) -> str:
 
 def _reached(protocol: Protocol) -> str:
     images = f"{count(protocol.images[protocol.split])} {protocol.split} images"
-    if protocol.main == BALANCED and protocol.class_sizes is not None:
+    if protocol.unbalanced is not None and protocol.class_sizes is not None:
         largest, smallest = (count(protocol.class_sizes[n]) for n in ("largest", "smallest"))
         images += (
             f", where each class counts alike because the largest has {largest} of them and the "
-            f"smallest {smallest}"
+            f"smallest {smallest}; where each image does, it is {percent(protocol.unbalanced)} %"
         )
     reached = _sentence(protocol).format(value=percent(protocol.student.value), images=images)
     chance = f" ({protocol.chance_says})" if protocol.chance_says else ""
@@ -146,12 +145,16 @@ def _beside(protocol: Protocol, score: Score) -> str:
 
 
 def _beside_controls(scored: Sequence[Protocol]) -> str:
-    """Return what all protocols say about training and about controls without training."""
+    """Return what all protocols say about training and about controls without training.
+
+    Training is judged by what it began with: given weights, or the encoder untrained.
+    """
     stood: dict[Standing, list[str]] = {"ahead": [], "open": [], "behind": []}
     for protocol in scored:
-        for score in protocol.scores:
-            if score.role == "untrained":
-                stood[protocol.standing(score)].append(protocol.name)
+        before = {score.role: score for score in protocol.scores}
+        began = before.get("start") or before.get("untrained")
+        if began is not None:
+            stood[protocol.standing(began)].append(protocol.name)
     if not any(stood.values()):
         return ""
     helped, not_so = stood["ahead"], [*stood["open"], *stood["behind"]]
@@ -164,7 +167,7 @@ def _beside_controls(scored: Sequence[Protocol]) -> str:
 
 
 def _rivals(scored: Sequence[Protocol]) -> str:
-    """Return what protocols say about pixels and hand-crafted features, which are not trained."""
+    """Return what protocols say about controls that nothing was trained for here."""
     better: dict[str, list[str]] = {}
     won, level = list[Protocol](), list[Protocol]()
     for protocol in scored:
@@ -193,7 +196,7 @@ def _rivals(scored: Sequence[Protocol]) -> str:
 
 
 def _untaught(protocol: Protocol) -> list[Score]:
-    return [score for score in protocol.scores if score.role in ("pixels", "feature")]
+    return [score for score in protocol.scores if score.role in ("start", "pixels", "feature")]
 
 
 def _nearest(won: Sequence[Protocol]) -> str:

@@ -23,8 +23,13 @@ IGNORED = ("/data/", "/runs/", "/dvc_plots/")
 
 
 def require_new() -> None:
-    """Raise ConfigError if the working directory is a project already, or DVC is missing."""
-    if PIPELINE.exists():
+    """Raise ConfigError if the working directory is a project already, or DVC is missing.
+
+    A project without an experiment may get another one.
+    """
+    stages = set(read_yaml(DVC_YAML)["stages"])
+    there = set(read_yaml(PIPELINE).get("stages") or {}) if PIPELINE.exists() else None
+    if there is not None and (PARAMS.exists() or not stages <= there):
         raise ConfigError(_what_to_merge())
     if PARAMS.exists():
         raise ConfigError(
@@ -43,8 +48,8 @@ def _what_to_merge() -> str:
     if set(names) <= set(there):
         return (
             f"{Path.cwd()} is a project already ({PIPELINE} has all stages), and nothing was "
-            f"changed. Edit {PARAMS} or `mvmr use NAME`, and `mvmr plan`; for other images, start "
-            "in an empty folder."
+            f"changed. Edit {PARAMS} or `mvmr use NAME`, and `mvmr plan`; to choose anew, as for "
+            f"another time, remove {PARAMS} first; for other images, start in an empty folder."
         )
     twice = [name for name in names if name in there]
     clash = f" Rename your own {', '.join(twice)}." if twice else ""
@@ -60,11 +65,13 @@ def set_up(params: str, readme: str, photos: Path | None) -> list[Path]:
     """Write all files, and set up git and DVC where they are not; return what was written.
 
     `photos` are the photographs. If they lie in the project, git and DVC ignore them, as they do
-    virtual environments. A README and other ignored files that are there already stay. Whatever
-    fails, nothing is left.
+    virtual environments. Stages, a README and other ignored files that are there already stay.
+    Whatever fails, nothing is left.
     """
     ignored = [*_below(photos), *(f"/{found.parent}/" for found in Path().glob("*/pyvenv.cfg"))]
-    new = {PARAMS: params, PIPELINE: DVC_YAML.read_text(encoding="utf-8")}
+    new = {PARAMS: params}
+    if not PIPELINE.exists():
+        new[PIPELINE] = DVC_YAML.read_text(encoding="utf-8")
     if not README.exists():
         new[README] = readme
     new[GIT_IGNORE] = _with_lines(GIT_IGNORE, (*IGNORED, *ignored))

@@ -17,6 +17,7 @@ from ruamel.yaml.tokens import CommentToken
 from pipeline.base.errors import ConfigError
 from pipeline.base.own_code import PREFIX
 from pipeline.models.encoder import expected_colours
+from pipeline.models.student import TIMM_PREFIX
 from pipeline.representations.kinds import KINDS
 from pipeline.representations.teachers.frozen import TeacherOptions
 
@@ -79,7 +80,8 @@ class OwnParams:
 
         Code of one's own, `python:package.module:function`, is trusted: who names it wants it run.
         A network that starts from known weights sees colours as they were trained to, and its
-        backbone learns more slowly than what begins anew.
+        backbone learns more slowly than what begins anew. Small networks of timm have convolutions
+        that are much faster with channels last.
         """
         architecture = section["architecture"]
         student = self._data["student"]
@@ -90,6 +92,8 @@ class OwnParams:
         alone = len(student) == 1
         if architecture.startswith(PREFIX):
             student.insert(1, "trust", True)
+        if architecture.startswith(TIMM_PREFIX):
+            self.set("train.channels_last", True)
         if "weights" in section:
             student.insert(1, "weights", section["weights"])
             mean, std = expected_colours(architecture)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from PIL import Image
+
 from pipeline.base.errors import DataError
 from pipeline.base.progress import Progress
 from pipeline.base.text import counted
@@ -10,7 +12,6 @@ from pipeline.datasets.source import Item, Split
 from pipeline.datasets.split import SplitOptions, cut
 from pipeline.models.student import TORCHVISION_RESNETS
 from pipeline.planning.proportions import (
-    STORED,
     Extent,
     Steps,
     batch_for,
@@ -20,9 +21,11 @@ from pipeline.planning.proportions import (
     resize_for,
     sizes_for,
     steps_for,
+    stored_side,
 )
 from pipeline.planning.survey import Survey
 from pipeline.planning.trial_sample import FEWEST_IMAGES
+from pipeline.representations.teachers.frozen import TeacherOptions
 from stages.experiment.own_params import OwnParams
 from stages.experiment.schema import Experiment, from_sections
 from stages.steps.measure_costs import FEW_IMAGES, CostTrial, trial
@@ -31,6 +34,7 @@ Splits = Mapping[Split, Sequence[Item]]
 FEWEST_PHOTOGRAPHS = 60
 FEW_PHOTOGRAPHS, SHARE, SHARE_OF_FEW = 1000, 0.1, 0.2  # of images that are held out
 MEASURED_FIRST = 96  # pixels
+ANY_SIDE = 64  # pixels of an image that teachers prepare to their own size
 SMALL = 48  # pixels, up to which a student keeps more of the resolution
 SMALL_STEM = {"stem": "3x3/2", "maxpool": False}
 
@@ -151,13 +155,14 @@ class _Variants:
         train = params.sections["train"]
         self._warmup = train.get("schedule", {}).get("warmup_epochs", 0) / train["epochs"]
         params.set("train.batch_size", batch)
+        self._teachers = _seen_by_teachers(from_sections(params.sections))
 
     def of(self, size: int, *, epochs: int) -> Experiment:
         """Set a size and a number of epochs; warm-up keeps its share."""
         params = self._params
         params.set("dataset.image.size", size)
         params.set("dataset.image.resize", resize_for(size, self._side))
-        params.set("dataset.shards.max_side", STORED * size)
+        params.set("dataset.shards.max_side", stored_side(size, self._teachers))
         has_stem = params.sections["student"]["architecture"] in TORCHVISION_RESNETS
         for key, value in SMALL_STEM.items() if has_stem and size <= SMALL else ():
             params.set(f"student.{key}", value)
@@ -165,6 +170,15 @@ class _Variants:
         if self._warmup:
             params.set("train.schedule.warmup_epochs", round(self._warmup * epochs, 2))
         return from_sections(params.sections)
+
+
+def _seen_by_teachers(experiment: Experiment) -> int:
+    """Return the largest side, in pixels, that teachers prepare images to; 0 without a teacher."""
+    image = experiment.dataset.image
+    teachers = (o for o in experiment.features.values() if isinstance(o, TeacherOptions))
+    blank = Image.new("RGB", (ANY_SIDE, ANY_SIDE))
+    networks = (options.build(image) for options in teachers)
+    return max((max(network.preparation(blank).shape[1:]) for network in networks), default=0)
 
 
 def _splits(found: Survey, options: SplitOptions) -> Splits:

@@ -395,6 +395,23 @@ def test_a_teacher_called_teacher_is_named_once() -> None:
     assert "teacher, teacher" not in told
 
 
+KNOWN: dict[str, Any] = {"untrained": right(range(5)), "pixels": right(range(10))}
+
+
+def test_training_from_known_weights_is_judged_by_what_these_did_already() -> None:
+    better = scored("linear", student=right(range(50)), start=right(range(30)), **KNOWN)
+    told = text_of(run_of({"linear": better}))
+    assert "Training helped according to linear." in told
+    assert (
+        "better than every control without training: the nearest of them, the same encoder" in told
+    )
+    assert "before training by linear, is behind by 33.3 points" in told
+    level = scored("linear", student=right(range(50)), start=right(range(49)), **KNOWN)
+    told = text_of(run_of({"linear": level}))
+    assert "No protocol shows that training helped (linear)." in told
+    assert "No control without training is clearly better, but some are about level" in told
+
+
 def unequal(**subjects: np.ndarray) -> tuple[dict[str, Any], ScoredImages]:
     """Return a protocol's metrics where the first 54 of 60 images are of one of two classes."""
     classes = ["ant"] * 54 + ["bee"] * (N - 54)
@@ -414,6 +431,7 @@ def test_balanced_accuracy_leads_where_classes_are_of_unequal_size() -> None:
     assert f"because the largest has 54 of them and the smallest {N - 54}" in told
     assert "chance: 50.0 %, by naming any one class every time" in told
     assert "25.0 points above raw pixels" in told
+    assert "where each image does, it is 55.0 % (chance" in told
     found[0]["class_sizes"] = {"classes": 2, "largest": 18, "smallest": N - 54}
     plain_ = (found[0], ScoredImages(NAMES, {"student": right(range(27), range(54, N))}))
     told = text_of(run_of({"linear": plain_}))

@@ -249,6 +249,18 @@ def test_a_second_time_nothing_changes(empty: Path, capsys: Captured) -> None:
     assert {p: p.read_bytes() for p in empty.rglob("*") if p.is_file()} == before
 
 
+def test_an_experiment_that_was_removed_is_chosen_anew(empty: Path) -> None:
+    assert run(["init"]) == 0
+    stages = (
+        (empty / "dvc.yaml").read_text().replace("stages:", "stages:\n  own:\n    cmd: make", 1)
+    )
+    (empty / "dvc.yaml").write_text(stages)
+    (empty / "params.yaml").unlink()
+    assert run(["init", "--from", "digits"]) == 0
+    assert "name: digits" in (empty / "params.yaml").read_text()
+    assert (empty / "dvc.yaml").read_text() == stages
+
+
 def test_another_pipeline_is_told_what_to_merge(empty: Path, capsys: Captured) -> None:
     (empty / "dvc.yaml").write_text("stages:\n  train:\n    cmd: make\n")
     assert run(["init"]) == 2
