@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.base.errors import ArgumentError
 
 Network = TypeVar("Network", bound=nn.Module)
+TOLERANT = ("open_clip", "pipeline", "timm", "torch", "torchvision")  # of any layout in memory
 
 
 def device_from(name: str) -> torch.device:
@@ -61,9 +62,12 @@ def layout_on(device: torch.device, network: nn.Module) -> torch.memory_format:
     """Return the layout in memory in which a frozen network is faster on a device.
 
     On a CPU, convolutions are faster with channels last. One alone, which cuts patches, is not.
+    Code from elsewhere may rely on the usual layout, as `view` does, and keeps it.
     """
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
-    last = device.type == "cpu" and convolutions > 1
+    modules = [*network.modules()]
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in modules)
+    known = all(type(module).__module__.partition(".")[0] in TOLERANT for module in modules)
+    last = device.type == "cpu" and convolutions > 1 and known
     return torch.channels_last if last else torch.contiguous_format
 
 

@@ -20,14 +20,19 @@ MOST_EPOCHS = 200
 
 @dataclass(frozen=True)
 class Steps:
-    """How many steps of training are enough, how many are of use, and with what batch at most."""
+    """How many steps of training are enough, how many are of use, and with what batch at most.
+
+    As many as `enough` are left for a larger image; more than these help while they are `few`.
+    """
 
     enough: int
+    few: int
     most: int
     batch: int
 
 
-UNTRAINED, KNOWN = Steps(3000, 10_000, batch=1024), Steps(150, 4000, batch=64)
+UNTRAINED = Steps(enough=3000, few=3000, most=10_000, batch=1024)
+KNOWN = Steps(enough=150, few=400, most=4000, batch=64)
 
 
 def steps_for(weights: str | None) -> Steps:
@@ -37,11 +42,15 @@ def steps_for(weights: str | None) -> Steps:
 
 @dataclass(frozen=True)
 class Extent:
-    """How long a run is: images in a batch, epochs, and steps of all epochs."""
+    """How long a run is: images in a batch, epochs, and steps of all epochs.
+
+    `fits` tells whether it keeps to the time, which even one epoch may exceed.
+    """
 
     batch: int
     epochs: int
     steps: int
+    fits: bool
 
 
 def sizes_for(side: int) -> tuple[int, ...]:
@@ -76,7 +85,7 @@ def extent_for(
     steps = max(1, images // batch)
     useful = min(MOST_EPOCHS, math.ceil(most / steps))
     epochs = max(1, min(useful, int(seconds / epoch_seconds)))
-    return Extent(batch, epochs, epochs * steps)
+    return Extent(batch, epochs, epochs * steps, fits=epochs * epoch_seconds <= seconds)
 
 
 def is_enough(extent: Extent, steps: Steps) -> bool:

@@ -1,8 +1,9 @@
 """What the stages around the computing cost: starting processes, scoring, drawing the report.
 
 Every stage is a process of its own, which imports libraries for seconds. On small data this is most
-of a run, so it is measured: one process is started and imports what stages do. How many such starts
-the stages are worth was measured once, on the digits and on 400 photographs.
+of a run, so it is measured: one process is started and imports what stages do, and its time on a
+core counts. How many such starts the stages are worth was measured once, on the digits and on 400
+photographs.
 """
 
 import os

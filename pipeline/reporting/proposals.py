@@ -27,7 +27,7 @@ SPREADING = (
     *("dependence", "regression", "affinity", "labels"),
 )
 # Learning rates of each optimiser: below and above which they are a suspect, and a usual one.
-RATES = {"adam": (1e-4, 5e-3, 1e-3), "adamw": (1e-4, 5e-3, 1e-3), "sgd": (1e-2, 1.0, 0.1)}
+RATES = {"adam": (1e-4, 1e-2, 1e-3), "adamw": (1e-4, 1e-2, 1e-3), "sgd": (1e-2, 1.0, 0.1)}
 MOST_LONGER = 10
 STILL_FALLING = 0.03  # the share of an objective's fall that comes in its last quarter
 STEADY = 0.8  # the share of epochs in which an objective falls, if it falls steadily
@@ -271,10 +271,10 @@ def _steps(run: RunFacts, judges: Sequence[Protocol]) -> Iterator[Proposal]:
         for score in protocol.scores
         if score.role not in ("student", "teacher") and protocol.standing(score) == "behind"
     ]
-    enough = steps_for(run.config["student"].get("weights")).enough
-    if not 0 < steps < enough or not (late >= STILL_FALLING or ahead or len(losses) <= 3):
+    few = steps_for(run.config["student"].get("weights")).few
+    if not 0 < steps < few or not (late >= STILL_FALLING or ahead or len(losses) <= 3):
         return
-    longer = min(MOST_LONGER, max(2, round(enough / steps)))
+    longer = min(MOST_LONGER, max(2, round(few / steps)))
     why = f"{count(steps)} steps are few"
     if late >= STILL_FALLING:
         why += f", and {100 * late:.0f} % of the objective's fall came in the last quarter of them"

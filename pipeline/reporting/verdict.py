@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.evaluation.protocol import BALANCED
 from pipeline.reporting.comparison_texts import Standing, amount, listed
 from pipeline.reporting.formats import count, millions, percent
 from pipeline.reporting.health import has_collapsed
@@ -95,16 +96,19 @@ def _labels(run: RunFacts, scored: Sequence[Protocol]) -> str:
 
 def _reached(protocol: Protocol) -> str:
     images = f"{count(protocol.images[protocol.split])} {protocol.split} images"
-    if protocol.unbalanced is not None and protocol.class_sizes is not None:
+    if protocol.main == BALANCED and protocol.class_sizes is not None:
         largest, smallest = (count(protocol.class_sizes[n]) for n in ("largest", "smallest"))
         images += (
             f", where each class counts alike because the largest has {largest} of them and the "
-            f"smallest {smallest}; where each image does, it is {percent(protocol.unbalanced)} %"
+            f"smallest {smallest}"
         )
     reached = _sentence(protocol).format(value=percent(protocol.student.value), images=images)
     chance = f" ({protocol.chance_says})" if protocol.chance_says else ""
     beside = [_beside(protocol, score) for score in _told(protocol)]
-    return f"{reached}{chance}{': ' if beside else ''}{listed(beside) if beside else ''}."
+    said = f"{reached}{chance}{': ' if beside else ''}{listed(beside) if beside else ''}."
+    if protocol.unbalanced is not None:
+        said += f" Where each image counts alike, it is {percent(protocol.unbalanced)} %."
+    return said
 
 
 def _sentence(protocol: Protocol) -> str:

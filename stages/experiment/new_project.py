@@ -19,6 +19,7 @@ from stages.experiment.shipped import DVC_CONFIG, DVC_YAML
 PARAMS, PIPELINE, README = Path("params.yaml"), Path("dvc.yaml"), Path("README.md")
 GIT, GIT_IGNORE = Path(".git"), Path(".gitignore")
 DVC, DVC_IGNORE = Path(".dvc"), Path(".dvcignore")
+OWN_README = "trained by mvmr"  # a part of what `mvmr init` writes
 IGNORED = ("/data/", "/runs/", "/dvc_plots/")
 
 
@@ -65,14 +66,15 @@ def set_up(params: str, readme: str, photos: Path | None) -> list[Path]:
     """Write all files, and set up git and DVC where they are not; return what was written.
 
     `photos` are the photographs. If they lie in the project, git and DVC ignore them, as they do
-    virtual environments. Stages, a README and other ignored files that are there already stay.
+    virtual environments. Stages, a README of another's and other ignored files that are there
+    already stay.
     Whatever fails, nothing is left.
     """
     ignored = [*_below(photos), *(f"/{found.parent}/" for found in Path().glob("*/pyvenv.cfg"))]
     new = {PARAMS: params}
     if not PIPELINE.exists():
         new[PIPELINE] = DVC_YAML.read_text(encoding="utf-8")
-    if not README.exists():
+    if not README.exists() or OWN_README in README.read_text(encoding="utf-8", errors="replace"):
         new[README] = readme
     new[GIT_IGNORE] = _with_lines(GIT_IGNORE, (*IGNORED, *ignored))
     new[DVC_IGNORE] = _with_lines(DVC_IGNORE, ("# What DVC need not look at", *ignored))

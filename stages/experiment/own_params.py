@@ -80,8 +80,8 @@ class OwnParams:
 
         Code of one's own, `python:package.module:function`, is trusted: who names it wants it run.
         A network that starts from known weights sees colours as they were trained to, and its
-        backbone learns more slowly than what begins anew. Small networks of timm have convolutions
-        that are much faster with channels last.
+        backbone learns more slowly than what begins anew. Networks of timm train with channels
+        last, in which most are faster.
         """
         architecture = section["architecture"]
         student = self._data["student"]

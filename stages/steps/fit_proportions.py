@@ -92,8 +92,8 @@ def choose(
     start = variants.of(first, epochs=1)
     with trial(start, found.source, splits, images=FEW_IMAGES, progress=progress) as tried:
         runs = _Runs(tried, variants, images, seconds, steps)
-        size = largest(sizes, lambda size: is_enough(runs.extent(size, by=first), steps))
-        while not runs.are_measured(size) and not is_enough(runs.extent(size, by=size), steps):
+        size = largest(sizes, lambda size: runs.suit(size, by=first))
+        while not runs.are_measured(size) and not runs.suit(size, by=size):
             smaller = [other for other in sizes if other < size]
             size = smaller[-1] if smaller else size
         extent = runs.extent(size, by=size)
@@ -119,6 +119,11 @@ class _Runs:
     def are_measured(self, size: int) -> bool:
         """Whether runs of this size are measured already."""
         return size in self._measured
+
+    def suit(self, size: int, *, by: int) -> bool:
+        """Whether a run at a size has enough steps within the time, from what was measured."""
+        extent = self.extent(size, by=by)
+        return extent.fits and is_enough(extent, self._steps)
 
     def extent(self, size: int, *, by: int) -> Extent:
         """Return the run at a size, from what was measured at another one."""

@@ -11,7 +11,19 @@ PATCHES = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten())
 SEVERAL = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten())
 
 
-@pytest.mark.parametrize(("network", "is_last"), [(PATCHES, False), (SEVERAL, True)])
+class Flattened(nn.Sequential):
+    """A network from elsewhere, which relies on the usual layout."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images to features."""
+        maps: Tensor = super().forward(images)
+        return maps.view(len(maps), -1)
+
+
+OWN = Flattened(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+
+
+@pytest.mark.parametrize(("network", "is_last"), [(PATCHES, False), (SEVERAL, True), (OWN, False)])
 def test_channels_are_last_where_several_convolutions_gain(
     network: nn.Module, is_last: bool
 ) -> None:

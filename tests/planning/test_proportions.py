@@ -14,6 +14,7 @@ from pipeline.planning.proportions import (
     resize_for,
     sizes_for,
     steps_for,
+    stored_side,
 )
 
 
@@ -57,7 +58,8 @@ def test_epochs_keep_to_the_time_and_to_what_is_of_use(
         images, batch, seconds=seconds, epoch_seconds=epoch_seconds, most=UNTRAINED.most
     )
     assert extent.steps == extent.epochs * (images // batch)
-    assert extent.epochs == 1 or extent.epochs * epoch_seconds <= seconds
+    assert extent.fits == (extent.epochs * epoch_seconds <= seconds)
+    assert extent.epochs == 1 or extent.fits
     assert 1 <= extent.epochs <= MOST_EPOCHS
     assert extent.epochs == 1 or (extent.epochs - 1) * (images // batch) < UNTRAINED.most
     longer = extent_for(
@@ -83,6 +85,19 @@ def test_a_start_from_known_weights_needs_fewer_steps() -> None:
     extent = extent_for(3000, batch, seconds=900.0, epoch_seconds=60.0, most=steps.most)
     assert is_enough(extent, steps)
     assert not is_enough(extent, UNTRAINED)
+
+
+def test_one_epoch_of_many_images_is_enough_and_may_not_fit() -> None:
+    steps = steps_for("weights.pt")
+    extent = extent_for(12_000, 64, seconds=600.0, epoch_seconds=900.0, most=steps.most)
+    assert is_enough(extent, steps)
+    assert not extent.fits
+
+
+def test_files_are_kept_as_large_as_student_and_teacher_need() -> None:
+    assert stored_side(64, 0) == 256
+    assert stored_side(64, 260) == 520
+    assert stored_side(224, 224) == 896
 
 
 def test_the_largest_that_suits_else_the_smallest() -> None:

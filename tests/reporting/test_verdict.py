@@ -431,10 +431,11 @@ def test_balanced_accuracy_leads_where_classes_are_of_unequal_size() -> None:
     assert f"because the largest has 54 of them and the smallest {N - 54}" in told
     assert "chance: 50.0 %, by naming any one class every time" in told
     assert "25.0 points above raw pixels" in told
-    assert "where each image does, it is 55.0 % (chance" in told
+    assert "above raw pixels. Where each image counts alike, it is 55.0 %." in told
     found[0]["class_sizes"] = {"classes": 2, "largest": 18, "smallest": N - 54}
     plain_ = (found[0], ScoredImages(NAMES, {"student": right(range(27), range(54, N))}))
     told = text_of(run_of({"linear": plain_}))
+    assert "count alike" not in told
     assert "counts alike" not in told
     assert "is right on 55.0 % of 60 test images" in told
 
@@ -512,6 +513,24 @@ def test_targets_that_are_one_direction_are_centred() -> None:
     for same in (with_term({"whiten": 0}, **flat), with_term({"loss": "squared"}, **flat)):
         assert not any("whiten" in command for command in same)
     assert not any("whiten" in c for c in with_term({}, **{"validation/trivial/hog": 0.9}))
+
+
+def test_a_larger_input_is_proposed_where_files_hold_more() -> None:
+    def of_files(size: int, side: int | None, reduced: int, bytes_each: int) -> bool:
+        run = a_run()
+        files = replace(run.splits["train"], images=100, reduced=reduced, bytes=100 * bytes_each)
+        dataset = run.config["dataset"]
+        image, shards = {**dataset["image"], "size": size}, {**dataset["shards"], "max_side": side}
+        changed = {"dataset": {**dataset, "image": image, "shards": shards}}
+        found = run_of({"linear": BEATING}, config=changed, splits={**run.splits, "train": files})
+        return any(f"dataset.image.size={2 * size}" in command for command in proposed(found))
+
+    assert of_files(64, None, 0, 40_000)
+    assert not of_files(64, None, 0, 10_000)
+    assert of_files(64, 256, 90, 10_000)
+    assert not of_files(64, 256, 50, 10_000)
+    assert not of_files(64, 128, 90, 10_000)
+    assert not of_files(128, 512, 90, 100_000)
 
 
 def test_given_weights_have_no_proposal() -> None:

@@ -174,7 +174,10 @@ def test_a_student_can_be_named(empty: Path, student: str) -> None:
     assert found.student.architecture == student
     before = load(ROOT / "configs/folder_self_supervised.yaml")
     assert found.student.projector == before.student.projector
-    assert found.model_dump(exclude={"student"}) == before.model_dump(exclude={"student"})
+    assert found.train is not None
+    assert found.train.channels_last == student.startswith("timm:")
+    other = {"student": True, "train": {"channels_last"}}
+    assert found.model_dump(exclude=other) == before.model_dump(exclude=other)
 
 
 def test_a_student_that_starts_from_known_weights_sees_colours_as_they_did(empty: Path) -> None:
@@ -258,6 +261,7 @@ def test_an_experiment_that_was_removed_is_chosen_anew(empty: Path) -> None:
     (empty / "params.yaml").unlink()
     assert run(["init", "--from", "digits"]) == 0
     assert "name: digits" in (empty / "params.yaml").read_text()
+    assert (empty / "README.md").read_text().startswith("# digits\n")
     assert (empty / "dvc.yaml").read_text() == stages
 
 
