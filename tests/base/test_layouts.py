@@ -16,7 +16,7 @@ class Flattened(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images to features."""
-        maps: Tensor = super().forward(images)
+        maps: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         return maps.view(len(maps), -1)
 
 

@@ -176,7 +176,7 @@ def test_a_student_can_be_named(empty: Path, student: str) -> None:
     assert found.student.projector == before.student.projector
     assert found.train is not None
     assert found.train.channels_last == student.startswith("timm:")
-    other = {"student": True, "train": {"channels_last"}}
+    other: dict[str, Any] = {"student": True, "train": {"channels_last"}}
     assert found.model_dump(exclude=other) == before.model_dump(exclude=other)
 
 
