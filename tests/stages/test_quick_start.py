@@ -22,14 +22,16 @@ TOOLS = (
 )
 WITHOUT_TOOLS = """
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {tools}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+class WithoutTools(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        is_tool = name.partition(".")[0] in {tools}
+        return None if is_tool else super().find_spec(name, path, target)
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTools
 from digits_run import COMMANDS, run_all
 run_all(Path("."))
 print("done", len(COMMANDS))
