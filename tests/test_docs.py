@@ -265,7 +265,8 @@ def test_the_first_five_minutes(tmp_path: Path) -> None:
         return done.stdout
 
     who = "-c user.name=test -c user.email=test@example.org"
-    shell(f"git -C {ROOT} ls-files -z | (cd {ROOT} && xargs -0 cp --parents --no-dereference -t {tmp_path})")
+    copy = f"xargs -0 cp --parents --no-dereference -t {tmp_path}"
+    shell(f"git -C {ROOT} ls-files -z | (cd {ROOT} && {copy})")
     experiment = merged(read_yaml(ROOT / "configs/robust_digits.yaml"), {"train": {"epochs": 4}})
     with (tmp_path / "params.yaml").open("w") as file:
         YAML().dump(experiment | {"evaluate": {"robustness": {}, "linear": {}}}, file)
