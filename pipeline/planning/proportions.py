@@ -3,7 +3,7 @@
 Networks learn in steps, and more of them help until there are some thousands. A larger image helps
 too, and makes each step longer by its area. So the image is as large as leaves time for enough
 steps. For a network that starts from known weights these are few: on 3,068 photographs of clothes,
-188 steps at 128 px made a better one than 564 at 64 px, by 5 points of recall.
+188 steps at 128 px made a better one than 564 at 64 px of smaller files, by 5 points of recall.
 """
 
 import math

@@ -67,8 +67,7 @@ def set_up(params: str, readme: str, photos: Path | None) -> list[Path]:
 
     `photos` are the photographs. If they lie in the project, git and DVC ignore them, as they do
     virtual environments. Stages, a README of another's and other ignored files that are there
-    already stay.
-    Whatever fails, nothing is left.
+    already stay. Whatever fails, nothing is left.
     """
     ignored = [*_below(photos), *(f"/{found.parent}/" for found in Path().glob("*/pyvenv.cfg"))]
     new = {PARAMS: params}
