@@ -104,6 +104,11 @@ DEPENDENCE_TERMS: Mapping[str, Terms] = {
 }
 
 
+def with_local_views(size: int) -> Options:
+    """Return the training options of four local views beside the global ones."""
+    return {"views": {"local": {"count": 4, "size": size, "scale": [0.05, 0.3]}}}
+
+
 def distilled_terms(teacher: str, components: str) -> dict[str, Terms]:
     """Return ways of teaching what a teacher knows, by names that begin with its own.
 
