@@ -84,7 +84,9 @@ def _result(layout: RunLayout, following: list[str], *, up_to_date: bool = False
     if layout.supervised.exists():
         control = load_checkpoint(layout.supervised).about["selection"]
         values["supervised"] = {"checkpoint": str(layout.supervised), "selection": control}
-        score = f"{control['rule']} {control['score']:.4g}, epoch {control['epoch']}"
+        score = f"{control['rule']}, epoch {control['epoch']}"
+        if control["score"] is not None:
+            score += f", {control['score']:.4g}"
         shown.append(["the same encoder with labels", score])
     shown += [
         [f"{label}, last epoch", how.format(last[n])] for n, label, how in LAST_ROW if n in last

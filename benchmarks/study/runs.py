@@ -55,7 +55,7 @@ class Study:
         self.root.mkdir(parents=True, exist_ok=True)
         os.chdir(self.root)
         wanted = {k: v for name in names for k, v in self.setup.features_of(name).items()}
-        content = self._experiment("prepare", names[0], epochs=1, seed=0)
+        content = self.experiment("prepare", names[0], epochs=1, seed=0)
         for command in ("shard", "extract-features"):
             call(self.root, command, {**content, "features": filled(wanted, self._paths)})
 
@@ -109,7 +109,7 @@ class Study:
 
     def _trained(self, run: Run) -> dict[str, Any]:
         name = self._experiment_of(run)
-        content = self._experiment(name, run.name, epochs=self._epochs(run.rung), seed=run.seed)
+        content = self.experiment(name, run.name, epochs=self.epochs(run.rung), seed=run.seed)
         call(self.root, "train", content)
         trained = load_checkpoint(run_layout(name).checkpoints / BEST)
         images = packed_images(self._data.shards, trained.image)
@@ -125,7 +125,7 @@ class Study:
         return found
 
     def _control(self, run: Run) -> dict[str, Any]:
-        content = self._experiment("control", next(iter(self.setup.candidates)), epochs=1, seed=0)
+        content = self.experiment("control", next(iter(self.setup.candidates)), epochs=1, seed=0)
         start = before_training(from_sections(content))
         images = packed_images(self._data.shards, start.image)
         subject = self._untrained(run.name, start, images)
@@ -136,7 +136,7 @@ class Study:
             return stored_subject(FeatureStore(self._data.features)[name], images)
         return subjects_of(start, images, self._work, identifier(BEFORE))[identifier(name)]
 
-    def _epochs(self, steps: int) -> int:
+    def epochs(self, steps: int) -> int:
         """Return the whole epochs nearest to a number of steps."""
         return max(1, round(steps / self.steps_an_epoch))
 
@@ -158,7 +158,8 @@ class Study:
             seed=run.seed,
         )
 
-    def _experiment(self, run: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
+    def experiment(self, run: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
+        """Return the content of an experiment file for a candidate."""
         content = self.setup.experiment(run, name, epochs=epochs, seed=seed)
         experiment: dict[str, Any] = filled(content, self._paths)
         return experiment

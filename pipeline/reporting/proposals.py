@@ -18,7 +18,7 @@ from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import PIXELS, STUDENT
 from pipeline.reporting.scores import Protocol, judging
-from pipeline.training.curve_names import LABELLED, PROBE, TRIVIAL
+from pipeline.training.curve_names import LABELLED, OBJECTIVE, PROBE, TRIVIAL
 from pipeline.training.doubts import doubts
 
 MOST = 3
@@ -227,7 +227,7 @@ def _rate(run: RunFacts) -> Iterator[Proposal]:
 
 def _objective(run: RunFacts) -> list[float]:
     """Return the objective of each epoch: of validation, or of training where that is missing."""
-    for name in ("validation/objective", "train/objective"):
+    for name in (OBJECTIVE, "train/objective"):
         found = [value for row in run.curves if (value := row.get(name)) is not None]
         if found:
             return found

@@ -10,14 +10,16 @@ from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Role, Score, judging
+from pipeline.training.curve_names import KNN, OBJECTIVE, PROBE
 from pipeline.training.doubts import doubts
 
 FEW_IMAGES = 1000
 MUCH_WAITING = 0.2
 
 RULES = {
-    "validation/probe_top1": "the highest accuracy of the online linear probe on validation images",
-    "validation/objective": "the lowest objective on validation images",
+    PROBE: "the highest accuracy of the online linear probe on validation images",
+    KNN: "the highest accuracy of the online nearest neighbours among validation images",
+    OBJECTIVE: "the lowest objective on validation images",
     "last": "taking the last epoch",
 }
 

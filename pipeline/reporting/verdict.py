@@ -10,6 +10,7 @@ from pipeline.reporting.health import has_collapsed
 from pipeline.reporting.run_facts import RunFacts
 from pipeline.reporting.sample import STUDENT
 from pipeline.reporting.scores import Protocol, Score, judging
+from pipeline.training.curve_names import KNN, PROBE
 
 # What a main figure of `value` percent means, by kind of protocol.
 REACHED = {
@@ -83,7 +84,7 @@ def _labels(run: RunFacts, scored: Sequence[Protocol]) -> str:
     if not any(split.labelled for split in run.splits.values()):
         return "The images have no labels."
     uses = []
-    if run.epochs is not None and run.training.get("rule") == "validation/probe_top1":
+    if run.epochs is not None and run.training.get("rule") in (PROBE, KNN):
         uses.append("to choose the best epoch on validation images")
     if any(term["kind"] == "labels" for term in run.objective.values()):
         uses.append("to train the student")

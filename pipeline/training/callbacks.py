@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -17,9 +17,12 @@ from pipeline.base.progress import Progress
 from pipeline.loading.batch import Loader
 from pipeline.loading.loaders import DeferredLoader
 from pipeline.training.collectives import sum_over_processes
-from pipeline.training.curve_names import EXPLAINED, KNN, PROBE, explained_shares
+from pipeline.training.curve_names import EXPLAINED, KNN, OBJECTIVE, PROBE, explained_shares
+from pipeline.training.train_options import Rule
 
 SHOWN_EVERY_SECONDS = 1.0
+# The curve that a rule of selection follows, and whether more of it is better.
+_FOLLOWED = {"probe": (PROBE, 1), "knn": (KNN, 1), "objective": (OBJECTIVE, -1)}
 
 
 class Curves(Callback):
@@ -161,8 +164,8 @@ def _rate(trainer: Trainer) -> float:
 
 def _line(row: dict[str, float], epochs: int) -> str:
     parts = [f"epoch {row['epoch']:.0f}/{epochs}", f"objective {row['train/objective']:.4f}"]
-    if "validation/objective" in row:
-        parts.append(f"validation {row['validation/objective']:.4f}")
+    if OBJECTIVE in row:
+        parts.append(f"validation {row[OBJECTIVE]:.4f}")
     explained = [f"{name} {100 * share:.0f} %" for name, share in explained_shares(row)]
     if explained:
         parts.append(f"explained: {', '.join(explained)}")
@@ -176,31 +179,33 @@ def _line(row: dict[str, float], epochs: int) -> str:
 
 
 class Selection(Callback):
-    """Keeps the checkpoint that is best on validation images.
+    """Keeps the checkpoint that is best on validation images, or the last one.
 
-    `save` is called with epoch, metric and score whenever the score is the best so far.
+    `save` is called with epoch, rule and score whenever the score is the best so far. The rule is
+    the name of the curve that is followed, or `last`, which has no score.
     """
 
-    def __init__(
-        self, rule: Literal["probe", "objective"], save: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self._metric = PROBE if rule == "probe" else "validation/objective"
-        self._sign = 1 if rule == "probe" else -1
+    def __init__(self, rule: Rule, save: Callable[[dict[str, Any]], None]) -> None:
+        self._curve, self._sign = _FOLLOWED.get(rule, ("", 1))
         self._save = save
         self._best = -math.inf
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the score is the best so far; raise TrainingError if it is not finite."""
-        score = self._sign * float(trainer.callback_metrics[self._metric])
+        epoch = trainer.current_epoch + 1
+        if not self._curve:
+            if trainer.is_global_zero:
+                self._save({"epoch": epoch, "rule": "last", "score": None})
+            return
+        score = self._sign * float(trainer.callback_metrics[self._curve])
         if not math.isfinite(score):
             raise TrainingError(
-                f"{self._metric} is not finite after epoch {trainer.current_epoch + 1}: lower "
-                "train.lr, set train.clip_norm, or use precision 32."
+                f"{self._curve} is not finite after epoch {epoch}: lower train.lr, set "
+                "train.clip_norm, or use precision 32."
             )
         if score > self._best and trainer.is_global_zero:
             self._best = score
-            epoch = trainer.current_epoch + 1
-            self._save({"epoch": epoch, "rule": self._metric, "score": self._sign * score})
+            self._save({"epoch": epoch, "rule": self._curve, "score": self._sign * score})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best score so far."""

@@ -6,6 +6,7 @@ from pipeline.objective.trivial import share_explained
 
 PROBE = "validation/probe_top1"
 KNN = "validation/knn_top1"
+OBJECTIVE = "validation/objective"
 LABELLED = "validation/labelled"  # images that the probes are scored on
 LARGEST_CLASS = "validation/largest_class"  # the share of their largest class, in percent
 

@@ -13,7 +13,7 @@ def doubts(rows: Sequence[Row], selection: Mapping[str, object]) -> Iterator[str
     """Yield a sentence for each reason to doubt, from rows of curves and what was selected.
 
     A probe is doubtful if the share of the largest class lies within its 95 % interval or above. A
-    choice by the probe is doubtful if the scores of other epochs lie within that of the chosen one.
+    choice by a probe is doubtful if the scores of other epochs lie within that of the chosen one.
     Curves of earlier versions, which do not know the number of images, give no reasons.
     """
     row = next((row for row in rows if row.get("epoch") == selection.get("epoch")), None)
@@ -31,13 +31,14 @@ def doubts(rows: Sequence[Row], selection: Mapping[str, object]) -> Iterator[str
                 f"images, and naming the largest class for all would be right on {largest:.1f} %: "
                 "it is not settled that it has learnt anything."
             )
-    score = row.get(PROBE)
-    if selection.get("rule") == PROBE and score is not None:
+    rule = str(selection.get("rule"))
+    score = row.get(rule)
+    if rule in (PROBE, KNN) and score is not None:
         low, high = _interval(score, images)
         near = [
             f"{other['epoch']:g}"
             for other in rows
-            if other is not row and (other.get(PROBE) or 0.0) >= low
+            if other is not row and (other.get(rule) or 0.0) >= low
         ]
         if near:
             yield (

@@ -38,7 +38,7 @@ from pipeline.training.step_views import (
     VALIDATION,
 )
 from pipeline.training.stored_references import stored_references
-from pipeline.training.train_options import TrainOptions
+from pipeline.training.train_options import Rule, TrainOptions
 from pipeline.training.trainer import build_trainer, plain_lightning
 from pipeline.training.trial import Trial, Wanted
 from pipeline.training.tuning import find
@@ -242,14 +242,15 @@ def _recalibration(run: Run, encoder: Encoder) -> Recalibration:
     )
 
 
-def _selection_rule(run: Run) -> Any:
+def _selection_rule(run: Run) -> Rule:
     manifest = run.validation.manifest
-    labelled = manifest.labelled > 0 and not manifest.multi_label
-    if run.options.select == "probe" and not labelled:
+    labelled = manifest.labelled > 1 and not manifest.multi_label
+    select = run.options.select
+    if select in ("probe", "knn") and not labelled:
         raise ConfigError(
-            "train.select is probe, but the validation images do not have one label each: "
-            "set it to objective or auto."
+            f"train.select is {select}, but the validation images do not have one label each: "
+            "set it to objective, last or auto."
         )
-    if run.options.select == "auto":
+    if select == "auto":
         return "probe" if labelled else "objective"
-    return run.options.select
+    return select

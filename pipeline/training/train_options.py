@@ -21,6 +21,9 @@ def _text(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
+Rule = Literal["probe", "knn", "objective", "last"]
+
+
 class ProbeOptions(Options):
     """`train.probe`: the online probes, which run if there are labels.
 
@@ -68,7 +71,8 @@ class TrainOptions(Options):
     shows beside these two, and validation does not. `ema` is the decay, per optimiser step,
     of an average of the encoder's weights, which is validated and kept in their place. `select` is
     the rule for the best checkpoint, always on validation images: `probe` (highest top-1 of the
-    linear probe), `objective` (lowest), or `auto` (probe if there are labels, else objective).
+    linear probe), `knn` (of nearest neighbours), `objective` (lowest), `last` (none: that of the
+    last epoch), or `auto` (probe if there are labels, else objective).
 
     With `validate_on: original`, the validation objective sees the image as it is in place of every
     random view, which only makes sense if no term compares two views. With `recalibrate`, the
@@ -101,7 +105,7 @@ class TrainOptions(Options):
     loading: LoadingOptions = LoadingOptions()
     saving: SavingOptions = SavingOptions()
     probe: ProbeOptions = ProbeOptions()
-    select: Literal["auto", "probe", "objective"] = "auto"
+    select: Literal["auto", Rule] = "auto"
     validate_on: Literal["views", "original"] = added("views")
     recalibrate: Annotated[int, Field(ge=2)] | None = added(None)
     stored_views: bool = added(True)
