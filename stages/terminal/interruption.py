@@ -84,8 +84,11 @@ def farewell() -> None:
 
 
 def was_asked() -> bool:
-    """Return whether a signal has arrived. Any later failure is a consequence of it."""
-    return _asked
+    """Return whether a signal has arrived here, or ended work that listened to signals itself.
+
+    Any later failure is a consequence of it.
+    """
+    return _asked or _bidden
 
 
 def end(code: int) -> None:
