@@ -66,6 +66,7 @@ BOTH_RELATIVE = {
     "hog": regressed("hog", weight=15.0, relative=True),
     "scattering": regressed("scattering", weight=15.0, relative=True, whiten=1),
 }
+BOTH_25: Options = {"weight": 25.0, "view": "both", "standardise": True}
 WHITE_5 = depends("scattering", weight=5.0, whiten=1)
 LOG_5 = depends("scattering_log", weight=5.0, whiten=1)
 
@@ -100,6 +101,10 @@ DEPENDENCE_TERMS: Mapping[str, Terms] = {
     "vicreg + hog on h, 5": with_vicreg(hog=depends("hog", weight=5.0)),
     "vicreg + hog and whitened scattering on h, 5 each": with_vicreg(
         hog=depends("hog", weight=5.0), scattering=WHITE_5
+    ),
+    "vicreg + hog on standardised h, 25, both": with_vicreg(hog=depends("hog", **BOTH_25)),
+    "vicreg + hog and whitened scattering on standardised h, 25 each, both": with_vicreg(
+        hog=depends("hog", **BOTH_25), scattering=depends("scattering", whiten=1, **BOTH_25)
     ),
 }
 
