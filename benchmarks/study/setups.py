@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from benchmarks.study.candidates import (
+    BASELINE,
     GRADIENTS,
     SELF_SUPERVISED,
     SELF_SUPERVISED_TERMS,
@@ -92,6 +93,14 @@ def filled(content: Any, paths: Mapping[str, str]) -> Any:
     return Template(content).safe_substitute(paths) if isinstance(content, str) else content
 
 
+def fast(*names: str) -> dict[str, Candidate]:
+    """Return self-supervised candidates that differ from others by their rate."""
+    return {
+        f"{name}, rate 4e-3": Candidate(SELF_SUPERVISED, SELF_SUPERVISED_TERMS[name], FAST)
+        for name in names
+    }
+
+
 STUDENT: Options = {
     "architecture": "resnet8x2",
     "stem": "3x3/2",
@@ -112,6 +121,9 @@ ADAM: Options = {
 # Half the time where a core multiplies bfloat16, in the small residual network alone.
 SMALL: Options = {"precision": "bf16"}
 STORED: Options = {"stored_views": True}
+FAST: Options = {"lr": 4e-3}
+# Larger boxes for what a teacher sees than for self-supervision.
+BOXES: Options = {"augmentation": {"policy": "custom", "min_scale": 0.4}}
 
 CLIP: Options = {
     "kind": "open_clip",
@@ -120,6 +132,7 @@ CLIP: Options = {
     "pretrained": "$teacher/tiny-clip-rn64-cifar10.pt",
 }
 CLIP_DEFAULT = "clip regressed + 0.3 on standardised h, both"
+DISTILLED_CLIP = distilled_terms("clip", "clip_components")
 CIFAR10 = Setup(
     name="cifar10",
     rungs=(600, 2_400, 10_000),
@@ -147,14 +160,15 @@ CIFAR10 = Setup(
         **self_supervised(),
         "vicreg, both views augmented": Candidate(SELF_SUPERVISED, VICREG, {"augment_both": True}),
         LOCAL: Candidate(SELF_SUPERVISED, SELF_SUPERVISED_TERMS[GRADIENTS], with_local_views(20)),
-        **distilled(distilled_terms("clip", "clip_components"), reference=CLIP_DEFAULT),
+        **distilled(DISTILLED_CLIP, reference=CLIP_DEFAULT),
         **distilled({"clip regressed, stored views": {"clip": regressed("clip")}}, train=STORED),
+        **fast(BASELINE, GRADIENTS),
+        **distilled({f"{CLIP_DEFAULT}, rate 4e-3": DISTILLED_CLIP[CLIP_DEFAULT]}, train=FAST),
+        **distilled({f"{CLIP_DEFAULT}, custom views": DISTILLED_CLIP[CLIP_DEFAULT]}, train=BOXES),
     },
 )
 
 EFFICIENTNET: Options = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": "$teacher"}
-# Larger boxes for what a teacher sees than for self-supervision.
-BOXES: Options = {"augmentation": {"policy": "custom", "min_scale": 0.4}}
 WHITENED = {"effnet": regressed("effnet", whiten=1)}
 
 
@@ -203,6 +217,8 @@ PHOTOGRAPHS_64 = Setup(
         **distilled(
             {"effnet regressed, whitened 1, stored views": WHITENED}, train={**BOXES, **STORED}
         ),
+        **distilled({"effnet regressed, whitened 1, rate 4e-3": WHITENED}, train={**BOXES, **FAST}),
+        **fast(BASELINE, GRADIENTS),
         **labelled(view="both", train=BOXES),
     },
 )
