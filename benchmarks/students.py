@@ -32,14 +32,19 @@ def call(root: Path, command: str, content: Mapping[str, Any]) -> None:
     Raises SystemExit if the command fails or is interrupted; the same call continues it.
     """
     os.chdir(root)
+    code = mvmr([command, "--quiet", "--config", str(written(root, content))])
+    if code:
+        raise SystemExit(code)
+
+
+def written(root: Path, content: Mapping[str, Any]) -> Path:
+    """Write the file of an experiment in the folder `root`, and return its path."""
     config = root / "configs" / f"{content['name']}.yaml"
     config.parent.mkdir(exist_ok=True)
     plain = json.loads(json.dumps(content))  # without YAML anchors for shared parts
     with config.open("w", encoding="utf-8") as file:
         YAML().dump(plain, file)
-    code = mvmr([command, "--quiet", "--config", str(config)])
-    if code:
-        raise SystemExit(code)
+    return config
 
 
 def packed_images(shards: Location, image: ImageOptions) -> Images:

@@ -5,11 +5,14 @@ every other round, and ratios are taken within a round. The CPU time of all proc
 too: it hardly depends on other programs.
 """
 
+import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -42,6 +45,32 @@ def cost_of(work: Callable[[], int]) -> Cost:
     cpu, began = _cpu_seconds(), time.perf_counter()
     count = work()
     return Cost(time.perf_counter() - began, _cpu_seconds() - cpu, count)
+
+
+def cost_of_process(
+    command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path
+) -> Cost:
+    """Return the cost of a command from its start to its end, all its processes included.
+
+    It runs in `folder`, and its output goes to the file `log`. Raises SystemExit with its last
+    lines if it fails. No other process of this one may end meanwhile.
+    """
+    cpu, began = _ended_cpu_seconds(), time.perf_counter()
+    with log.open("w", encoding="utf-8") as out:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, stdout=out, stderr=out, check=False
+        )
+    cost = Cost(time.perf_counter() - began, _ended_cpu_seconds() - cpu)
+    if done.returncode:
+        last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}; {log} ends:\n{last}")
+    return cost
+
+
+def _ended_cpu_seconds() -> float:
+    """Return the CPU time of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _cpu_seconds() -> float:

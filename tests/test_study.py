@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import ttest_rel
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks.markdown import write as write_tables
 from benchmarks.study.__main__ import main
 from benchmarks.study.candidates import LABELLED, VICREG, Candidate
 from benchmarks.study.halving import Result, Run, finalists, plan, promoted, tracks
@@ -19,7 +20,6 @@ from benchmarks.study.records import FOLDER, curve, file_of, identifier, read, w
 from benchmarks.study.runs import PROTOCOLS, Study
 from benchmarks.study.setups import BEFORE, CIFAR10, PIXELS, SETUPS, Setup, filled
 from benchmarks.study.tables import NOTHING, tables
-from benchmarks.study.tables import write as write_tables
 from pipeline.datasets.source import Split
 from pipeline.features.store import FeatureStore
 from pipeline.shards.listing import read_labels
@@ -301,18 +301,18 @@ def test_curves_are_means_over_seeds_at_the_same_steps() -> None:
 def test_tables_are_written_between_their_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- study small -->\nold\n<!-- end of study small -->\nb\n", "utf-8")
-    write_tables(page, "small", "| new |\n")
+    write_tables(page, "study small", "| new |\n")
     expected = "a\n<!-- study small -->\n\n| new |\n\n<!-- end of study small -->\nb\n"
     assert page.read_text(encoding="utf-8") == expected
     with pytest.raises(SystemExit, match="has no lines <!-- study other -->"):
-        write_tables(page, "other", "")
+        write_tables(page, "study other", "")
 
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_the_page_of_results_has_a_place_for_every_data_set(name: str, tmp_path: Path) -> None:
     page = tmp_path / "results.md"
     page.write_bytes((ROOT / "docs" / "results.md").read_bytes())
-    write_tables(page, name, "| new |\n")
+    write_tables(page, f"study {name}", "| new |\n")
     assert "| new |" in page.read_text(encoding="utf-8")
 
 

@@ -21,11 +21,12 @@ student of photographs-128 starts too.
 import argparse
 from pathlib import Path
 
+from benchmarks.markdown import write
 from benchmarks.study.halving import plan
 from benchmarks.study.records import FOLDER, read
 from benchmarks.study.runs import Study
 from benchmarks.study.setups import SETUPS
-from benchmarks.study.tables import tables, write
+from benchmarks.study.tables import tables
 
 SEEDS = (0, 1, 2, 3, 4)
 
@@ -38,7 +39,7 @@ def main() -> None:
             text = tables(setup, read(setup, arguments.results / name))
             print(text)
             if arguments.write:
-                write(arguments.write, name, text)
+                write(arguments.write, f"study {name}", text)
         return
     setup = SETUPS[arguments.setup]
     if arguments.command == "list":

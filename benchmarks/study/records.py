@@ -6,14 +6,17 @@ They belong to the repository, so that a study goes on over days and machines.
 
 import csv
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks.study.halving import Result, Run
 from benchmarks.study.setups import Setup
 from pipeline.base.atomic import write_json
 from pipeline.training.curve_names import KNN, PROBE
 
+Recipe = Mapping[str, Any]
 FOLDER = Path(__file__).parent / "results"
 CURVE = {"probe": PROBE, "knn": KNN, "objective": "validation/objective"}
 CURVE_POINTS = 16
@@ -44,17 +47,28 @@ def read(setup: Setup, folder: Path) -> dict[Run, Result]:
 
     Raises SystemExit if one is of another recipe than the candidate of that name has.
     """
+
+    def recipe_of(name: str) -> Recipe | None:
+        return setup.recipe(name) if name in setup.candidates else None
+
+    return results_in(folder, recipe_of)
+
+
+def results_in(folder: Path, recipe_of: Callable[[str], Recipe | None]) -> dict[Run, Result]:
+    """Return all results in a folder, by run.
+
+    Raises SystemExit if one is of another recipe than `recipe_of` returns for its name.
+    """
     found = {}
     for path in sorted(folder.glob("*/*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         run = Run(**{name: result[name] for name in Run.__dataclass_fields__})
-        if "recipe" in result and run.name in setup.candidates:
-            recipe = json.loads(json.dumps(setup.recipe(run.name)))
-            if recipe != result["recipe"]:
-                raise SystemExit(
-                    f"{path} was made by another recipe than {run.name!r} has now: give the "
-                    "candidate another name, or remove its results."
-                )
+        recipe = recipe_of(run.name) if "recipe" in result else None
+        if recipe is not None and json.loads(json.dumps(recipe)) != result["recipe"]:
+            raise SystemExit(
+                f"{path} was made by another recipe than {run.name!r} has now: give the "
+                "candidate another name, or remove its results."
+            )
         found[run] = result
     return found
 

@@ -1,7 +1,8 @@
 """How a run of the plan is done: its training, its scores, its file of results."""
 
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,22 +66,11 @@ class Study:
         `only` names candidates, all if it is empty; `most_steps` leaves out longer trainings.
         Raises SystemExit if it is interrupted, and in the end if runs have failed.
         """
-        failed: list[Run] = []
 
         def is_meant(run: Run) -> bool:
-            chosen = run.name in (only or [run.name]) and run.rung <= (most_steps or run.rung)
-            return chosen and run not in failed
+            return run.name in (only or [run.name]) and run.rung <= (most_steps or run.rung)
 
-        while (run := next(filter(is_meant, self._left(seeds)), None)) is not None:
-            try:
-                self.do(run)
-            except SystemExit:  # of a command, which has said why
-                if was_asked():
-                    raise
-                failed.append(run)
-        if failed:
-            told = "; ".join(f"{run.name}, {run.rung} steps, seed {run.seed}" for run in failed)
-            raise SystemExit(f"Not done: {told}. The same command tries again.")
+        work_off(lambda: filter(is_meant, self._left(seeds)), self.do)
 
     def _left(self, seeds: Sequence[int]) -> Iterator[Run]:
         results = read(self.setup, self.folder)
@@ -170,3 +160,23 @@ def before_training(experiment: Experiment) -> Checkpoint:
     weights = Path(experiment.student.weights) if experiment.student.weights else None
     image = experiment.dataset.image
     return given_checkpoint(experiment.student, image, weights, progress=Silent())
+
+
+def work_off(left: Callable[[], Iterable[Run]], do: Callable[[Run], None]) -> None:
+    """Do the first of the runs that are left, again and again; one that fails holds up no other.
+
+    Raises SystemExit if it is interrupted, and in the end if runs have failed.
+    """
+    failed: list[Run] = []
+    while (run := next((run for run in left() if run not in failed), None)) is not None:
+        try:
+            do(run)
+        except SystemExit as error:
+            if was_asked():
+                raise
+            if isinstance(error.code, str):  # a command of mvmr has said why
+                print(error.code, file=sys.stderr, flush=True)
+            failed.append(run)
+    if failed:
+        told = "; ".join(f"{run.name}, {run.rung} steps, seed {run.seed}" for run in failed)
+        raise SystemExit(f"Not done: {told}. The same command tries again.")

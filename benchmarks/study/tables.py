@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 
 from scipy.stats import t as student_t
 
+from benchmarks.markdown import table
 from benchmarks.study.halving import CONTROL_RUNG, Results, Run, merit
 from benchmarks.study.setups import Setup
 
@@ -67,7 +67,7 @@ def tried(setup: Setup, results: Results) -> str:
             own = scored[name, CONTROL_RUNG]
             first = [_score(own, f) for f in ("linear", "knn")]
             rows.append(["control", name, *first, *[""] * (2 * len(rungs) - 2)])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def confirmed(setup: Setup, results: Results) -> str:
@@ -76,10 +76,13 @@ def confirmed(setup: Setup, results: Results) -> str:
     for rung in (*setup.rungs, CONTROL_RUNG):
         for name in _tested(setup, results, rung):
             own = _by_seed(results, name, rung)
-            cells = [_spread([scores[figure] for scores in own.values()]) for figure in FIGURES]
+            cells = [
+                mean_and_deviation([scores[figure] for scores in own.values()])
+                for figure in FIGURES
+            ]
             steps = f"{rung:,}" if rung else "control"
             rows.append([steps, name, *cells, str(len(own))])
-    return _table(["steps", "objective", *FIGURES.values(), "seeds"], rows)
+    return table(["steps", "objective", *FIGURES.values(), "seeds"], rows)
 
 
 def leads(setup: Setup, results: Results) -> str:
@@ -96,7 +99,7 @@ def leads(setup: Setup, results: Results) -> str:
                     continue
                 cells = [lead([ours[s][f] - theirs[s][f] for s in seeds]) for f in FIGURES]
                 rows.append([f"{rung:,}", name, reference, *cells, str(len(seeds))])
-    return _table(["steps", "objective", "ahead of", *FIGURES.values(), "seeds"], rows)
+    return table(["steps", "objective", "ahead of", *FIGURES.values(), "seeds"], rows)
 
 
 def curves(setup: Setup, results: Results) -> str:
@@ -113,22 +116,19 @@ def curves(setup: Setup, results: Results) -> str:
     return "\n".join(parts)
 
 
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Return the mean, and the standard deviation of several values."""
+    middle = f"{mean(values):.1f}"
+    return f"{middle} ± {stdev(values):.1f}" if len(values) > 1 else middle
+
+
 def lead(differences: Sequence[float]) -> str:
-    """Return the mean of paired differences and its interval by Student's t."""
+    """Return the mean of paired differences, of several with its interval by Student's t."""
     middle, count = mean(differences), len(differences)
+    if count == 1:
+        return f"{middle:+.1f}"
     reach = student_t.ppf((1 + LEVEL) / 2, count - 1) * stdev(differences) / math.sqrt(count)
     return f"{middle:+.1f} ({middle - reach:+.1f} to {middle + reach:+.1f})"
-
-
-def write(path: Path, name: str, text: str) -> None:
-    """Replace the tables of a setup between its marks in a Markdown file."""
-    content = path.read_text(encoding="utf-8")
-    opening, closing = f"<!-- study {name} -->\n", f"<!-- end of study {name} -->\n"
-    if opening not in content or closing not in content:
-        raise SystemExit(f"{path} has no lines {opening.strip()} and {closing.strip()}.")
-    before, _, rest = content.partition(opening)
-    after = rest.partition(closing)[2]
-    path.write_text(f"{before}{opening}\n{text}\n{closing}{after}", encoding="utf-8")
 
 
 def _is_curve(run: Run, result: Mapping[str, object], name: str, rung: int) -> bool:
@@ -144,7 +144,7 @@ def _curve_table(found: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -
     for name, seeds in found.items():
         at = [{int(point["step"]): point.get("probe") for point in points} for points in seeds]
         rows.append([name, *(_mean([own.get(step) for own in at]) for step in columns)])
-    return _table(["steps", *(f"{step:,}" for step in columns)], rows)
+    return table(["steps", *(f"{step:,}" for step in columns)], rows)
 
 
 def _tested(setup: Setup, results: Results, rung: int) -> list[str]:
@@ -168,19 +168,3 @@ def _score(result: Mapping[str, Mapping[str, float]] | None, figure: str) -> str
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{mean(known):.1f}" if known else ""
-
-
-def _spread(values: Sequence[float]) -> str:
-    middle = f"{mean(values):.1f}"
-    return f"{middle} ± {stdev(values):.1f}" if len(values) > 1 else middle
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; nothing without rows."""
-    if not rows:
-        return ""
-    return "\n".join([_line(head), "|" + "---|" * len(head), *map(_line, rows)]) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
