@@ -1,0 +1,1 @@
+"""Distillation beside what people would use instead. See `__main__`."""
