@@ -71,7 +71,10 @@ def _run(arguments: argparse.Namespace) -> None:
         peer_python=arguments.peer_python,
     )
     comparison = Comparison(given, root=arguments.root, results=arguments.results)
-    comparison.go_on(arguments.only, arguments.steps, arguments.seeds)
+    try:
+        comparison.go_on(arguments.only, arguments.steps, arguments.seeds)
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted. The same command goes on.") from None
 
 
 def _parser() -> argparse.ArgumentParser:
