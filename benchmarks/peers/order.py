@@ -33,7 +33,8 @@ def at_equal_time(peer: Run, results: Results) -> Run | None:
     """Return ours with the whole epochs that fit into the CPU time of a peer's run.
 
     The whole preparation counts as ours: packing the photographs and computing the teacher's
-    vectors. None if results are missing, or if not even one epoch fits.
+    vectors. An epoch takes what it took on average in our run of as many steps as the peer's. None
+    if results are missing, or if not even one epoch fits.
     """
     theirs, same_steps = results.get(peer), results.get(on_test(OURS, peer.rung, peer.seed))
     prepared = results.get(control(TEACHER))

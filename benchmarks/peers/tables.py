@@ -18,7 +18,7 @@ def tables(results: Results) -> str:
     parts = (
         ("Test images; seconds on one core:", measured(results)),
         (
-            f"Leads of {OURS!r}, in points, at as many steps and in at most as many CPU seconds, "
+            f"Leads of {OURS!r}, in points, at as many steps and in about as many CPU seconds, "
             "of which all that the preparation took:",
             leads(results),
         ),
