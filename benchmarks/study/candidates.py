@@ -73,6 +73,8 @@ LOG_5 = depends("scattering_log", weight=5.0, whiten=1)
 # Names of candidates that other modules refer to.
 BASELINE = "vicreg"
 GRADIENTS = "vicreg + hog regressed, 50"
+REGRESSED = "vicreg + hog and whitened scattering regressed, 15 relative"
+DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, both"
 
 # Two views each: the image as it is, and an augmented one.
 SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
@@ -83,7 +85,7 @@ SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
     "vicreg + whitened log scattering regressed, 50": with_vicreg(
         scattering_log={**WHITE, "representation": "scattering_log"}
     ),
-    "vicreg + hog and whitened scattering regressed, 15 relative": with_vicreg(**BOTH_RELATIVE),
+    REGRESSED: with_vicreg(**BOTH_RELATIVE),
     "barlow": {"barlow": {}},
     "invariance + sigreg": SIGREG,
 }
@@ -103,9 +105,13 @@ DEPENDENCE_TERMS: Mapping[str, Terms] = {
         hog=depends("hog", weight=5.0), scattering=WHITE_5
     ),
     "vicreg + hog on standardised h, 25, both": with_vicreg(hog=depends("hog", **BOTH_25)),
-    "vicreg + hog and whitened scattering on standardised h, 25 each, both": with_vicreg(
+    DEPENDENT: with_vicreg(
         hog=depends("hog", **BOTH_25), scattering=depends("scattering", whiten=1, **BOTH_25)
     ),
+}
+WITHOUT_TEACHER: Mapping[str, Mapping[str, Terms]] = {
+    SELF_SUPERVISED: SELF_SUPERVISED_TERMS,
+    DEPENDENCE: DEPENDENCE_TERMS,
 }
 
 
@@ -147,11 +153,10 @@ def distilled_terms(teacher: str, components: str) -> dict[str, Terms]:
 
 
 def self_supervised(*left_out: str, train: Options | None = None) -> dict[str, Candidate]:
-    """Return both self-supervised tracks but for some names; VICReg is the reference."""
-    tracks = ((SELF_SUPERVISED, SELF_SUPERVISED_TERMS), (DEPENDENCE, DEPENDENCE_TERMS))
+    """Return both self-supervised tracks but for some names."""
     return {
-        name: Candidate(track, terms, train or {}, reference=name == BASELINE)
-        for track, candidates in tracks
+        name: Candidate(track, terms, train or {})
+        for track, candidates in WITHOUT_TEACHER.items()
         for name, terms in candidates.items()
         if name not in left_out
     }
@@ -168,8 +173,8 @@ def distilled(
     }
 
 
-def labelled(*, view: str, train: Options | None = None) -> dict[str, Candidate]:
+def labelled(*, view: str, rate: str = "", train: Options | None = None) -> dict[str, Candidate]:
     """Return the reference that learns from labels, as `train.supervised_control` has it."""
-    options = {**BY_OBJECTIVE, **(train or {})}
-    terms = {"labels": {"view": view}}
-    return {"labels": Candidate(LABELLED, terms, options, reference=True)}
+    options = {**BY_OBJECTIVE, **(train or {}), **({"lr": float(rate)} if rate else {})}
+    name = f"labels, rate {rate}" if rate else "labels"
+    return {name: Candidate(LABELLED, {"labels": {"view": view}}, options, reference=True)}
