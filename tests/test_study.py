@@ -324,7 +324,7 @@ def test_the_command_lists_what_is_open_and_prints_tables(
         monkeypatch.setattr("sys.argv", ["study", *command, "--results", str(tmp_path)])
         main()
     lines = capsys.readouterr().out.splitlines()
-    assert "open  validation    600  vicreg, rate 4e-3, seed 0" in lines[:2]  # references come first
+    assert "open  validation    600  vicreg, rate 4e-3, seed 0" in lines[:2]
     assert "done  validation    600  barlow, seed 0" in lines
     assert "| self-supervised | barlow | 12.3 | 12.3 |" in lines
 
