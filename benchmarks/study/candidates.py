@@ -67,6 +67,7 @@ BOTH_RELATIVE = {
     "scattering": regressed("scattering", weight=15.0, relative=True, whiten=1),
 }
 BOTH_25: Options = {"weight": 25.0, "view": "both", "standardise": True}
+MAP_25: Options = {"weight": 25.0, "view": "both", "layers": 1}
 WHITE_5 = depends("scattering", weight=5.0, whiten=1)
 LOG_5 = depends("scattering_log", weight=5.0, whiten=1)
 
@@ -75,6 +76,8 @@ BASELINE = "vicreg"
 GRADIENTS = "vicreg + hog regressed, 50"
 REGRESSED = "vicreg + hog and whitened scattering regressed, 15 relative"
 DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, both"
+MAPPED = "vicreg + hog on a map of h, 25, both"
+MAPPED_BOTH = "vicreg + hog and whitened scattering on maps of h, 25 each, both"
 
 # Two views each: the image as it is, and an augmented one.
 SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
@@ -107,6 +110,10 @@ DEPENDENCE_TERMS: Mapping[str, Terms] = {
     "vicreg + hog on standardised h, 25, both": with_vicreg(hog=depends("hog", **BOTH_25)),
     DEPENDENT: with_vicreg(
         hog=depends("hog", **BOTH_25), scattering=depends("scattering", whiten=1, **BOTH_25)
+    ),
+    MAPPED: with_vicreg(hog=depends("hog", **MAP_25)),
+    MAPPED_BOTH: with_vicreg(
+        hog=depends("hog", **MAP_25), scattering=depends("scattering", whiten=1, **MAP_25)
     ),
 }
 WITHOUT_TEACHER: Mapping[str, Mapping[str, Terms]] = {

@@ -13,6 +13,8 @@ from benchmarks.study.candidates import (
     BASELINE,
     DEPENDENT,
     GRADIENTS,
+    MAPPED,
+    MAPPED_BOTH,
     REGRESSED,
     SELF_SUPERVISED,
     SELF_SUPERVISED_TERMS,
@@ -34,7 +36,7 @@ LOCAL = f"{GRADIENTS}, four local views"
 BEFORE = "the student before training"
 PIXELS = "pixels"
 WARMUP_SHARE = 0.1
-FAST, FASTER = "4e-3", "1.2e-2"
+FAST, FASTER, FASTEST = "4e-3", "1.2e-2", "3e-2"
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,11 @@ CIFAR10 = Setup(
         LOCAL: Candidate(SELF_SUPERVISED, SELF_SUPERVISED_TERMS[GRADIENTS], with_local_views(20)),
         **distilled(DISTILLED_CLIP, reference=CLIP_DEFAULT),
         **distilled({"clip regressed, stored views": {"clip": regressed("clip")}}, train=STORED),
-        **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, DEPENDENT),
+        **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, DEPENDENT, MAPPED, MAPPED_BOTH),
         **at_rate(FASTER, BASELINE, GRADIENTS),
         **taught_at_rate(FAST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
         **taught_at_rate(FASTER, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
+        **taught_at_rate(FASTEST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
         **distilled({f"{CLIP_DEFAULT}, custom views": DISTILLED_CLIP[CLIP_DEFAULT]}, train=BOXES),
     },
 )
@@ -231,7 +234,7 @@ PHOTOGRAPHS_64 = Setup(
         **distilled(
             {"effnet regressed, whitened 1, stored views": WHITENED}, train={**BOXES, **STORED}
         ),
-        **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, DEPENDENT),
+        **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, DEPENDENT, MAPPED, MAPPED_BOTH),
         **taught_at_rate(FAST, "effnet regressed, whitened 1", WHITENED, **BOXES),
         **labelled(view="both", train=BOXES),
         **labelled(view="both", rate=FAST, train=BOXES),

@@ -85,6 +85,10 @@ class SharedBatch:
         """Return the same embeddings as samples, which keep their distances."""
         return [self._sample(term.on, view, standardise) for view in term.views(self.local)]
 
+    def sample(self, rows: Tensor, *, standardise: bool) -> Sample:
+        """Return rows (B, D) of the whole batch as a sample."""
+        return Sample(standardised(rows) if standardise else rows, shared=self._gather)
+
     def over_pairs(self, term: PairTerm, compare: Callable[[Sample, Sample], Tensor]) -> Tensor:
         """Return the mean of a comparison of two views over a term's groups of pairs of them."""
         groups = [
@@ -153,11 +157,9 @@ class SharedBatch:
     def _sample(self, group: str, name: str, standardise: bool) -> Sample:
         key = (group, name, standardise)
         if key not in self._samples:
-            if standardise:
-                rows = self._sample(group, name, False).rows
-                self._samples[key] = Sample(standardised(rows), shared=self._gather)
-            else:
-                self._samples[key] = Sample(self._rows((group, name)), shared=self._gather)
+            rows = self._sample(group, name, False).rows if standardise else None
+            rows = self._rows((group, name)) if rows is None else rows
+            self._samples[key] = self.sample(rows, standardise=standardise)
         return self._samples[key]
 
     def _rows(self, key: tuple[str, str]) -> Tensor:
