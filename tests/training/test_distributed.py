@@ -26,6 +26,7 @@ TERMS: dict[str, Any] = {
     "view_dependence": {"statistic": "dcor_squared_unbiased"},
     "hog": {"kind": "dependence", "on": "h", "view": "both"},
     "scaled": {"kind": "dependence", "representation": "hog", "standardise": True},
+    "mapped": {"kind": "dependence", "representation": "hog", "layers": 2, "standardise": True},
     "clip": {"kind": "regression", "loss": "cosine"},
     "halves": {
         "kind": "regression", "representation": "clip", "loss": "cosine_smooth_l1", "layers": 2,
