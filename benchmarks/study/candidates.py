@@ -67,6 +67,7 @@ BOTH_RELATIVE = {
     "scattering": regressed("scattering", weight=15.0, relative=True, whiten=1),
 }
 BOTH_25: Options = {"weight": 25.0, "view": "both", "standardise": True}
+UNBIASED_OPTIONS: Options = {"view": "both", "statistic": "dcor_squared_unbiased"}
 MAP_25: Options = {"weight": 25.0, "view": "both", "layers": 1}
 WHITE_5 = depends("scattering", weight=5.0, whiten=1)
 LOG_5 = depends("scattering_log", weight=5.0, whiten=1)
@@ -78,6 +79,9 @@ REGRESSED = "vicreg + hog and whitened scattering regressed, 15 relative"
 DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, both"
 MAPPED = "vicreg + hog on a map of h, 25, both"
 MAPPED_BOTH = "vicreg + hog and whitened scattering on maps of h, 25 each, both"
+UNBIASED = "vicreg + hog on standardised h, 50, both, unbiased"
+UNBIASED_MAPPED = "vicreg + hog on a map of h, 50, both, unbiased"
+UNBIASED_BOTH = "vicreg + hog and whitened scattering on maps of h, 25 each, both, unbiased"
 
 # Two views each: the image as it is, and an augmented one.
 SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
@@ -108,6 +112,11 @@ DEPENDENCE_TERMS: Mapping[str, Terms] = {
         hog=depends("hog", weight=5.0), scattering=WHITE_5
     ),
     "vicreg + hog on standardised h, 25, both": with_vicreg(hog=depends("hog", **BOTH_25)),
+}
+# What was thought of after a higher rate had been found to be better, and is tried with it alone.
+# In batches of 128, the biased statistic is 0.7 between shuffled rows of gradients, and 0.86 of
+# whitened scattering, so it hardly has room to tell; the unbiased one has all of it.
+LATER_TERMS: Mapping[str, Terms] = {
     DEPENDENT: with_vicreg(
         hog=depends("hog", **BOTH_25), scattering=depends("scattering", whiten=1, **BOTH_25)
     ),
@@ -115,10 +124,16 @@ DEPENDENCE_TERMS: Mapping[str, Terms] = {
     MAPPED_BOTH: with_vicreg(
         hog=depends("hog", **MAP_25), scattering=depends("scattering", whiten=1, **MAP_25)
     ),
+    UNBIASED: with_vicreg(hog=depends("hog", weight=50.0, standardise=True, **UNBIASED_OPTIONS)),
+    UNBIASED_MAPPED: with_vicreg(hog=depends("hog", weight=50.0, layers=1, **UNBIASED_OPTIONS)),
+    UNBIASED_BOTH: with_vicreg(
+        hog=depends("hog", weight=25.0, layers=1, **UNBIASED_OPTIONS),
+        scattering=depends("scattering", weight=25.0, layers=1, whiten=1, **UNBIASED_OPTIONS),
+    ),
 }
 WITHOUT_TEACHER: Mapping[str, Mapping[str, Terms]] = {
     SELF_SUPERVISED: SELF_SUPERVISED_TERMS,
-    DEPENDENCE: DEPENDENCE_TERMS,
+    DEPENDENCE: {**DEPENDENCE_TERMS, **LATER_TERMS},
 }
 
 
@@ -165,7 +180,7 @@ def self_supervised(*left_out: str, train: Options | None = None) -> dict[str, C
         name: Candidate(track, terms, train or {})
         for track, candidates in WITHOUT_TEACHER.items()
         for name, terms in candidates.items()
-        if name not in left_out
+        if name not in {*left_out, *LATER_TERMS}
     }
 
 

@@ -11,10 +11,8 @@ from typing import Any
 
 from benchmarks.study.candidates import (
     BASELINE,
-    DEPENDENT,
     GRADIENTS,
-    MAPPED,
-    MAPPED_BOTH,
+    LATER_TERMS,
     REGRESSED,
     SELF_SUPERVISED,
     SELF_SUPERVISED_TERMS,
@@ -176,7 +174,7 @@ CIFAR10 = Setup(
         LOCAL: Candidate(SELF_SUPERVISED, SELF_SUPERVISED_TERMS[GRADIENTS], with_local_views(20)),
         **distilled(DISTILLED_CLIP, reference=CLIP_DEFAULT),
         **distilled({"clip regressed, stored views": {"clip": regressed("clip")}}, train=STORED),
-        **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, DEPENDENT, MAPPED, MAPPED_BOTH),
+        **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
         **at_rate(FASTER, BASELINE, GRADIENTS),
         **taught_at_rate(FAST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
         **taught_at_rate(FASTER, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
@@ -234,7 +232,7 @@ PHOTOGRAPHS_64 = Setup(
         **distilled(
             {"effnet regressed, whitened 1, stored views": WHITENED}, train={**BOXES, **STORED}
         ),
-        **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, DEPENDENT, MAPPED, MAPPED_BOTH),
+        **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
         **taught_at_rate(FAST, "effnet regressed, whitened 1", WHITENED, **BOXES),
         **labelled(view="both", train=BOXES),
         **labelled(view="both", rate=FAST, train=BOXES),
