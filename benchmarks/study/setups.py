@@ -175,7 +175,7 @@ CIFAR10 = Setup(
         **distilled(DISTILLED_CLIP, reference=CLIP_DEFAULT),
         **distilled({"clip regressed, stored views": {"clip": regressed("clip")}}, train=STORED),
         **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
-        **at_rate(FASTER, BASELINE, GRADIENTS),
+        **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED),
         **taught_at_rate(FAST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
         **taught_at_rate(FASTER, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
         **taught_at_rate(FASTEST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
