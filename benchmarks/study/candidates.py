@@ -78,8 +78,9 @@ GRADIENTS = "vicreg + hog regressed, 50"
 REGRESSED = "vicreg + hog and whitened scattering regressed, 15 relative"
 DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, both"
 MAPPED = "vicreg + hog on a map of h, 25, both"
-MAPPED_BOTH = "vicreg + hog and whitened scattering on maps of h, 25 each, both"
 UNBIASED = "vicreg + hog on standardised h, 50, both, unbiased"
+UNBIASED_150 = "vicreg + hog on standardised h, 150, both, unbiased"
+UNBIASED_TWO = "vicreg + hog and whitened scattering on standardised h, 50 each, both, unbiased"
 UNBIASED_MAPPED = "vicreg + hog on a map of h, 50, both, unbiased"
 UNBIASED_BOTH = "vicreg + hog and whitened scattering on maps of h, 25 each, both, unbiased"
 
@@ -121,10 +122,16 @@ LATER_TERMS: Mapping[str, Terms] = {
         hog=depends("hog", **BOTH_25), scattering=depends("scattering", whiten=1, **BOTH_25)
     ),
     MAPPED: with_vicreg(hog=depends("hog", **MAP_25)),
-    MAPPED_BOTH: with_vicreg(
-        hog=depends("hog", **MAP_25), scattering=depends("scattering", whiten=1, **MAP_25)
-    ),
     UNBIASED: with_vicreg(hog=depends("hog", weight=50.0, standardise=True, **UNBIASED_OPTIONS)),
+    UNBIASED_150: with_vicreg(
+        hog=depends("hog", weight=150.0, standardise=True, **UNBIASED_OPTIONS)
+    ),
+    UNBIASED_TWO: with_vicreg(
+        hog=depends("hog", weight=50.0, standardise=True, **UNBIASED_OPTIONS),
+        scattering=depends(
+            "scattering", weight=50.0, whiten=1, standardise=True, **UNBIASED_OPTIONS
+        ),
+    ),
     UNBIASED_MAPPED: with_vicreg(hog=depends("hog", weight=50.0, layers=1, **UNBIASED_OPTIONS)),
     UNBIASED_BOTH: with_vicreg(
         hog=depends("hog", weight=25.0, layers=1, **UNBIASED_OPTIONS),
