@@ -81,6 +81,7 @@ MAPPED = "vicreg + hog on a map of h, 25, both"
 UNBIASED = "vicreg + hog on standardised h, 50, both, unbiased"
 UNBIASED_150 = "vicreg + hog on standardised h, 150, both, unbiased"
 UNBIASED_TWO = "vicreg + hog and whitened scattering on standardised h, 50 each, both, unbiased"
+NORMALISED = "vicreg + hog on h, both normalised, 50, both, unbiased"
 UNBIASED_MAPPED = "vicreg + hog on a map of h, 50, both, unbiased"
 UNBIASED_BOTH = "vicreg + hog and whitened scattering on maps of h, 25 each, both, unbiased"
 
@@ -132,6 +133,7 @@ LATER_TERMS: Mapping[str, Terms] = {
             "scattering", weight=50.0, whiten=1, standardise=True, **UNBIASED_OPTIONS
         ),
     ),
+    NORMALISED: with_vicreg(hog=depends("hog", weight=50.0, normalise=True, **UNBIASED_OPTIONS)),
     UNBIASED_MAPPED: with_vicreg(hog=depends("hog", weight=50.0, layers=1, **UNBIASED_OPTIONS)),
     UNBIASED_BOTH: with_vicreg(
         hog=depends("hog", weight=25.0, layers=1, **UNBIASED_OPTIONS),

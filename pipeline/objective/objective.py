@@ -299,8 +299,10 @@ class Objective(nn.Module):
                 )
                 return _mean(gaussian_distance(x, directions, over_processes=gather) for x in views)
             case DependenceTerm():
-                compared = self._compared(name, term, batch)
-                pairs = zip(compared, batch.targets(term, term.whiten), strict=True)
+                targets = batch.targets(term, term.whiten)
+                if term.normalise:
+                    targets = [batch.normalised(target) for target in targets]
+                pairs = zip(self._compared(name, term, batch), targets, strict=True)
                 return 1 - _mean(
                     distance_correlation(x, target, statistic=term.statistic) for x, target in pairs
                 )
@@ -341,10 +343,12 @@ class Objective(nn.Module):
 
     def _compared(self, name: str, term: DependenceTerm, batch: SharedBatch) -> list[Sample]:
         """Return what a dependence compares with its representation, one sample per view."""
-        if not term.layers:
-            return batch.embeddings(term, standardise=term.standardise)
-        views = self._mapped(name, term, batch)
-        return [batch.sample(x, standardise=term.standardise) for x in views]
+        if term.layers:
+            views = self._mapped(name, term, batch)
+            found = [batch.sample(x, standardise=term.standardise) for x in views]
+        else:
+            found = batch.embeddings(term, standardise=term.standardise)
+        return [batch.normalised(sample) for sample in found] if term.normalise else found
 
     def _mapped(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.base.errors import TrainingError
@@ -68,6 +69,7 @@ class SharedBatch:
         self._seed = seed
         self._gather = gather
         self._samples: dict[tuple[str, str, bool | Whitening | None], Sample] = {}
+        self._normalised: dict[Sample, Sample] = {}
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +90,13 @@ class SharedBatch:
     def sample(self, rows: Tensor, *, standardise: bool) -> Sample:
         """Return rows (B, D) of the whole batch as a sample."""
         return Sample(standardised(rows) if standardise else rows, shared=self._gather)
+
+    def normalised(self, sample: Sample) -> Sample:
+        """Return the rows of a sample at length 1, with one outcome for one sample."""
+        if sample not in self._normalised:
+            rows = F.normalize(sample.rows, dim=1)
+            self._normalised[sample] = Sample(rows, shared=self._gather)
+        return self._normalised[sample]
 
     def over_pairs(self, term: PairTerm, compare: Callable[[Sample, Sample], Tensor]) -> Tensor:
         """Return the mean of a comparison of two views over a term's groups of pairs of them."""

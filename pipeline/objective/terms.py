@@ -217,7 +217,8 @@ class DependenceTerm(_RepresentationTerm):
     representation has, which belongs to training, not to the encoder: features then have to hold
     the representation, but need not have its geometry. With `standardise`, every dimension of what
     is compared is divided by its standard deviation over the batch, so that a few large dimensions
-    do not dominate the distances.
+    do not dominate the distances. With `normalise`, rows of both sides are then divided by their
+    lengths, so that distances are those of directions, as a cosine has them.
     """
 
     kind: Literal["dependence"] = "dependence"
@@ -225,6 +226,7 @@ class DependenceTerm(_RepresentationTerm):
     statistic: Statistic = "dcor"
     standardise: bool = False
     layers: Literal[0, 1, 2] = added(0)
+    normalise: bool = added(False)
 
     @property
     def least_rows(self) -> int:

@@ -56,7 +56,8 @@ def shuffled_dependence(
     term: DependenceTerm, batch: SharedBatch, compared: Sequence[Sample]
 ) -> Tensor:
     """Return the trivial answer of a dependence: what it is of the representations of others."""
-    target = batch.representation(term.representation, term.whiten).shuffled()
+    own = batch.representation(term.representation, term.whiten)
+    target = (batch.normalised(own) if term.normalise else own).shuffled()
     values = [1 - distance_correlation(x, target, statistic=term.statistic) for x in compared]
     return torch.stack(values).mean()
 

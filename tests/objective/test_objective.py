@@ -232,6 +232,28 @@ def test_a_dependence_with_a_layer_is_that_of_a_learned_linear_map(standardise: 
     assert abs(plain(given, fixed).terms["hog"].item() - np.mean(expected)) > 0.01
 
 
+@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize("layers", [0, 1])
+def test_a_normalised_dependence_does_not_see_lengths(standardise: bool, layers: int) -> None:
+    term = {"kind": "dependence", "on": "h", "normalise": True}
+    built = objective({"hog": {**term, "standardise": standardise, "layers": layers}})
+    given, fixed = activations(), targets()
+    value = built(given, fixed).terms["hog"].item()
+    x = as_array(given.h["augmented"])
+    if layers:
+        weight, bias = (as_array(parameter) for parameter in built.parameters())
+        x = x @ weight.T + bias
+    if standardise:
+        x = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0, ddof=1) + 1e-4)
+    sides = [
+        side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, as_array(fixed["hog"]))
+    ]
+    assert value == pytest.approx(1 - dcor.distance_correlation(*sides), abs=1e-6)
+    lengths = 1 + normal(B, 1, seed=7).abs()
+    longer = {**fixed, "hog": fixed["hog"] * lengths}
+    assert built(given, longer).terms["hog"].item() == pytest.approx(value, abs=1e-6)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_map_learns_to_depend_on_what_features_hold_out_of_sight(layers: int) -> None:
     """Of features whose distances are those of noise, a map finds the part that depends."""
