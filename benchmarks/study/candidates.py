@@ -67,8 +67,11 @@ BOTH_RELATIVE = {
     "scattering": regressed("scattering", weight=15.0, relative=True, whiten=1),
 }
 BOTH_25: Options = {"weight": 25.0, "view": "both", "standardise": True}
-UNBIASED_OPTIONS: Options = {"view": "both", "statistic": "dcor_squared_unbiased"}
-MAP_25: Options = {"weight": 25.0, "view": "both", "layers": 1}
+UNBIASED_OPTIONS: Options = {
+    "view": "both",
+    "standardise": True,
+    "statistic": "dcor_squared_unbiased",
+}
 WHITE_5 = depends("scattering", weight=5.0, whiten=1)
 LOG_5 = depends("scattering_log", weight=5.0, whiten=1)
 
@@ -77,13 +80,9 @@ BASELINE = "vicreg"
 GRADIENTS = "vicreg + hog regressed, 50"
 REGRESSED = "vicreg + hog and whitened scattering regressed, 15 relative"
 DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, both"
-MAPPED = "vicreg + hog on a map of h, 25, both"
 UNBIASED = "vicreg + hog on standardised h, 50, both, unbiased"
 UNBIASED_150 = "vicreg + hog on standardised h, 150, both, unbiased"
 UNBIASED_TWO = "vicreg + hog and whitened scattering on standardised h, 50 each, both, unbiased"
-NORMALISED = "vicreg + hog on h, both normalised, 50, both, unbiased"
-UNBIASED_MAPPED = "vicreg + hog on a map of h, 50, both, unbiased"
-UNBIASED_BOTH = "vicreg + hog and whitened scattering on maps of h, 25 each, both, unbiased"
 
 # Two views each: the image as it is, and an augmented one.
 SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
@@ -122,22 +121,11 @@ LATER_TERMS: Mapping[str, Terms] = {
     DEPENDENT: with_vicreg(
         hog=depends("hog", **BOTH_25), scattering=depends("scattering", whiten=1, **BOTH_25)
     ),
-    MAPPED: with_vicreg(hog=depends("hog", **MAP_25)),
-    UNBIASED: with_vicreg(hog=depends("hog", weight=50.0, standardise=True, **UNBIASED_OPTIONS)),
-    UNBIASED_150: with_vicreg(
-        hog=depends("hog", weight=150.0, standardise=True, **UNBIASED_OPTIONS)
-    ),
+    UNBIASED: with_vicreg(hog=depends("hog", weight=50.0, **UNBIASED_OPTIONS)),
+    UNBIASED_150: with_vicreg(hog=depends("hog", weight=150.0, **UNBIASED_OPTIONS)),
     UNBIASED_TWO: with_vicreg(
-        hog=depends("hog", weight=50.0, standardise=True, **UNBIASED_OPTIONS),
-        scattering=depends(
-            "scattering", weight=50.0, whiten=1, standardise=True, **UNBIASED_OPTIONS
-        ),
-    ),
-    NORMALISED: with_vicreg(hog=depends("hog", weight=50.0, normalise=True, **UNBIASED_OPTIONS)),
-    UNBIASED_MAPPED: with_vicreg(hog=depends("hog", weight=50.0, layers=1, **UNBIASED_OPTIONS)),
-    UNBIASED_BOTH: with_vicreg(
-        hog=depends("hog", weight=25.0, layers=1, **UNBIASED_OPTIONS),
-        scattering=depends("scattering", weight=25.0, layers=1, whiten=1, **UNBIASED_OPTIONS),
+        hog=depends("hog", weight=50.0, **UNBIASED_OPTIONS),
+        scattering=depends("scattering", weight=50.0, whiten=1, **UNBIASED_OPTIONS),
     ),
 }
 WITHOUT_TEACHER: Mapping[str, Mapping[str, Terms]] = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.base.arguments import require_width
 from pipeline.base.errors import ArgumentError, ConfigError, TrainingError, unknown_name
 from pipeline.base.precision import full_precision
-from pipeline.dependence.distance_correlation import Sample, distance_correlation
+from pipeline.dependence.distance_correlation import distance_correlation
 from pipeline.features.whitening import PHI_S, Whitening
 from pipeline.objective.affinities import affinity_divergence
 from pipeline.objective.heads import build_head
@@ -50,7 +50,7 @@ from pipeline.objective.terms import (
     representations_of,
     with_representation,
 )
-from pipeline.objective.trivial import shuffled_dependence, trivial_value
+from pipeline.objective.trivial import trivial_value
 from pipeline.objective.weights import ChangingWeight, weight_at
 
 
@@ -131,7 +131,7 @@ class Objective(nn.Module):
                     layers=term.layers,
                 )
                 for name, term in with_representation(self.terms)
-                if term.layers
+                if not isinstance(term, DependenceTerm)
             }
         )
         self._own = {
@@ -299,10 +299,11 @@ class Objective(nn.Module):
                 )
                 return _mean(gaussian_distance(x, directions, over_processes=gather) for x in views)
             case DependenceTerm():
-                targets = batch.targets(term, term.whiten)
-                if term.normalise:
-                    targets = [batch.normalised(target) for target in targets]
-                pairs = zip(self._compared(name, term, batch), targets, strict=True)
+                pairs = zip(
+                    batch.embeddings(term, standardise=term.standardise),
+                    batch.targets(term, term.whiten),
+                    strict=True,
+                )
                 return 1 - _mean(
                     distance_correlation(x, target, statistic=term.statistic) for x, target in pairs
                 )
@@ -341,20 +342,8 @@ class Objective(nn.Module):
         )
         return divergence / self._scales.get(name, 1.0)
 
-    def _compared(self, name: str, term: DependenceTerm, batch: SharedBatch) -> list[Sample]:
-        """Return what a dependence compares with its representation, one sample per view."""
-        if term.layers:
-            views = self._mapped(name, term, batch)
-            found = [batch.sample(x, standardise=term.standardise) for x in views]
-        else:
-            found = batch.embeddings(term, standardise=term.standardise)
-        return [batch.normalised(sample) for sample in found] if term.normalise else found
-
     def _mapped(
-        self,
-        name: str,
-        term: DependenceTerm | RegressionTerm | AffinityTerm | LabelsTerm,
-        batch: SharedBatch,
+        self, name: str, term: RegressionTerm | AffinityTerm | LabelsTerm, batch: SharedBatch
     ) -> list[Tensor]:
         """Return the learned map of each view's embeddings, (B, width of the target)."""
         head, views = self.heads[f"to_{name}"], batch.rows(term)
@@ -391,11 +380,7 @@ class Objective(nn.Module):
     def _trivial(self, batch: SharedBatch) -> dict[str, Tensor]:
         found = {}
         for name, term in self.terms.items():
-            value = (
-                shuffled_dependence(term, batch, self._compared(name, term, batch))
-                if isinstance(term, DependenceTerm)
-                else trivial_value(term, batch)
-            )
+            value = trivial_value(term, batch)
             if value is None and name in self._constants:
                 value = torch.full((), self._constants[name], device=batch.device)
             if value is not None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.base.errors import TrainingError
@@ -69,7 +68,6 @@ class SharedBatch:
         self._seed = seed
         self._gather = gather
         self._samples: dict[tuple[str, str, bool | Whitening | None], Sample] = {}
-        self._normalised: dict[Sample, Sample] = {}
 
     @property
     def device(self) -> torch.device:
@@ -86,17 +84,6 @@ class SharedBatch:
     def embeddings(self, term: AnyTerm, *, standardise: bool = False) -> list[Sample]:
         """Return the same embeddings as samples, which keep their distances."""
         return [self._sample(term.on, view, standardise) for view in term.views(self.local)]
-
-    def sample(self, rows: Tensor, *, standardise: bool) -> Sample:
-        """Return rows (B, D) of the whole batch as a sample."""
-        return Sample(standardised(rows) if standardise else rows, shared=self._gather)
-
-    def normalised(self, sample: Sample) -> Sample:
-        """Return the rows of a sample at length 1, with one outcome for one sample."""
-        if sample not in self._normalised:
-            rows = F.normalize(sample.rows, dim=1)
-            self._normalised[sample] = Sample(rows, shared=self._gather)
-        return self._normalised[sample]
 
     def over_pairs(self, term: PairTerm, compare: Callable[[Sample, Sample], Tensor]) -> Tensor:
         """Return the mean of a comparison of two views over a term's groups of pairs of them."""
@@ -166,9 +153,11 @@ class SharedBatch:
     def _sample(self, group: str, name: str, standardise: bool) -> Sample:
         key = (group, name, standardise)
         if key not in self._samples:
-            rows = self._sample(group, name, False).rows if standardise else None
-            rows = self._rows((group, name)) if rows is None else rows
-            self._samples[key] = self.sample(rows, standardise=standardise)
+            if standardise:
+                rows = self._sample(group, name, False).rows
+                self._samples[key] = Sample(standardised(rows), shared=self._gather)
+            else:
+                self._samples[key] = Sample(self._rows((group, name)), shared=self._gather)
         return self._samples[key]
 
     def _rows(self, key: tuple[str, str]) -> Tensor:

@@ -213,20 +213,14 @@ class _RepresentationTerm(Term):
 class DependenceTerm(_RepresentationTerm):
     """1 - distance correlation of the embedding and a representation.
 
-    With `layers`, it is that of a learned map of the embedding, into as many dimensions as the
-    representation has, which belongs to training, not to the encoder: features then have to hold
-    the representation, but need not have its geometry. With `standardise`, every dimension of what
-    is compared is divided by its standard deviation over the batch, so that a few large dimensions
-    do not dominate the distances. With `normalise`, rows of both sides are then divided by their
-    lengths, so that distances are those of directions, as a cosine has them.
+    With `standardise`, every dimension of the embedding is first divided by its standard
+    deviation over the batch, so that a few large dimensions do not dominate the distances.
     """
 
     kind: Literal["dependence"] = "dependence"
     view: ViewChoice = "augmented"
     statistic: Statistic = "dcor"
     standardise: bool = False
-    layers: Literal[0, 1, 2] = added(0)
-    normalise: bool = added(False)
 
     @property
     def least_rows(self) -> int:

@@ -5,12 +5,10 @@ for one that compares two sides of the same image, what it is between different 
 that only shapes embeddings, what it is for one constant embedding.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from pipeline.dependence.distance_correlation import Sample, distance_correlation
+from pipeline.dependence.distance_correlation import distance_correlation
 from pipeline.objective.losses import VARIANCE_EPSILON, mean_squared_error
 from pipeline.objective.regularisers import constant_gaussian_distance
 from pipeline.objective.shared_batch import SharedBatch
@@ -28,9 +26,8 @@ from pipeline.objective.terms import (
 def trivial_value(term: AnyTerm, batch: SharedBatch) -> Tensor | None:
     """Return the trivial answer of a term in this batch.
 
-    None for a term whose trivial answer is the best possible one, for those that predict a target,
-    since their best constant does not depend on the batch, and for a dependence, which has
-    `shuffled_dependence`.
+    None for a term whose trivial answer is the best possible one, and for those that predict a
+    target: their best constant does not depend on the batch.
     """
     match term:
         case InvarianceTerm():
@@ -42,6 +39,13 @@ def trivial_value(term: AnyTerm, batch: SharedBatch) -> Tensor | None:
                 term,
                 lambda x, y: distance_correlation(x, y.shuffled(), statistic=term.statistic),
             )
+        case DependenceTerm():
+            target = batch.representation(term.representation, term.whiten).shuffled()
+            values = [
+                1 - distance_correlation(x, target, statistic=term.statistic)
+                for x in batch.embeddings(term, standardise=term.standardise)
+            ]
+            return torch.stack(values).mean()
         case VarianceTerm():
             return _filled(2 * max(0.0, term.margin - VARIANCE_EPSILON**0.5), batch)
         case BarlowTerm():
@@ -50,16 +54,6 @@ def trivial_value(term: AnyTerm, batch: SharedBatch) -> Tensor | None:
             return _filled(constant_gaussian_distance(len(batch.embeddings(term)[0])), batch)
         case _:
             return None
-
-
-def shuffled_dependence(
-    term: DependenceTerm, batch: SharedBatch, compared: Sequence[Sample]
-) -> Tensor:
-    """Return the trivial answer of a dependence: what it is of the representations of others."""
-    own = batch.representation(term.representation, term.whiten)
-    target = (batch.normalised(own) if term.normalise else own).shuffled()
-    values = [1 - distance_correlation(x, target, statistic=term.statistic) for x in compared]
-    return torch.stack(values).mean()
 
 
 def _filled(value: float, batch: SharedBatch) -> Tensor:

@@ -212,68 +212,6 @@ def test_standardised_dependence_is_that_of_dimensions_of_one_deviation() -> Non
     assert abs(value - (1 - dcor.distance_correlation(x, as_array(fixed["hog"])))) > 0.01
 
 
-@pytest.mark.parametrize("standardise", [False, True])
-def test_a_dependence_with_a_layer_is_that_of_a_learned_linear_map(standardise: bool) -> None:
-    term = {"kind": "dependence", "on": "h", "view": "both", "layers": 1}
-    built = objective({"hog": {**term, "standardise": standardise}})
-    given, fixed = activations(), targets()
-    value = built(given, fixed)
-    weight, bias = (as_array(parameter) for parameter in built.parameters())
-    assert weight.shape == (WIDTHS["hog"], H)
-    expected = []
-    for h in given.h.values():
-        mapped = as_array(h) @ weight.T + bias
-        if standardise:
-            mapped = mapped / np.sqrt(mapped.var(axis=0, ddof=1) + 1e-4)
-        expected.append(1 - dcor.distance_correlation(mapped, as_array(fixed["hog"])))
-    assert value.terms["hog"].item() == pytest.approx(np.mean(expected), abs=1e-6)
-    plain = objective({"hog": {**term, "layers": 0}})
-    assert not list(plain.parameters())
-    assert abs(plain(given, fixed).terms["hog"].item() - np.mean(expected)) > 0.01
-
-
-@pytest.mark.parametrize("standardise", [False, True])
-@pytest.mark.parametrize("layers", [0, 1])
-def test_a_normalised_dependence_does_not_see_lengths(standardise: bool, layers: int) -> None:
-    term = {"kind": "dependence", "on": "h", "normalise": True}
-    built = objective({"hog": {**term, "standardise": standardise, "layers": layers}})
-    given, fixed = activations(), targets()
-    value = built(given, fixed).terms["hog"].item()
-    x = as_array(given.h["augmented"])
-    if layers:
-        weight, bias = (as_array(parameter) for parameter in built.parameters())
-        x = x @ weight.T + bias
-    if standardise:
-        x = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0, ddof=1) + 1e-4)
-    sides = [
-        side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, as_array(fixed["hog"]))
-    ]
-    assert value == pytest.approx(1 - dcor.distance_correlation(*sides), abs=1e-6)
-    lengths = 1 + normal(B, 1, seed=7).abs()
-    longer = {**fixed, "hog": fixed["hog"] * lengths}
-    assert built(given, longer).terms["hog"].item() == pytest.approx(value, abs=1e-6)
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_map_learns_to_depend_on_what_features_hold_out_of_sight(layers: int) -> None:
-    """Of features whose distances are those of noise, a map finds the part that depends."""
-    noise, hog = 20 * normal(B, H - 2), normal(B, 2, seed=5)
-    h = torch.cat([noise, hog], dim=1)
-    given = Activations({"original": h, "augmented": h}, {})
-    fixed = {**targets(), "hog": torch.cat([hog, torch.zeros(B, WIDTHS["hog"] - 2)], dim=1)}
-    term = {"kind": "dependence", "on": "h"}
-    plain = objective({"hog": term})(given, fixed).terms["hog"].item()
-    built = objective({"hog": {**term, "layers": layers}})
-    optimiser = torch.optim.Adam(built.parameters(), lr=0.02)
-    for _ in range(200):
-        loss = built(given, fixed).total
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-    assert plain > 0.4
-    assert built(given, fixed).terms["hog"].item() < 0.1
-
-
 @pytest.mark.parametrize("view", ["original", "augmented", "both"])
 @pytest.mark.parametrize("loss", ["cosine", "squared"])
 def test_regression_goes_through_a_learned_linear_head(view: str, loss: str) -> None:

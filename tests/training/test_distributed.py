@@ -26,8 +26,6 @@ TERMS: dict[str, Any] = {
     "view_dependence": {"statistic": "dcor_squared_unbiased"},
     "hog": {"kind": "dependence", "on": "h", "view": "both"},
     "scaled": {"kind": "dependence", "representation": "hog", "standardise": True},
-    "mapped": {"kind": "dependence", "representation": "hog", "layers": 2, "standardise": True},
-    "turned": {"kind": "dependence", "representation": "hog", "normalise": True, "whiten": 1},
     "clip": {"kind": "regression", "loss": "cosine"},
     "halves": {
         "kind": "regression", "representation": "clip", "loss": "cosine_smooth_l1", "layers": 2,
