@@ -24,7 +24,7 @@ from pipeline.shards.manifest import read_manifests
 from pipeline.training.start import given_checkpoint
 from stages.experiment.paths import dataset_layout, run_layout
 from stages.experiment.schema import Experiment, from_sections
-from stages.terminal.interruption import was_asked
+from stages.terminal.interruption import has_ended_a_command
 
 GEOMETRIES = (None, 0.5, 1.0)
 PROTOCOLS: Protocols = {
@@ -172,7 +172,7 @@ def work_off(left: Callable[[], Iterable[Run]], do: Callable[[Run], None]) -> No
         try:
             do(run)
         except SystemExit as error:
-            if was_asked():
+            if has_ended_a_command():
                 raise
             if isinstance(error.code, str):  # a command of mvmr has said why
                 print(error.code, file=sys.stderr, flush=True)

@@ -84,11 +84,13 @@ def farewell() -> None:
 
 
 def was_asked() -> bool:
-    """Return whether a signal has arrived here, or ended work that listened to signals itself.
+    """Return whether a signal has arrived. Any later failure is a consequence of it."""
+    return _asked
 
-    Any later failure is a consequence of it.
-    """
-    return _asked or _bidden
+
+def has_ended_a_command() -> bool:
+    """Return whether a command of this process was interrupted, and has said so."""
+    return _bidden
 
 
 def end(code: int) -> None:
