@@ -79,6 +79,7 @@ LOG_5 = depends("scattering_log", weight=5.0, whiten=1)
 BASELINE = "vicreg"
 GRADIENTS = "vicreg + hog regressed, 50"
 REGRESSED = "vicreg + hog and whitened scattering regressed, 15 relative"
+REGRESSED_LOG = "vicreg + hog and whitened log scattering regressed, 15 relative"
 DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, both"
 UNBIASED = "vicreg + hog on standardised h, 50, both, unbiased"
 UNBIASED_150 = "vicreg + hog on standardised h, 150, both, unbiased"
@@ -94,6 +95,10 @@ SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
         scattering_log={**WHITE, "representation": "scattering_log"}
     ),
     REGRESSED: with_vicreg(**BOTH_RELATIVE),
+    REGRESSED_LOG: with_vicreg(
+        hog=BOTH_RELATIVE["hog"],
+        scattering={**BOTH_RELATIVE["scattering"], "representation": "scattering_log"},
+    ),
     "barlow": {"barlow": {}},
     "invariance + sigreg": SIGREG,
 }
@@ -177,7 +182,7 @@ def self_supervised(*left_out: str, train: Options | None = None) -> dict[str, C
         name: Candidate(track, terms, train or {})
         for track, candidates in WITHOUT_TEACHER.items()
         for name, terms in candidates.items()
-        if name not in {*left_out, *LATER_TERMS}
+        if name not in {*left_out, *LATER_TERMS, REGRESSED_LOG}
     }
 
 
