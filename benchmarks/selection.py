@@ -33,14 +33,13 @@ from pipeline.base.atomic import write_json
 from pipeline.evaluation.knn import KnnOptions
 from pipeline.evaluation.linear import LinearOptions
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pipeline.training.curve_names import KNN, OBJECTIVE, PROBE
+from pipeline.training.callbacks import FOLLOWED
 from stages.experiment.paths import dataset_layout, run_layout
 
 FOLDER = Path(__file__).parent / "selection_results"
 SEEDS = (0, 1, 2, 3, 4)
 AVERAGES: Mapping[str, float | None] = {"weights": None, "average": 0.99}
 FIGURES: Protocols = {"linear": (LinearOptions(), "top1"), "knn": (KnnOptions(), "top1")}
-FOLLOWED = {"probe": (PROBE, 1), "knn": (KNN, 1), "objective": (OBJECTIVE, -1)}
 Epoch = Mapping[str, float]
 
 

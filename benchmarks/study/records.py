@@ -14,11 +14,11 @@ from typing import Any
 from benchmarks.study.halving import Result, Run
 from benchmarks.study.setups import Setup
 from pipeline.base.atomic import write_json
-from pipeline.training.curve_names import KNN, PROBE
+from pipeline.training.curve_names import KNN, OBJECTIVE, PROBE
 
 Recipe = Mapping[str, Any]
 FOLDER = Path(__file__).parent / "results"
-CURVE = {"probe": PROBE, "knn": KNN, "objective": "validation/objective"}
+CURVE = {"probe": PROBE, "knn": KNN, "objective": OBJECTIVE}
 CURVE_POINTS = 16
 DIGITS = 4
 

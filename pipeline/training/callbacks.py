@@ -21,8 +21,8 @@ from pipeline.training.curve_names import EXPLAINED, KNN, OBJECTIVE, PROBE, expl
 from pipeline.training.train_options import Rule
 
 SHOWN_EVERY_SECONDS = 1.0
-# The curve that a rule of selection follows, and whether more of it is better.
-_FOLLOWED = {"probe": (PROBE, 1), "knn": (KNN, 1), "objective": (OBJECTIVE, -1)}
+# The curve that a rule of selection follows, and 1 if more of it is better, else -1.
+FOLLOWED = {"probe": (PROBE, 1), "knn": (KNN, 1), "objective": (OBJECTIVE, -1)}
 
 
 class Curves(Callback):
@@ -186,7 +186,7 @@ class Selection(Callback):
     """
 
     def __init__(self, rule: Rule, save: Callable[[dict[str, Any]], None]) -> None:
-        self._curve, self._sign = _FOLLOWED.get(rule, ("", 1))
+        self._curve, self._sign = FOLLOWED.get(rule, ("", 1))
         self._save = save
         self._best = -math.inf
 

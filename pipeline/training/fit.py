@@ -244,8 +244,9 @@ def _recalibration(run: Run, encoder: Encoder) -> Recalibration:
 
 def _selection_rule(run: Run) -> Rule:
     manifest = run.validation.manifest
-    labelled = manifest.labelled > 1 and not manifest.multi_label
     select = run.options.select
+    least = 2 if select == "knn" else 1  # an image's neighbours are others
+    labelled = manifest.labelled >= least and not manifest.multi_label
     if select in ("probe", "knn") and not labelled:
         raise ConfigError(
             f"train.select is {select}, but the validation images do not have one label each: "
