@@ -84,6 +84,9 @@ DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, bo
 UNBIASED = "vicreg + hog on standardised h, 50, both, unbiased"
 UNBIASED_150 = "vicreg + hog on standardised h, 150, both, unbiased"
 UNBIASED_TWO = "vicreg + hog and whitened scattering on standardised h, 50 each, both, unbiased"
+UNBIASED_50_150 = (
+    "vicreg + hog, 50, and whitened scattering, 150, on standardised h, both, unbiased"
+)
 
 # Two views each: the image as it is, and an augmented one.
 SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
@@ -131,6 +134,10 @@ LATER_TERMS: Mapping[str, Terms] = {
     UNBIASED_TWO: with_vicreg(
         hog=depends("hog", weight=50.0, **UNBIASED_OPTIONS),
         scattering=depends("scattering", weight=50.0, whiten=1, **UNBIASED_OPTIONS),
+    ),
+    UNBIASED_50_150: with_vicreg(
+        hog=depends("hog", weight=50.0, **UNBIASED_OPTIONS),
+        scattering=depends("scattering", weight=150.0, whiten=1, **UNBIASED_OPTIONS),
     ),
 }
 WITHOUT_TEACHER: Mapping[str, Mapping[str, Terms]] = {
