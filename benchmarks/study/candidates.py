@@ -79,6 +79,7 @@ LOG_5 = depends("scattering_log", weight=5.0, whiten=1)
 BASELINE = "vicreg"
 GRADIENTS = "vicreg + hog regressed, 50"
 REGRESSED = "vicreg + hog and whitened scattering regressed, 15 relative"
+REGRESSED_50 = "vicreg + hog and whitened scattering regressed, 50 relative"
 REGRESSED_LOG = "vicreg + hog and whitened log scattering regressed, 15 relative"
 DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, both"
 UNBIASED = "vicreg + hog on standardised h, 50, both, unbiased"
@@ -98,6 +99,9 @@ SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
         scattering_log={**WHITE, "representation": "scattering_log"}
     ),
     REGRESSED: with_vicreg(**BOTH_RELATIVE),
+    REGRESSED_50: with_vicreg(
+        **{name: {**options, "weight": 50.0} for name, options in BOTH_RELATIVE.items()}
+    ),
     REGRESSED_LOG: with_vicreg(
         hog=BOTH_RELATIVE["hog"],
         scattering={**BOTH_RELATIVE["scattering"], "representation": "scattering_log"},
@@ -189,7 +193,7 @@ def self_supervised(*left_out: str, train: Options | None = None) -> dict[str, C
         name: Candidate(track, terms, train or {})
         for track, candidates in WITHOUT_TEACHER.items()
         for name, terms in candidates.items()
-        if name not in {*left_out, *LATER_TERMS, REGRESSED_LOG}
+        if name not in {*left_out, *LATER_TERMS, REGRESSED_LOG, REGRESSED_50}
     }
 
 
