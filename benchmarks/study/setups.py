@@ -239,7 +239,7 @@ PHOTOGRAPHS_64 = Setup(
             {"effnet regressed, whitened 1, stored views": WHITENED}, train={**BOXES, **STORED}
         ),
         **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
-        **at_rate(FASTER, BASELINE, REGRESSED),
+        **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED, REGRESSED_LOG),
         **taught_at_rate(FASTER, "effnet regressed, whitened 1", WHITENED, **BOXES),
         **labelled(view="both", rate=FASTER, train=BOXES),
         **taught_at_rate(FAST, "effnet regressed, whitened 1", WHITENED, **BOXES),
