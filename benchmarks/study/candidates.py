@@ -184,6 +184,11 @@ def distilled_terms(teacher: str, components: str) -> dict[str, Terms]:
             "regressed": regressed(teacher, relative=True),
             "scattering": regressed("scattering", relative=True, whiten=1, weight=0.3),
         },
+        f"{teacher}, hog and whitened log scattering regressed, relative": {
+            "regressed": regressed(teacher, relative=True, whiten=1),
+            "hog": regressed("hog", relative=True, weight=0.5),
+            "scattering_log": regressed("scattering_log", relative=True, whiten=1, weight=0.5),
+        },
     }
 
 

@@ -148,6 +148,7 @@ CLIP: Options = {
     "pretrained": "$teacher/tiny-clip-rn64-cifar10.pt",
 }
 CLIP_DEFAULT = "clip regressed + 0.3 on standardised h, both"
+CLIP_AND_SCATTERING = "clip and whitened scattering regressed, relative"
 DISTILLED_CLIP = distilled_terms("clip", "clip_components")
 CIFAR10 = Setup(
     name="cifar10",
@@ -185,11 +186,14 @@ CIFAR10 = Setup(
         **taught_at_rate(FAST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
         **taught_at_rate(FASTER, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
         **taught_at_rate(FASTEST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
+        **taught_at_rate(FASTER, CLIP_AND_SCATTERING, DISTILLED_CLIP[CLIP_AND_SCATTERING]),
         **distilled({f"{CLIP_DEFAULT}, custom views": DISTILLED_CLIP[CLIP_DEFAULT]}, train=BOXES),
     },
 )
 
 EFFICIENTNET: Options = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": "$teacher"}
+EFFNET_AND_HAND_CRAFTED = "effnet, hog and whitened log scattering regressed, relative"
+DISTILLED_EFFNET = distilled_terms("effnet", "effnet_components")
 WHITENED = {"effnet": regressed("effnet", whiten=1)}
 
 
@@ -231,7 +235,7 @@ PHOTOGRAPHS_64 = Setup(
         ),
         LOCAL: Candidate(SELF_SUPERVISED, SELF_SUPERVISED_TERMS[GRADIENTS], with_local_views(40)),
         **distilled(
-            distilled_terms("effnet", "effnet_components"),
+            DISTILLED_EFFNET,
             reference="effnet regressed",
             train=BOXES,
         ),
@@ -243,6 +247,9 @@ PHOTOGRAPHS_64 = Setup(
         **taught_at_rate(FASTER, "effnet regressed, whitened 1", WHITENED, **BOXES),
         **labelled(view="both", rate=FASTER, train=BOXES),
         **taught_at_rate(FAST, "effnet regressed, whitened 1", WHITENED, **BOXES),
+        **taught_at_rate(
+            FAST, EFFNET_AND_HAND_CRAFTED, DISTILLED_EFFNET[EFFNET_AND_HAND_CRAFTED], **BOXES
+        ),
         **labelled(view="both", train=BOXES),
         **labelled(view="both", rate=FAST, train=BOXES),
     },
