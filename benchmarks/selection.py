@@ -3,7 +3,7 @@
     python -m benchmarks.selection run --root DIR --images DIR --teacher FILE [--steps 400]
     python -m benchmarks.selection table
 
-Trains `vicreg + hog regressed, 50` of the study's photographs at 64 px, with the weights as they
+Trains `vicreg + hog regressed, 50, rate 4e-3` of the study's photographs at 64 px, with the weights as they
 are and with their average (`ema`), and scores the encoder of every epoch on test images. The regret
 of a rule is what its epoch lacks of the best epoch's accuracy in the same training, in points: with
 any rule, 0 is the least. Rules see validation images, as `train.select` does. An average is a
@@ -27,7 +27,7 @@ from unittest.mock import patch
 from benchmarks.students import Protocols, call, packed_images, scores, subjects_of
 from benchmarks.study.candidates import GRADIENTS
 from benchmarks.study.runs import Study
-from benchmarks.study.setups import PHOTOGRAPHS_64
+from benchmarks.study.setups import FAST, PHOTOGRAPHS_64
 from benchmarks.study.tables import lead
 from pipeline.base.atomic import write_json
 from pipeline.evaluation.knn import KnnOptions
@@ -37,6 +37,7 @@ from pipeline.training.callbacks import FOLLOWED
 from stages.experiment.paths import dataset_layout, run_layout
 
 FOLDER = Path(__file__).parent / "selection_results"
+OBJECTIVE = f"{GRADIENTS}, rate {FAST}"
 SEEDS = (0, 1, 2, 3, 4)
 AVERAGES: Mapping[str, float | None] = {"weights": None, "average": 0.99}
 FIGURES: Protocols = {"linear": (LinearOptions(), "top1"), "knn": (KnnOptions(), "top1")}
@@ -52,7 +53,7 @@ def keep_all(folder: Path, path: Path, checkpoint: Checkpoint) -> None:
 def one(study: Study, steps: int, seed: int, weights: str, path: Path) -> None:
     """Train, score all epochs, and write their curves and scores."""
     name = f"selection-{steps}-{weights}-{seed}"
-    content = study.experiment(name, GRADIENTS, epochs=study.epochs(steps), seed=seed)
+    content = study.experiment(name, OBJECTIVE, epochs=study.epochs(steps), seed=seed)
     content["train"] = {**content["train"], "ema": AVERAGES[weights], "select": "last"}
     layout = run_layout(name)
     folder = study.root / "selection" / name
@@ -146,7 +147,7 @@ def main() -> None:
         images=arguments.images,
         teacher=arguments.teacher,
     )
-    study.prepare([GRADIENTS])
+    study.prepare([OBJECTIVE])
     for seed in arguments.seeds:
         for weights in AVERAGES:
             path = results / f"{arguments.steps}-{weights}-{seed}.json"
