@@ -3,11 +3,10 @@
     python -m benchmarks.selection run --root DIR --images DIR --teacher FILE [--steps 400]
     python -m benchmarks.selection table
 
-Trains `vicreg + hog regressed, 50, rate 4e-3` of the study's photographs at 64 px, with the weights as they
-are and with their average (`ema`), and scores the encoder of every epoch on test images. The regret
-of a rule is what its epoch lacks of the best epoch's accuracy in the same training, in points: with
-any rule, 0 is the least. Rules see validation images, as `train.select` does. An average is a
-training of its own, so its regret is also counted from the best epoch of the two trainings.
+Trains `vicreg + hog regressed, 50, rate 4e-3` of the study's photographs at 64 px, with the weights
+as they are and with their average (`ema`), and scores the encoder of every epoch on test images.
+The regret of a rule is what its epoch lacks of the best epoch's accuracy in both trainings of a
+seed, in points: with any rule, 0 is the least. Rules see validation images, as `train.select` does.
 
 Each training is one file in `--results`; those that are there are not repeated. `--root` may be
 that of the study, whose packed images and features are used then.
