@@ -92,6 +92,7 @@ def test_the_configs_of_our_own_try_geometries_and_the_published_ones_none() -> 
     }
     ours = {
         "cifar10_clip": {"knn_whitened", "retrieval"},
+        "cifar10_dependence": {"knn_whitened", "retrieval"},
         "cifar10_self_supervised": {"knn_whitened", "retrieval"},
         "folder_clip": {"retrieval"},
         "folder_self_supervised": {"retrieval"},

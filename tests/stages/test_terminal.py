@@ -467,7 +467,7 @@ def test_one_thing_is_not_several(number: int, things: str, expected: str) -> No
     ("words", "incomplete", "expected"),
     [
         ([], "ext", ["extract-features"]),
-        (["use"], "cifar10_", ["cifar10_clip", "cifar10_self_supervised"]),
+        (["use"], "cifar10_", ["cifar10_clip", "cifar10_dependence", "cifar10_self_supervised"]),
         (["extract-features", "--only"], "", ["hog", "local_std", "scattering"]),
         (["evaluate", "--only"], "r", ["retrieval"]),
         (["evaluate", "-c", "configs/stl10_clip.yaml", "--only"], "z", ["zero_shot"]),
