@@ -36,7 +36,7 @@ from benchmarks.peers.order import plan
 from benchmarks.peers.runs import Comparison, Given
 from benchmarks.peers.tables import NAME, tables
 from benchmarks.peers.ways import CONTROLS, WAYS, recipe
-from benchmarks.study.records import results_in
+from benchmarks.study.records import results_in, state
 
 FOLDER = Path(__file__).parent / "results"
 BUDGETS = (188, 376)  # 4 and 8 epochs of the 3,068 training photographs
@@ -50,9 +50,7 @@ def main() -> None:
         return
     results = results_in(arguments.results, recipe)
     if arguments.command == "list":
-        for run in plan(arguments.steps, arguments.seeds, results):
-            done = "done" if run in results else "open"
-            print(f"{done}  {run.rung:>6}  {run.name}, seed {run.seed}")
+        print("\n".join(state(plan(arguments.steps, arguments.seeds, results), results)))
         return
     text = tables(results)
     print(text)

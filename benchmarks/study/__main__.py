@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.markdown import write
 from benchmarks.study.halving import plan
-from benchmarks.study.records import FOLDER, read
+from benchmarks.study.records import FOLDER, read, state
 from benchmarks.study.runs import Study
 from benchmarks.study.setups import SETUPS
 from benchmarks.study.tables import tables
@@ -44,9 +44,7 @@ def main() -> None:
     setup = SETUPS[arguments.setup]
     if arguments.command == "list":
         results = read(setup, arguments.results / setup.name)
-        for wanted in plan(setup, SEEDS, results):
-            done = "done" if wanted in results else "open"
-            print(f"{done}  {wanted.split:10} {wanted.rung:>6}  {wanted.name}, seed {wanted.seed}")
+        print("\n".join(state(plan(setup, SEEDS, results), results)))
         return
     unknown = set(arguments.only) - set(setup.candidates)
     if unknown:

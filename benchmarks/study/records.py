@@ -6,7 +6,7 @@ They belong to the repository, so that a study goes on over days and machines.
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,13 @@ def results_in(folder: Path, recipe_of: Callable[[str], Recipe | None]) -> dict[
             )
         found[run] = result
     return found
+
+
+def state(wanted: Iterable[Run], results: Container[Run]) -> Iterator[str]:
+    """Yield a line for each wanted run that says whether it is done."""
+    for run in wanted:
+        done = "done" if run in results else "open"
+        yield f"{done}  {run.split:10} {run.rung:>6}  {run.name}, seed {run.seed}"
 
 
 def curve(path: Path) -> list[dict[str, float]]:
