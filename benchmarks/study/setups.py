@@ -38,7 +38,7 @@ LOCAL = f"{GRADIENTS}, four local views"
 BEFORE = "the student before training"
 PIXELS = "pixels"
 WARMUP_SHARE = 0.1
-FAST, FASTER, FASTEST = "4e-3", "1.2e-2", "3e-2"
+SLOW, FAST, FASTER, FASTEST = "1e-3", "4e-3", "1.2e-2", "3e-2"
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,19 @@ def at_rate(rate: str, *names: str) -> dict[str, Candidate]:
     }
 
 
+def of_resnet18(name: str, *rates: str) -> dict[str, Candidate]:
+    """Return a self-supervised candidate with the student of the shipped configs for photographs."""
+    return {
+        f"{name}, resnet18, rate {rate}": Candidate(
+            SELF_SUPERVISED,
+            SELF_SUPERVISED_TERMS[name],
+            {"lr": float(rate)},
+            {"architecture": "resnet18", "stem": None},
+        )
+        for rate in rates
+    }
+
+
 def taught_at_rate(rate: str, name: str, terms: Terms, **train: Any) -> dict[str, Candidate]:
     """Return a distilled candidate at another rate."""
     return distilled({f"{name}, rate {rate}": terms}, train={**train, "lr": float(rate)})
@@ -181,6 +194,7 @@ CIFAR10 = Setup(
         **distilled({"clip regressed, stored views": {"clip": regressed("clip")}}, train=STORED),
         **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
         **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED, REGRESSED_LOG),
+        **of_resnet18(GRADIENTS, SLOW, FAST, FASTER),
         **at_rate(FASTER, REGRESSED_50, UNBIASED_TWO, UNBIASED_50_150),
         **at_rate(FASTEST, REGRESSED),
         **taught_at_rate(FAST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
@@ -244,6 +258,7 @@ PHOTOGRAPHS_64 = Setup(
         ),
         **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
         **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED, REGRESSED_LOG),
+        **of_resnet18(GRADIENTS, SLOW, FAST, FASTER),
         **taught_at_rate(FASTER, "effnet regressed, whitened 1", WHITENED, **BOXES),
         **labelled(view="both", rate=FASTER, train=BOXES),
         **taught_at_rate(FAST, "effnet regressed, whitened 1", WHITENED, **BOXES),
