@@ -114,7 +114,7 @@ def at_rate(rate: str, *names: str) -> dict[str, Candidate]:
 
 
 def of_resnet18(name: str, *rates: str) -> dict[str, Candidate]:
-    """Return a self-supervised candidate with the student of the shipped configs for photographs."""
+    """Return a self-supervised candidate with the student of `folder_self_supervised`."""
     return {
         f"{name}, resnet18, rate {rate}": Candidate(
             SELF_SUPERVISED,
