@@ -61,11 +61,15 @@ def published(names: tuple[str, ...]) -> Terms:
     return {**VIEWS, **{name: {"kind": "dependence"} for name in names}}
 
 
+def both_relative(weight: float, scattering: str = "scattering") -> Terms:
+    """Return regressions on gradients and whitened scattering, relative to the best constants."""
+    return {
+        "hog": regressed("hog", weight=weight, relative=True),
+        "scattering": regressed(scattering, weight=weight, relative=True, whiten=1),
+    }
+
+
 WHITE = regressed("scattering", weight=50.0, whiten=1)
-BOTH_RELATIVE = {
-    "hog": regressed("hog", weight=15.0, relative=True),
-    "scattering": regressed("scattering", weight=15.0, relative=True, whiten=1),
-}
 BOTH_25: Options = {"weight": 25.0, "view": "both", "standardise": True}
 UNBIASED_OPTIONS: Options = {
     "view": "both",
@@ -80,6 +84,7 @@ BASELINE = "vicreg"
 GRADIENTS = "vicreg + hog regressed, 50"
 REGRESSED = "vicreg + hog and whitened scattering regressed, 15 relative"
 REGRESSED_50 = "vicreg + hog and whitened scattering regressed, 50 relative"
+REGRESSED_150 = "vicreg + hog and whitened scattering regressed, 150 relative"
 REGRESSED_LOG = "vicreg + hog and whitened log scattering regressed, 15 relative"
 DEPENDENT = "vicreg + hog and whitened scattering on standardised h, 25 each, both"
 UNBIASED = "vicreg + hog on standardised h, 50, both, unbiased"
@@ -98,14 +103,10 @@ SELF_SUPERVISED_TERMS: Mapping[str, Terms] = {
     "vicreg + whitened log scattering regressed, 50": with_vicreg(
         scattering_log={**WHITE, "representation": "scattering_log"}
     ),
-    REGRESSED: with_vicreg(**BOTH_RELATIVE),
-    REGRESSED_50: with_vicreg(
-        **{name: {**options, "weight": 50.0} for name, options in BOTH_RELATIVE.items()}
-    ),
-    REGRESSED_LOG: with_vicreg(
-        hog=BOTH_RELATIVE["hog"],
-        scattering={**BOTH_RELATIVE["scattering"], "representation": "scattering_log"},
-    ),
+    REGRESSED: with_vicreg(**both_relative(15.0)),
+    REGRESSED_50: with_vicreg(**both_relative(50.0)),
+    REGRESSED_150: with_vicreg(**both_relative(150.0)),
+    REGRESSED_LOG: with_vicreg(**both_relative(15.0, scattering="scattering_log")),
     "barlow": {"barlow": {}},
     "invariance + sigreg": SIGREG,
 }
@@ -198,7 +199,7 @@ def self_supervised(*left_out: str, train: Options | None = None) -> dict[str, C
         name: Candidate(track, terms, train or {})
         for track, candidates in WITHOUT_TEACHER.items()
         for name, terms in candidates.items()
-        if name not in {*left_out, *LATER_TERMS, REGRESSED_LOG, REGRESSED_50}
+        if name not in {*left_out, *LATER_TERMS, REGRESSED_LOG, REGRESSED_50, REGRESSED_150}
     }
 
 
