@@ -16,7 +16,7 @@ from benchmarks.peers.runs import PEER_PROCESS, Comparison, Given
 from benchmarks.peers.tables import NAME, tables
 from benchmarks.peers.ways import (
     CONTROLS,
-    OUR_VIEWS,
+    OUR_WAYS,
     OURS,
     PEERS,
     TEACHER,
@@ -75,7 +75,7 @@ def follow(seeds: tuple[int, ...]) -> list[Run]:
     results: dict[Run, Result] = {}
     while left := [run for run in plan(BUDGETS, seeds, results) if run not in results]:
         run = left[0]
-        is_ours = run.name in OUR_VIEWS
+        is_ours = run.name in OUR_WAYS
         slow = 10.0 + 3 * len(run.name) + run.seed
         results[run] = ours(5.0 * run.rung, run.rung // 47) if is_ours else result(run.rung * slow)
     return list(results)
@@ -122,8 +122,8 @@ def test_several_seeds_are_paired() -> None:
 
 def test_every_way_has_a_recipe_and_ours_are_experiments() -> None:
     paths = {"images": "images", "student": "student", "teacher": "teacher"}
-    for view in OUR_VIEWS.values():
-        content = filled(experiment("one", view=view, epochs=4), paths)
+    for way in OUR_WAYS:
+        content = filled(experiment("one", way=way, epochs=4), paths)
         assert "$" not in json.dumps(from_sections(content).model_dump(mode="json"))
     assert all(recipe(name) for name in WAYS)
     assert len({identifier(name) for name in WAYS}) == len(WAYS)
@@ -132,7 +132,7 @@ def test_every_way_has_a_recipe_and_ours_are_experiments() -> None:
 def all_done(folder: Path) -> None:
     for name in CONTROLS:
         write(folder, control(name), result(PREPARATION))
-    for name in OUR_VIEWS:
+    for name in OUR_WAYS:
         write(folder, on_test(name, 188, 0), {**ours(400.0, 4), "recipe": recipe(name)})
     for name in PEERS:
         write(folder, on_test(name, 188, 0), {**result(600.0), "recipe": recipe(name)})

@@ -16,7 +16,7 @@ from benchmarks.peers.order import plan
 from benchmarks.peers.ways import (
     BATCH_SIZE,
     DATASET,
-    OUR_VIEWS,
+    OUR_WAYS,
     PEERS,
     START,
     STUDENT_MODEL,
@@ -126,14 +126,14 @@ class Comparison:
         return {"scores": self._of_weights(self._paths["student"], STUDENT_SIZE, "test")}
 
     def _student(self, run: Run) -> dict[str, Any]:
-        found = self._ours(run) if run.name in OUR_VIEWS else self._peers(run)
+        found = self._ours(run) if run.name in OUR_WAYS else self._peers(run)
         return {"recipe": recipe(run.name), **found}
 
     def _ours(self, run: Run) -> dict[str, Any]:
         name = identifier(f"{run.name}-{run.rung}-{run.seed}")
         an_epoch = self._training_images() // BATCH_SIZE
         epochs = max(1, round(run.rung / an_epoch))
-        content = self._experiment(name, view=OUR_VIEWS[run.name], epochs=epochs, seed=run.seed)
+        content = self._experiment(name, way=run.name, epochs=epochs, seed=run.seed)
         shutil.rmtree(self._root / RUNS, ignore_errors=True)
         cost = self._mvmr("train", content)
         (times,) = run_layout(name).times.glob("train-*.json")

@@ -4,22 +4,22 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Options = Mapping[str, Any]
 
 START = "the student as it came"
 TEACHER = "its teacher"
-OURS = "ours, both views"
-ONE_VIEW = "ours, augmented view"
+OURS = "ours, affinity of the augmented view"
+BEFORE = "ours, regression of both views, backbone at 0.3 of the rate"
 
 STUDENT_MODEL, TEACHER_MODEL = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
 STUDENT_SIZE, TEACHER_SIZE = 128, 260
 MARGIN = 146 / 128  # the shorter side of a photograph, relative to the side of its centre crop
 COLOURS = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # of both networks
 BATCH_SIZE = 64
-RATE, BACKBONE_SHARE, WEIGHT_DECAY, MIN_SCALE = 1e-3, 0.3, 0.01, 0.4
+RATE, SLOWER_RATE, WEIGHT_DECAY, MIN_SCALE = 1e-3, 3e-4, 0.01, 0.4
 
 DATASET: Options = {
     "name": "photographs",
@@ -33,7 +33,6 @@ FEATURES: Options = {
 TRAIN: Options = {
     "batch_size": BATCH_SIZE,
     "lr": RATE,
-    "backbone_lr": BACKBONE_SHARE,
     "optimizer": {"name": "adamw", "weight_decay": WEIGHT_DECAY},
     "augmentation": {"policy": "custom", "min_scale": MIN_SCALE},
     "loading": {"workers": 0},
@@ -43,7 +42,31 @@ TRAIN: Options = {
 }
 WARMUP_EPOCHS = 0.2
 ITS_BATCH_SIZE, ITS_VIEW_SIZE = 128, 224  # the defaults of lightly-train 0.18
-OUR_VIEWS = {OURS: "both", ONE_VIEW: "augmented"}
+
+
+@dataclass(frozen=True)
+class OurWay:
+    """An objective, and how its training differs from `TRAIN`."""
+
+    objective: Options
+    train: Options = field(default_factory=dict)
+
+
+OUR_WAYS: Mapping[str, OurWay] = {
+    OURS: OurWay({"teacher": {"kind": "affinity", "view": "augmented"}}),
+    BEFORE: OurWay(
+        {
+            "teacher": {
+                "kind": "regression",
+                "loss": "cosine",
+                "whiten": 1,
+                "on": "h",
+                "view": "both",
+            }
+        },
+        {"backbone_lr": 0.3},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -103,13 +126,13 @@ PEERS: Mapping[str, PeerWay] = {
         TEACHER_SIZE, STUDENT_SIZE
     ),
     "distillationv1, our settings, student at 128 px, rate 3e-4": with_our_settings(
-        TEACHER_SIZE, STUDENT_SIZE, RATE * BACKBONE_SHARE
+        TEACHER_SIZE, STUDENT_SIZE, SLOWER_RATE
     ),
     "distillationv1, our settings, both at 128 px": with_our_settings(STUDENT_SIZE),
     "distillationv1, its settings": with_its_settings("distillationv1"),
     "distillation, its settings": with_its_settings("distillation"),
 }
-WAYS = (*OUR_VIEWS, *PEERS)
+WAYS = (*OUR_WAYS, *PEERS)
 CONTROLS = (TEACHER, START)
 
 
@@ -117,19 +140,18 @@ def recipe(name: str) -> dict[str, Any] | None:
     """Return what the result of a way depends on besides images, steps and seed."""
     if name in PEERS:
         return asdict(PEERS[name])
-    if name not in OUR_VIEWS:
+    if name not in OUR_WAYS:
         return None
-    return {"objective": objective(OUR_VIEWS[name]), "train": TRAIN, "warmup": WARMUP_EPOCHS}
-
-
-def objective(view: str) -> Options:
-    """Return our objective."""
-    target = {"kind": "regression", "loss": "cosine", "whiten": 1, "on": "h", "view": view}
-    return {"teacher": target}
+    way = OUR_WAYS[name]
+    return {
+        "objective": way.objective,
+        "train": {**TRAIN, **way.train},
+        "warmup": WARMUP_EPOCHS,
+    }
 
 
 def experiment(
-    run: str, *, view: str = "both", epochs: int = 1, seed: int = 0, size: int = STUDENT_SIZE
+    run: str, *, way: str = OURS, epochs: int = 1, seed: int = 0, size: int = STUDENT_SIZE
 ) -> dict[str, Any]:
     """Return the content of an experiment file, for a student that sees images of `size` pixels."""
     return {
@@ -138,9 +160,10 @@ def experiment(
         "dataset": {**DATASET, "image": {"size": size, "resize": round(size * MARGIN), **COLOURS}},
         "features": FEATURES,
         "student": {"architecture": f"timm:{STUDENT_MODEL}", "weights": "$student"},
-        "objective": objective(view),
+        "objective": OUR_WAYS[way].objective,
         "train": {
             **TRAIN,
+            **OUR_WAYS[way].train,
             "epochs": epochs,
             "schedule": {"kind": "cosine", "warmup_epochs": WARMUP_EPOCHS},
         },
