@@ -11,7 +11,7 @@ Options = Mapping[str, Any]
 
 START = "the student as it came"
 TEACHER = "its teacher"
-OURS = "ours, affinity of the augmented view"
+OURS = "ours"
 BEFORE = "ours, regression of both views, backbone at 0.3 of the rate"
 
 STUDENT_MODEL, TEACHER_MODEL = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
@@ -52,20 +52,15 @@ class OurWay:
     train: Options = field(default_factory=dict)
 
 
+REGRESSION: Options = {"kind": "regression", "loss": "cosine", "whiten": 1, "on": "h"}
 OUR_WAYS: Mapping[str, OurWay] = {
-    OURS: OurWay({"teacher": {"kind": "affinity", "view": "augmented"}}),
-    BEFORE: OurWay(
+    OURS: OurWay(
         {
-            "teacher": {
-                "kind": "regression",
-                "loss": "cosine",
-                "whiten": 1,
-                "on": "h",
-                "view": "both",
-            }
-        },
-        {"backbone_lr": 0.3},
+            "near": {"kind": "affinity", "representation": "teacher", "view": "augmented"},
+            "teacher": {**REGRESSION, "view": "augmented"},
+        }
     ),
+    BEFORE: OurWay({"teacher": {**REGRESSION, "view": "both"}}, {"backbone_lr": 0.3}),
 }
 
 
