@@ -92,7 +92,10 @@ def distil(
     recipe["features"] = {
         TEACHER: teacher_section(teacher) if isinstance(teacher, str) else teacher
     }
-    recipe["objective"] = {TEACHER: recipe["objective"]["clip"]}
+    recipe["objective"] = {
+        TEACHER if name == "clip" else name: {**term, "representation": TEACHER}
+        for name, term in recipe["objective"].items()
+    }
     changes = _Changes(student, image, features or {}, objective, train or {}, evaluate, seed)
     layout = _run_layout(out, images)
     with watched(progress) as bar:

@@ -164,6 +164,10 @@ def distilled_terms(teacher: str, components: str) -> dict[str, Terms]:
     halves = regressed(teacher, loss="cosine_smooth_l1", whiten=1)
     alone = depends(teacher, view="both", standardise=True)
     near = {"kind": "affinity", "representation": teacher}
+    hand_crafted = {
+        "hog": regressed("hog", relative=True, weight=0.5),
+        "scattering_log": regressed("scattering_log", relative=True, whiten=1, weight=0.5),
+    }
     return {
         f"{teacher} regressed": {"regressed": regressed(teacher)},
         f"{teacher} regressed + 0.3 on standardised h, both": {
@@ -187,8 +191,11 @@ def distilled_terms(teacher: str, components: str) -> dict[str, Terms]:
         },
         f"{teacher}, hog and whitened log scattering regressed, relative": {
             "regressed": regressed(teacher, relative=True, whiten=1),
-            "hog": regressed("hog", relative=True, weight=0.5),
-            "scattering_log": regressed("scattering_log", relative=True, whiten=1, weight=0.5),
+            **hand_crafted,
+        },
+        f"{teacher} by affinity, hog and whitened log scattering regressed, relative": {
+            "near": {**near, "relative": True},
+            **hand_crafted,
         },
     }
 

@@ -25,7 +25,9 @@ WIDTH = 100
 TEACHER = "teacher"
 BLANK_LINE = CommentToken("\n\n", CommentMark(0), None)
 NOTED_AT = 30  # the column of comments
-BACKBONE_LR = 0.3  # of the rate, where the backbone knows much already
+# Of the rate, for a backbone that knows much already and has no teacher to correct it. With one,
+# the whole rate measured better (docs/results.md).
+BACKBONE_LR = 0.3
 
 
 class OwnParams:
@@ -79,9 +81,9 @@ class OwnParams:
         """Take another network as the student; the stem is of the one before, its projector stays.
 
         Code of one's own, `python:package.module:function`, is trusted: who names it wants it run.
-        A network that starts from known weights sees colours as they were trained to, and its
-        backbone learns more slowly than what begins anew. Networks of timm train with channels
-        last, in which most are faster.
+        A network that starts from known weights sees colours as they were trained to, and without
+        a teacher its backbone learns more slowly than what begins anew. Networks of timm train with
+        channels last, in which most are faster.
         """
         architecture = section["architecture"]
         student = self._data["student"]
@@ -100,7 +102,8 @@ class OwnParams:
             if self._data["dataset"]["image"]["channels"] == len(mean):
                 self.set("dataset.image.mean", mean)
                 self.set("dataset.image.std", std)
-            self.set("train.backbone_lr", BACKBONE_LR)
+            if not self._teachers:
+                self.set("train.backbone_lr", BACKBONE_LR)
         if alone:
             student.ca.items[[*student][-1]] = [None, None, BLANK_LINE, None]
 
@@ -109,8 +112,7 @@ class OwnParams:
 
         Raises ConfigError if the config has none, or several.
         """
-        features = self._data["features"]
-        found = [name for name, options in features.items() if _is_teacher(name, options)]
+        features, found = self._data["features"], self._teachers
         if len(found) != 1:
             number = "no teacher" if not found else f"{len(found)} teachers"
             raise ConfigError(
@@ -127,6 +129,12 @@ class OwnParams:
         for protocol in self._data["evaluate"].values():
             if protocol.get("teacher") == old:
                 protocol["teacher"] = TEACHER
+
+    @property
+    def _teachers(self) -> list[str]:
+        """The names of the features that are a teacher's vectors."""
+        features = self._data["features"]
+        return [name for name, options in features.items() if _is_teacher(name, options)]
 
     def text(self, head: Sequence[str] | None = None) -> str:
         """Return the whole file; the lines of `head` replace the comments at its beginning."""

@@ -180,11 +180,17 @@ def test_a_student_can_be_named(empty: Path, student: str) -> None:
     assert found.model_dump(exclude=other) == before.model_dump(exclude=other)
 
 
-def test_a_student_that_starts_from_known_weights_sees_colours_as_they_did(empty: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("folder_self_supervised", 0.3), ("folder_clip", 1)],
+)
+def test_a_student_that_starts_from_known_weights_sees_colours_as_they_did(
+    empty: Path, name: str, share: float
+) -> None:
     network = timm.create_model("tf_efficientnet_lite0")
     torch.save(network.state_dict(), empty.parent / "lite0.pt")
     student = "timm:tf_efficientnet_lite0:../lite0.pt"
-    assert run(["init", "--from", "folder_self_supervised", "--student", student]) == 0
+    assert run(["init", "--from", name, "--student", student]) == 0
     found = load(Path("params.yaml"))
     assert (found.student.architecture, found.student.weights) == (
         "timm:tf_efficientnet_lite0",
@@ -192,7 +198,7 @@ def test_a_student_that_starts_from_known_weights_sees_colours_as_they_did(empty
     )
     assert (found.dataset.image.mean, found.dataset.image.std) == ((0.5,) * 3, (0.5,) * 3)
     assert found.train is not None
-    assert found.train.backbone_lr == 0.3
+    assert found.train.backbone_lr == share
     text = Path("params.yaml").read_text()
     assert "\n\n\n" not in text
     assert all(f"\n\n{section}:\n" in text for section in ("student", "objective", "train"))
@@ -365,7 +371,8 @@ def test_proportions_follow_from_a_measurement(empty: Path, capsys: Captured, te
     assert experiment.train.epochs == document["epochs"]
     assert document["seconds"] < 120 or document["epochs"] == 1
     assert [*experiment.evaluate] == ["linear", "knn", "retrieval"]
-    assert [*experiment.features] == [*(experiment.objective or ())] == ["teacher"]
+    assert [*experiment.features] == ["teacher"]
+    assert [*(experiment.objective or ())] == ["near", "teacher"]
     assert (experiment.dataset.split.validation, experiment.dataset.split.test) == (0.2, 0.2)
     assert document["next"] == "dvc repro"
     assert document["then"] == "mvmr embed data/my-photos -o runs/my-photos-project.npz"
