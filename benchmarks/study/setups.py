@@ -127,9 +127,12 @@ def of_resnet18(name: str, *rates: str) -> dict[str, Candidate]:
     }
 
 
-def taught_at_rate(rate: str, name: str, terms: Terms, **train: Any) -> dict[str, Candidate]:
-    """Return a distilled candidate at another rate."""
-    return distilled({f"{name}, rate {rate}": terms}, train={**train, "lr": float(rate)})
+def taught_at_rate(
+    rate: str, objectives: Mapping[str, Terms], *names: str, **train: Any
+) -> dict[str, Candidate]:
+    """Return distilled candidates of these names at another rate."""
+    again = {f"{name}, rate {rate}": objectives[name] for name in names}
+    return distilled(again, train={**train, "lr": float(rate)})
 
 
 STUDENT: Options = {
@@ -197,10 +200,9 @@ CIFAR10 = Setup(
         **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED, REGRESSED_LOG),
         **at_rate(FASTER, REGRESSED_50, REGRESSED_150, UNBIASED_TWO, UNBIASED_50_150),
         **at_rate(FASTEST, REGRESSED),
-        **taught_at_rate(FAST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
-        **taught_at_rate(FASTER, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
-        **taught_at_rate(FASTEST, CLIP_DEFAULT, DISTILLED_CLIP[CLIP_DEFAULT]),
-        **taught_at_rate(FASTER, CLIP_AND_SCATTERING, DISTILLED_CLIP[CLIP_AND_SCATTERING]),
+        **taught_at_rate(FAST, DISTILLED_CLIP, CLIP_DEFAULT),
+        **taught_at_rate(FASTER, DISTILLED_CLIP, CLIP_DEFAULT, CLIP_AND_SCATTERING),
+        **taught_at_rate(FASTEST, DISTILLED_CLIP, CLIP_DEFAULT),
         **distilled({f"{CLIP_DEFAULT}, custom views": DISTILLED_CLIP[CLIP_DEFAULT]}, train=BOXES),
     },
 )
@@ -212,7 +214,7 @@ EFFNET_NEAR_AND_HAND_CRAFTED = (
     "effnet by affinity, hog and whitened log scattering regressed, relative"
 )
 DISTILLED_EFFNET = distilled_terms("effnet", "effnet_components")
-WHITENED = {"effnet": regressed("effnet", whiten=1)}
+WHITENED = {"effnet regressed, whitened 1": {"effnet": regressed("effnet", whiten=1)}}
 
 
 def photographs(*, size: int, resize: int, max_side: int) -> Options:
@@ -258,21 +260,23 @@ PHOTOGRAPHS_64 = Setup(
             train=BOXES,
         ),
         **distilled(
-            {"effnet regressed, whitened 1, stored views": WHITENED}, train={**BOXES, **STORED}
+            {f"{name}, stored views": terms for name, terms in WHITENED.items()},
+            train={**BOXES, **STORED},
         ),
         **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
         **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED, REGRESSED_LOG),
         **of_resnet18(GRADIENTS, SLOW, FAST, FASTER),
-        **taught_at_rate(FASTER, "effnet regressed, whitened 1", WHITENED, **BOXES),
+        **taught_at_rate(FASTER, WHITENED, *WHITENED, **BOXES),
         **labelled(view="both", rate=FASTER, train=BOXES),
-        **taught_at_rate(FAST, "effnet regressed, whitened 1", WHITENED, **BOXES),
-        **{
-            name: candidate
-            for taught in (EFFNET_NEAR, EFFNET_AND_HAND_CRAFTED, EFFNET_NEAR_AND_HAND_CRAFTED)
-            for name, candidate in taught_at_rate(
-                FAST, taught, DISTILLED_EFFNET[taught], **BOXES
-            ).items()
-        },
+        **taught_at_rate(FAST, WHITENED, *WHITENED, **BOXES),
+        **taught_at_rate(
+            FAST,
+            DISTILLED_EFFNET,
+            EFFNET_NEAR,
+            EFFNET_AND_HAND_CRAFTED,
+            EFFNET_NEAR_AND_HAND_CRAFTED,
+            **BOXES,
+        ),
         **labelled(view="both", train=BOXES),
         **labelled(view="both", rate=FAST, train=BOXES),
     },
