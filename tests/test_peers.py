@@ -208,8 +208,8 @@ def test_the_command_lists_prints_and_wants_one_core(
         monkeypatch.setattr("sys.argv", ["peers", *command, "--results", str(tmp_path)])
         main()
     lines = capsys.readouterr().out.splitlines()
-    assert f"done     188  {PEER}, seed 0" in lines
-    assert f"open     188  {OURS}, seed 0" in lines
+    assert f"done  test          188  {PEER}, seed 0" in lines
+    assert f"open  test          188  {OURS}, seed 0" in lines
     assert any(line.startswith(f"| {PEER} | 188 | 600 |") for line in lines)
     if len(os.sched_getaffinity(0)) > 1:
         places = ("root", "images", "student", "teacher", "peer-python")
