@@ -25,8 +25,8 @@ WIDTH = 100
 TEACHER = "teacher"
 BLANK_LINE = CommentToken("\n\n", CommentMark(0), None)
 NOTED_AT = 30  # the column of comments
-# Of the rate, for a backbone that knows much already and has no teacher to correct it; with one, the
-# recipe that docs/results.md has measured takes the whole rate.
+# Of the rate, for a backbone that knows much already and has no teacher to correct it; with one,
+# the recipe that docs/results.md has measured takes the whole rate.
 BACKBONE_LR = 0.3
 
 
