@@ -12,15 +12,15 @@ validation and test, with a folder for each class. The peer (AGPL-3.0) is no dep
 project: its Python is started with one file of settings for each training
 (`lightly_process.py`), without access to this project's code, and downloads nothing.
 
-`ways.py` has what is compared: ours with stored vectors of the teacher; the peer with a live
-teacher and our settings, at the sizes that may be asked for; the peer's methods with their own
-settings. Each is trained for each of `--steps`; ours also for the whole epochs that fit into the
-CPU time of each peer's run, with the time of packing the photographs and computing the teacher's
-vectors counted in full (`order.py`). Both sides have one core, one thread and no loader processes.
-Times are those of whole processes with their children: CPU seconds, which other programs hardly
-change, and seconds by the clock, with those before and after the training itself. Students are
-scored by the same code; the peer's also at the size it was trained at, and the size that is better
-on validation images counts.
+`ways.py` has what is compared: ours with stored vectors of the teacher; the same student, trained
+with labels; the peer with a live teacher and our settings, at the sizes that may be asked for; the
+peer's methods with their own settings. Each is trained for each of `--steps`; ours also for the
+whole epochs that fit into the CPU time of each peer's run, with the time of packing the photographs
+and computing the teacher's vectors counted in full (`order.py`). Both sides have one core, one
+thread and no loader processes. Times are those of whole processes with their children: CPU seconds,
+which other programs hardly change, and seconds by the clock, with those before and after the
+training itself. Students are scored by the same code; the peer's also at the size it was trained
+at, and the size that is better on validation images counts.
 
 Each result is one file in `--results`, which is part of the repository. What is there is not
 computed again. A training that was interrupted starts anew, since its time counts.

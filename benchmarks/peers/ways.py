@@ -13,6 +13,7 @@ START = "the student as it came"
 TEACHER = "its teacher"
 OURS = "ours"
 BEFORE = "ours, regression of both views, backbone at 0.3 of the rate"
+LABELS = "the student, with labels"
 
 STUDENT_MODEL, TEACHER_MODEL = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
 STUDENT_SIZE, TEACHER_SIZE = 128, 260
@@ -61,6 +62,7 @@ OUR_WAYS: Mapping[str, OurWay] = {
         }
     ),
     BEFORE: OurWay({"teacher": {**REGRESSION, "view": "both"}}, {"backbone_lr": 0.3}),
+    LABELS: OurWay({"labels": {"view": "augmented"}}),
 }
 
 
