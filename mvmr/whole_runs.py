@@ -29,10 +29,11 @@ from pipeline.base.yaml_file import override, read_yaml
 from pipeline.features.extraction.cluster import ClusterOptions
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.encoder import build_encoder
-from pipeline.models.student import OWN_PREFIX
+from pipeline.models.student import OWN_PREFIX, student_section
 from pipeline.objective.terms import ObjectiveOptions, compares_views, representations_of
 from pipeline.representations.representation import RepresentationOptions
 from pipeline.representations.teachers.teacher_names import teacher_section
+from stages.experiment.for_student import for_student
 from stages.experiment.paths import DatasetLayout, RunLayout, name_of
 from stages.experiment.requirements import require_enough
 from stages.experiment.schema import Experiment, from_sections
@@ -73,13 +74,15 @@ def distil(
 
     `images` is a folder, a source as in an experiment file, or a data set (`pack`, `open_dataset`).
     `teacher` is "open_clip:MODEL/TAG" or "timm:MODEL", with ":FILE" for weights in a file, the
-    options of a feature, or a network handed over by `mvmr.teacher`. `student` is an architecture,
-    "timm:NAME", a section of options, or any module: a copy of it is trained. The recipe is
+    options of a feature, or a network handed over by `mvmr.teacher`. `student` is an architecture
+    or "timm:NAME", with ":FILE" or, for timm, ":pretrained" for known weights to start from, a
+    section of options, or any module: a copy of it is trained. The recipe is
     `configs()["folder_clip"]`; `train` and `student` change single options of it, `objective` and
     `evaluate` replace it, and `features` adds stored features that the objective may name. Its own
     is named "teacher". Images with one class each are scored by linear and k-NN probes on test
     images, others by retrieval. `image` says how the student sees images; without it, they are as
-    the data set was packed or opened for, or else as in the recipe.
+    the data set was packed or opened for, or else as in the recipe, in the colours that known
+    weights were trained with.
 
     Results are in the folder `out`. Shards and features are in `data`, by default the folder
     `data/NAME` beside `out`, where NAME is that of the folder of images.
@@ -179,20 +182,24 @@ def _run(
     workers: int | None,
     bar: Progress,
 ) -> Run:
-    image = _image(changes.image, packed) or recipe["dataset"]["image"]
+    student = _student(recipe["student"], changes.student)
+    image = _image(changes.image, packed)
+    own_image = recipe["dataset"]["image"]
+    channels = own_image["channels"] if image is None else image.channels
+    suited = for_student(student, taught=TEACHER in recipe["features"], channels=channels)
     objective = recipe["objective"] if changes.objective is None else changes.objective
     terms = checked_by(ObjectiveOptions, dict(objective), "objective")
     named = representations_of(terms)
-    train = _training(recipe["train"], changes.train)
+    train = _training({**recipe["train"], **suited.train}, changes.train)
     if "validate_on" not in changes.train and any(map(compares_views, terms.values())):
         train.pop("validate_on", None)  # of the recipe: the views of an image would be the same one
     own = {name: options for name, options in recipe["features"].items() if name in named}
     sections = {
         "name": name_of(str(layout.root)),
         "seed": changes.seed,
-        "dataset": {**_as_packed(packed), "image": image},
+        "dataset": {**_as_packed(packed), "image": image or {**own_image, **suited.image}},
         "features": {**own, **_opened(packed, recipe), **changes.features},
-        "student": _student(recipe["student"], changes.student),
+        "student": student,
         "objective": objective,
         "train": train,
         "evaluate": _protocols(packed) if changes.evaluate is None else changes.evaluate,
@@ -320,7 +327,7 @@ def _as_packed(data: Dataset) -> dict[str, Any]:
 def _student(recipe: Sections, student: Student) -> dict[str, Any]:
     if isinstance(student, nn.Module):
         student = _handed_over(student)
-    own = {"architecture": student} if isinstance(student, str) else dict(student)
+    own = student_section(student) if isinstance(student, str) else dict(student)
     return {**recipe, **own}
 
 

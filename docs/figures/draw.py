@@ -25,12 +25,38 @@ from pipeline.shards.manifest import sample_key
 
 GREY, SLATE, WHITE = "#808080", "#666666", "#ffffff"
 LETTERS = "ABCD"  # in addition to colours, for colour-blind readers
+DASHES = ("", "6 3", "2 3")
 READERS = ("#3b6ea5", "#a0522d", "#2e7d5b", "#7b4fa3")
 TARS, BATCH, RANKS, WORKERS, SEED = (8, 8, 8, 8, 8, 5), 3, 2, 2, 5
 SAMPLES = 512  # per tar, as in the default experiment
 CELL, GAP, LEFT = 13, 8, 76
 ROOT = Path(__file__).parents[2]
 SHADES = 5
+# What the curves of the study show, and how: the names in its tables, and shorter ones.
+CURVES = {
+    "cifar10": (
+        "CIFAR-10, without a teacher",
+        {
+            "vicreg + hog and whitened scattering regressed, 15 relative, rate 1.2e-2": (
+                "VICReg, gradients and scattering regressed"
+            ),
+            "vicreg + hog, 50, and whitened scattering, 150, on standardised h, both, unbiased, "
+            "rate 1.2e-2": "VICReg, dependence on both",
+            "vicreg, rate 4e-3": "VICReg",
+        },
+    ),
+    "photographs-64": (
+        "Photographs at 64 px, from scratch",
+        {
+            "labels, rate 4e-3": "with labels",
+            "effnet by affinity, hog and whitened log scattering regressed, relative, rate 4e-3": (
+                "from a teacher, gradients and scattering"
+            ),
+            "effnet by affinity, rate 4e-3": "from a teacher",
+        },
+    ),
+}
+WIDE, HIGH, FOOT, TOP = 300, 200, 226, 80  # of a chart's axes; y of its zero; its highest value
 
 
 def canvas(width: int, height: int, title: str) -> ET.Element:
@@ -65,10 +91,12 @@ def write(
     ET.SubElement(svg, "text", place).text = text
 
 
-def line(svg: ET.Element, x: float, y: float, to_x: float, to_y: float) -> None:
+def line(
+    svg: ET.Element, x: float, y: float, to_x: float, to_y: float, *, width: str = "1.5"
+) -> None:
     """Add a straight line."""
     ends = {"x1": f"{x:g}", "y1": f"{y:g}", "x2": f"{to_x:g}", "y2": f"{to_y:g}"}
-    ET.SubElement(svg, "line", {**ends, "stroke": GREY, "stroke-width": "1.5"})
+    ET.SubElement(svg, "line", {**ends, "stroke": GREY, "stroke-width": width})
 
 
 def plan() -> ET.Element:
@@ -186,6 +214,47 @@ def _picture(
             ET.SubElement(picture, "path", {"d": squares, "fill": grey})
 
 
+def curves() -> ET.Element:
+    """Draw the curves of the study of `docs/results.md`: accuracy of the probe against steps."""
+    svg = canvas(730, 318, "The probe beside the training, in percent right, against steps")
+    for number, (name, (title, shown)) in enumerate(CURVES.items()):
+        left = 34 + 370 * number
+        write(svg, left, 14, title)
+        steps, rows = _curves(name)
+        scale = WIDE / steps[-1]
+        for share in range(0, TOP + 1, 20):
+            y = FOOT - HIGH * share / TOP
+            line(svg, left, y, left + WIDE, y, width="0.5")
+            write(svg, left - 6, y + 4, str(share), anchor="end")
+        for step in (steps[-1] // 2, steps[-1]):
+            write(svg, left + scale * step, FOOT + 18, f"{step:,} steps", anchor="middle")
+        for place, (row, label) in enumerate(shown.items()):
+            xs = [left + scale * step for step in steps]
+            ys = [FOOT - HIGH * value / TOP for value in rows[row]]
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+            style = {"fill": "none", "stroke": READERS[place], "stroke-width": "2"}
+            dash = {"stroke-dasharray": DASHES[place]} if DASHES[place] else {}
+            ET.SubElement(svg, "polyline", {"points": path, **style, **dash})
+            y = FOOT + 48 + 20 * place
+            ends = {"points": f"{left},{y - 4} {left + 34},{y - 4}"}
+            ET.SubElement(svg, "polyline", {**ends, **style, **dash})
+            write(svg, left + 42, y, label)
+    return svg
+
+
+def _curves(name: str) -> tuple[list[int], dict[str, list[float]]]:
+    """Return steps, and the curve of each candidate, from a setup's table of the longest runs."""
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    own = text.partition(f"<!-- study {name} -->")[2].partition(f"<!-- end of study {name} -->")[0]
+    head, *rows = own.rpartition("\n| steps | ")[2].strip().splitlines()
+    cells = {row[0]: [float(cell) for cell in row[1:]] for row in map(_cells, rows[1:])}
+    return [int(step.replace(",", "")) for step in _cells(head)], cells
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
 def _scores() -> Iterator[tuple[str, float, float]]:
     """Yield the rows of the table: what is scored, by linear and by k-NN, in percent."""
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -198,6 +267,7 @@ FIGURES: dict[str, Callable[[], ET.Element]] = {
     "plan.svg": plan,
     "alignment.svg": alignment,
     "quick-start.svg": quick_start,
+    "curves.svg": curves,
 }
 
 

@@ -16,18 +16,14 @@ from ruamel.yaml.tokens import CommentToken
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.own_code import PREFIX
-from pipeline.models.encoder import expected_colours
-from pipeline.models.student import TIMM_PREFIX
 from pipeline.representations.kinds import KINDS
 from pipeline.representations.teachers.frozen import TeacherOptions
+from stages.experiment.for_student import for_student
 
 WIDTH = 100
 TEACHER = "teacher"
 BLANK_LINE = CommentToken("\n\n", CommentMark(0), None)
 NOTED_AT = 30  # the column of comments
-# Of the rate, for a backbone that knows much already and has no teacher to correct it; with one,
-# the recipe that docs/results.md has measured takes the whole rate.
-BACKBONE_LR = 0.3
 
 
 class OwnParams:
@@ -81,9 +77,7 @@ class OwnParams:
         """Take another network as the student; the stem is of the one before, its projector stays.
 
         Code of one's own, `python:package.module:function`, is trusted: who names it wants it run.
-        A network that starts from known weights sees colours as they were trained to, and without
-        a teacher its backbone learns more slowly than what begins anew. Networks of timm train with
-        channels last, in which most are faster.
+        Other sections change as suits the student.
         """
         architecture = section["architecture"]
         student = self._data["student"]
@@ -94,16 +88,14 @@ class OwnParams:
         alone = len(student) == 1
         if architecture.startswith(PREFIX):
             student.insert(1, "trust", True)
-        if architecture.startswith(TIMM_PREFIX):
-            self.set("train.channels_last", True)
         if "weights" in section:
             student.insert(1, "weights", section["weights"])
-            mean, std = expected_colours(architecture)
-            if self._data["dataset"]["image"]["channels"] == len(mean):
-                self.set("dataset.image.mean", mean)
-                self.set("dataset.image.std", std)
-            if not self._teachers:
-                self.set("train.backbone_lr", BACKBONE_LR)
+        channels = self._data["dataset"]["image"]["channels"]
+        suited = for_student(section, taught=bool(self._teachers), channels=channels)
+        for key, value in suited.image.items():
+            self.set(f"dataset.image.{key}", value)
+        for key, value in suited.train.items():
+            self.set(f"train.{key}", value)
         if alone:
             student.ca.items[[*student][-1]] = [None, None, BLANK_LINE, None]
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from stranger import SIDE, Network, brightness, frozen, nearest_mean, photos, prepare, shrink
 from torch import nn
 
 import mvmr
 from pipeline.base.errors import ArgumentError, ConfigError, DataError, StoreError, WeightsError
+from pipeline.base.yaml_file import read_yaml
 from pipeline.models.checkpoint import load_checkpoint
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 32, "parallel": {"accelerator": "cpu"}}
@@ -554,6 +556,30 @@ def test_teachers_may_be_named_in_short(folder: Path) -> None:
         mvmr.distil(**{**given, "teacher": "ViT-B-16"})
     with pytest.raises(mvmr.MvmrError, match="no_such_network"):
         mvmr.distil(**{**given, "teacher": "timm:no_such_network"})
+
+
+def test_a_student_from_known_weights_is_named_in_short_and_sees_colours_as_they_did(
+    folder: Path, tmp_path: Path
+) -> None:
+    network = timm.create_model("test_resnet", num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "known.pt")
+    found = mvmr.distil(
+        folder / "photos",
+        teacher=teach(),
+        student=f"timm:test_resnet:{tmp_path / 'known.pt'}",
+        train={**QUICK, "lr": 1e-12},
+        evaluate=KNN,
+        out=tmp_path / "run",
+        data=folder / "runs/data/photos",
+    )
+    experiment = read_yaml(tmp_path / "run/experiment.yaml")
+    assert experiment["dataset"]["image"]["mean"] == [0.5] * 3
+    assert experiment["train"]["channels_last"] is True
+    assert "backbone_lr" not in experiment["train"]
+    first, weights = next(iter(network.named_parameters()))
+    trained = dict(found.encoder.module.named_parameters())
+    own = next(value for name, value in trained.items() if name.endswith(first))
+    torch.testing.assert_close(own, weights, rtol=0, atol=1e-6)
 
 
 def test_no_run_is_opened_where_there_is_none(tmp_path: Path) -> None:
