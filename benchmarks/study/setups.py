@@ -298,6 +298,12 @@ WITH_STORED_CROPS: Mapping[str, Terms] = {
         "effnet": {**ONE_VIEW_DEPENDENCE, "weight": 0.3},
     },
 }
+# What `folder_clip` does now.
+AFFINITY_AND_REGRESSION: Terms = {
+    "near": {"kind": "affinity", "representation": "effnet", **ONE_VIEW},
+    "effnet": TAUGHT,
+}
+ONE_RATE: Options = {"backbone_lr": 1.0}
 PHOTOGRAPHS_128 = Setup(
     name="photographs-128",
     rungs=(100, 200, 400),
@@ -318,8 +324,14 @@ PHOTOGRAPHS_128 = Setup(
             {"stored crops, batch norms re-estimated": {"effnet": TAUGHT}},
             train={**STORED, "recalibrate": 1280},
         ),
+        **distilled({"stored crops, one rate": {"effnet": TAUGHT}}, train={**STORED, **ONE_RATE}),
         **distilled(
-            {"stored crops, one rate": {"effnet": TAUGHT}}, train={**STORED, "backbone_lr": 1.0}
+            {"random crops, affinity and regression, one rate": AFFINITY_AND_REGRESSION},
+            train=ONE_RATE,
+        ),
+        **distilled(
+            {"stored crops, affinity and regression, one rate": AFFINITY_AND_REGRESSION},
+            train={**STORED, **ONE_RATE},
         ),
         **labelled(view="augmented"),
     },
