@@ -130,8 +130,8 @@ def of_resnet18(name: str, *rates: str) -> dict[str, Candidate]:
 def taught_at_rate(
     rate: str, objectives: Mapping[str, Terms], *names: str, **train: Any
 ) -> dict[str, Candidate]:
-    """Return distilled candidates of these names at another rate."""
-    again = {f"{name}, rate {rate}": objectives[name] for name in names}
+    """Return distilled candidates of these names, all unless there are any, at another rate."""
+    again = {f"{name}, rate {rate}": objectives[name] for name in names or objectives}
     return distilled(again, train={**train, "lr": float(rate)})
 
 
@@ -215,6 +215,12 @@ EFFNET_NEAR_AND_HAND_CRAFTED = (
 )
 DISTILLED_EFFNET = distilled_terms("effnet", "effnet_components")
 WHITENED = {"effnet regressed, whitened 1": {"effnet": regressed("effnet", whiten=1)}}
+NEAR_AND_REGRESSED: Mapping[str, Terms] = {
+    "effnet by affinity and regressed, whitened 1": {
+        **DISTILLED_EFFNET[EFFNET_NEAR],
+        "regressed": regressed("effnet", whiten=1),
+    },
+}
 
 
 def photographs(*, size: int, resize: int, max_side: int) -> Options:
@@ -266,9 +272,9 @@ PHOTOGRAPHS_64 = Setup(
         **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
         **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED, REGRESSED_LOG),
         **of_resnet18(GRADIENTS, SLOW, FAST, FASTER),
-        **taught_at_rate(FASTER, WHITENED, *WHITENED, **BOXES),
+        **taught_at_rate(FASTER, WHITENED, **BOXES),
         **labelled(view="both", rate=FASTER, train=BOXES),
-        **taught_at_rate(FAST, WHITENED, *WHITENED, **BOXES),
+        **taught_at_rate(FAST, WHITENED, **BOXES),
         **taught_at_rate(
             FAST,
             DISTILLED_EFFNET,
@@ -276,6 +282,16 @@ PHOTOGRAPHS_64 = Setup(
             EFFNET_AND_HAND_CRAFTED,
             EFFNET_NEAR_AND_HAND_CRAFTED,
             **BOXES,
+        ),
+        **taught_at_rate(FAST, NEAR_AND_REGRESSED, **BOXES),
+        **taught_at_rate(
+            FAST,
+            {
+                f"{EFFNET_NEAR}, stored views": DISTILLED_EFFNET[EFFNET_NEAR],
+                **{f"{name}, stored views": own for name, own in NEAR_AND_REGRESSED.items()},
+            },
+            **BOXES,
+            **STORED,
         ),
         **labelled(view="both", train=BOXES),
         **labelled(view="both", rate=FAST, train=BOXES),
