@@ -271,6 +271,16 @@ def test_the_first_table_has_those_that_got_furthest_first() -> None:
     assert f"| one | {FALLING[1]} | 79.0 | 79.0 | 79.0 | 79.0 | | |" in lines
 
 
+def test_the_first_table_has_those_that_skipped_a_rung() -> None:
+    results = {
+        Run("reference", 10, 0, "validation"): scored(50.0),
+        Run(FALLING[0], 20, 0, "validation"): scored(60.0),
+    }
+    lines = tables(SMALL, results).splitlines()
+    assert f"| one | {FALLING[0]} | | | 60.0 | 60.0 |" in lines
+    assert "| one | reference | 50.0 | 50.0 | | |" in lines
+
+
 def test_leads_are_paired_by_seed_with_students_interval() -> None:
     ours, theirs = [50.0, 52.0, 51.0, 55.0, 53.0], [49.0, 50.0, 51.0, 51.0, 50.0]
     results = {

@@ -53,13 +53,13 @@ def tried(setup: Setup, results: Results) -> str:
     ]
 
     def place(name: str) -> tuple[float, ...]:
-        reached = [rung for rung in rungs if (name, rung) in scored]
-        return (-max(reached), -merit(scored[name, max(reached)]))
+        furthest = max(rung for rung in rungs if (name, rung) in scored)
+        return (-furthest, -merit(scored[name, furthest]))
 
     rows = []
     for track in dict.fromkeys(c.track for c in setup.candidates.values()):
         names = [n for n, c in setup.candidates.items() if c.track == track]
-        for name in sorted((n for n in names if (n, rungs[0]) in scored), key=place):
+        for name in sorted((n for n in names if any((n, r) in scored for r in rungs)), key=place):
             cells = [scored.get((name, rung)) for rung in rungs]
             rows.append([track, name, *(_score(c, f) for c in cells for f in ("linear", "knn"))])
     for name in setup.controls:

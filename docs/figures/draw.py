@@ -228,7 +228,8 @@ def curves() -> ET.Element:
             write(svg, left - 6, y + 4, str(share), anchor="end")
         for step in (steps[-1] // 2, steps[-1]):
             write(svg, left + scale * step, FOOT + 18, f"{step:,} steps", anchor="middle")
-        for place, (row, label) in enumerate(shown.items()):
+        known = [name for name in shown if name in rows]
+        for place, row in enumerate(known):
             xs = [left + scale * step for step in steps]
             ys = [FOOT - HIGH * value / TOP for value in rows[row]]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
@@ -238,7 +239,7 @@ def curves() -> ET.Element:
             y = FOOT + 48 + 20 * place
             ends = {"points": f"{left},{y - 4} {left + 34},{y - 4}"}
             ET.SubElement(svg, "polyline", {**ends, **style, **dash})
-            write(svg, left + 42, y, label)
+            write(svg, left + 42, y, shown[row])
     return svg
 
 
