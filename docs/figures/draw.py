@@ -226,8 +226,8 @@ def curves() -> ET.Element:
             y = FOOT - HIGH * share / TOP
             line(svg, left, y, left + WIDE, y, width="0.5")
             write(svg, left - 6, y + 4, str(share), anchor="end")
-        for step in (steps[-1] // 2, steps[-1]):
-            write(svg, left + scale * step, FOOT + 18, f"{step:,} steps", anchor="middle")
+        for step, anchor in ((steps[-1] // 2, "middle"), (steps[-1], "end")):
+            write(svg, left + scale * step, FOOT + 18, f"{step:,} steps", anchor=anchor)
         known = [name for name in shown if name in rows]
         for place, row in enumerate(known):
             xs = [left + scale * step for step in steps]
