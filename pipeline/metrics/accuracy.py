@@ -102,7 +102,9 @@ def _averages(guesses: Tensor, actual: Tensor, sizes: Tensor) -> tuple[Tensor, T
     guessed = cells.flatten().bincount(minlength=R * K).view(R, K)
     right = cells[guesses == actual].bincount(minlength=R * K).view(R, K).double()
     there = sizes > 0
-    return (right[:, there] / sizes[there]).mean(dim=1), (2 * right / (guessed + sizes)).mean(dim=1)
+    balanced = (right[:, there] / sizes[there]).mean(dim=1)
+    # NaN where a draw has neither images nor guesses of a class, which then does not count.
+    return balanced, (2 * right / (guessed + sizes)).nanmean(dim=1)
 
 
 def bootstrap_interval(

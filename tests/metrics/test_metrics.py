@@ -109,6 +109,16 @@ def test_averages_over_classes_agree_with_scikit_learn() -> None:
     assert [interval.mean for interval in shuffled] == pytest.approx([balanced.mean, f1.mean])
 
 
+def test_a_class_that_a_draw_neither_has_nor_predicts_does_not_count_in_it() -> None:
+    targets = torch.tensor([0] * 5 + [1] * 5)
+    predictions = torch.tensor([2, 0, 0, 0, 0] + [1] * 5)  # there are no images of class 2
+    _, f1 = class_averages(predictions, targets, seed=0, resamples=4000)
+    assert f1.mean == pytest.approx((8 / 9 + 1 + 0) / 3)
+    # A third of the draws leave the wrong one out, and 1 in 17 has it three times or more.
+    assert f1.high == 1
+    assert f1.low == pytest.approx((4 / 7 + 1 + 0) / 3)
+
+
 def test_the_interval_of_balanced_accuracy_is_that_of_independent_classes() -> None:
     targets = torch.cat([torch.zeros(3000), torch.ones(300)]).long()
     predictions = torch.cat([(torch.arange(3000) < 600), (torch.arange(300) < 150)]).long()
