@@ -7,7 +7,7 @@ import torch
 
 from pipeline.dependence.distance_correlation import Sample as Rows
 from pipeline.dependence.distance_correlation import Statistic, distance_correlation
-from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, ImageSample
+from pipeline.reporting.sample import STUDENT, Absent, ImageSample
 
 IMAGES = 1024  # at most: their pairwise distances are kept for every space
 LEAST_IMAGES = 32  # on 24, one in ten independent pairs has a value beyond 0.1; on 32, one in 30
@@ -20,7 +20,7 @@ class Gain:
     """Dependence of a space that the objective names on the encoder, before and after training."""
 
     name: str
-    untrained: float
+    before: float
     student: float
 
 
@@ -66,7 +66,7 @@ def dependence(sample: ImageSample, targets: Sequence[str]) -> Dependence | Abse
         names=tuple(rows),
         values=tuple(tuple(values[a, b] for b in rows) for a in rows),
         images=images,
-        gains=tuple(Gain(n, values[UNTRAINED, n], values[STUDENT, n]) for n in named),
+        gains=tuple(Gain(n, values[sample.before, n], values[STUDENT, n]) for n in named),
         bias=_bias(sample.spaces, named[0] if named else list(rows)[-1]),
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.metrics.effective_rank import effective_rank
 from pipeline.reporting.figures import Key, Line, keys, line_chart
 from pipeline.reporting.run_facts import Collapse
-from pipeline.reporting.sample import STUDENT, UNTRAINED, ImageSample
+from pipeline.reporting.sample import STUDENT, ImageSample
 
 DEAD = 0.01  # times the root mean square of the standard deviations
 # An embedding beyond either limit counts as collapsed.
@@ -65,7 +65,7 @@ def variance_shares(space: Tensor) -> Tensor:
 def health(sample: ImageSample) -> Health:
     """Return the indicators of every space of a sample."""
     spaces = {name: collapse_of(space) for name, space in sample.spaces.items()}
-    shares = {name: variance_shares(sample.spaces[name]) for name in (STUDENT, UNTRAINED)}
+    shares = {name: variance_shares(sample.spaces[name]) for name in (STUDENT, sample.before)}
     lines = [
         Line(name, range(1, len(values) + 1), _drawable(values), number)
         for number, (name, values) in enumerate(shares.items())

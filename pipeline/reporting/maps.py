@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.features.encoding import Array
 from pipeline.reporting.pictures import Sprite, sprite
-from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, ImageSample, class_name
+from pipeline.reporting.sample import STUDENT, Absent, ImageSample, class_name
 
 LEAST_IMAGES = 10
 SEED = 0
@@ -93,13 +93,16 @@ class Maps:
 
 
 def maps(sample: ImageSample, predicted: Mapping[str, str]) -> Maps | Absent:
-    """Return maps of student and untrained encoder; `predicted` maps image names to classes."""
+    """Return maps of the encoder after and before training.
+
+    `predicted` maps names of images to classes.
+    """
     N = len(sample.images)
     if N < LEAST_IMAGES:
         return Absent(f"a map needs at least {LEAST_IMAGES} images; there are {N}")
     groups, of_image = _grouped(sample)
     order = np.argsort(of_image, kind="stable")
-    titles = {STUDENT: "Student", UNTRAINED: "Untrained"}
+    titles = {STUDENT: "Student", sample.before: "Before training"}
     drawn = []
     for method in ("t-SNE", "PCA"):
         for space, title in titles.items():

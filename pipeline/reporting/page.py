@@ -20,7 +20,7 @@ from pipeline.reporting.neighbours_panel import searches
 from pipeline.reporting.provenance import provenance
 from pipeline.reporting.representations_panel import representations
 from pipeline.reporting.run_facts import RunFacts
-from pipeline.reporting.sample import STUDENT, UNTRAINED, Absent, ImageSample
+from pipeline.reporting.sample import STUDENT, Absent, ImageSample
 from pipeline.reporting.scores import protocols
 from pipeline.reporting.summary import summary
 from pipeline.representations.representation import RepresentationOptions
@@ -28,7 +28,7 @@ from pipeline.representations.representation import RepresentationOptions
 TEMPLATES = Path(__file__).parent / "templates"
 GUIDES = {
     "scores": (
-        "Look for a student that is ahead of the untrained encoder, and of controls without "
+        "Look for a student that is ahead of the encoder before training, and of controls without "
         "training, by the protocol nearest to your use. Bad: behind, or not settled."
     ),
     "cached": (
@@ -45,12 +45,12 @@ GUIDES = {
         "drawing. Bad: a drawing that is empty, or the same for every image."
     ),
     "dependence": (
-        "Look for a student that depends on the spaces in its objective more than the untrained "
-        "encoder does. Bad: no more than untrained, or a row of zeros."
+        "Look for a student that depends on the spaces in its objective more than the encoder did "
+        "before training. Bad: no more than before, or a row of zeros."
     ),
     "neighbours": (
         "Look for neighbours with the same content, not just the same colour or background. Bad: "
-        "the untrained encoder does as well, or one image is near every query."
+        "the encoder did as well before training, or one image is near every query."
     ),
     "confusion": (
         "Look for errors between classes that resemble each other. Bad: a class that is rarely "
@@ -140,7 +140,7 @@ def _recipes(report: Report) -> dict[str, tuple[str, Callable[[], Any]]]:
     protocol, predictions = report.protocol, report.predictions
     predicted = {p.image: p.predicted for p in predictions}
     teachers = [feature.name for feature in run.cached if feature.teacher]
-    compared = [STUDENT, UNTRAINED, *teachers[:1]]
+    compared = [STUDENT, sample.before, *teachers[:1]]
     return {
         "summary": ("Summary", lambda: summary(run, report.assignments)),
         "scores": ("Scores", lambda: protocols(run) or Absent("nothing has been evaluated")),

@@ -18,7 +18,7 @@ class ImageSample:
 
     `labels` is None unless every image has exactly one class; otherwise `tags` are the classes of
     each image, empty where unknown. `spaces` are features (N, D) by name: student, untrained,
-    pixels, and each stored feature; row i is image i.
+    start if it began with known weights, pixels, and each stored feature; row i is image i.
     """
 
     split: Split
@@ -29,6 +29,11 @@ class ImageSample:
     classes: Sequence[str]
     spaces: Mapping[str, Tensor]
     tags: Sequence[Sequence[int]] = ()
+
+    @property
+    def before(self) -> str:
+        """The space of the encoder before training, with the weights that it started from."""
+        return START if START in self.spaces else UNTRAINED
 
     def classes_of(self, row: int) -> Sequence[int]:
         """Return the classes of an image."""

@@ -178,6 +178,20 @@ def test_the_heat_map_is_the_unbiased_statistic_of_dcor() -> None:
     assert abs(found.bias.corrected_mixed) < 0.05 < 0.3 < found.bias.plain_mixed
 
 
+def test_a_student_from_known_weights_is_compared_with_them() -> None:
+    given = sample()
+    spaces = {**given.spaces, "start": given.spaces["student"] + 1.0}
+    begun = replace(given, spaces=spaces)
+    found, before = dependence(begun, ["hog"]), dependence(given, ["hog"])
+    assert isinstance(found, Dependence)
+    assert isinstance(before, Dependence)
+    assert found.gains[0].before == pytest.approx(found.gains[0].student)  # a shift alone
+    assert before.gains[0].before != pytest.approx(before.gains[0].student)
+    shown = maps(begun, {})
+    assert isinstance(shown, Maps)
+    assert [m.name for m in shown.maps][:2] == ["student-t-sne", "start-t-sne"]
+
+
 def test_rank_and_dead_dimensions_by_numpy() -> None:
     space = sample().spaces["student"].clone()
     space[:, 3] = 7.0
