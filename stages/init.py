@@ -190,7 +190,9 @@ def _require_teacher(screen: Screen, experiment: Experiment, teacher: str | None
 
 def _reasons(found: Survey, splits: Splits, choice: Choice, minutes: float) -> list[list[str]]:
     """Return rows of what was chosen: a name, a value, and why."""
-    counts = ", ".join(f"{len(items):,} {split}" for split, items in splits.items())
+    cut = choice.experiment.dataset.split
+    about = "about " if cut.validation or cut.test else ""  # they are cut by what files contain
+    counts = about + ", ".join(f"{len(items):,} {split}" for split, items in splits.items())
     brought = f"{' and '.join(found.brought)} as the folder has it" if found.brought else ""
     extent, sizes = choice.extent, sizes_for(found.side)
     steps = steps_for(choice.experiment.student.weights)
@@ -208,7 +210,7 @@ def _reasons(found: Survey, splits: Splits, choice: Choice, minutes: float) -> l
         ["labels", counted(found.classes, "classes") if found.classes else "none", found.labels],
         ["size", f"{choice.size} px", why],
         ["batch", f"{extent.batch}", "by the number of training images"],
-        ["epochs", f"{extent.epochs}", f"{counted(extent.steps, 'steps')}{few}"],
+        ["epochs", f"{extent.epochs}", f"{about}{counted(extent.steps, 'steps')}{few}"],
         [
             "time",
             everyday_time(choice.seconds),

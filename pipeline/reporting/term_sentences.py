@@ -155,8 +155,8 @@ def _measured(
             )
         case "affinity":
             return (
-                f"Divergence of softmax similarities to {term['bank']:,} stored targets, of "
-                f"{_map(term)} of {_embedding(term)} from "
+                f"Divergence of softmax similarities to at most {term['bank']:,} stored "
+                f"targets, of {_map(term)} of {_embedding(term)} from "
                 f"{_target(term['representation'], features, teachers)}{_geometry(term)}: an image "
                 "should be near those that its target is near"
             )

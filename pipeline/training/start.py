@@ -1,11 +1,13 @@
 """The encoder that a run starts from: untrained, pretrained, of another run, or of a library."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.base.errors import WeightsError
 from pipeline.base.progress import Progress
 from pipeline.images.original_view import ImageOptions
 from pipeline.models.checkpoint import Checkpoint, load_checkpoint
@@ -39,7 +41,8 @@ def initial_encoder(
     if weights is None:
         return encoder
     if (state := _network_state(weights)) is not None:
-        load_weights(encoder.backbone, _without_classifier(state, encoder.backbone.state_dict()))
+        known = _without_classifier(state, encoder.backbone.state_dict())
+        _load(encoder.backbone, known, weights, student)
         return encoder
     found = dict(load_checkpoint(weights, remedy=REMEDY).encoder)
     own = encoder.state_dict()
@@ -51,8 +54,17 @@ def initial_encoder(
         progress.note(f"{weights}: the backbone is loaded, the projector is initialised.")
         found = {name: value for name, value in found.items() if not name.startswith(PROJECTOR)}
         found |= {name: value for name, value in own.items() if name.startswith(PROJECTOR)}
-    load_weights(encoder, found)
+    _load(encoder, found, weights, student)
     return encoder
+
+
+def _load(
+    module: nn.Module, state: Mapping[str, Tensor], weights: Path, student: StudentOptions
+) -> None:
+    try:
+        load_weights(module, state)
+    except WeightsError as error:
+        raise WeightsError(f"{weights}, for {student.architecture}: {error}") from error
 
 
 def given_checkpoint(

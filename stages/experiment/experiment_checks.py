@@ -11,7 +11,7 @@ from pipeline.base.errors import MvmrError
 from pipeline.base.progress import Silent
 from stages.experiment.chosen import Chosen
 from stages.experiment.machine_checks import Check
-from stages.experiment.requirements import missing_files
+from stages.experiment.requirements import missing_files, missing_weights
 from stages.experiment.schema import Experiment
 from stages.experiment.state import StageState, states
 
@@ -31,9 +31,11 @@ def examine(chosen: Chosen, data: str) -> tuple[list[Check], list[StageState]]:
     checks.append(Check("experiment", f"{experiment.name}, from {chosen.file}"))
     checks += _demanded_by(experiment)
     stages = list(states(experiment, data, Silent()))
-    stored = {stage.stage for stage in stages if stage.condition == "done"}
-    wanted = {n: o for n, o in experiment.features.items() if f"extract@{n}" not in stored}
+    done = {stage.stage for stage in stages if stage.condition == "done"}
+    wanted = {n: o for n, o in experiment.features.items() if f"extract@{n}" not in done}
     checks += [Check("teacher", text, "mend", PUT) for text in missing_files(wanted)]
+    begun = [] if "train" in done else missing_weights(experiment)
+    checks += [Check("student", text, "mend", PUT) for text in begun]
     return checks, stages
 
 

@@ -29,13 +29,20 @@ def missing_files(features: Mapping[str, RepresentationOptions]) -> list[str]:
     ]
 
 
-def require_weights(experiment: Experiment) -> None:
-    """Raise WeightsMissingError if the checkpoint that training starts from is missing."""
+def missing_weights(experiment: Experiment) -> list[str]:
+    """Return one sentence if the weights that training starts from are missing."""
     weights = given_weights(experiment)
-    if weights is not None and not weights.exists():
-        raise WeightsMissingError(
-            f"student.weights: there is no file and no finished run {experiment.student.weights!r}."
-        )
+    if weights is None or weights.exists():
+        return []
+    return [
+        f"student.weights: there is no file and no finished run {experiment.student.weights!r}."
+    ]
+
+
+def require_weights(experiment: Experiment) -> None:
+    """Raise WeightsMissingError if the weights that training starts from are missing."""
+    if missing := missing_weights(experiment):
+        raise WeightsMissingError(*missing)
 
 
 def require_files(features: Mapping[str, RepresentationOptions]) -> None:

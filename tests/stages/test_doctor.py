@@ -80,6 +80,17 @@ def test_a_poor_place_says_what_to_mend(
     assert document["stages"] == []
 
 
+def test_weights_that_training_starts_from_and_that_are_missing_are_to_be_put_there(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("-s", "name=fresh", "-s", "student.weights=gone.pt")
+    code, document = doctored(capsys, *QUICK, *changes)
+    assert code == 1
+    found = state_of(document, "student")
+    assert found["state"] == "mend"
+    assert "no file and no finished run 'gone.pt'" in found["found"]
+
+
 def test_without_an_experiment_it_says_where_to_choose_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -207,7 +207,7 @@ def test_a_student_that_starts_from_known_weights_sees_colours_as_they_did(
 def test_weights_of_another_network_are_refused(empty: Path, capsys: Captured) -> None:
     torch.save(timm.create_model("test_resnet").state_dict(), empty.parent / "other.pt")
     assert run(["init", "--student", "resnet18:../other.pt"]) == 1
-    assert "do not fit" in capsys.readouterr().err
+    assert "../other.pt, for resnet18: The weights do not fit" in capsys.readouterr().err
     assert files(empty) == set()
 
 
