@@ -5,7 +5,7 @@ finalists; the one before it is about the budget of the shipped experiments.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Template
 from typing import Any
 
@@ -114,15 +114,14 @@ def at_rate(rate: str, *names: str) -> dict[str, Candidate]:
     }
 
 
-def of_resnet18(name: str, *rates: str) -> dict[str, Candidate]:
-    """Return a self-supervised candidate with the student of `folder_self_supervised`."""
+def of_resnet18(given: Mapping[str, Candidate], *rates: str) -> dict[str, Candidate]:
+    """Return candidates at some rates, with the student of `folder_*`."""
+    student = {"architecture": "resnet18", "stem": None}
     return {
-        f"{name}, resnet18, rate {rate}": Candidate(
-            SELF_SUPERVISED,
-            SELF_SUPERVISED_TERMS[name],
-            {"lr": float(rate)},
-            {"architecture": "resnet18", "stem": None},
+        f"{name}, resnet18, rate {rate}": replace(
+            one, train={**one.train, "lr": float(rate)}, student=student
         )
+        for name, one in given.items()
         for rate in rates
     }
 
@@ -271,7 +270,13 @@ PHOTOGRAPHS_64 = Setup(
         ),
         **at_rate(FAST, BASELINE, GRADIENTS, REGRESSED, *LATER_TERMS),
         **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED, REGRESSED_LOG),
-        **of_resnet18(GRADIENTS, SLOW, FAST, FASTER),
+        **of_resnet18(
+            {GRADIENTS: Candidate(SELF_SUPERVISED, SELF_SUPERVISED_TERMS[GRADIENTS])},
+            SLOW,
+            FAST,
+            FASTER,
+        ),
+        **of_resnet18(distilled(NEAR_AND_REGRESSED, train=BOXES), SLOW, FAST),
         **taught_at_rate(FASTER, WHITENED, **BOXES),
         **labelled(view="both", rate=FASTER, train=BOXES),
         **taught_at_rate(FAST, WHITENED, **BOXES),
