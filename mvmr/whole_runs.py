@@ -186,7 +186,8 @@ def _run(
     image = _image(changes.image, packed)
     own_image = recipe["dataset"]["image"]
     channels = own_image["channels"] if image is None else image.channels
-    suited = for_student(student, taught=TEACHER in recipe["features"], channels=channels)
+    taught = TEACHER in recipe["features"]
+    suited = for_student(student, recipe["train"], taught=taught, channels=channels)
     objective = recipe["objective"] if changes.objective is None else changes.objective
     terms = checked_by(ObjectiveOptions, dict(objective), "objective")
     named = representations_of(terms)

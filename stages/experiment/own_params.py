@@ -91,10 +91,14 @@ class OwnParams:
         if "weights" in section:
             student.insert(1, "weights", section["weights"])
         channels = self._data["dataset"]["image"]["channels"]
-        suited = for_student(section, taught=bool(self._teachers), channels=channels)
+        recipe = self._data["train"]
+        trains = isinstance(recipe, Mapping)
+        suited = for_student(
+            section, recipe if trains else {}, taught=bool(self._teachers), channels=channels
+        )
         for key, value in suited.image.items():
             self.set(f"dataset.image.{key}", value)
-        for key, value in suited.train.items():
+        for key, value in suited.train.items() if trains else ():
             self.set(f"train.{key}", value)
         if alone:
             student.ca.items[[*student][-1]] = [None, None, BLANK_LINE, None]

@@ -567,7 +567,7 @@ def test_a_student_from_known_weights_is_named_in_short_and_sees_colours_as_they
         folder / "photos",
         teacher=teach(),
         student=f"timm:test_resnet:{tmp_path / 'known.pt'}",
-        train={**QUICK, "lr": 1e-12},
+        train={**QUICK, "schedule": {"kind": "constant"}, "backbone_lr": 1e-9},
         evaluate=KNN,
         out=tmp_path / "run",
         data=folder / "runs/data/photos",
@@ -575,7 +575,7 @@ def test_a_student_from_known_weights_is_named_in_short_and_sees_colours_as_they
     experiment = read_yaml(tmp_path / "run/experiment.yaml")
     assert experiment["dataset"]["image"]["mean"] == [0.5] * 3
     assert experiment["train"]["channels_last"] is True
-    assert "backbone_lr" not in experiment["train"]
+    assert experiment["train"]["lr"] == 1e-3  # less than the recipe's
     first, weights = next(iter(network.named_parameters()))
     trained = dict(found.encoder.module.named_parameters())
     own = next(value for name, value in trained.items() if name.endswith(first))

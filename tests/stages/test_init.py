@@ -176,7 +176,7 @@ def test_a_student_can_be_named(empty: Path, student: str) -> None:
     assert found.student.projector == before.student.projector
     assert found.train is not None
     assert found.train.channels_last == student.startswith("timm:")
-    other: dict[str, Any] = {"student": True, "train": {"channels_last"}}
+    other: dict[str, Any] = {"student": True, "train": {"channels_last"}}  # and so the same rate
     assert found.model_dump(exclude=other) == before.model_dump(exclude=other)
 
 
@@ -184,7 +184,7 @@ def test_a_student_can_be_named(empty: Path, student: str) -> None:
     ("name", "share"),
     [("folder_self_supervised", 0.3), ("folder_clip", 1)],
 )
-def test_a_student_that_starts_from_known_weights_sees_colours_as_they_did(
+def test_a_student_that_starts_from_known_weights_learns_more_slowly_and_sees_their_colours(
     empty: Path, name: str, share: float
 ) -> None:
     network = timm.create_model("tf_efficientnet_lite0")
@@ -198,7 +198,7 @@ def test_a_student_that_starts_from_known_weights_sees_colours_as_they_did(
     )
     assert (found.dataset.image.mean, found.dataset.image.std) == ((0.5,) * 3, (0.5,) * 3)
     assert found.train is not None
-    assert found.train.backbone_lr == share
+    assert (found.train.lr, found.train.backbone_lr) == (1e-3, share)
     text = Path("params.yaml").read_text()
     assert "\n\n\n" not in text
     assert all(f"\n\n{section}:\n" in text for section in ("student", "objective", "train"))
