@@ -323,6 +323,7 @@ def _size(run: RunFacts) -> Iterator[Proposal]:
 def _small_classes(run: RunFacts, judges: Sequence[Protocol]) -> Iterator[Proposal]:
     sizes = next((p.class_sizes for p in judges if p.class_sizes), None)
     share = run.config["dataset"]["split"].get("test", 0)
+    # Where twice the share would still be too few, it would only take training images away.
     if sizes and SMALL_CLASS / 2 <= sizes["smallest"] < SMALL_CLASS and 0 < share <= 0.25:
         yield Proposal(
             _command(["shard"], {"dataset.split.test": 2 * share}),

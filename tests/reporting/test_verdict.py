@@ -533,6 +533,18 @@ def test_a_larger_input_is_proposed_where_files_hold_more() -> None:
     assert not of_files(128, 512, 90, 100_000)
 
 
+@pytest.mark.parametrize(("smallest", "helps"), [(4, False), (5, True), (9, True), (10, False)])
+def test_more_test_images_are_proposed_where_twice_as_many_are_enough(
+    smallest: int, helps: bool
+) -> None:
+    metrics, images = unequal(student=right(range(27)), pixels=right(range(54)))
+    metrics["class_sizes"] = {"classes": 2, "largest": N - smallest, "smallest": smallest}
+    dataset = a_run().config["dataset"]
+    config = {"dataset": {**dataset, "split": {**dataset["split"], "test": 0.2}}}
+    commands = proposed(run_of({"linear": (metrics, images)}, config=config))
+    assert any("dataset.split.test=0.4" in command for command in commands) == helps
+
+
 def test_given_weights_have_no_proposal() -> None:
     assert proposed(run_of({"linear": BEATING}, config={"train": None})) == []
 

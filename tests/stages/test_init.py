@@ -366,6 +366,7 @@ def test_proportions_follow_from_a_measurement(empty: Path, capsys: Captured, te
     )
     assert (document["classes"], document["size"]) == (3, 32)
     assert sum(document["images"].values()) == 120
+    assert "\n# photographs: about " in Path("params.yaml").read_text()  # contents decide
     assert experiment.train is not None
     assert experiment.train.batch_size == document["batch_size"] == 8
     assert experiment.train.epochs == document["epochs"]
