@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,21 @@ def test_every_single_flipped_bit_is_seen(feature: StoredFeature) -> None:
         assert len(feature_damage(feature.path)) == 1
     chunk.write_bytes(sound)
     assert feature_damage(feature.path) == []
+
+
+def test_a_store_that_several_create_at_once_is_created(tmp_path: Path) -> None:
+    ready = Barrier(4)
+
+    def create(place: Path) -> None:
+        ready.wait()
+        FeatureStore(place).create()
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(25):
+            place = tmp_path / f"{number}.zarr"
+            for _ in pool.map(create, [place] * 4):
+                pass
+            assert FeatureStore(place).names() == []
 
 
 def test_an_unfinished_feature_cannot_be_opened(tmp_path: Path) -> None:

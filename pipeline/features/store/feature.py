@@ -279,8 +279,11 @@ class FeatureStore:
         self.path = path
 
     def create(self) -> None:
-        """Create an empty hierarchy if there is none."""
-        open_group(self.path, "a")
+        """Create an empty hierarchy if there is none, which others may do at the same time."""
+        from zarr.errors import ContainsGroupError
+
+        with suppress(ContainsGroupError):  # there was none, and now there is
+            open_group(self.path, "a")
 
     def names(self) -> list[str]:
         """Return the sorted names of all features, including damaged ones."""
