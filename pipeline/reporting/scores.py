@@ -107,6 +107,11 @@ class Protocol:
         """Return the score of a subject, None where it has none."""
         return next((score for score in self.scores if score.subject == subject), None)
 
+    @property
+    def began(self) -> Score | None:
+        """The score of the encoder before training: with given weights, else untrained."""
+        return self.of(START) or self.of(UNTRAINED)
+
     def standing(self, score: Score) -> Standing:
         """Return whether the student is ahead of a control.
 

@@ -156,10 +156,8 @@ def _beside_controls(scored: Sequence[Protocol]) -> str:
     """
     stood: dict[Standing, list[str]] = {"ahead": [], "open": [], "behind": []}
     for protocol in scored:
-        before = {score.role: score for score in protocol.scores}
-        began = before.get("start") or before.get("untrained")
-        if began is not None:
-            stood[protocol.standing(began)].append(protocol.name)
+        if protocol.began is not None:
+            stood[protocol.standing(protocol.began)].append(protocol.name)
     if not any(stood.values()):
         return ""
     helped, not_so = stood["ahead"], [*stood["open"], *stood["behind"]]

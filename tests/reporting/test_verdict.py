@@ -327,6 +327,17 @@ def test_runs_are_compared_image_by_image_where_the_images_are_the_same() -> Non
     assert table.told == ("digits and twin do the same on each of 60 images.",)
 
 
+def test_a_comparison_shows_what_each_run_began_with() -> None:
+    known = {"untrained": right(range(6)), "start": right(range(30))}
+    given = run_of({"linear": scored("linear", student=right(range(50)), **known)})
+    runs = [run_of({"linear": BEATEN}), replace(given, name="given")]
+    (table,) = comparison_of(*runs).protocols
+    assert [began.value for began in table.began if began] == pytest.approx([100 * 22 / N, 50.0])
+    text = plain(render("", "", "", compared(runs)))
+    assert "value 95 % interval before training" in text
+    assert "untrained" not in text
+
+
 def test_runs_before_and_after_a_change_are_compared_on_the_images_that_both_have() -> None:
     first = run_of({"linear": BEATEN})
     _, images = BEATEN
