@@ -32,7 +32,7 @@ def by_hand(protocol: Any, found: dict[str, Any]) -> Any:
     [
         SemiSupervisedOptions(share=0.5, epochs=2, encoder_lr=1e-4, head_lr=5e-4),
         LinearOptions.model_validate(AUGMENTED),
-        MultiLabelOptions.model_validate(AUGMENTED),
+        pytest.param(MultiLabelOptions.model_validate(AUGMENTED), marks=pytest.mark.slow),
     ],
     ids=lambda protocol: protocol.kind,
 )
@@ -58,7 +58,10 @@ def test_rate_and_batch_size_found_by_trying_are_recorded_said_and_used(
 
 @pytest.mark.parametrize(
     "protocol",
-    [SemiSupervisedOptions(share=1.0, epochs=1), MultiLabelOptions.model_validate(AUGMENTED)],
+    [
+        SemiSupervisedOptions(share=1.0, epochs=1),
+        pytest.param(MultiLabelOptions.model_validate(AUGMENTED), marks=pytest.mark.slow),
+    ],
     ids=lambda protocol: protocol.kind,
 )
 def test_a_batch_is_bounded_by_what_the_memory_can_hold(

@@ -83,6 +83,7 @@ def test_every_calibration_image_counts(files: dict[str, Path], tmp_path: Path) 
     assert narrow < 0.1 * wide
 
 
+@pytest.mark.slow  # measures for half a minute
 def test_a_smaller_network_is_faster(files: dict[str, Path], tmp_path: Path) -> None:
     student = StudentOptions(architecture="resnet56x4", projector=())
     large = build_encoder(student, channels=3, size=16, seed=1).backbone.eval()

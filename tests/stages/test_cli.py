@@ -344,6 +344,7 @@ def test_what_is_found_by_trying_is_printed_and_recorded(
     assert found["batch_size"] == 1024  # of 1259 training images
 
 
+@pytest.mark.slow  # tests/evaluation does it without the command
 def test_fine_tuning_records_what_is_found_by_trying(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

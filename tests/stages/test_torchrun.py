@@ -34,6 +34,7 @@ def test_a_finished_run_started_again_ends_in_every_process() -> None:
     assert done.stdout.count("is up to date; --force trains again.") == 1
 
 
+@pytest.mark.slow  # two processes load all libraries
 @pytest.mark.usefixtures("inside")
 def test_another_number_of_processes_than_the_experiment_says_is_refused() -> None:
     done = launched("-s", "train.epochs=3")

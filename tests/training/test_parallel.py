@@ -136,6 +136,7 @@ def test_weights_after_steps_are_those_of_the_joined_batch(tmp_path: Path) -> No
             torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5 * OPTIONS["lr"])
 
 
+@pytest.mark.slow  # two processes load all libraries
 def test_a_run_in_two_processes_counts_every_validation_image_once(tmp_path: Path) -> None:
     data, work = tmp_path / "data", tmp_path / "work"
     make_data(data)

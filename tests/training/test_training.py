@@ -238,7 +238,9 @@ def test_a_killed_run_continues_on_the_same_trajectory(
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_after_saving_it(
     data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
