@@ -328,9 +328,10 @@ def test_runs_are_compared_image_by_image_where_the_images_are_the_same() -> Non
 
 
 def test_a_comparison_shows_what_each_run_began_with() -> None:
-    known = {"untrained": right(range(6)), "start": right(range(30))}
-    given = run_of({"linear": scored("linear", student=right(range(50)), **known)})
-    runs = [run_of({"linear": BEATEN}), replace(given, name="given")]
+    begun = scored(
+        "linear", student=right(range(50)), untrained=right(range(6)), start=right(range(30))
+    )
+    runs = [run_of({"linear": BEATEN}), replace(run_of({"linear": begun}), name="given")]
     (table,) = comparison_of(*runs).protocols
     assert [began.value for began in table.began if began] == pytest.approx([100 * 22 / N, 50.0])
     text = plain(render("", "", "", compared(runs)))
