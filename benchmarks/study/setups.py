@@ -75,9 +75,13 @@ class Setup:
 
     def features_of(self, name: str) -> dict[str, Options]:
         """Return the stored features that a candidate's objective names."""
-        terms = self.candidates[name].terms
-        named = {term.get("representation", key) for key, term in terms.items()}
-        return {key: value for key, value in self.features.items() if key in named}
+        candidate = self.candidates[name]
+        named = {term.get("representation", key) for key, term in candidate.terms.items()}
+        return {
+            key: {**value, "views": True} if key in candidate.views else value
+            for key, value in self.features.items()
+            if key in named
+        }
 
     def experiment(self, run: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
         """Return the content of an experiment file, with `$images` and `$teacher` in it."""
@@ -111,6 +115,25 @@ def at_rate(rate: str, *names: str) -> dict[str, Candidate]:
         for track, terms in WITHOUT_TEACHER.items()
         for name in names
         if name in terms
+    }
+
+
+def of_stored_views(name: str, *representations: str) -> dict[str, Candidate]:
+    """Return a candidate without a teacher that sees stored crops with their own targets.
+
+    The second one has a student twice as wide.
+    """
+    seen = Candidate(
+        SELF_SUPERVISED,
+        SELF_SUPERVISED_TERMS[name],
+        {"lr": float(FASTER), **STORED},
+        views=representations,
+    )
+    return {
+        f"{name}, stored views, rate {FASTER}": seen,
+        f"{name}, stored views, resnet8x4, rate {FASTER}": replace(
+            seen, student={"architecture": "resnet8x4"}
+        ),
     }
 
 
@@ -199,6 +222,8 @@ CIFAR10 = Setup(
         **at_rate(FASTER, BASELINE, GRADIENTS, REGRESSED, REGRESSED_LOG),
         **at_rate(FASTER, REGRESSED_50, REGRESSED_150, UNBIASED_TWO, UNBIASED_50_150),
         **at_rate(FASTEST, REGRESSED),
+        **of_stored_views(REGRESSED, "hog", "scattering"),
+        **of_stored_views(REGRESSED_LOG, "hog", "scattering_log"),
         **taught_at_rate(FAST, DISTILLED_CLIP, CLIP_DEFAULT),
         **taught_at_rate(FASTER, DISTILLED_CLIP, CLIP_DEFAULT, CLIP_AND_SCATTERING),
         **taught_at_rate(FASTEST, DISTILLED_CLIP, CLIP_DEFAULT),
