@@ -55,10 +55,7 @@ class Study:
         """Make shards and the features of these candidates, once."""
         self.root.mkdir(parents=True, exist_ok=True)
         os.chdir(self.root)
-        wanted: dict[str, Any] = {}
-        for name in names:  # of which some may want views, and others not
-            for key, options in self.setup.features_of(name).items():
-                wanted[key] = {**wanted.get(key, {}), **options}
+        wanted = {k: v for name in names for k, v in self.setup.stored(name).items()}
         content = self.experiment("prepare", names[0], epochs=1, seed=0)
         for command in ("shard", "extract-features"):
             call(self.root, command, {**content, "features": filled(wanted, self._paths)})

@@ -83,6 +83,14 @@ class Setup:
             if key in named
         }
 
+    def stored(self, name: str) -> dict[str, Options]:
+        """Return these features as all candidates share them: of crops too if any wants that."""
+        viewed = {key for candidate in self.candidates.values() for key in candidate.views}
+        return {
+            key: {**value, "views": True} if key in viewed else value
+            for key, value in self.features_of(name).items()
+        }
+
     def experiment(self, run: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
         """Return the content of an experiment file, with `$images` and `$teacher` in it."""
         recipe = self.recipe(name)
@@ -92,6 +100,7 @@ class Setup:
             "seed": seed,
             "dataset": self.dataset,
             **recipe,
+            "features": self.stored(name),
             "train": {**recipe["train"], "epochs": epochs, "schedule": schedule},
             "evaluate": {},
         }
