@@ -66,7 +66,7 @@ DIGITS = Setup(
         "gradients + more": Candidate("second", {"hog": {"kind": "regression"}}),
         # Beside one that needs no crops of the same feature: both are trained from one store.
         "gradients of crops": Candidate(
-            "third", {"hog": {"kind": "regression"}}, {"stored_views": True}, views=("hog",)
+            "third", {"hog": {"kind": "regression"}}, {"stored_views": True}
         ),
     },
 )

@@ -32,17 +32,13 @@ FALLING: Options = {"from": 50.0, "to": 5.0, "schedule": "cosine"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """An objective in its track; `train` and `student` override the common settings.
-
-    The features in `views` are stored of random crops too.
-    """
+    """An objective in its track; `train` and `student` override the common settings."""
 
     track: str
     terms: Terms
     train: Options = field(default_factory=dict)
     student: Options = field(default_factory=dict)
     reference: bool = False
-    views: tuple[str, ...] = ()
 
 
 def regressed(representation: str, **options: Any) -> Options:

@@ -55,7 +55,7 @@ class Study:
         """Make shards and the features of these candidates, once."""
         self.root.mkdir(parents=True, exist_ok=True)
         os.chdir(self.root)
-        wanted = {k: v for name in names for k, v in self.setup.stored(name).items()}
+        wanted = {k: v for name in names for k, v in self.setup.shared_features_of(name).items()}
         content = self.experiment("prepare", names[0], epochs=1, seed=0)
         for command in ("shard", "extract-features"):
             call(self.root, command, {**content, "features": filled(wanted, self._paths)})

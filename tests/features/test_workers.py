@@ -64,7 +64,6 @@ def die_soon() -> None:
     threading.Timer(0.2, os._exit, [1]).start()
 
 
-@pytest.mark.slow  # four processes on the cores of two
 def test_plain_workers_of_a_host_share_its_gpus_evenly(scheduler: str) -> None:
     with Client(scheduler_file=scheduler) as client:
         client.wait_for_workers(3, timeout=60)

@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow  # the notebook below does the same in short
+@pytest.mark.slow  # trains half a dozen students; test_runs.py has these calls
 def test_the_page_for_python_runs_from_top_to_bottom(folder: Path) -> None:
     names: dict[str, object] = {}
     for number, block in enumerate(page("docs/from-python.md").blocks("python")):

@@ -162,7 +162,7 @@ def test_what_a_tar_and_what_an_image_takes_are_told_apart(
     assert pace.seconds(7, 7000) == pytest.approx(whole, rel=1e-6)
 
 
-@pytest.mark.parametrize("objective", ["hog", pytest.param("pixels", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("objective", ["hog", "pixels"])
 def test_the_command_leaves_nothing_behind(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -158,7 +158,6 @@ def test_it_needs_labels_before_anything_is_trained(
     assert steps(progress) == []
 
 
-@pytest.mark.slow  # measures two trainings
 def test_a_plan_counts_it(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for assignments in (QUICK, CONTROL):

@@ -365,7 +365,6 @@ def test_a_worker_that_dies_on_one_shard_is_named_and_the_others_finish(
     assert "test-000003" not in done
 
 
-@pytest.mark.slow  # four processes on the cores of two
 def test_a_running_scheduler_with_two_workers_extracts(
     undisturbed: Project, tmp_path: Path
 ) -> None:

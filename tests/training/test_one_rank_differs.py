@@ -52,7 +52,6 @@ def in_two_processes(what: str, data: Path, work: Path) -> "subprocess.Completed
     return done
 
 
-@pytest.mark.slow  # two processes load all libraries
 def test_all_read_in_the_same_order_though_one_has_less_memory(data: Path, tmp_path: Path) -> None:
     done = in_two_processes("memory", data, tmp_path)
     assert done.returncode == 0, done.stderr
