@@ -361,7 +361,6 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "TRIAL_STEPS", 1)
 
 
-@pytest.mark.slow  # tries many steps
 @pytest.mark.usefixtures("few_steps")
 def test_rate_and_batch_size_are_found_on_the_gpu(gpu: GPU, data: Path) -> None:
     run = make_run(data, epochs=1, parallel={"accelerator": "gpu"})

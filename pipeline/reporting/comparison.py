@@ -50,7 +50,7 @@ class Facts:
 class Compared:
     """One protocol: one score per run, None where the run was not evaluated.
 
-    `began` are the same encoders before their training. `best` is the index of the highest score.
+    `before` are the same encoders before their training. `best` is the index of the highest score.
     The sentences in `told` say whether it is better than each of the others. `clear` is True if it
     is better than all others, None if there are no others.
     """
@@ -60,7 +60,7 @@ class Compared:
     unit: str
     chance_says: str
     scores: tuple[Score | None, ...]
-    began: tuple[Score | None, ...]
+    before: tuple[Score | None, ...]
     best: int
     told: tuple[str, ...]
     clear: bool | None
@@ -218,7 +218,7 @@ def _apart(name: str, runs: Sequence[RunFacts], found: Sequence[Protocol | None]
 def _compared(name: str, runs: Sequence[RunFacts], found: Sequence[Protocol | None]) -> Compared:
     first = next(protocol for protocol in found if protocol is not None)
     own = tuple(None if p is None else p.student for p in found)
-    began = tuple(None if p is None else p.began for p in found)
+    before = tuple(None if p is None else p.before for p in found)
     known = [score for score in own if score is not None]
     best = own.index(max(known, key=lambda score: score.value))
     drawn = [v for s in known for v in (s.value, s.low, s.high) if v is not None]
@@ -231,7 +231,7 @@ def _compared(name: str, runs: Sequence[RunFacts], found: Sequence[Protocol | No
         unit=first.unit,
         chance_says=chances.pop() if len(chances) == 1 else "",
         scores=own,
-        began=began,
+        before=before,
         best=best,
         told=told,
         clear=all(better) if better else None,

@@ -108,7 +108,7 @@ class Protocol:
         return next((score for score in self.scores if score.subject == subject), None)
 
     @property
-    def began(self) -> Score | None:
+    def before(self) -> Score | None:
         """The score of the encoder before training: with given weights, else untrained."""
         return self.of(START) or self.of(UNTRAINED)
 

@@ -156,8 +156,8 @@ def _beside_controls(scored: Sequence[Protocol]) -> str:
     """
     stood: dict[Standing, list[str]] = {"ahead": [], "open": [], "behind": []}
     for protocol in scored:
-        if protocol.began is not None:
-            stood[protocol.standing(protocol.began)].append(protocol.name)
+        if protocol.before is not None:
+            stood[protocol.standing(protocol.before)].append(protocol.name)
     if not any(stood.values()):
         return ""
     helped, not_so = stood["ahead"], [*stood["open"], *stood["behind"]]

@@ -333,7 +333,7 @@ def test_a_comparison_shows_what_each_run_began_with() -> None:
     )
     runs = [run_of({"linear": BEATEN}), replace(run_of({"linear": begun}), name="given")]
     (table,) = comparison_of(*runs).protocols
-    assert [began.value for began in table.began if began] == pytest.approx([100 * 22 / N, 50.0])
+    assert [score.value for score in table.before if score] == pytest.approx([100 * 22 / N, 50.0])
     text = plain(render("", "", "", compared(runs)))
     assert "value 95 % interval before training" in text
     assert "untrained" not in text
